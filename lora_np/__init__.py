@@ -1,0 +1,40 @@
+"""lora_np: LoRA from scratch in NumPy, with its own autograd, exact to PEFT's file format.
+
+Reading order
+  1. lora/layer.py            the idea: y = x Wᵀ + b + s·B(A(dropout(x)))
+  2. autograd/tensor.py       Tensor, Node, backward: the whole engine
+  3. autograd/ops.py          small operations, each with its gradient
+  4. autograd/fused/          larger ones, derived: linear and lora_linear, attention, layer norm, GELU, losses
+  5. nn/, models/gpt2.py      modules, and a transformer made of them
+  6. lora/                    config, init, targets, tuner, model, files: adapters on a whole model
+  7. training/                optimizers, data, the loop
+"""
+
+from .autograd import Tensor, gradcheck, manual_seed, no_grad
+from .lora import LoraConfig, PeftModel, TaskType, get_peft_model
+from .models import AutoModelForCausalLM, AutoTokenizer, ByteTokenizer, GPT2Config, GPT2LMHeadModel
+from .training import SGD, AdamW, TextData, TrainingArguments, evaluate, train
+
+__version__ = "0.1.0"
+
+__all__ = [
+    "SGD",
+    "AdamW",
+    "AutoModelForCausalLM",
+    "AutoTokenizer",
+    "ByteTokenizer",
+    "GPT2Config",
+    "GPT2LMHeadModel",
+    "LoraConfig",
+    "PeftModel",
+    "TaskType",
+    "Tensor",
+    "TextData",
+    "TrainingArguments",
+    "evaluate",
+    "get_peft_model",
+    "gradcheck",
+    "manual_seed",
+    "no_grad",
+    "train",
+]

@@ -1,0 +1,132 @@
+"""NumPy or CuPy: the one place that chooses.
+
+Everything above this file is written once. It asks `array_module(x)` for the library that made the array
+`x` and calls that: the same line runs on a laptop and on an NVIDIA GPU. CuPy is imported only when
+somebody asks for a GPU; a machine without one never needs it.
+"""
+
+import ctypes
+import sys
+import threading
+
+import numpy as np
+
+FLOATS = (np.float16, np.float32, np.float64)
+
+
+def array_module(x):
+    """The library (the module numpy or cupy) that made the array `x`."""
+    cupy = sys.modules.get("cupy")
+    return cupy if cupy is not None and isinstance(x, cupy.ndarray) else np
+
+
+def is_array(x):
+    """Is `x` an array of either library? NumPy's scalars (`np.float32(1)`) count as 0-d arrays."""
+    return isinstance(x, (np.ndarray, np.generic)) or array_module(x) is not np
+
+
+def is_float(x):
+    """Does the array `x` hold floating-point numbers, so that a gradient makes sense?"""
+    return x.dtype.kind == "f"
+
+
+def load_cupy():
+    """Import CuPy and make sure that a GPU answers; say in one sentence what is missing if not."""
+    try:
+        import cupy
+    except ImportError as error:
+        raise RuntimeError(
+            "device 'cuda' needs CuPy, which is not installed: pip install -e '.[cuda12]' or '.[cuda13]' "
+            "(the one that matches your CUDA version, never both), or use device='cpu'"
+        ) from error
+    try:
+        count = cupy.cuda.runtime.getDeviceCount()
+    except cupy.cuda.runtime.CUDARuntimeError as error:
+        raise RuntimeError(f"CuPy is installed but finds no usable GPU ({error}); use device='cpu'") from error
+    if count == 0:
+        raise RuntimeError("CuPy is installed but this machine has no GPU; use device='cpu'")
+    return cupy
+
+
+def parse_device(device):
+    """'cpu' -> None; 'cuda' -> 0; 'cuda:1' -> 1. Anything else is a ValueError."""
+    name, _, index = str(device).partition(":")
+    if name == "cpu" and not index:
+        return None
+    if name == "cuda" and (index or "0").isdigit():
+        return int(index or 0)
+    raise ValueError(f"unknown device {device!r}: expected 'cpu', 'cuda' or 'cuda:N'")
+
+
+def device_of(x):
+    """'cpu' or 'cuda:N': where the array `x` lives."""
+    return "cpu" if array_module(x) is np else f"cuda:{x.device.id}"
+
+
+def to_device(x, device):
+    """The array `x` on `device` ('cpu', 'cuda' or 'cuda:N'); `x` itself if it is there already."""
+    index = parse_device(device)
+    if index is None:
+        return to_numpy(x)
+    cupy = load_cupy()
+    with cupy.cuda.Device(index):
+        return cupy.asarray(x)
+
+
+def to_numpy(x):
+    """The array `x` in the computer's own memory, as a NumPy array."""
+    return np.asarray(x) if array_module(x) is np else x.get()
+
+
+def blocks(length, row_bytes, xp, cache_bytes=1 << 18):
+    """Slices that cover range(length), each about as many rows as fit the processor's cache.
+
+    Several elementwise steps in a row then find their block still in the cache, instead of sending a large array
+    through memory once per step: on two cores this made GELU and softmax more than twice as fast. A GPU wants the
+    opposite, so for CuPy there is one slice.
+    """
+    rows = length if xp is not np else max(1, cache_bytes // max(1, row_bytes))
+    return [slice(start, min(start + rows, length)) for start in range(0, length, max(1, rows))]
+
+
+class _Random(threading.local):
+    """The current seed and, for each library, the generator made from it (one per thread)."""
+
+    def __init__(self):
+        self.seed, self.generators = None, {}
+
+
+_random = _Random()
+
+
+def manual_seed(seed):
+    """Start the random numbers of this thread anew. `seed`: an int, or a tuple of ints such as (seed, step).
+
+    Initial weights, dropout masks and sampling all draw from here, so the same seed gives the same run.
+    """
+    entropy = np.random.SeedSequence(seed)  # refuses what is not a valid seed
+    _random.seed, _random.generators = entropy, {}
+
+
+def generator(xp=np):
+    """The random generator in use for the library `xp` (numpy.random.Generator or CuPy's)."""
+    if xp not in _random.generators:
+        entropy = _random.seed or np.random.SeedSequence()
+        seed = entropy if xp is np else int(entropy.generate_state(1, np.uint64)[0])
+        _random.generators[xp] = xp.random.default_rng(seed)
+    return _random.generators[xp]
+
+
+def keep_freed_memory(limit=1 << 30):
+    """Ask glibc to keep freed blocks up to `limit` bytes for reuse instead of returning them to the system.
+
+    A training step frees and asks for the same large arrays over and over, and each fresh page costs a fault
+    and a clearing. Returns whether the C library took the setting (elsewhere than on glibc it does nothing).
+    """
+    M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError, TypeError):
+        return False
+    limit = min(limit, 2**31 - 1)
+    return bool(mallopt(M_MMAP_THRESHOLD, limit) and mallopt(M_TRIM_THRESHOLD, limit))

@@ -1,0 +1,104 @@
+"""The fused pairs on Tensors: check the shapes, run the forward, record the backward."""
+
+from . import fused
+from .backend import to_numpy
+from .layout import check_ids
+from .ops import dropout_mask
+from .tensor import data, needs_grad, record
+
+
+def _apply(forward, backward, inputs, *options):
+    """Run a fused pair on Tensors (or arrays, or None for an input that is left out)."""
+    needs = needs_grad(*inputs)
+    out, cache = forward(*map(data, inputs), *options, needs=needs)
+    return record(out, inputs, lambda dout: backward(dout, cache))
+
+
+def _check_width(x, width, what):
+    if x.ndim == 0 or x.shape[-1] != width:
+        raise ValueError(f"{what} expects a last axis of length {width}, got shape {x.shape}")
+
+
+def linear(x, weight, bias=None, fan_in_fan_out=False):
+    """y = x Wᵀ + b; see `fused.linear_forward`. x (..., in), weight (out, in), or (in, out) with fan_in_fan_out."""
+    _check_width(x, weight.shape[0 if fan_in_fan_out else 1], "linear")
+    return _apply(fused.linear_forward, fused.linear_backward, (x, weight, bias), fan_in_fan_out)
+
+
+def lora_linear(x, weight, bias, lora_A, lora_B, scaling, fan_in_fan_out=False, dropout=0.0):
+    """y = x Wᵀ + b + scaling · (dropout(x) Aᵀ) Bᵀ; see `fused.lora_linear_forward`. A (r, in), B (out, r)."""
+    fan_in, fan_out = weight.shape if fan_in_fan_out else weight.shape[::-1]
+    _check_width(x, fan_in, "lora_linear")
+    r = lora_A.shape[0]
+    if lora_A.shape != (r, fan_in) or lora_B.shape != (fan_out, r):
+        raise ValueError(
+            f"lora_linear: beside a {fan_in} -> {fan_out} layer, lora_A must be (r, {fan_in}) "
+            f"and lora_B ({fan_out}, r); got {lora_A.shape} and {lora_B.shape}"
+        )
+    mask = dropout_mask(x.shape, dropout, data(x)) if dropout else None
+    inputs = (x, weight, bias, lora_A, lora_B)
+    return _apply(fused.lora_linear_forward, fused.lora_linear_backward, inputs, scaling, fan_in_fan_out, mask)
+
+
+def layer_norm(x, weight, bias, eps=1e-5):
+    """Each row of x (..., C) to mean 0 and variance 1, then times weight plus bias; see `fused.layer_norm_forward`."""
+    _check_width(x, weight.shape[0], "layer_norm")
+    return _apply(fused.layer_norm_forward, fused.layer_norm_backward, (x, weight, bias), eps)
+
+
+def gelu(x, approximate="none"):
+    """GELU, exact ("none", by the error function) or GPT-2's ("tanh"); see `fused.gelu_forward`."""
+    if approximate not in ("none", "tanh"):
+        raise ValueError(f"gelu: approximate must be 'none' or 'tanh', got {approximate!r}")
+    return _apply(fused.gelu_forward, fused.gelu_backward, (x,), approximate)
+
+
+def attention(q, k, v, causal=True, scale=None, dropout=0.0):
+    """softmax(scale · Q Kᵀ) V; see `fused.attention_forward`. q (B, H, T, D), k and v (B, H, S, D) -> (B, H, T, D)."""
+    if q.ndim != 4 or k.shape != v.shape or q.shape[:2] + q.shape[3:] != k.shape[:2] + k.shape[3:]:
+        raise ValueError(f"attention: q (B, H, T, D), k and v (B, H, S, D) do not fit: {q.shape}, {k.shape}, {v.shape}")
+    mask = dropout_mask((*q.shape[:3], k.shape[2]), dropout, data(q)) if dropout else None
+    return _apply(fused.attention_forward, fused.attention_backward, (q, k, v), causal, scale, mask)
+
+
+def self_attention(qkv, heads, causal=True, scale=None, dropout=0.0):
+    """Attention on a packed projection, (B, T, 3C) -> (B, T, C); see `fused.self_attention_forward`."""
+    if qkv.ndim != 3 or qkv.shape[2] % (3 * heads):
+        raise ValueError(f"self_attention: expected (B, T, 3·{heads}·D), got shape {qkv.shape}")
+    B, T, _ = qkv.shape
+    mask = dropout_mask((B, heads, T, T), dropout, data(qkv)) if dropout else None
+    pair = fused.self_attention_forward, fused.self_attention_backward
+    return _apply(*pair, (qkv,), heads, causal, scale, mask)
+
+
+def cross_entropy(logits, targets, ignore_index=-100):
+    """Mean of -ln softmax(logits)[target] over the rows that count; see `fused.cross_entropy_forward`.
+
+    logits (..., V), targets (...) integers in [0, V) or `ignore_index`.
+    """
+    targets = _check_targets(targets, logits.shape, logits.shape[-1], ignore_index)
+    logits = logits.reshape(-1, logits.shape[-1])
+    pair = fused.cross_entropy_forward, fused.cross_entropy_backward
+    return _apply(*pair, (logits,), targets, ignore_index)
+
+
+def linear_cross_entropy(x, weight, targets, ignore_index=-100):
+    """cross_entropy(x Wᵀ, targets), the logits never held whole; see `fused.linear_cross_entropy_forward`.
+
+    x (..., C), weight (V, C), targets (...) integers in [0, V) or `ignore_index`.
+    """
+    _check_width(x, weight.shape[1], "linear_cross_entropy")
+    targets = _check_targets(targets, x.shape, weight.shape[0], ignore_index)
+    x = x.reshape(-1, x.shape[-1])
+    pair = fused.linear_cross_entropy_forward, fused.linear_cross_entropy_backward
+    return _apply(*pair, (x, weight), targets, ignore_index)
+
+
+def _check_targets(targets, shape, size, ignore_index):
+    """The targets as a flat NumPy array: they choose rows, which is the host's work."""
+    targets = to_numpy(data(targets))
+    if targets.shape != shape[:-1]:
+        raise ValueError(f"targets of shape {targets.shape} do not fit rows of shape {shape[:-1]}")
+    targets = targets.reshape(-1)
+    check_ids(targets[targets != ignore_index], size, "target")
+    return targets

@@ -1,0 +1,39 @@
+"""Larger operations as pairs of plain functions on arrays: no Tensor, no graph.
+
+`name_forward(inputs..., options, needs) -> (out, cache)` and `name_backward(dout, cache) -> gradients`. `needs` says
+for each differentiable input whether its gradient will be asked for: the forward keeps in `cache` only what those
+gradients require, the backward returns None for the others. `functional.py` puts each pair on Tensors.
+
+Written as one piece, an operation saves less and runs faster than as a chain of small ones, and its gradient is a
+formula that can be derived on paper. Each docstring gives that derivation.
+"""
+
+from .activation import gelu_backward, gelu_forward
+from .attention import attention_backward, attention_forward, self_attention_backward, self_attention_forward
+from .linear import linear_backward, linear_forward, lora_linear_backward, lora_linear_forward
+from .loss import (
+    cross_entropy_backward,
+    cross_entropy_forward,
+    linear_cross_entropy_backward,
+    linear_cross_entropy_forward,
+)
+from .norm import layer_norm_backward, layer_norm_forward
+
+__all__ = [
+    "attention_backward",
+    "attention_forward",
+    "cross_entropy_backward",
+    "cross_entropy_forward",
+    "gelu_backward",
+    "gelu_forward",
+    "layer_norm_backward",
+    "layer_norm_forward",
+    "linear_backward",
+    "linear_cross_entropy_backward",
+    "linear_cross_entropy_forward",
+    "linear_forward",
+    "lora_linear_backward",
+    "lora_linear_forward",
+    "self_attention_backward",
+    "self_attention_forward",
+]

@@ -1,0 +1,71 @@
+"""The Gaussian error linear unit, in the exact and in GPT-2's approximate form."""
+
+import math
+
+from ..backend import array_module, blocks
+
+SQRT_2_OVER_PI = math.sqrt(2 / math.pi)
+CUBIC = 0.044715
+
+
+def gelu_forward(x, approximate="tanh", needs=(True,)):
+    r"""GELU, x times the probability that a standard normal number is below x. (Hendrycks and Gimpel, 2016.)
+
+    approximate="none":  y = x Φ(x),  Φ(x) = (1 + erf(x / √2)) / 2,   slope = Φ(x) + x φ(x),  φ = e^(-x²/2) / √(2π)
+    approximate="tanh":  y = x (1 + t) / 2,  t = tanh(√(2/π) (x + 0.044715 x³)),
+                         slope = (1 + t) / 2 + x (1 - t²) √(2/π) (1 + 3·0.044715 x²) / 2
+    dx = dy ∘ slope. The slope is computed here, where x and t are at hand, and is all that is saved.
+    """
+    xp = array_module(x)
+    flat = x.reshape(-1)
+    y = xp.empty_like(flat)
+    slope = xp.empty_like(flat) if needs[0] else None
+    rule = {"tanh": _tanh_form, "none": _erf_form}[approximate]
+    for block in blocks(flat.size, flat.itemsize, xp):
+        rule(xp, flat[block], y[block], None if slope is None else slope[block])
+    return y.reshape(x.shape), None if slope is None else slope.reshape(x.shape)
+
+
+def gelu_backward(dy, slope):
+    """dx of `gelu_forward`."""
+    return (dy * slope,)
+
+
+def _tanh_form(xp, x, y, slope):
+    """Fill `y`, and `slope` if it is wanted. `half` is (1 + t) / 2, `curve` starts as x²; both are reused."""
+    curve = x * x
+    half = curve * CUBIC
+    half += 1
+    half *= x
+    half *= SQRT_2_OVER_PI
+    xp.tanh(half, out=half)
+    half += 1
+    half *= 0.5
+    xp.multiply(x, half, out=y)
+    if slope is not None:  # (1 - t²) / 2 = 2 half (1 - half)
+        curve *= 3 * CUBIC
+        curve += 1
+        curve *= y
+        curve *= 2 * SQRT_2_OVER_PI
+        xp.subtract(1, half, out=slope)
+        slope *= curve
+        slope += half
+
+
+def _erf_form(xp, x, y, slope):
+    """Fill `y`, and `slope` if it is wanted. The error function is SciPy's (CuPy's on a GPU)."""
+    if xp.__name__ == "numpy":
+        from scipy.special import erf
+    else:
+        from cupyx.scipy.special import erf
+    below = erf(x * math.sqrt(0.5))
+    below += 1
+    below *= 0.5
+    xp.multiply(x, below, out=y)
+    if slope is not None:
+        xp.multiply(x, x, out=slope)
+        slope *= -0.5
+        xp.exp(slope, out=slope)
+        slope *= x
+        slope *= 1 / math.sqrt(2 * math.pi)
+        slope += below

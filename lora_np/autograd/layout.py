@@ -1,0 +1,121 @@
+"""Operations that move numbers and leave them as they are: shape, order, indexing, look-up.
+
+Their gradients move dy back to where the numbers came from; numbers used more than once get the sum.
+"""
+
+import numpy as np
+
+from .backend import array_module, device_of, to_device
+from .broadcasting import operand, operands, unbroadcast
+from .tensor import data, needs_grad, record
+
+
+def reshape(a, *shape):
+    """y = a with another shape (one length may be -1). da = dy with the old shape."""
+    x = operand(a)
+    old, new = x.shape, shape[0] if len(shape) == 1 and isinstance(shape[0], (tuple, list)) else shape
+    return record(x.reshape(new), (a,), lambda dy: (dy.reshape(old),))
+
+
+def transpose(a, *axes):
+    """y = a with its axes in another order (reversed if none is given). da = dy with the order undone."""
+    x = operand(a)
+    axes = axes[0] if len(axes) == 1 and isinstance(axes[0], (tuple, list)) else axes
+    order = tuple(i % x.ndim for i in axes) if axes else tuple(reversed(range(x.ndim)))
+    inverse = tuple(int(i) for i in np.argsort(order))
+    return record(x.transpose(order), (a,), lambda dy: (dy.transpose(inverse),))
+
+
+def swapaxes(a, i, j):
+    """y = a with axes i and j exchanged. da = dy with them exchanged back."""
+    return record(operand(a).swapaxes(i, j), (a,), lambda dy: (dy.swapaxes(i, j),))
+
+
+def getitem(a, index):
+    """y = a[index], as in NumPy. da = zeros, with dy added at `index` (twice where an index occurs twice)."""
+    x = operand(a)
+    xp, shape = array_module(x), x.shape
+    index = tuple(data(i) for i in index) if isinstance(index, tuple) else data(index)
+    parts = index if isinstance(index, tuple) else (index,)
+    basic = all(i is None or i is Ellipsis or isinstance(i, (int, slice)) for i in parts)
+
+    def backward(dy):
+        da = xp.zeros(shape, dy.dtype)
+        if basic:
+            da[index] = dy
+        else:
+            xp.add.at(da, index, dy)
+        return (da,)
+
+    return record(x[index], (a,), backward)
+
+
+def concatenate(tensors, axis=0):
+    """y = the inputs one after another along `axis`. Each input's gradient is its own stretch of dy."""
+    arrays = [operand(t) for t in tensors]
+    xp = array_module(arrays[0])
+    needs = needs_grad(*tensors)
+    ends = np.cumsum([x.shape[axis] for x in arrays])
+    spans = [slice(int(end) - x.shape[axis], int(end)) for x, end in zip(arrays, ends, strict=True)]
+
+    def backward(dy):
+        moved = xp.moveaxis(dy, axis, 0)
+        return tuple(
+            xp.moveaxis(moved[span], 0, axis) if need else None for span, need in zip(spans, needs, strict=True)
+        )
+
+    return record(xp.concatenate(arrays, axis=axis), tuple(tensors), backward)
+
+
+def where(condition, a, b):
+    """y = a where `condition` holds, else b. da = dy where it holds, db = dy where it does not."""
+    mask = operand(condition)
+    x, y = operands(a, b, "where")
+    xp = array_module(mask)
+    need_a, need_b = needs_grad(a, b)
+    shape_a, shape_b = np.shape(x), np.shape(y)
+
+    def backward(dy):
+        da = unbroadcast(xp.where(mask, dy, 0), shape_a) if need_a else None
+        db = unbroadcast(xp.where(mask, 0, dy), shape_b) if need_b else None
+        return da, db
+
+    return record(xp.where(mask, x, y), (a, b), backward)
+
+
+def check_ids(ids, size, what="token id"):
+    """Make sure that `ids` is an array of integers in [0, size); CuPy would wrap others silently."""
+    if ids.dtype.kind not in "iu":
+        raise TypeError(f"{what}s must be integers, not {ids.dtype}")
+    if ids.size and (int(ids.min()) < 0 or int(ids.max()) >= size):
+        wrong = int(ids.min()) if int(ids.min()) < 0 else int(ids.max())
+        raise IndexError(f"{what} {wrong} is out of range: there are {size}, numbered 0 to {size - 1}")
+
+
+def embedding(weight, ids):
+    """y = weight[ids]: one row of weight (V, C) for each id; ids (...) -> y (..., C).
+
+    dweight: row v is the sum of dy over all places where the id is v.
+    """
+    table, ids = operand(weight), operand(ids)
+    check_ids(ids, table.shape[0])
+    ids = to_device(ids, device_of(table))
+    shape = table.shape
+
+    def backward(dy):
+        return (_sum_rows(dy.reshape(-1, shape[1]), ids.reshape(-1), shape[0]),)
+
+    return record(table[ids], (weight,), backward)
+
+
+def _sum_rows(rows, ids, size):
+    """out[v] = the sum of the rows whose id is v. Sorted first, so that equal ids are neighbours: add.at is slow."""
+    xp = array_module(rows)
+    out = xp.zeros((size, rows.shape[1]), rows.dtype)
+    if xp is not np:
+        xp.add.at(out, ids, rows)
+    elif ids.size:
+        order = np.argsort(ids, kind="stable")
+        found, starts = np.unique(ids[order], return_index=True)
+        out[found] = np.add.reduceat(rows[order], starts, axis=0)
+    return out

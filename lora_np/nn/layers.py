@@ -1,0 +1,87 @@
+"""The layers that a small transformer needs, before any LoRA. Each is its parameters and one line of forward."""
+
+import numpy as np
+
+from ..autograd import backend, layout, ops
+from ..autograd import functional as F
+from .module import Module, Parameter
+
+
+def normal(shape, std, mean=0.0):
+    """A float32 array of independent normal numbers from the seeded generator (`manual_seed`)."""
+    return (backend.generator().standard_normal(shape, dtype=np.float32) * np.float32(std)) + np.float32(mean)
+
+
+def uniform(shape, bound):
+    """A float32 array of independent numbers, uniform in [-bound, bound), from the seeded generator."""
+    return (backend.generator().random(shape, dtype=np.float32) * 2 - 1) * np.float32(bound)
+
+
+class Linear(Module):
+    """y = x Wᵀ + b. weight (out_features, in_features), bias (out_features,) or None.
+
+    Both start uniform in ±1/√in_features, as PyTorch's do.
+    """
+
+    fan_in_fan_out = False
+
+    def __init__(self, in_features, out_features, bias=True):
+        self.in_features, self.out_features = in_features, out_features
+        bound = 1 / max(1, in_features) ** 0.5
+        self.weight = Parameter(uniform((out_features, in_features), bound))
+        self.bias = Parameter(uniform((out_features,), bound)) if bias else None
+
+    def forward(self, x):
+        return F.linear(x, self.weight, self.bias)
+
+
+class Conv1D(Module):
+    """y = x W + b: GPT-2's linear layer, which stores its weight the other way round, (in_features, out_features).
+
+    The weight starts normal with standard deviation 0.02, the bias zero.
+    """
+
+    fan_in_fan_out = True
+
+    def __init__(self, out_features, in_features):
+        self.in_features, self.out_features = in_features, out_features
+        self.weight = Parameter(normal((in_features, out_features), 0.02))
+        self.bias = Parameter(np.zeros(out_features, np.float32))
+
+    def forward(self, x):
+        return F.linear(x, self.weight, self.bias, fan_in_fan_out=True)
+
+
+class Embedding(Module):
+    """y = weight[ids]. weight (num_embeddings, embedding_dim), standard normal at first."""
+
+    def __init__(self, num_embeddings, embedding_dim):
+        self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
+        self.weight = Parameter(normal((num_embeddings, embedding_dim), 1.0))
+
+    def forward(self, ids):
+        return layout.embedding(self.weight, ids)
+
+
+class LayerNorm(Module):
+    """Each row to mean 0 and variance 1, then times weight (ones at first) plus bias (zeros at first)."""
+
+    def __init__(self, width, eps=1e-5):
+        self.eps = eps
+        self.weight = Parameter(np.ones(width, np.float32))
+        self.bias = Parameter(np.zeros(width, np.float32))
+
+    def forward(self, x):
+        return F.layer_norm(x, self.weight, self.bias, self.eps)
+
+
+class Dropout(Module):
+    """In training, each value is set to 0 with probability p and the others are divided by 1 - p."""
+
+    def __init__(self, p):
+        if not 0 <= p < 1:
+            raise ValueError(f"dropout probability must be in [0, 1), got {p}")
+        self.p = p
+
+    def forward(self, x):
+        return ops.dropout(x, self.p, self.training)

@@ -1,0 +1,203 @@
+"""Module: a part of a model that holds parameters and other parts. Names follow PyTorch's, dots included."""
+
+import difflib
+
+from ..autograd import Tensor, backend
+
+
+class Parameter(Tensor):
+    """A Tensor that belongs to a module and is trained, unless `requires_grad` is turned off."""
+
+    __slots__ = ()
+
+    def __init__(self, data, requires_grad=True):
+        super().__init__(data, requires_grad)
+
+
+class Module:
+    """A part of a model. Parameters and modules assigned as attributes are found by their names.
+
+    Subclasses write `forward`; calling the module calls it. A parameter that two modules share (GPT-2's head and
+    its token embedding) is one parameter: it is listed once, under the first name met.
+    """
+
+    training = True
+
+    def forward(self, *args, **kwargs):
+        raise NotImplementedError(f"{type(self).__name__} does not say how to compute its result: write forward()")
+
+    def __call__(self, *args, **kwargs):
+        return self.forward(*args, **kwargs)
+
+    def named_children(self):
+        """(name, module) for each part held directly."""
+        return [(name, value) for name, value in vars(self).items() if isinstance(value, Module)]
+
+    def named_modules(self, prefix=""):
+        """(dotted name, module) for this module (its name is "") and everything below it, in order."""
+        yield prefix, self
+        for name, child in self.named_children():
+            yield from child.named_modules(f"{prefix}.{name}" if prefix else name)
+
+    def modules(self):
+        """This module and everything below it."""
+        return (module for _, module in self.named_modules())
+
+    def named_parameters(self, remove_duplicate=True):
+        """(dotted name, Parameter) for every parameter below, shared ones once unless told otherwise."""
+        seen = set()
+        for prefix, module in self.named_modules():
+            for name, value in vars(module).items():
+                if isinstance(value, Parameter) and not (remove_duplicate and id(value) in seen):
+                    seen.add(id(value))
+                    yield (f"{prefix}.{name}" if prefix else name), value
+
+    def parameters(self):
+        """Every parameter below, shared ones once."""
+        return (p for _, p in self.named_parameters())
+
+    def num_parameters(self, only_trainable=False):
+        """How many numbers the parameters hold, shared ones counted once."""
+        return sum(p.size for p in self.parameters() if p.requires_grad or not only_trainable)
+
+    def get_submodule(self, name):
+        """The module at a dotted name such as "transformer.h.0.attn"."""
+        module = self
+        for i, part in enumerate(name.split(".") if name else []):
+            children = dict(module.named_children())
+            if part not in children:
+                where = ".".join(name.split(".")[:i]) or type(self).__name__
+                raise KeyError(f"no module {name!r}: {where} has no part {part!r}{_hint(part, children)}")
+            module = children[part]
+        return module
+
+    def set_submodule(self, name, new):
+        """Put the module `new` in the place of the one at the dotted name."""
+        self.get_submodule(name)
+        parent, _, last = name.rpartition(".")
+        setattr(self.get_submodule(parent), last, new)
+
+    def train(self, mode=True):
+        """Switch this module and all below to training (dropout on) or, with False, to evaluation."""
+        for module in self.modules():
+            module.training = mode
+        return self
+
+    def eval(self):
+        """Switch to evaluation: dropout off."""
+        return self.train(False)
+
+    def requires_grad_(self, requires_grad=True):
+        """Train (or with False, freeze) every parameter below. Frozen ones also lose their gradient."""
+        for p in self.parameters():
+            p.requires_grad = requires_grad
+            p.grad = p.grad if requires_grad else None
+        return self
+
+    def zero_grad(self):
+        """Forget all gradients."""
+        for p in self.parameters():
+            p.grad = None
+
+    @property
+    def device(self):
+        """'cpu' or 'cuda:N': where the first parameter lives; 'cpu' if there is none."""
+        return next((p.device for p in self.parameters()), "cpu")
+
+    def to(self, device=None, dtype=None):
+        """Move every parameter to 'cpu', 'cuda' or 'cuda:N', or to another float dtype; returns the module itself.
+
+        Gradients go along. Optimizers hold state of their own: move first, then make the optimizer.
+        """
+        for p in self.parameters():
+            for slot in ("data", "grad"):
+                array = getattr(p, slot)
+                if array is not None:
+                    array = array if device is None else backend.to_device(array, device)
+                    setattr(p, slot, array if dtype is None else array.astype(dtype, copy=False))
+        return self
+
+    def state_dict(self):
+        """{dotted name: array} of every parameter, shared ones once; the arrays themselves, not copies."""
+        return {name: p.data for name, p in self.named_parameters()}
+
+    def load_state_dict(self, state, strict=True):
+        """Copy arrays into the parameters of the same names. Returns (missing names, unexpected names).
+
+        A shared parameter may come under any of its names. Everything is checked before anything is written:
+        with `strict`, a missing or unexpected name is a KeyError; a wrong shape is always a ValueError.
+        """
+        names = dict(self.named_parameters(remove_duplicate=False))
+        given = {id(names[name]) for name in state if name in names}
+        missing = [name for name, p in self.named_parameters() if id(p) not in given]
+        unexpected = [name for name in state if name not in names]
+        shared = {name: names[name] for name in state if name in names}
+        wrong = [
+            f"{n}: {tuple(state[n].shape)} instead of {p.shape}" for n, p in shared.items() if state[n].shape != p.shape
+        ]
+        if wrong:
+            raise ValueError(f"wrong shapes in the state: {_some(wrong)}")
+        if strict and (missing or unexpected):
+            parts = [("missing", missing), ("unexpected", unexpected)]
+            raise KeyError("state does not fit: " + "; ".join(f"{what} {_some(n)}" for what, n in parts if n))
+        for name, p in shared.items():
+            array = backend.to_device(state[name], p.device)
+            p.data = backend.array_module(array).array(array, dtype=p.dtype, copy=True)
+        return missing, unexpected
+
+
+class ModuleList(Module):
+    """Modules numbered from 0: `blocks[3]` has the name "3"."""
+
+    def __init__(self, modules=()):
+        for i, module in enumerate(modules):
+            setattr(self, str(i), module)
+
+    def __len__(self):
+        return len(self.named_children())
+
+    def __iter__(self):
+        return iter(child for _, child in self.named_children())
+
+    def __getitem__(self, i):
+        return [child for _, child in self.named_children()][i]
+
+
+class ModuleDict(Module):
+    """Modules by name: `adapters["default"]` has the name "default"."""
+
+    def __init__(self):
+        pass
+
+    def __setitem__(self, name, module):
+        if not isinstance(module, Module):
+            raise TypeError(f"a ModuleDict holds modules, not {type(module).__name__}")
+        setattr(self, name, module)
+
+    def __getitem__(self, name):
+        return dict(self.named_children())[name]
+
+    def __delitem__(self, name):
+        self[name]
+        delattr(self, name)
+
+    def __contains__(self, name):
+        return name in dict(self.named_children())
+
+    def __len__(self):
+        return len(self.named_children())
+
+    def __iter__(self):
+        return iter(name for name, _ in self.named_children())
+
+
+def _hint(name, names):
+    """ " (did you mean ...?)" for a misspelt name, or the names there are."""
+    close = difflib.get_close_matches(name, list(names), n=3)
+    return f"; did you mean {', '.join(close)}?" if close else f"; it has {', '.join(names) or 'none'}"
+
+
+def _some(items, most=5):
+    """The first few items in words."""
+    more = f" and {len(items) - most} more" if len(items) > most else ""
+    return ", ".join(map(str, items[:most])) + more

@@ -1,0 +1,94 @@
+"""Files: read with a clear error, written so that an interruption loses nothing. Nothing here unpickles.
+
+Every write goes to a temporary file beside its target and then takes the target's name in one step, so a reader
+finds the old file or the new one, never half of either.
+"""
+
+import contextlib
+import json
+import os
+import tempfile
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save_file
+
+from .autograd.backend import to_numpy
+
+
+@contextlib.contextmanager
+def replacing(path):
+    """Yield a temporary path; when the block ends well it replaces `path` at once, otherwise it is deleted."""
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    os.close(handle)
+    try:
+        yield Path(temporary)
+        with open(temporary, "rb") as file:
+            os.fsync(file.fileno())
+        mode = path.stat().st_mode if path.exists() else 0o666 & ~_umask()
+        os.chmod(temporary, mode)
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
+
+
+def _umask():
+    """The permissions that this process withholds from new files (it can only be read by setting it)."""
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask
+
+
+def write_text(path, text):
+    """Write `text` (UTF-8) to `path`."""
+    with replacing(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+
+
+def write_json(path, value):
+    """Write `value` as JSON: indent 2, sorted keys, as PEFT and Transformers do."""
+    write_text(path, json.dumps(value, indent=2, sort_keys=True) + "\n")
+
+
+def read_json(path):
+    """The object (a dict) in a JSON file. FileNotFoundError or ValueError, with the file's name, if there is none."""
+    path = existing(path)
+    try:
+        value = json.loads(path.read_text(encoding="utf-8"))
+    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise ValueError(f"{path} is not valid JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise ValueError(f"{path} should hold a JSON object, not a {type(value).__name__}")
+    return value
+
+
+def write_safetensors(path, arrays, metadata=None):
+    """Write named arrays to a safetensors file. `metadata`: strings; "format": "pt" is added, as PEFT writes it."""
+    arrays = {name: np.asarray(to_numpy(array), order="C") for name, array in arrays.items()}
+    with replacing(path) as temporary:
+        save_file(arrays, temporary, metadata={"format": "pt", **(metadata or {})})
+
+
+def read_safetensors(path):
+    """({name: array}, metadata) of a safetensors file. ValueError with the file's name if it is not a sound one."""
+    path = existing(path)
+    try:
+        with safe_open(path, framework="np") as file:
+            names = file.keys()
+            return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
+    except (SafetensorError, OSError, TypeError, AttributeError) as error:
+        raise ValueError(f"{path} is not a readable safetensors file: {error}") from None
+
+
+def existing(path):
+    """`path` as a Path, if there is a file; FileNotFoundError in one sentence if not."""
+    path = Path(path)
+    if not path.is_file():
+        what = "is a directory, not a file" if path.is_dir() else "does not exist"
+        raise FileNotFoundError(f"{path} {what}")
+    return path

@@ -1,0 +1,19 @@
+"""Training: optimizers, data, the loop."""
+
+from .data import TextData, load_text, prose_documents, python_documents
+from .loop import TrainingArguments, evaluate, train
+from .optim import SGD, AdamW, clip_grad_norm_, warmup_cosine
+
+__all__ = [
+    "SGD",
+    "AdamW",
+    "TextData",
+    "TrainingArguments",
+    "clip_grad_norm_",
+    "evaluate",
+    "load_text",
+    "prose_documents",
+    "python_documents",
+    "train",
+    "warmup_cosine",
+]

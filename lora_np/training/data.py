@@ -1,0 +1,109 @@
+"""Text as training data: documents, split by document, cut into windows.
+
+Two corpora come with every Python: its standard library's source, on which the shipped base model was pretrained,
+and the English reference pages of `pydoc_data.topics`, to which the examples adapt it. Both differ a little
+between Python versions; `fingerprint` tells which text a run saw.
+"""
+
+import hashlib
+import sysconfig
+from pathlib import Path
+
+import numpy as np
+
+from ..storage import existing
+
+NOT_SOURCE = {"__pycache__", "encodings", "idle_test", "lib2to3", "pydoc_data", "site-packages", "test", "tests"}
+
+
+def python_documents(root=None):
+    """{relative path: source text} of the Python files under `root`, by default the standard library's.
+
+    Tests, character tables, the old 2to3 tool and the reference prose (which must stay unseen) are left out.
+    """
+    root = Path(root or sysconfig.get_paths()["stdlib"])
+    paths = [p for p in sorted(root.rglob("*.py")) if not NOT_SOURCE & set(p.relative_to(root).parts)]
+    if not paths:
+        raise FileNotFoundError(f"no Python source files under {root}")
+    texts = {p.relative_to(root).as_posix(): p.read_text(encoding="utf-8", errors="replace") for p in paths}
+    return {name: text for name, text in texts.items() if text.strip()}
+
+
+def prose_documents():
+    """{topic: text}: the reference pages that Python's `help()` shows, about 460 KB of English prose."""
+    from pydoc_data.topics import topics
+
+    return dict(sorted(topics.items()))
+
+
+def load_text(path):
+    """{name: text} of the user's own file: its paragraphs, joined to documents of about 2,000 characters.
+
+    FileNotFoundError if there is no such file; ValueError if it is empty or not UTF-8 text.
+    """
+    path = existing(path)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from None
+    if not text.strip():
+        raise ValueError(f"{path} is empty: there is nothing to learn from it")
+    documents, current = [], ""
+    for paragraph in text.split("\n\n"):
+        current += paragraph + "\n\n"
+        if len(current) >= 2000:
+            documents.append(current)
+            current = ""
+    documents += [current] if current.strip() else []
+    return {f"{path.name}#{i}": document for i, document in enumerate(documents)}
+
+
+def fingerprint(documents):
+    """The SHA-256 of all names and texts, in order of name."""
+    digest = hashlib.sha256()
+    for name in sorted(documents):
+        for part in (name, documents[name]):
+            encoded = part.encode("utf-8", errors="replace")
+            digest.update(len(encoded).to_bytes(8, "little") + encoded)
+    return digest.hexdigest()
+
+
+def split_documents(documents, held_out=0.1):
+    """{"train", "validation", "test"}: whole documents, each placed by a hash of its name.
+
+    A document is in one part only, so no window of the held-out parts has been trained on, and the place of a
+    document does not depend on which others there are. Validation and test get about `held_out` each.
+    """
+    parts = {"train": {}, "validation": {}, "test": {}}
+    for name, text in documents.items():
+        place = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little") / 2**64
+        part = "test" if place < held_out else "validation" if place < 2 * held_out else "train"
+        parts[part][name] = text
+    return parts
+
+
+class TextData:
+    """The tokens of some documents, one after another with the end token between them, cut into windows.
+
+    batch(seed, step)  random windows (B, T) for training: the same numbers for the same seed and step, so a run that
+                       is resumed sees what it would have seen
+    windows()          all windows (n, T), one after another: what `evaluate` reads
+    """
+
+    def __init__(self, documents, tokenizer, length, batch_size, name="the data"):
+        ids = [token for text in documents.values() for token in (*tokenizer.encode(text), tokenizer.eos_token_id)]
+        if len(ids) < length:
+            raise ValueError(
+                f"{name} has {len(ids):,} tokens, fewer than one window of {length}: use more text or a shorter context"
+            )
+        self.tokens = np.array(ids, dtype=np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.int64)
+        self.length, self.batch_size = length, batch_size
+
+    def batch(self, seed, step):
+        rng = np.random.default_rng((seed, step))
+        starts = rng.integers(0, len(self.tokens) - self.length + 1, self.batch_size)
+        return self.tokens[starts[:, None] + np.arange(self.length)].astype(np.int64)
+
+    def windows(self):
+        n = len(self.tokens) // self.length
+        return self.tokens[: n * self.length].reshape(n, self.length).astype(np.int64)

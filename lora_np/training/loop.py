@@ -1,0 +1,217 @@
+"""The training loop: plain, seeded, and able to go on exactly where it stopped."""
+
+import contextlib
+import dataclasses
+import json
+import math
+import signal
+import threading
+import time
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from ..autograd import manual_seed, no_grad
+from ..storage import read_safetensors, write_safetensors
+from .optim import AdamW, clip_grad_norm_, warmup_cosine
+
+CHECKPOINT = "checkpoint.safetensors"
+
+
+@dataclass(frozen=True)
+class TrainingArguments:
+    """What a run does. Two runs with the same arguments, model and data give the same numbers.
+
+    steps              optimizer steps
+    learning_rate      the highest; it rises over `warmup_steps`, then falls along a cosine to `min_lr_ratio` of itself
+    weight_decay       AdamW's, on matrices only: biases and norms are not pulled towards zero
+    max_grad_norm      gradients are scaled down together if their norm is larger; 0 turns this off
+    accumulation       batches whose gradients are added up before each step
+    eval_every         steps between evaluations (there is one before the first step and one after the last)
+    checkpoint_every   steps between checkpoints, if a directory is given; one is always written at the end
+    """
+
+    steps: int = 200
+    learning_rate: float = 1e-3
+    warmup_steps: int = 10
+    min_lr_ratio: float = 0.1
+    weight_decay: float = 0.0
+    betas: tuple = (0.9, 0.999)
+    max_grad_norm: float = 1.0
+    accumulation: int = 1
+    eval_every: int = 50
+    checkpoint_every: int = 100
+    seed: int = 0
+
+    def __post_init__(self):
+        for name in ("steps", "accumulation", "eval_every", "checkpoint_every"):
+            value = getattr(self, name)
+            if not isinstance(value, int) or value < 1:
+                raise ValueError(f"{name} must be a positive integer, got {value!r}")
+        if self.learning_rate <= 0:
+            raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")
+
+
+def evaluate(model, windows, batch_size=32):
+    """The mean loss in nats per token over windows (n, T), with the model in evaluation mode and nothing recorded."""
+    was_training, total, count = model.training, 0.0, 0
+    model.eval()
+    try:
+        with no_grad():
+            for start in range(0, len(windows), batch_size):
+                ids = windows[start : start + batch_size]
+                total += model(input_ids=ids, labels=ids).loss.item() * len(ids)
+                count += len(ids)
+    finally:
+        model.train(was_training)
+    if count == 0:
+        raise ValueError("evaluate: there is no window to evaluate on")
+    return total / count
+
+
+class TrainingRun:
+    """A model, its optimizer and how far they have come: everything that a checkpoint holds."""
+
+    def __init__(self, model, args):
+        self.model, self.args = model, args
+        self.trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
+        if not self.trainable:
+            raise ValueError("nothing to train: every parameter of the model is frozen")
+        decay = [p for p in self.trainable.values() if p.ndim > 1]
+        rest = [p for p in self.trainable.values() if p.ndim <= 1]
+        groups = [{"params": decay, "weight_decay": args.weight_decay}, {"params": rest, "weight_decay": 0.0}]
+        self.optimizer = AdamW([g for g in groups if g["params"]], lr=args.learning_rate, betas=args.betas)
+        self.step, self.history = 0, {"loss": [], "learning_rate": [], "evaluation": []}
+
+    def one_step(self, data):
+        """Gradients over `accumulation` batches, clipped; one step of the optimizer; the mean loss.
+
+        All chance in a step (which windows, which dropout) follows from the seed and the step's number. That is why
+        a checkpoint needs no random state: the number is enough.
+        """
+        args, total = self.args, 0.0
+        manual_seed((args.seed, self.step))
+        for part in range(args.accumulation):
+            ids = data.batch(args.seed, self.step * args.accumulation + part)
+            loss = self.model(input_ids=ids, labels=ids).loss * (1 / args.accumulation)
+            loss.backward()
+            total = total + loss.data
+        total = float(total)
+        if not math.isfinite(total):  # before the weights are touched, so that they stay as they were
+            raise FloatingPointError(f"the loss became {total} at step {self.step}: try a lower learning rate")
+        if args.max_grad_norm:
+            clip_grad_norm_(self.trainable.values(), args.max_grad_norm)
+        rate = args.learning_rate * warmup_cosine(self.step, args.steps, args.warmup_steps, args.min_lr_ratio)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        self.step += 1
+        self.history["loss"].append(total)
+        self.history["learning_rate"].append(rate)
+        return total
+
+    def save(self, directory):
+        """Write the checkpoint: trained parameters, optimizer state, step and history in one file, replaced at once."""
+        arrays = {f"model.{name}": p.data for name, p in self.trainable.items()}
+        for name, value in self.optimizer.state_dict().items():
+            arrays[f"optimizer.{name}"] = np.asarray(value) if isinstance(value, int) else value
+        run = {"step": self.step, "history": self.history, "arguments": dataclasses.asdict(self.args)}
+        write_safetensors(Path(directory) / CHECKPOINT, arrays, {"run": json.dumps(run)})
+
+    def load(self, directory):
+        """Take over the checkpoint in `directory`. ValueError if it is of another model or other arguments."""
+        path = Path(directory) / CHECKPOINT
+        arrays, metadata = read_safetensors(path)
+        try:
+            run = json.loads(metadata["run"])
+        except (KeyError, json.JSONDecodeError):
+            raise ValueError(f"{path} is a safetensors file, but not a training checkpoint") from None
+        self._check_fits(path, arrays, run)
+        prefix = "optimizer."
+        self.optimizer.load_state_dict({k.removeprefix(prefix): v for k, v in arrays.items() if k.startswith(prefix)})
+        self.model.load_state_dict({name: arrays[f"model.{name}"] for name in self.trainable}, strict=False)
+        self.step, self.history = run["step"], run["history"]
+
+    def _check_fits(self, path, arrays, run):
+        ours = json.loads(json.dumps(dataclasses.asdict(self.args)))
+        other = [
+            f"{k} was {run['arguments'].get(k)!r}, now {v!r}" for k, v in ours.items() if run["arguments"].get(k) != v
+        ]
+        if other:
+            raise ValueError(f"{path} is of a run with other arguments: {'; '.join(other)}")
+        saved = {k.removeprefix("model."): v.shape for k, v in arrays.items() if k.startswith("model.")}
+        if saved != {name: p.shape for name, p in self.trainable.items()}:
+            raise ValueError(f"{path} is of another model: its trained parameters have other names or shapes")
+
+
+def train(model, data, args=None, evaluation=None, directory=None, resume=False, progress=True):
+    """Train what is not frozen in `model` on `data`; returns the history.
+
+    model        called as model(input_ids=, labels=), with an output that has .loss
+    data         has batch(seed, step) -> ids (B, T), such as `TextData`
+    evaluation   {name: windows (n, T)}: each is evaluated every `eval_every` steps
+    directory    where the checkpoint goes; None for none. With `resume`, the run goes on from the one that is there.
+    Returns {"loss": [...], "learning_rate": [...], "evaluation": [{"step":, name: loss, ...}], "interrupted": bool}.
+
+    Ctrl-C ends the run after the step in progress, with a checkpoint; a second Ctrl-C ends it at once.
+    """
+    args = args or TrainingArguments()
+    run = TrainingRun(model, args)
+    if resume:
+        run.load(directory)
+    model.train()
+    try:
+        with _stop_on_interrupt() as stop:
+            _run_steps(run, data, evaluation or {}, directory, progress, stop)
+    finally:
+        model.eval()
+    return {**run.history, "interrupted": run.step < args.steps}
+
+
+def _run_steps(run, data, evaluation, directory, progress, stop):
+    """Steps until the end or until `stop` is set, with evaluations and checkpoints in between."""
+    args, start = run.args, run.step
+    if run.step == 0:
+        _evaluate_all(run, evaluation)
+    bar = tqdm(range(start, args.steps), initial=start, total=args.steps, unit="step", disable=not progress)
+    for _ in bar:
+        began = time.perf_counter()
+        loss = run.one_step(data)
+        bar.set_postfix(loss=f"{loss:.3f}", ms=f"{1e3 * (time.perf_counter() - began):.0f}")
+        last = run.step == args.steps
+        if run.step % args.eval_every == 0 or last:
+            _evaluate_all(run, evaluation)
+        if directory and (run.step % args.checkpoint_every == 0 or last or stop.is_set()):
+            run.save(directory)
+        if stop.is_set():
+            break
+    bar.close()
+
+
+def _evaluate_all(run, evaluation):
+    """Append {"step":, name: loss} to the history."""
+    if evaluation:
+        losses = {name: evaluate(run.model, windows) for name, windows in evaluation.items()}
+        run.history["evaluation"].append({"step": run.step, **losses})
+
+
+@contextlib.contextmanager
+def _stop_on_interrupt():
+    """Yield an event that the first Ctrl-C sets; the second is Python's usual KeyboardInterrupt."""
+    stop = threading.Event()
+    if threading.current_thread() is not threading.main_thread():
+        yield stop
+        return
+
+    def first(signum, frame):
+        stop.set()
+        signal.signal(signal.SIGINT, before)
+
+    before = signal.signal(signal.SIGINT, first)
+    try:
+        yield stop
+    finally:
+        signal.signal(signal.SIGINT, before)

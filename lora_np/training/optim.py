@@ -1,0 +1,150 @@
+"""Optimizers: from gradients to the next weights. And two helpers around them: clipping and the learning rate."""
+
+import math
+
+from ..autograd import backend
+
+
+class Optimizer:
+    """What SGD and AdamW share: parameter groups and state. Abstract: subclasses write `update`.
+
+    params: Parameters, or dicts {"params": [...], "lr": ..., ...} whose settings override the defaults.
+    Parameters without a gradient are passed over and have no state: under LoRA, that is the whole base model.
+    """
+
+    def __init__(self, params, **defaults):
+        groups = list(params)
+        if not groups:
+            raise ValueError("the optimizer was given no parameters: is everything frozen?")
+        if not isinstance(groups[0], dict):
+            groups = [{"params": groups}]
+        self.param_groups = [{**defaults, **group, "params": list(group["params"])} for group in groups]
+        for group in self.param_groups:
+            unknown = set(group) - set(defaults) - {"params"}
+            if unknown:
+                raise ValueError(f"unknown settings for {type(self).__name__}: {', '.join(sorted(unknown))}")
+            if group["lr"] < 0:
+                raise ValueError(f"the learning rate must not be negative, got {group['lr']}")
+        everything = [id(p) for p in self.parameters()]
+        if len(set(everything)) != len(everything):
+            raise ValueError("a parameter was given to the optimizer twice")
+        self.state = {}
+
+    def parameters(self):
+        """Every parameter, in the order in which `state_dict` numbers them."""
+        return [p for group in self.param_groups for p in group["params"]]
+
+    def step(self):
+        """Change every parameter that has a gradient, in place."""
+        for group in self.param_groups:
+            for p in group["params"]:
+                if p.grad is not None:
+                    self.update(p, p.grad, self.state.setdefault(id(p), {}), group)
+
+    def update(self, p, grad, state, group):
+        """Change one parameter. `state` is its own dict, empty at first."""
+        raise NotImplementedError
+
+    def zero_grad(self):
+        """Forget all gradients."""
+        for p in self.parameters():
+            p.grad = None
+
+    def state_dict(self):
+        """{"number.name": array or int}: the state of each parameter, by its place in `parameters()`."""
+        order = enumerate(self.parameters())
+        return {f"{i}.{name}": value for i, p in order for name, value in self.state.get(id(p), {}).items()}
+
+    def load_state_dict(self, state):
+        """Take over a state written by `state_dict`. ValueError if it does not fit these parameters."""
+        params, new = self.parameters(), {}
+        for key, value in state.items():
+            number, _, name = key.partition(".")
+            if not number.isdigit() or int(number) >= len(params):
+                raise ValueError(f"optimizer state {key!r} belongs to none of the {len(params)} parameters")
+            p = params[int(number)]
+            if backend.is_array(value) and value.ndim:
+                if value.shape != p.shape:
+                    raise ValueError(f"optimizer state {key!r} has shape {value.shape}, its parameter {p.shape}")
+                value = backend.to_device(value, p.device)
+            new.setdefault(id(p), {})[name] = value if backend.is_array(value) and value.ndim else int(value)
+        self.state = new
+
+
+class SGD(Optimizer):
+    """v ← momentum·v + (g + weight_decay·p);  p ← p - lr·v. Stochastic gradient descent, as PyTorch has it."""
+
+    def __init__(self, params, lr=1e-3, momentum=0.0, weight_decay=0.0):
+        super().__init__(params, lr=lr, momentum=momentum, weight_decay=weight_decay)
+
+    def update(self, p, grad, state, group):
+        if group["weight_decay"]:
+            grad = grad + group["weight_decay"] * p.data
+        if group["momentum"]:
+            velocity = state.get("velocity")
+            grad = state["velocity"] = grad.copy() if velocity is None else group["momentum"] * velocity + grad
+        p.data -= group["lr"] * grad
+
+
+class AdamW(Optimizer):
+    r"""Adam with decoupled weight decay (Loshchilov and Hutter, 2019, algorithm 2; defaults as in PyTorch).
+
+    At step t, with gradient g:
+        m ← β₁ m + (1 - β₁) g          the mean of the gradients, recent ones counting most
+        v ← β₂ v + (1 - β₂) g²         the mean of their squares
+        p ← p - lr·weight_decay·p - lr · m̂ / (√v̂ + eps),   m̂ = m / (1 - β₁ᵗ),  v̂ = v / (1 - β₂ᵗ)
+    m and v start at zero; the hats undo the bias that this gives the first steps. State: two arrays as large as the
+    parameter, which is what training a frozen weight would have cost beside its gradient.
+    """
+
+    def __init__(self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01):
+        if not all(0 <= beta < 1 for beta in betas):
+            raise ValueError(f"betas must be in [0, 1), got {betas}")
+        super().__init__(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
+
+    def update(self, p, grad, state, group):
+        xp, (beta1, beta2) = backend.array_module(p.data), group["betas"]
+        if not state:
+            state.update(step=0, m=xp.zeros_like(p.data), v=xp.zeros_like(p.data))
+        state["step"] += 1
+        m, v, t = state["m"], state["v"], state["step"]
+        work = grad * (1 - beta1)
+        m *= beta1
+        m += work
+        xp.multiply(grad, grad, out=work)
+        work *= 1 - beta2
+        v *= beta2
+        v += work
+        xp.sqrt(v, out=work)  # from here on, work is the denominator and then the step
+        work *= 1 / math.sqrt(1 - beta2**t)
+        work += group["eps"]
+        xp.divide(m, work, out=work)
+        work *= group["lr"] / (1 - beta1**t)
+        if group["weight_decay"]:
+            p.data *= 1 - group["lr"] * group["weight_decay"]
+        p.data -= work
+
+
+def clip_grad_norm_(parameters, max_norm):
+    """Scale all gradients together so that their joint Euclidean norm is at most `max_norm`; returns the norm before.
+
+    The direction of the step stays, only its length is bounded (Pascanu et al., 2013).
+    """
+    grads = [p.grad for p in parameters if p.grad is not None]
+    squares = [float((g * g).sum()) for g in grads]
+    norm = math.sqrt(sum(squares))
+    if norm > max_norm:
+        for g in grads:
+            g *= max_norm / (norm + 1e-6)
+    return norm
+
+
+def warmup_cosine(step, total, warmup=0, floor=0.0):
+    """The fraction of the learning rate at a step (from 0): a straight rise, then half a cosine down to `floor`.
+
+    Step `warmup` has the fraction 1. Steps from `total` on stay at `floor`.
+    """
+    if step < warmup:
+        return (step + 1) / (warmup + 1)
+    progress = min(1.0, (step - warmup) / max(1, total - warmup))
+    return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress))

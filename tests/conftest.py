@@ -1,0 +1,40 @@
+"""Fixtures for all tests: the array library under test, and oracles that must be there when CI says so."""
+
+import importlib
+import os
+
+import numpy as np
+import pytest
+
+from lora_np import manual_seed
+
+
+@pytest.fixture(params=["numpy", pytest.param("cupy", marks=pytest.mark.gpu)])
+def xp(request):
+    """The array library: NumPy always, CuPy in runs with `-m gpu`."""
+    return importlib.import_module(request.param)
+
+
+@pytest.fixture
+def rng():
+    """A NumPy generator with a fixed seed."""
+    return np.random.default_rng(0)
+
+
+@pytest.fixture(autouse=True)
+def _seeded():
+    """Every test starts with the same random numbers."""
+    manual_seed(0)
+
+
+def pytest_collection_modifyitems(items):
+    """Tests marked parity are skipped by the name of the oracle that is missing, or fail where CI requires it."""
+    oracles = ("torch", "transformers", "peft")
+    missing = [name for name in oracles if importlib.util.find_spec(name) is None]
+    if not missing:
+        return
+    if os.environ.get("LORA_NP_REQUIRE_PARITY"):
+        raise pytest.UsageError(f"parity tests are required, but {', '.join(missing)} is not installed")
+    for item in items:
+        if item.get_closest_marker("parity"):
+            item.add_marker(pytest.mark.skip(reason=f"needs {', '.join(missing)}: pip install -e '.[parity]'"))
