@@ -117,16 +117,16 @@ def generator(xp=np):
     return _random.generators[xp]
 
 
-def keep_freed_memory(limit=1 << 30):
-    """Ask glibc to keep freed blocks up to `limit` bytes for reuse instead of returning them to the system.
+def keep_freed_memory():
+    """Ask glibc to keep freed blocks for reuse instead of returning them to the system; True if it agrees.
 
-    A training step frees and asks for the same large arrays over and over, and each fresh page costs a fault
-    and a clearing. Returns whether the C library took the setting (elsewhere than on glibc it does nothing).
+    A training step frees and asks for the same large arrays over and over. Each time they come as new pages, which
+    the system must clear first. The process then holds its peak memory until it ends. Without glibc, nothing happens.
     """
     M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
     try:
         mallopt = ctypes.CDLL(None).mallopt
     except (OSError, AttributeError, TypeError):
         return False
-    limit = min(limit, 2**31 - 1)
-    return bool(mallopt(M_MMAP_THRESHOLD, limit) and mallopt(M_TRIM_THRESHOLD, limit))
+    largest_map = any(mallopt(M_MMAP_THRESHOLD, size) for size in (2**30, 2**25))  # older versions allow 32 MiB
+    return largest_map and bool(mallopt(M_TRIM_THRESHOLD, 2**31 - 1))

@@ -1,0 +1,49 @@
+"""Pictures, in one style: titled, with units, colours that colour-blind readers can tell apart (Okabe and Ito)."""
+
+from pathlib import Path
+
+from .storage import replacing
+
+BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#999999"
+
+
+def new_figure(columns=1, width=6.0, height=3.8):
+    """(figure, [axes]) with `columns` panels side by side, each `width` by `height` inches."""
+    from matplotlib.figure import Figure  # no pyplot: nothing global, works with no screen
+
+    figure = Figure(figsize=(columns * width, height), layout="constrained", dpi=120)
+    axes = figure.subplots(1, columns, squeeze=False)[0]
+    for ax in axes:
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.grid(alpha=0.25)
+    return figure, list(axes)
+
+
+def save(figure, path):
+    """Write the figure as a PNG, replaced in one step."""
+    with replacing(Path(path)) as temporary:
+        figure.savefig(temporary, format="png")
+
+
+def training_curves(history, title, unit="nats per byte"):
+    """A figure of one run: the training loss with the held-out losses at each evaluation, and before against after."""
+    figure, (curves, bars) = new_figure(columns=2)
+    steps = range(1, len(history["loss"]) + 1)
+    curves.plot(steps, history["loss"], color=GREY, linewidth=0.8, label="training batches")
+    evaluations = history["evaluation"]
+    names = [name for name in evaluations[0] if name != "step"]
+    colours = (BLUE, ORANGE, GREEN)
+    for name, colour, marker in zip(names, colours, "osD", strict=False):
+        at = [e["step"] for e in evaluations]
+        curves.plot(at, [e[name] for e in evaluations], color=colour, marker=marker, label=f"{name}, held out")
+    curves.set(title=title, xlabel="optimizer step", ylabel=f"loss ({unit})")
+    curves.legend(frameon=False)
+    for i, (name, colour) in enumerate(zip(names, colours, strict=False)):
+        values = [evaluations[0][name], evaluations[-1][name]]
+        drawn = bars.bar([i - 0.2, i + 0.2], values, width=0.36, color=[GREY, colour])
+        bars.bar_label(drawn, fmt="%.3f")
+    bars.set_xticks(range(len(names)), [f"{name}\nbase | with adapter" for name in names])
+    bars.set(title="Held-out loss before and after", ylabel=f"loss ({unit})")
+    bars.grid(axis="x", visible=False)
+    bars.margins(y=0.12)
+    return figure
