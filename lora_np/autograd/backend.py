@@ -50,10 +50,10 @@ def load_cupy():
 
 def parse_device(device):
     """'cpu' -> None; 'cuda' -> 0; 'cuda:1' -> 1. Anything else is a ValueError."""
-    name, _, index = str(device).partition(":")
-    if name == "cpu" and not index:
+    name, colon, index = str(device).partition(":")
+    if device == "cpu":
         return None
-    if name == "cuda" and (index or "0").isdigit():
+    if name == "cuda" and (index.isdecimal() if colon else True):
         return int(index or 0)
     raise ValueError(f"unknown device {device!r}: expected 'cpu', 'cuda' or 'cuda:N'")
 

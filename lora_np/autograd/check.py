@@ -43,14 +43,16 @@ def _differences(function, inputs, x, v, eps):
 
     out = np.empty(x.shape)
     original = x.data
-    for index in np.ndindex(x.shape):
-        values = []
-        for step in (eps, -eps):
-            x.data = original.copy()
-            x.data[index] += step
-            values.append(loss())
-        out[index] = (values[0] - values[1]) / (2 * eps)
-    x.data = original
+    try:
+        for index in np.ndindex(x.shape):
+            values = []
+            for step in (eps, -eps):
+                x.data = original.copy()
+                x.data[index] += step
+                values.append(loss())
+            out[index] = (values[0] - values[1]) / (2 * eps)
+    finally:
+        x.data = original
     return out
 
 
@@ -63,10 +65,12 @@ def _compare(i, x, expected, rtol, atol):
     found = backend.to_numpy(x.grad)
     difference = np.abs(found - expected)
     allowed = atol + rtol * np.abs(expected)
-    if not (difference <= allowed).all():
-        worst = np.unravel_index(np.nanargmax(difference - allowed), x.shape)
+    wrong = ~(difference <= allowed)  # so that NaN counts as wrong
+    if wrong.any():
+        excess = np.where(np.isnan(difference), np.inf, difference - allowed)
+        worst = np.unravel_index(np.argmax(excess), x.shape)
         raise GradientError(
             f"input {i}, shape {x.shape}: at index {tuple(map(int, worst))} backward() gives {found[worst]:.8g}, "
-            f"central differences {expected[worst]:.8g}; {int((difference > allowed).sum())} of {x.size} entries differ"
+            f"central differences {expected[worst]:.8g}; {int(wrong.sum())} of {x.size} entries differ"
         )
     return float(difference.max(initial=0.0))

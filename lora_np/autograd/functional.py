@@ -19,9 +19,16 @@ def _check_width(x, width, what):
         raise ValueError(f"{what} expects a last axis of length {width}, got shape {x.shape}")
 
 
+def _check_bias(bias, length, what):
+    if bias is not None and bias.shape != (length,):
+        raise ValueError(f"{what} expects a bias of shape ({length},), got {bias.shape}")
+
+
 def linear(x, weight, bias=None, fan_in_fan_out=False):
     """y = x Wᵀ + b; see `fused.linear_forward`. x (..., in), weight (out, in), or (in, out) with fan_in_fan_out."""
-    _check_width(x, weight.shape[0 if fan_in_fan_out else 1], "linear")
+    fan_in, fan_out = weight.shape if fan_in_fan_out else weight.shape[::-1]
+    _check_width(x, fan_in, "linear")
+    _check_bias(bias, fan_out, "linear")
     return _apply(fused.linear_forward, fused.linear_backward, (x, weight, bias), fan_in_fan_out)
 
 
@@ -29,6 +36,7 @@ def lora_linear(x, weight, bias, lora_A, lora_B, scaling, fan_in_fan_out=False, 
     """y = x Wᵀ + b + scaling · (dropout(x) Aᵀ) Bᵀ; see `fused.lora_linear_forward`. A (r, in), B (out, r)."""
     fan_in, fan_out = weight.shape if fan_in_fan_out else weight.shape[::-1]
     _check_width(x, fan_in, "lora_linear")
+    _check_bias(bias, fan_out, "lora_linear")
     r = lora_A.shape[0]
     if lora_A.shape != (r, fan_in) or lora_B.shape != (fan_out, r):
         raise ValueError(
@@ -43,6 +51,7 @@ def lora_linear(x, weight, bias, lora_A, lora_B, scaling, fan_in_fan_out=False, 
 def layer_norm(x, weight, bias, eps=1e-5):
     """Each row of x (..., C) to mean 0 and variance 1, then times weight plus bias; see `fused.layer_norm_forward`."""
     _check_width(x, weight.shape[0], "layer_norm")
+    _check_bias(bias, weight.shape[0], "layer_norm")
     return _apply(fused.layer_norm_forward, fused.layer_norm_backward, (x, weight, bias), eps)
 
 
@@ -57,6 +66,8 @@ def attention(q, k, v, causal=True, scale=None, dropout=0.0):
     """softmax(scale · Q Kᵀ) V; see `fused.attention_forward`. q (B, H, T, D), k and v (B, H, S, D) -> (B, H, T, D)."""
     if q.ndim != 4 or k.shape != v.shape or q.shape[:2] + q.shape[3:] != k.shape[:2] + k.shape[3:]:
         raise ValueError(f"attention: q (B, H, T, D), k and v (B, H, S, D) do not fit: {q.shape}, {k.shape}, {v.shape}")
+    if causal and k.shape[2] < q.shape[2]:
+        raise ValueError(f"attention: q {q.shape} has more queries than k {k.shape} has keys: the first would see none")
     mask = dropout_mask((*q.shape[:3], k.shape[2]), dropout, data(q)) if dropout else None
     return _apply(fused.attention_forward, fused.attention_backward, (q, k, v), causal, scale, mask)
 

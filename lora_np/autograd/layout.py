@@ -5,7 +5,7 @@ Their gradients move dy back to where the numbers came from; numbers used more t
 
 import numpy as np
 
-from .backend import array_module, device_of, to_device
+from .backend import array_module, device_of, is_array, to_device
 from .broadcasting import operand, operands, unbroadcast
 from .tensor import data, needs_grad, record
 
@@ -97,7 +97,8 @@ def embedding(weight, ids):
 
     dweight: row v is the sum of dy over all places where the id is v.
     """
-    table, ids = operand(weight), operand(ids)
+    table, ids = operand(weight), data(ids)
+    ids = ids if is_array(ids) else np.asarray(ids)
     check_ids(ids, table.shape[0])
     ids = to_device(ids, device_of(table))
     shape = table.shape

@@ -6,6 +6,8 @@ Inputs may be Tensors, arrays or Python numbers; only Tensors get gradients. Bro
 input was repeated to fit, its gradient is summed over the repeats (`unbroadcast`).
 """
 
+import math
+
 import numpy as np
 
 from .backend import array_module, generator
@@ -123,7 +125,8 @@ def matmul(a, b):
 def _product(xp, x, w):
     """x w; a stack of matrices times one matrix is one large product, not many small ones."""
     if x.ndim > 2 and w.ndim == 2:
-        return (x.reshape(-1, x.shape[-1]) @ w).reshape(*x.shape[:-1], w.shape[-1])
+        rows = math.prod(x.shape[:-1])
+        return (x.reshape(rows, x.shape[-1]) @ w).reshape(*x.shape[:-1], w.shape[-1])
     return xp.matmul(x, w)
 
 
@@ -131,7 +134,8 @@ def _matmul_unbroadcast(xp, x, w, shape):
     """x w, summed over the leading axes that an input of this `shape` did not have."""
     if len(shape) == 2 and x.ndim == w.ndim > 2:  # the sum over the stack is part of one larger product
         x, w = xp.moveaxis(x, -2, 0), xp.moveaxis(w, -1, 0)
-        return x.reshape(x.shape[0], -1) @ w.reshape(w.shape[0], -1).T
+        stacked = math.prod(x.shape[1:])
+        return x.reshape(len(x), stacked) @ w.reshape(len(w), stacked).T
     y = _product(xp, x, w)
     target = shape if len(shape) > 1 else (y.shape[-2:] if y.ndim > 1 else y.shape)
     return unbroadcast(y, target).reshape(shape)
@@ -215,8 +219,14 @@ def sqrt(a):
     return record(y, (a,), lambda dy: (dy * 0.5 / y,))
 
 
+def _check_probability(p):
+    if not 0 <= p < 1:
+        raise ValueError(f"dropout probability must be in [0, 1), got {p}")
+
+
 def dropout_mask(shape, p, like):
     """An array of `shape`, of the library and dtype of `like`: 0 with probability p, else 1 / (1 - p)."""
+    _check_probability(p)
     xp = array_module(like)
     dtype = np.float64 if like.dtype == np.float64 else np.float32
     keep = generator(xp).random(shape, dtype=dtype) >= p
@@ -228,8 +238,7 @@ def dropout(a, p, training=True):
 
     da = dy times the same mask. Outside training, or with p = 0, y is a itself. (Srivastava et al., 2014.)
     """
-    if not 0 <= p < 1:
-        raise ValueError(f"dropout probability must be in [0, 1), got {p}")
+    _check_probability(p)
     if not training or p == 0:
         return a
     return mul(a, dropout_mask(np.shape(operand(a)), p, operand(a)))

@@ -134,7 +134,8 @@ class Tensor:
             grad = backend.array_module(self.data).ones_like(self.data)
         grad = grad.data if isinstance(grad, Tensor) else grad
         if getattr(grad, "shape", None) != self.shape:
-            raise ValueError(f"the gradient given to backward() must be an array of shape {self.shape}")
+            given = getattr(grad, "shape", type(grad).__name__)
+            raise ValueError(f"the gradient given to backward() must be an array of shape {self.shape}, got {given}")
         _run_backward(self.node(), grad.astype(self.dtype, copy=False))
 
 
@@ -149,9 +150,9 @@ def _run_backward(root, grad):
             continue
         parents, gradients = node.parents, node.backward(dy)
         node.free()
-        for i, (parent, d) in enumerate(zip(parents, gradients, strict=True)):
+        for parent, d in zip(parents, gradients, strict=True):
             if parent is not None:
-                grads.add(parent, d, owned=_is_fresh(d, dy, gradients[:i]))
+                grads.add(parent, d, owned=_is_fresh(d, dy, gradients))
         del dy, gradients, d
 
 
@@ -171,12 +172,13 @@ def _reachable(root):
     return found
 
 
-def _is_fresh(d, dy, earlier):
-    """Did the operation make the array `d` anew? Then nobody else holds it, and it may be added to in place.
+def _is_fresh(d, dy, gradients):
+    """Did the operation make the array `d` anew, for one parent only? Then it may be added to in place.
 
-    An operation may pass `dy` itself on (as add does, to both its parents) or a view of it.
+    An operation may pass `dy` itself on (as add does, to both its parents), a view of it, or one array twice.
     """
-    return d is not dy and d.base is None and not any(d is other for other in earlier)
+    shared = sum(other is d or getattr(other, "base", None) is d for other in gradients) > 1
+    return d is not dy and d.base is None and not shared
 
 
 class _Gradients:

@@ -30,7 +30,7 @@ REFUSED = (
     *("alora_invocation_tokens", "arrow_config", "kasa_config", "layer_replication", "monteclora_config"),
     *("target_parameters", "trainable_token_indices", "use_bdlora", "use_qalora", "velora_config"),
 )
-HARMLESS = {"megatron_core", "peft_type", "peft_version", "qalora_group_size", *UNUSED}
+HARMLESS = {"auto_mapping", "megatron_core", "peft_type", "peft_version", "qalora_group_size", *UNUSED}
 
 
 class TaskType(StrEnum):
@@ -70,6 +70,8 @@ class LoraConfig:
     def __post_init__(self):
         if not isinstance(self.r, int) or isinstance(self.r, bool) or self.r < 1:
             raise ValueError(f"r must be an integer of at least 1, got {self.r!r}")
+        if not isinstance(self.lora_alpha, (int, float)) or isinstance(self.lora_alpha, bool):
+            raise ValueError(f"lora_alpha must be a number, got {self.lora_alpha!r}")
         if not 0 <= self.lora_dropout < 1:
             raise ValueError(f"lora_dropout must be in [0, 1), got {self.lora_dropout!r}")
         if self.bias not in BIASES:

@@ -7,8 +7,11 @@ In the file a parameter's name lacks the adapter's: `….c_attn.lora_A.default.w
 import warnings
 from pathlib import Path
 
+import numpy as np
+
+from ..autograd.backend import to_numpy
 from ..storage import read_safetensors, write_safetensors
-from .config import LoraConfig
+from .config import CONFIG_FILE, LoraConfig
 from .targets import find_targets
 
 WEIGHTS_FILE = "adapter_model.safetensors"
@@ -47,6 +50,7 @@ def read_adapter(directory, model, is_trainable=False):
     config.inference_mode = not is_trainable
     path = directory / WEIGHTS_FILE
     state, _ = read_safetensors(path)
+    state = _without_base_weights(state, model, path)
     check_adapter(model, config, state, path)
     zero = [key for key, array in state.items() if key.endswith("lora_B.weight") and not array.any()]
     if zero:
@@ -56,17 +60,23 @@ def read_adapter(directory, model, is_trainable=False):
     return config, state
 
 
-def check_adapter(model, config, state=None, path=None):
-    """ValueError if `config`, or the arrays of `state` if given, do not fit `model`. Nothing is changed."""
-    targets = find_targets(model, config.target_modules)
-    if state is None:
-        return
-    expected = {}
-    for target in targets:
-        layer = model.get_submodule(target)
-        expected[f"{PREFIX}{target}.lora_A.weight"] = (config.r, layer.in_features)
-        expected[f"{PREFIX}{target}.lora_B.weight"] = (layer.out_features, config.r)
-    given = {key: tuple(array.shape) for key, array in state.items() if not key.endswith(".bias")}
+def _without_base_weights(state, model, path):
+    """Leave out the base weights that PEFT saves beside an adapted head or embedding, if they are the model's own."""
+    weights = {name.replace(".base_layer.", "."): p.data for name, p in model.named_parameters(remove_duplicate=False)}
+    for key in [key for key in state if key.endswith(".base_layer.weight")]:
+        own = weights.get(key.removeprefix(PREFIX).replace(".base_layer.", "."))
+        if own is None or not np.array_equal(to_numpy(own), state[key]):
+            raise ValueError(f"{path} was trained on another base model: its {key} is not the model's")
+    return {key: array for key, array in state.items() if not key.endswith(".base_layer.weight")}
+
+
+def check_adapter(model, config, state, path):
+    """ValueError if the arrays of `state`, read from `path`, are not just those that `config` asks for on `model`."""
+    try:
+        expected = expected_shapes(model, config)
+    except ValueError as error:
+        raise ValueError(f"{path.parent / CONFIG_FILE}: {error}") from None
+    given = {key: tuple(array.shape) for key, array in state.items()}
     problems = [f"missing {key}" for key in expected if key not in given]
     problems += [f"unexpected {key}" for key in given if key not in expected]
     problems += [
@@ -74,10 +84,25 @@ def check_adapter(model, config, state=None, path=None):
         for key, shape in expected.items()
         if key in given and given[key] != shape
     ]
-    problems += [f"unexpected {key}" for key in state if key.endswith(".bias") and config.bias == "none"]
     if problems:
         more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
         raise ValueError(f"{path} does not fit the model: {'; '.join(problems[:5])}{more}")
+
+
+def expected_shapes(model, config):
+    """{name in the file: shape} of an adapter with this configuration on this model, adapted already or not."""
+    targets = find_targets(model, config.target_modules)
+    expected = {}
+    for target in targets:
+        layer = model.get_submodule(target)
+        expected[f"{PREFIX}{target}.lora_A.weight"] = (config.r, layer.in_features)
+        expected[f"{PREFIX}{target}.lora_B.weight"] = (layer.out_features, config.r)
+    for name, p in model.named_parameters():
+        module, _, last = name.replace(".base_layer.", ".").rpartition(".")
+        if last == "bias" and (config.bias == "all" or (config.bias == "lora_only" and module in targets)):
+            place = f"{module}.base_layer" if module in targets else module
+            expected[f"{PREFIX}{place}.bias"] = p.shape
+    return expected
 
 
 def load_adapter_state(peft_model, name, state):

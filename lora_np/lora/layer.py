@@ -101,7 +101,8 @@ class LoraLinear(nn.Module):
     def unmerge(self):
         """Put back the weight from before `merge`, the very same array."""
         if self.merged_adapters:
-            self.base_layer.weight.data = backend.to_device(self._unmerged_weight, self.base_layer.weight.device)
+            weight = self.base_layer.weight  # the model may have moved since
+            weight.data = backend.to_device(self._unmerged_weight, weight.device).astype(weight.dtype, copy=False)
             self._unmerged_weight, self.merged_adapters = None, []
 
 

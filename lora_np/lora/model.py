@@ -5,7 +5,8 @@ import warnings
 
 from .. import nn
 from ..autograd.tensor import is_grad_enabled
-from .files import check_adapter, load_adapter_state, read_adapter, write_adapter
+from .files import load_adapter_state, read_adapter, write_adapter
+from .targets import find_targets
 from .tuner import LoraModel
 
 
@@ -28,11 +29,11 @@ class PeftModel(nn.Module):
     def __init__(self, model, config, adapter_name="default"):
         if isinstance(model, PeftModel) or any(hasattr(module, "lora_A") for module in model.modules()):
             raise ValueError("this model has adapters already: use add_adapter(name, config) on its PeftModel")
-        check_adapter(model, config)
-        self.base_model = LoraModel(model)
         self.peft_config, self.active_adapters = {}, []
+        self._check_new_adapter(model, adapter_name, config)
+        self.base_model = LoraModel(model)
         self.training = model.training
-        self.add_adapter(adapter_name, config)
+        self._add(adapter_name, config)
         self.set_adapter(adapter_name)
 
     def forward(self, *args, **kwargs):
@@ -55,24 +56,30 @@ class PeftModel(nn.Module):
 
     def add_adapter(self, adapter_name, config):
         """Add an adapter beside the ones there are. It is not active until `set_adapter`."""
-        self._check_new_name(adapter_name)
         self._refuse_if_merged("adding an adapter")
-        configs = [*self.peft_config.values(), config]
-        if len(configs) > 1 and any(c.bias != "none" for c in configs):
-            raise ValueError("adapters that train biases change the base model: only one adapter at a time can do that")
-        check_adapter(self.base_model.model, config)
-        targets = self.base_model.add_adapter(adapter_name, config)
-        layer = self.base_model.model.get_submodule(targets[0])
-        if config.fan_in_fan_out != layer.base_layer.fan_in_fan_out:
-            config.fan_in_fan_out = layer.base_layer.fan_in_fan_out
-            kind = type(layer.base_layer).__name__
-            warnings.warn(f"fan_in_fan_out set to {config.fan_in_fan_out}, as {kind} layers need it", stacklevel=3)
+        self._check_new_adapter(self.base_model.model, adapter_name, config)
+        self._add(adapter_name, config)
+
+    def _add(self, name, config):
         if config.base_model_name_or_path is None:
             config.base_model_name_or_path = getattr(
                 getattr(self.base_model.model, "config", None), "name_or_path", None
             )
-        self.peft_config[adapter_name] = config
-        self._activate(self.active_adapters)
+        self.base_model.add_adapter(name, config)
+        self.peft_config[name] = config
+
+    def _check_new_adapter(self, model, name, config):
+        """Everything that can be wrong with a new adapter, found before anything is changed."""
+        self._check_new_name(name)
+        configs = [*self.peft_config.values(), config]
+        if len(configs) > 1 and any(c.bias != "none" for c in configs):
+            raise ValueError("adapters that train biases change the base model: only one adapter at a time can do that")
+        layer = model.get_submodule(find_targets(model, config.target_modules)[0])
+        layer = getattr(layer, "base_layer", layer)
+        if config.fan_in_fan_out != layer.fan_in_fan_out:
+            kind = type(layer).__name__
+            warnings.warn(f"fan_in_fan_out set to {layer.fan_in_fan_out}, as {kind} layers need it", stacklevel=4)
+            config.fan_in_fan_out = layer.fan_in_fan_out
 
     def _check_new_name(self, name):
         if name in self.peft_config:

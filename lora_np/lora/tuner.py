@@ -28,7 +28,7 @@ class LoraModel(nn.Module):
         return next((layer.merged_adapters for _, layer in self.layers() if layer.merged_adapters), [])
 
     def add_adapter(self, name, config):
-        """Give every layer that `config` targets an adapter called `name`; returns the names of those layers."""
+        """Give every layer that `config` targets an adapter called `name`, resting and frozen; returns their names."""
         targets = find_targets(self.model, config.target_modules)
         for target in targets:
             layer = self.model.get_submodule(target)
@@ -36,6 +36,8 @@ class LoraModel(nn.Module):
                 layer = LoraLinear(layer).train(layer.training)
                 self.model.set_submodule(target, layer)
             layer.add_adapter(name, config)
+            layer.lora_A[name].requires_grad_(False)
+            layer.lora_B[name].requires_grad_(False)
         return targets
 
     def delete_adapter(self, name):

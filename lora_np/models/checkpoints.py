@@ -16,10 +16,11 @@ def load_pretrained(directory):
     """
     directory = Path(directory)
     fields = read_json(directory / "config.json")
-    if fields.get("model_type") not in ARCHITECTURES:
+    kind = fields.get("model_type")
+    if not isinstance(kind, str) or kind not in ARCHITECTURES:
         known = ", ".join(ARCHITECTURES)
-        raise ValueError(f"{directory / 'config.json'}: model_type {fields.get('model_type')!r} is not known ({known})")
-    config_class, model_class = ARCHITECTURES[fields["model_type"]]
+        raise ValueError(f"{directory / 'config.json'}: model_type {kind!r} is not known ({known})")
+    config_class, model_class = ARCHITECTURES[kind]
     state, _ = read_safetensors(directory / "model.safetensors")
     try:
         model = model_class(config_class.from_dict(fields))

@@ -3,7 +3,7 @@
 import numpy as np
 
 from ..autograd import no_grad
-from ..autograd.backend import to_numpy
+from ..autograd.backend import generator, to_numpy
 from ..autograd.tensor import data
 
 
@@ -22,7 +22,9 @@ def generate(model, ids, max_new_tokens=20, do_sample=False, temperature=1.0, to
         raise ValueError(f"top_k must be at least 1, got {top_k}")
     if top_p is not None and not 0 < top_p <= 1:
         raise ValueError(f"top_p must be in (0, 1], got {top_p}")
-    ids, rng = to_numpy(data(ids)), np.random.default_rng(seed)
+    ids, rng = to_numpy(data(ids)), generator() if seed is None else np.random.default_rng(seed)
+    if ids.ndim != 2:
+        raise ValueError(f"ids must be (batch, time), got shape {ids.shape}")
     was_training = model.training
     model.eval()
     try:

@@ -1,33 +1,35 @@
 """What a language model returns, and how labels are lined up with it."""
 
+import contextlib
+
 import numpy as np
 
 from ..autograd import functional as F
 from ..autograd.backend import to_numpy
-from ..autograd.tensor import data
+from ..autograd.tensor import data, is_grad_enabled, no_grad
 from ..nn import Linear
 
 
 class CausalLMOutput:
     """The result of a language model: `.loss` (a Tensor, or None without labels) and `.logits` (B, T, V).
 
-    The loss is computed without holding the logits (`functional.linear_cross_entropy`). The logits are computed
-    when somebody first asks for them: training never does, and saves B·T·V numbers.
+    With labels, the loss is computed without holding the logits (`functional.linear_cross_entropy`), and the logits
+    only when somebody asks for them: training never does, and saves B·T·V numbers.
     """
 
     def __init__(self, hidden, head, targets=None):
-        self.hidden, self.head, self._logits = hidden, head, None
-        if targets is None:
-            self.loss = None
-        elif isinstance(head, Linear) and head.bias is None:
-            self.loss = F.linear_cross_entropy(hidden, head.weight, targets)
-        else:  # a head of another kind, such as one with an adapter
-            self.loss = F.cross_entropy(self.logits, targets)
+        self.hidden, self.head, self.grad_enabled = hidden, head, is_grad_enabled()
+        if targets is not None and type(head) is Linear and head.bias is None:
+            self._logits, self.loss = None, F.linear_cross_entropy(hidden, head.weight, targets)
+        else:  # no labels, or a head of another kind, such as one with an adapter
+            self._logits = head(hidden)
+            self.loss = None if targets is None else F.cross_entropy(self._logits, targets)
 
     @property
     def logits(self):
         if self._logits is None:
-            self._logits = self.head(self.hidden)
+            with contextlib.nullcontext() if self.grad_enabled else no_grad():
+                self._logits = self.head(self.hidden)
         return self._logits
 
 

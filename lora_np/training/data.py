@@ -76,7 +76,10 @@ def split_documents(documents, held_out=0.1):
     """
     parts = {"train": {}, "validation": {}, "test": {}}
     for name, text in documents.items():
-        place = int.from_bytes(hashlib.sha256(name.encode()).digest()[:8], "little") / 2**64
+        place = (
+            int.from_bytes(hashlib.sha256(name.encode("utf-8", errors="surrogateescape")).digest()[:8], "little")
+            / 2**64
+        )
         part = "test" if place < held_out else "validation" if place < 2 * held_out else "train"
         parts[part][name] = text
     return parts

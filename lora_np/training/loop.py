@@ -50,8 +50,10 @@ class TrainingArguments:
             value = getattr(self, name)
             if not isinstance(value, int) or value < 1:
                 raise ValueError(f"{name} must be a positive integer, got {value!r}")
-        if self.learning_rate <= 0:
+        if not 0 < self.learning_rate < math.inf:
             raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")
+        if not self.max_grad_norm >= 0:
+            raise ValueError(f"max_grad_norm must not be negative, got {self.max_grad_norm}")
 
 
 def evaluate(model, windows, batch_size=32):
@@ -93,6 +95,7 @@ class TrainingRun:
         """
         args, total = self.args, 0.0
         manual_seed((args.seed, self.step))
+        self.model.zero_grad()
         for part in range(args.accumulation):
             ids = data.batch(args.seed, self.step * args.accumulation + part)
             loss = self.model(input_ids=ids, labels=ids).loss * (1 / args.accumulation)
@@ -107,7 +110,7 @@ class TrainingRun:
         for group in self.optimizer.param_groups:
             group["lr"] = rate
         self.optimizer.step()
-        self.optimizer.zero_grad()
+        self.model.zero_grad()
         self.step += 1
         self.history["loss"].append(total)
         self.history["learning_rate"].append(rate)
@@ -127,7 +130,8 @@ class TrainingRun:
         arrays, metadata = read_safetensors(path)
         try:
             run = json.loads(metadata["run"])
-        except (KeyError, json.JSONDecodeError):
+            run["step"], run["history"]["loss"], run["arguments"].get
+        except (KeyError, TypeError, AttributeError, json.JSONDecodeError):
             raise ValueError(f"{path} is a safetensors file, but not a training checkpoint") from None
         self._check_fits(path, arrays, run)
         prefix = "optimizer."
@@ -161,6 +165,8 @@ def train(model, data, args=None, evaluation=None, directory=None, resume=False,
     args = args or TrainingArguments()
     run = TrainingRun(model, args)
     if resume:
+        if directory is None:
+            raise ValueError("resume needs the directory that the checkpoint is in")
         run.load(directory)
     model.train()
     try:

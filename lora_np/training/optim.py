@@ -2,7 +2,7 @@
 
 import math
 
-from ..autograd import backend
+from ..autograd import Tensor, backend
 
 
 class Optimizer:
@@ -12,7 +12,11 @@ class Optimizer:
     Parameters without a gradient are passed over and have no state: under LoRA, that is the whole base model.
     """
 
+    state_names = ()  # what `update` keeps for each parameter
+
     def __init__(self, params, **defaults):
+        if isinstance(params, Tensor):
+            raise TypeError("the optimizer takes a list of parameters (or another iterable), not a single one")
         groups = list(params)
         if not groups:
             raise ValueError("the optimizer was given no parameters: is everything frozen?")
@@ -25,6 +29,8 @@ class Optimizer:
                 raise ValueError(f"unknown settings for {type(self).__name__}: {', '.join(sorted(unknown))}")
             if group["lr"] < 0:
                 raise ValueError(f"the learning rate must not be negative, got {group['lr']}")
+            if not all(0 <= beta < 1 for beta in group.get("betas", ())):
+                raise ValueError(f"betas must be in [0, 1), got {group['betas']}")
         everything = [id(p) for p in self.parameters()]
         if len(set(everything)) != len(everything):
             raise ValueError("a parameter was given to the optimizer twice")
@@ -56,23 +62,34 @@ class Optimizer:
         return {f"{i}.{name}": value for i, p in order for name, value in self.state.get(id(p), {}).items()}
 
     def load_state_dict(self, state):
-        """Take over a state written by `state_dict`. ValueError if it does not fit these parameters."""
+        """Take over a state written by `state_dict`. ValueError, and nothing changed, if it does not fit."""
         params, new = self.parameters(), {}
         for key, value in state.items():
             number, _, name = key.partition(".")
-            if not number.isdigit() or int(number) >= len(params):
-                raise ValueError(f"optimizer state {key!r} belongs to none of the {len(params)} parameters")
+            if not number.isdigit() or int(number) >= len(params) or name not in self.state_names:
+                kind = type(self).__name__
+                raise ValueError(
+                    f"optimizer state {key!r} belongs to none of the {len(params)} parameters of this {kind}"
+                )
             p = params[int(number)]
-            if backend.is_array(value) and value.ndim:
-                if value.shape != p.shape:
-                    raise ValueError(f"optimizer state {key!r} has shape {value.shape}, its parameter {p.shape}")
+            if name == "step":
+                value = int(value)
+            elif value.shape != p.shape:
+                raise ValueError(f"optimizer state {key!r} has shape {value.shape}, its parameter {p.shape}")
+            else:
                 value = backend.to_device(value, p.device)
-            new.setdefault(id(p), {})[name] = value if backend.is_array(value) and value.ndim else int(value)
+            new.setdefault(id(p), {})[name] = value
+        for found in new.values():
+            if set(found) != set(self.state_names):
+                missing = ", ".join(sorted(set(self.state_names) - set(found)))
+                raise ValueError(f"the optimizer state of a parameter is incomplete: {missing} is missing")
         self.state = new
 
 
 class SGD(Optimizer):
     """v ← momentum·v + (g + weight_decay·p);  p ← p - lr·v. Stochastic gradient descent, as PyTorch has it."""
+
+    state_names = ("velocity",)
 
     def __init__(self, params, lr=1e-3, momentum=0.0, weight_decay=0.0):
         super().__init__(params, lr=lr, momentum=momentum, weight_decay=weight_decay)
@@ -97,9 +114,9 @@ class AdamW(Optimizer):
     parameter, which is what training a frozen weight would have cost beside its gradient.
     """
 
+    state_names = ("step", "m", "v")
+
     def __init__(self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01):
-        if not all(0 <= beta < 1 for beta in betas):
-            raise ValueError(f"betas must be in [0, 1), got {betas}")
         super().__init__(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
 
     def update(self, p, grad, state, group):
@@ -108,7 +125,7 @@ class AdamW(Optimizer):
             state.update(step=0, m=xp.zeros_like(p.data), v=xp.zeros_like(p.data))
         state["step"] += 1
         m, v, t = state["m"], state["v"], state["step"]
-        work = grad * (1 - beta1)
+        work = xp.multiply(grad, 1 - beta1, out=xp.empty_like(p.data))
         m *= beta1
         m += work
         xp.multiply(grad, grad, out=work)

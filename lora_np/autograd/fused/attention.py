@@ -45,7 +45,7 @@ def attention_backward(dout, cache, out=(None, None, None)):
         (xp.empty(shape, dout.dtype) if given is None else given) if need else None
         for shape, need, given in zip(shapes, needs, out, strict=True)
     )
-    for i in blocks(P.shape[0], P.itemsize * P[0].size, xp):
+    for i in blocks(len(P), P.itemsize * math.prod(P.shape[1:]), xp):
         p = P[i]
         if needs[2]:
             xp.matmul((p if mask is None else p * mask[i]).swapaxes(-1, -2), dout[i], out=dv[i])

@@ -56,7 +56,8 @@ def lora_linear_forward(
         y += bias
     saved = (rows if needs[1] else None, dropped if needs[3] else None, h if needs[4] else None)
     matrices = (w if needs[0] else None, lora_A if needs[0] else None, lora_B)
-    return y.reshape(*x.shape[:-1], w.shape[1]), (saved, matrices, mask, scaling, x.shape, fan_in_fan_out, needs)
+    cache = (saved, matrices, mask if needs[0] else None, scaling, x.shape, fan_in_fan_out, needs)
+    return y.reshape(*x.shape[:-1], w.shape[1]), cache
 
 
 def lora_linear_backward(dy, cache):

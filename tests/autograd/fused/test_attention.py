@@ -1,0 +1,175 @@
+"""Attention and packed self-attention against the formula, central differences and torch."""
+
+import math
+
+import numpy as np
+import pytest
+from helpers import assert_close, check_direction, check_gradients, check_pair, compare_with_torch, examples
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lora_np import manual_seed
+from lora_np.autograd import Tensor, fused
+from lora_np.autograd import functional as F
+from lora_np.autograd.backend import to_numpy
+
+PAIR = fused.attention_forward, fused.attention_backward
+SELF_PAIR = fused.self_attention_forward, fused.self_attention_backward
+SIZES = [(1, 1, 1, 1, 2), (2, 2, 3, 3, 2), (1, 2, 2, 5, 3), (2, 1, 1, 4, 2), (1, 1, 4, 4, 1)]  # B, H, T, S, D
+
+
+def formula(q, k, v, causal, scale, mask=None):
+    """Row by row, with a loop over the keys that each query may see."""
+    q, k, v = map(to_numpy, (q, k, v))
+    T, S = q.shape[2], k.shape[2]
+    out = np.empty(q.shape)
+    for t in range(T):
+        seen = t + S - T + 1 if causal else S
+        scores = np.exp(scale * np.einsum("bhd,bhsd->bhs", q[:, :, t], k[:, :, :seen]))
+        p = scores / scores.sum(axis=-1, keepdims=True)
+        if mask is not None:
+            p = p * to_numpy(mask)[:, :, t, :seen]
+        out[:, :, t] = np.einsum("bhs,bhsd->bhd", p, v[:, :, :seen])
+    return out
+
+
+def inputs(rng, xp, B, H, T, S, D):
+    return [xp.asarray(rng.standard_normal((B, H, length, D))) for length in (T, S, S)]
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("scale", [None, 0.3])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("sizes", SIZES)
+def test_attention(xp, rng, sizes, masked, scale, causal):
+    arrays = inputs(rng, xp, *sizes)
+    mask = xp.asarray(rng.integers(0, 2, sizes[:4]) / 0.5) if masked else None
+    out, _ = fused.attention_forward(*arrays, causal, scale, mask)
+    assert_close(out, formula(*arrays, causal, 1 / math.sqrt(sizes[4]) if scale is None else scale, mask))
+    check_pair(*PAIR, arrays, causal, scale, mask)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize("scale", [None, 0.3])
+@pytest.mark.parametrize("heads", [1, 2])
+def test_self_attention(xp, rng, heads, scale, masked, causal):
+    B, T, D = 2, 3, 2
+    qkv = xp.asarray(rng.standard_normal((B, T, 3 * heads * D)))
+    mask = xp.asarray(rng.integers(0, 2, (B, heads, T, T)) / 0.5) if masked else None
+    y, _ = fused.self_attention_forward(qkv, heads, causal, scale, mask)
+    parts = qkv.reshape(B, T, 3, heads, D).transpose(2, 0, 3, 1, 4)
+    expected = formula(*parts, causal, 1 / math.sqrt(D) if scale is None else scale, mask)
+    assert_close(y, expected.swapaxes(1, 2).reshape(B, T, heads * D))
+    if not masked:
+        assert_close(F.self_attention(Tensor(qkv), heads, causal, scale), y)
+    check_pair(*SELF_PAIR, [qkv], heads, causal, scale, mask)
+
+
+def test_the_future_has_no_influence(xp, rng):
+    q, k, v = inputs(rng, xp, 1, 2, 5, 5, 3)
+    before, _ = fused.attention_forward(q, k, v)
+    k[:, :, 3:] *= -1.0
+    v[:, :, 3:] += 10.0
+    after, _ = fused.attention_forward(q, k, v)
+    assert_close(after[:, :, :3], before[:, :, :3])
+    assert float(abs(after - before)[:, :, 3:].min()) > 1e-3
+
+
+@pytest.mark.parametrize("T", [1, 2])
+def test_the_last_queries_of_a_sequence_see_what_they_would_in_the_whole(xp, rng, T):
+    """What a key-value cache relies on: query t of T sees keys up to t + S - T."""
+    q, k, v = inputs(rng, xp, 2, 2, 5, 5, 3)
+    whole, _ = fused.attention_forward(q, k, v)
+    end, _ = fused.attention_forward(q[:, :, -T:], k, v)
+    assert_close(end, whole[:, :, -T:])
+
+
+def test_large_scores_do_not_overflow(xp, rng):
+    q, k, v = inputs(rng, xp, 1, 1, 3, 3, 2)
+    y, cache = fused.attention_forward(q * 1e4, k * 1e4, v, causal=False)
+    assert np.isfinite(to_numpy(y)).all()
+    for d in fused.attention_backward(xp.ones_like(y), cache):
+        assert np.isfinite(to_numpy(d)).all()
+
+
+def test_more_sequences_than_one_block(xp, rng):
+    sizes = (3, 2, 130, 130, 4)  # each sequence's probabilities take 270 kB: one block each
+    arrays = inputs(rng, xp, *sizes)
+    y, cache = fused.attention_forward(*arrays)
+    dy = xp.asarray(rng.standard_normal(y.shape))
+    gradients = fused.attention_backward(dy, cache)
+    assert_close(y, formula(*arrays, True, 0.5))
+    for i in range(3):
+        one = slice(i, i + 1)
+        _, cache = fused.attention_forward(*(a[one] for a in arrays))
+        for d, alone in zip(gradients, fused.attention_backward(dy[one], cache), strict=True):
+            assert_close(d[one], alone)
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("which", ["attention", "self_attention"])
+def test_gradients_with_dropout(xp, rng, which, causal):
+    """The same seed before each call gives each call the same mask."""
+    packed = which == "self_attention"
+    arrays = [xp.asarray(rng.standard_normal((2, 3, 12)))] if packed else inputs(rng, xp, 2, 2, 3, 4, 2)
+    heads = (2,) if packed else ()
+
+    def function(*tensors, dropout=0.3):
+        manual_seed(4)
+        return getattr(F, which)(*tensors, *heads, causal=causal, dropout=dropout)
+
+    check_gradients(function, *arrays)
+    dropped, plain = (function(*map(Tensor, arrays), dropout=p) for p in (0.3, 0.0))
+    assert float(abs(dropped.data - plain.data).max()) > 1e-3
+
+
+@pytest.mark.parametrize("which", ["attention", "self_attention"])
+def test_an_empty_batch(xp, which):
+    if which == "attention":
+        check_gradients(F.attention, *(xp.ones((0, 2, 3, 4)) for _ in range(3)))
+    else:
+        check_gradients(lambda qkv: F.self_attention(qkv, 2), xp.ones((0, 3, 12)))
+
+
+@examples
+@given(
+    B=st.integers(1, 2),
+    H=st.integers(1, 3),
+    T=st.integers(1, 4),
+    more=st.integers(0, 3),
+    D=st.integers(1, 3),
+    causal=st.booleans(),
+)
+def test_any_sizes(xp, B, H, T, more, D, causal):
+    arrays = inputs(np.random.default_rng(0), xp, B, H, T, T + more, D)
+    out = F.attention(*map(Tensor, arrays), causal=causal)
+    assert_close(out, formula(*arrays, causal, 1 / math.sqrt(D)))
+    check_direction(lambda *inputs: F.attention(*inputs, causal=causal), *arrays)
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize(("causal", "T", "S", "scale"), [(True, 9, 9, None), (False, 5, 9, None), (False, 9, 9, 0.3)])
+def test_attention_like_torch(xp, rng, dtype, causal, T, S, scale):
+    import torch
+
+    def theirs(q, k, v):
+        return torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=causal, scale=scale)
+
+    arrays = [rng.standard_normal((2, 3, length, 16)) for length in (T, S, S)]
+    compare_with_torch(lambda *inputs: F.attention(*inputs, causal, scale), theirs, arrays, xp, dtype)
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_self_attention_like_torch(xp, rng, dtype):
+    import torch
+
+    def theirs(qkv):
+        q, k, v = (part.unflatten(-1, (4, 8)).transpose(1, 2) for part in qkv.chunk(3, dim=-1))
+        y = torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=True)
+        return y.transpose(1, 2).flatten(2)
+
+    arrays = [rng.standard_normal((2, 9, 96))]
+    compare_with_torch(lambda qkv: F.self_attention(qkv, 4), theirs, arrays, xp, dtype)

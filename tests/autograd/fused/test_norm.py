@@ -1,0 +1,101 @@
+"""Layer normalisation against its formula, central differences and torch."""
+
+import hypothesis.extra.numpy as hnp
+import numpy as np
+import pytest
+from helpers import assert_close, captured, check_direction, check_pair, compare_with_torch, examples
+from hypothesis import given
+
+from lora_np.autograd import Tensor, fused
+from lora_np.autograd import functional as F
+from lora_np.autograd.backend import is_array, to_numpy
+
+PAIR = fused.layer_norm_forward, fused.layer_norm_backward
+
+
+def formula(x, weight, bias, eps):
+    x, weight, bias = map(to_numpy, (x, weight, bias))
+    centred = x - x.mean(axis=-1, keepdims=True)
+    return centred / np.sqrt(x.var(axis=-1, keepdims=True) + eps) * weight + bias
+
+
+def inputs(rng, xp, shape):
+    return [xp.asarray(rng.standard_normal(s)) for s in (shape, shape[-1:], shape[-1:])]
+
+
+@pytest.mark.parametrize("shape", [(4,), (3, 4), (2, 3, 4), (2, 1, 2, 5), (3, 2), (0, 4)])
+@pytest.mark.parametrize("eps", [1e-5, 0.3])
+def test_layer_norm(xp, rng, shape, eps):
+    arrays = inputs(rng, xp, shape)
+    y, _ = fused.layer_norm_forward(*arrays, eps)
+    assert_close(y, formula(*arrays, eps))
+    check_pair(*PAIR, arrays, eps)
+
+
+def test_rows_have_mean_0_and_variance_1(xp, rng):
+    x = xp.asarray(rng.standard_normal((5, 64)) * 10 + 3)
+    y = to_numpy(fused.layer_norm_forward(x, xp.ones(64), xp.zeros(64))[0])
+    np.testing.assert_allclose(y.mean(axis=-1), 0, atol=1e-12)
+    np.testing.assert_allclose(y.var(axis=-1), 1, rtol=1e-5)
+
+
+def test_a_row_of_equal_values_and_a_single_channel(xp):
+    check_pair(*PAIR, [xp.full((2, 4), 3.0), xp.asarray([1.0, 2, 3, 4]), xp.ones(4)], 0.1)
+    y, _ = fused.layer_norm_forward(xp.asarray([[5.0], [-2.0]]), xp.ones(1), xp.asarray([7.0]))
+    assert_close(y, np.array([[7.0], [7.0]]))
+
+
+def test_a_shift_far_from_zero_does_not_spoil_the_variance(xp, rng):
+    """The mean of squares minus the square of the mean would lose every digit here."""
+    x = rng.standard_normal((4, 32))
+    arrays = [xp.asarray(a) for a in (x + 1e7, np.ones(32), np.zeros(32))]
+    assert_close(fused.layer_norm_forward(*arrays)[0], formula(x, np.ones(32), np.zeros(32), 1e-5), atol=1e-6)
+
+
+def test_more_rows_than_one_block(xp, rng):
+    arrays = inputs(rng, xp, (700, 120))  # 672 kB, three blocks
+    y, cache = fused.layer_norm_forward(*arrays)
+    dy = xp.asarray(rng.standard_normal(y.shape))
+    dx, dw, db = fused.layer_norm_backward(dy, cache)
+    assert_close(y, formula(*arrays, 1e-5))
+    for rows in (slice(0, 7), slice(270, 280), slice(690, 700)):
+        _, cache = fused.layer_norm_forward(arrays[0][rows], *arrays[1:])
+        assert_close(dx[rows], fused.layer_norm_backward(dy[rows], cache)[0])
+    normed = formula(arrays[0], np.ones(120), np.zeros(120), 1e-5)
+    assert_close(dw, (to_numpy(dy) * normed).sum(axis=0))
+    assert_close(db, to_numpy(dy).sum(axis=0))
+
+
+@pytest.mark.parametrize(
+    ("needs", "sizes"),
+    [((False, False, True), []), ((False, True, True), [12]), ((True, False, False), [3, 4, 12])],
+)
+def test_only_what_the_gradients_need_is_kept(xp, rng, needs, sizes):
+    _, cache = fused.layer_norm_forward(*inputs(rng, xp, (3, 4)), needs=needs)
+    assert sorted(x.size for x in captured(cache) if is_array(x)) == sizes
+
+
+def test_inputs_that_are_not_contiguous(xp, rng):
+    x, weight, bias = inputs(rng, xp, (4, 3, 5))
+    check_pair(*PAIR, [x.swapaxes(0, 1), weight[::-1], bias])
+
+
+@examples
+@given(hnp.array_shapes(max_dims=4, min_side=2, max_side=4))
+def test_any_shape(xp, shape):
+    arrays = inputs(np.random.default_rng(0), xp, shape)
+    assert_close(F.layer_norm(*map(Tensor, arrays)), formula(*arrays, 1e-5))
+    check_direction(lambda *inputs: F.layer_norm(*inputs, eps=0.1), *arrays)
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("shape", [(48,), (3, 7, 48)])
+def test_layer_norm_like_torch(xp, rng, dtype, shape):
+    import torch
+
+    def theirs(x, weight, bias):
+        return torch.nn.functional.layer_norm(x, shape[-1:], weight, bias, 1e-6)
+
+    arrays = [rng.standard_normal(s) for s in (shape, shape[-1:], shape[-1:])]
+    compare_with_torch(lambda *inputs: F.layer_norm(*inputs, 1e-6), theirs, arrays, xp, dtype)

@@ -1,0 +1,247 @@
+"""LoraConfig: what it refuses, and what its file says."""
+
+import json
+import warnings
+
+import pytest
+from lora_helpers import refusal
+
+from lora_np import LoraConfig, TaskType
+
+# What PEFT writes beyond this library's fields, at the value that means "not used".
+PEFT_EXTRAS = {
+    "alora_invocation_tokens": None,
+    "alpha_pattern": {},
+    "arrow_config": None,
+    "auto_mapping": None,
+    "corda_config": None,
+    "ensure_weight_tying": False,
+    "eva_config": None,
+    "exclude_modules": None,
+    "layer_replication": None,
+    "layers_pattern": None,
+    "layers_to_transform": None,
+    "loftq_config": {},
+    "lora_bias": False,
+    "megatron_config": None,
+    "megatron_core": "megatron.core",
+    "modules_to_save": None,
+    "peft_version": "0.21.2",
+    "qalora_group_size": 16,
+    "rank_pattern": {},
+    "target_parameters": None,
+    "trainable_token_indices": None,
+    "use_bdlora": None,
+    "use_dora": False,
+    "use_qalora": False,
+    "use_rslora": False,
+}
+
+
+@pytest.fixture
+def no_warnings():
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        yield
+
+
+def test_the_defaults_are_pefts():
+    config = LoraConfig()
+    assert (config.r, config.lora_alpha, config.lora_dropout, config.bias) == (8, 8, 0.0, "none")
+    assert config.init_lora_weights is True
+    assert config.target_modules is None
+    assert config.task_type is None
+    assert config.fan_in_fan_out is False
+    assert config.inference_mode is False
+    assert config.peft_type == "LORA"
+
+
+@pytest.mark.parity
+def test_every_field_has_the_default_that_it_has_in_peft():
+    import peft
+
+    theirs = peft.LoraConfig()
+    for name, value in LoraConfig().to_dict().items():
+        assert value == getattr(theirs, name), name
+
+
+@pytest.mark.parametrize(("alpha", "r", "scaling"), [(16, 8, 2.0), (1, 4, 0.25), (0.5, 1, 0.5), (0, 3, 0.0)])
+def test_scaling_is_alpha_over_r(alpha, r, scaling):
+    assert LoraConfig(r=r, lora_alpha=alpha).scaling == scaling
+
+
+@pytest.mark.parametrize(
+    ("options", "parts"),
+    [
+        ({"r": 0}, ["r must be an integer of at least 1, got 0"]),
+        ({"r": -4}, ["got -4"]),
+        ({"r": 2.0}, ["r must be an integer", "got 2.0"]),
+        ({"r": "8"}, ["r must be an integer", "got '8'"]),
+        ({"r": True}, ["r must be an integer", "got True"]),
+        ({"r": None}, ["r must be an integer", "got None"]),
+        ({"lora_alpha": "16"}, ["lora_alpha", "'16'"]),
+        ({"lora_alpha": None}, ["lora_alpha", "None"]),
+        ({"lora_dropout": 1}, ["lora_dropout must be in [0, 1), got 1"]),
+        ({"lora_dropout": 1.5}, ["got 1.5"]),
+        ({"lora_dropout": -0.1}, ["got -0.1"]),
+        ({"lora_dropout": float("nan")}, ["got nan"]),
+        ({"bias": "some"}, ["bias must be one of 'none', 'all', 'lora_only', got 'some'"]),
+        ({"bias": None}, ["got None"]),
+        ({"init_lora_weights": "zeros"}, ["init_lora_weights must be True, False or 'gaussian', got 'zeros'"]),
+        ({"init_lora_weights": None}, ["got None"]),
+        ({"task_type": "CAUSAL"}, ["CAUSAL"]),
+        ({"target_modules": []}, ["target_modules is empty", "'all-linear'"]),
+        ({"target_modules": ["c_attn", "h.*.c_proj"]}, ["'h.*.c_proj' in a list", "give it alone, as a string"]),
+        ({"target_modules": [r"c_attn$"]}, ["'c_attn$' in a list"]),
+        ({"target_modules": ["c_(attn|fc)"]}, ["'c_(attn|fc)' in a list"]),
+        ({"target_modules": ["c_attn", 3]}, ["3 in a list"]),
+        ({"target_modules": [""]}, ["'' in a list"]),
+        ({"target_modules": "c_(attn"}, ["'c_(attn' is not a valid regular expression", "position 2"]),
+        ({"target_modules": "*"}, ["'*' is not a valid regular expression"]),
+    ],
+    ids=str,
+)
+def test_what_can_not_be_meant_is_refused_at_once(options, parts):
+    message = refusal(ValueError, lambda: LoraConfig(**options))
+    for part in parts:
+        assert part in message
+
+
+@pytest.mark.parametrize("targets", [["c_attn"], ("c_attn", "h.0.mlp.c_fc"), {"c_attn"}], ids=str)
+def test_names_may_come_in_any_collection(targets):
+    assert LoraConfig(target_modules=targets).target_modules == list(targets)
+
+
+@pytest.mark.parametrize("task", ["CAUSAL_LM", TaskType.CAUSAL_LM])
+def test_the_task_type_is_a_name_or_the_enum(task, tmp_path):
+    config = LoraConfig(task_type=task)
+    assert config.task_type is TaskType.CAUSAL_LM
+    config.save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "adapter_config.json").read_text())["task_type"] == "CAUSAL_LM"
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {},
+        {"r": 3, "lora_alpha": 12, "target_modules": ["c_attn", "mlp.c_fc"], "task_type": "CAUSAL_LM"},
+        {"target_modules": r".*\.c_attn", "bias": "all", "lora_alpha": 0.5, "fan_in_fan_out": True},
+        {"target_modules": "all-linear", "init_lora_weights": "gaussian", "lora_dropout": 0.25},
+        {"init_lora_weights": False, "base_model_name_or_path": "gpt2", "revision": "main", "bias": "lora_only"},
+    ],
+    ids=str,
+)
+def test_a_config_comes_back_from_its_file(tmp_path, no_warnings, options):
+    config = LoraConfig(**options)
+    config.save_pretrained(tmp_path)
+    loaded = LoraConfig.from_pretrained(tmp_path)
+    assert loaded.inference_mode  # as PEFT saves it: a file is for use
+    loaded.inference_mode = False
+    assert loaded == config
+
+
+def test_the_file_is_laid_out_as_pefts(tmp_path):
+    LoraConfig(target_modules=["c_attn"], r=4).save_pretrained(tmp_path)
+    text = (tmp_path / "adapter_config.json").read_text()
+    fields = json.loads(text)
+    assert text.rstrip("\n") == json.dumps(fields, indent=2, sort_keys=True)
+    assert fields["inference_mode"] is True
+    assert fields["peft_type"] == "LORA"
+    assert fields["target_modules"] == ["c_attn"]
+
+
+@pytest.mark.parity
+def test_peft_reads_our_file_and_we_read_pefts(tmp_path):
+    import peft
+
+    options = {"r": 3, "lora_alpha": 12, "lora_dropout": 0.25, "bias": "all", "target_modules": ["c_attn"]}
+    ours = LoraConfig(**options, task_type="CAUSAL_LM", fan_in_fan_out=True, base_model_name_or_path="gpt2")
+    ours.save_pretrained(tmp_path)
+    theirs = peft.PeftConfig.from_pretrained(tmp_path)
+    assert isinstance(theirs, peft.LoraConfig)
+    assert theirs.task_type == peft.TaskType.CAUSAL_LM
+    assert theirs.target_modules == {"c_attn"}
+    for name in ("r", "lora_alpha", "lora_dropout", "bias", "fan_in_fan_out", "base_model_name_or_path"):
+        assert getattr(theirs, name) == getattr(ours, name)
+
+    theirs.save_pretrained(tmp_path)
+    ours.inference_mode = theirs.inference_mode
+    assert LoraConfig.from_pretrained(tmp_path) == ours
+    written = json.loads((tmp_path / "adapter_config.json").read_text())
+    assert set(ours.to_dict()) <= set(written)  # every field of ours is one of PEFT's
+
+
+def test_fields_of_pefts_that_are_not_used_are_passed_over(no_warnings):
+    assert LoraConfig.from_dict({**PEFT_EXTRAS, "r": 4, "peft_type": "LORA"}).r == 4
+
+
+def test_where_peft_found_the_base_model_is_no_reason_to_warn(no_warnings):
+    """PEFT fills auto_mapping whenever no task_type was given."""
+    mapping = {"base_model_class": "GPT2LMHeadModel", "parent_library": "transformers.models.gpt2.modeling_gpt2"}
+    LoraConfig.from_dict({**PEFT_EXTRAS, "auto_mapping": mapping})
+
+
+def test_unknown_fields_are_warned_about_and_ignored():
+    with pytest.warns(UserWarning, match=r"file\.json has fields that are ignored: another, new_thing"):
+        config = LoraConfig.from_dict({"r": 4, "new_thing": 1, "another": "x", "third": None}, "file.json")
+    assert config == LoraConfig(r=4)
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("use_rslora", True),
+        ("use_dora", True),
+        ("lora_bias", True),
+        ("rank_pattern", {"c_attn": 2}),
+        ("alpha_pattern", {"c_attn": 2}),
+        ("exclude_modules", ["c_fc"]),
+        ("modules_to_save", ["lm_head"]),
+        ("layers_to_transform", [0, 1]),
+        ("layers_pattern", "h"),
+        ("trainable_token_indices", [3]),
+        ("target_parameters", ["weight"]),
+        ("layer_replication", [[0, 2]]),
+        ("alora_invocation_tokens", [5]),
+    ],
+)
+def test_a_field_that_would_change_the_computation_is_never_ignored(tmp_path, name, value):
+    """Either it is supported, and then stored, or it is refused with its name and the file's."""
+    path = tmp_path / "adapter_config.json"
+    path.write_text(json.dumps({**PEFT_EXTRAS, "target_modules": ["c_attn"], name: value}))
+    try:
+        config = LoraConfig.from_pretrained(tmp_path)
+    except ValueError as error:
+        message = str(error)
+    else:
+        assert getattr(config, name) == value
+        return
+    assert str(path) in message
+    assert name in message
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"peft_type": "IA3"}, "of a IA3 adapter, not of LORA"),
+        ({"r": "four"}, "r must be an integer of at least 1, got 'four'"),
+        ({"lora_alpha": None}, "lora_alpha"),
+        ({"lora_dropout": None}, "lora_dropout|'<=' not supported"),
+        ({"target_modules": 5}, "target_modules|not iterable"),
+        ({"target_modules": ["c_.*"]}, r"'c_\.\*' in a list"),
+        ({"task_type": "SEQ_CLS"}, "SEQ_CLS"),
+        ({"init_lora_weights": "pissa"}, "init_lora_weights.*'pissa'"),
+    ],
+    ids=str,
+)
+def test_a_file_with_wrong_values_is_refused_with_its_name(tmp_path, fields, message):
+    path = tmp_path / "adapter_config.json"
+    path.write_text(json.dumps(fields))
+    with pytest.raises(ValueError, match=message) as error:
+        LoraConfig.from_pretrained(tmp_path)
+    assert str(path) in str(error.value)
+
+
+def test_a_missing_file_is_named(tmp_path):
+    with pytest.raises(FileNotFoundError, match=r"adapter_config\.json does not exist"):
+        LoraConfig.from_pretrained(tmp_path)

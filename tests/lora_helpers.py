@@ -1,0 +1,123 @@
+"""Small models, their twins in PyTorch, and snapshots: what several tests of models and adapters share."""
+
+import hashlib
+import warnings
+
+import numpy as np
+import pytest
+from hypothesis import HealthCheck, settings
+
+from lora_np import GPT2Config, GPT2LMHeadModel, LoraConfig, get_peft_model, nn
+
+# Fuzzing that is the same in every run and is not hurried.
+fuzz = settings(deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
+
+# One of each way to say which layers of a GPT-2 are adapted.
+TARGETS = {
+    "c_attn": ["c_attn"],
+    "two": ["c_attn", "mlp.c_proj"],
+    "regex": r"transformer\.h\.\d+\.(attn|mlp)\.c_(attn|fc)",
+    "all-linear": "all-linear",
+}
+
+
+def tiny_config(**changes):
+    """A GPT-2 so small that a test of the whole model takes milliseconds. Nothing in it is random."""
+    small = {"vocab_size": 31, "n_positions": 12, "n_embd": 16, "n_layer": 2, "n_head": 2}
+    return GPT2Config(**{**small, "resid_pdrop": 0.0, "embd_pdrop": 0.0, "attn_pdrop": 0.0, **changes})
+
+
+def randomize(model, seed=0, scale=0.2):
+    """Give every parameter random values: zeros and ones, as biases and norms start, would hide mistakes."""
+    rng = np.random.default_rng(seed)
+    for name, p in model.named_parameters():
+        centre = 1.0 if p.ndim == 1 and name.endswith("weight") else 0.0
+        p.data = (centre + scale * rng.standard_normal(p.shape)).astype(p.dtype)
+    return model
+
+
+def tiny_model(seed=0, **changes):
+    """A tiny GPT-2 with random weights, in evaluation mode."""
+    return randomize(GPT2LMHeadModel(tiny_config(**changes)), seed).eval()
+
+
+def some_ids(config, batch=2, time=9, seed=1):
+    """Random token ids (batch, time) for a model of this config."""
+    return np.random.default_rng(seed).integers(0, config.vocab_size, (batch, min(time, config.n_positions)))
+
+
+def peft_model(targets=("c_attn",), model=None, adapter_name="default", **options):
+    """A PeftModel on a tiny GPT-2; A and B are both random, so that the adapter does something from the start."""
+    targets = targets if targets is None or isinstance(targets, str) else list(targets)
+    conv1d = targets not in ("lm_head", ["lm_head"])  # GPT-2's layers are all Conv1D, but for the head
+    options = {"r": 4, "lora_alpha": 8, "init_lora_weights": False, "fan_in_fan_out": conv1d, **options}
+    config = LoraConfig(target_modules=targets, **options)
+    return get_peft_model(tiny_model() if model is None else model, config, adapter_name)
+
+
+def relative(found, expected):
+    """The norm of the difference over the norm of what is expected."""
+    found, expected = (np.asarray(x, np.float64) for x in (found, expected))
+    assert found.shape == expected.shape
+    return np.linalg.norm(found - expected) / max(np.linalg.norm(expected), 1e-30)
+
+
+def snapshot(model):
+    """All that a failed call must leave as it was: classes, modes, bits and what is trained, one line for each."""
+    lines = {f"{name}:": f"{type(part).__name__}, training={part.training}" for name, part in model.named_modules()}
+    for name, p in model.named_parameters(remove_duplicate=False):
+        bits = hashlib.sha256(p.data.tobytes()).hexdigest()[:16]
+        lines[name] = f"{bits} {p.dtype} {p.shape}, requires_grad={p.requires_grad}"
+    return lines
+
+
+def refusal(error, action):
+    """The message with which `action()` is refused."""
+    with pytest.raises(error) as caught:
+        action()
+    return caught.value.args[0]
+
+
+def hugging_face_twin(model):
+    """Transformers' GPT2LMHeadModel with the configuration, the weights and the mode of `model`."""
+    import torch
+    import transformers
+
+    torch.set_num_threads(1)  # several, on models this small, spend their time waiting for each other
+    fields = {k: v for k, v in model.config.to_dict().items() if k not in ("model_type", "architectures")}
+    config = transformers.GPT2Config(**fields, attn_implementation="eager")
+    twin = transformers.GPT2LMHeadModel(config).train(model.training)
+    twin.to(torch.float64 if model.lm_head.weight.dtype == np.float64 else torch.float32)
+    state = {name: torch.tensor(array) for name, array in model.state_dict().items()}
+    missing, unexpected = twin.load_state_dict(state, strict=False)
+    assert not unexpected
+    assert set(missing) <= {"lm_head.weight"}  # tied: it comes under its other name
+    return twin
+
+
+def peft_twin(model, config):
+    """PEFT's model on `hugging_face_twin(model)` with the same LoraConfig, its adapter drawn by PyTorch."""
+    import peft
+    import torch
+
+    torch.manual_seed(0)
+    names = ["r", "lora_alpha", "lora_dropout", "target_modules", "bias", "init_lora_weights", "task_type"]
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        options = peft.LoraConfig(**{name: getattr(config, name) for name in names}, fan_in_fan_out=True)
+        return peft.get_peft_model(hugging_face_twin(model), options).train(model.training)
+
+
+def copy_parameters(twin, model):
+    """Give `model` the values of the PyTorch model `twin`, whose parameters have the same names."""
+    model.load_state_dict({name: p.detach().numpy() for name, p in twin.named_parameters()})
+
+
+class TwoLayers(nn.Module):
+    """A network that is no language model: two linear layers of either kind."""
+
+    def __init__(self):
+        self.first, self.second = nn.Linear(6, 5), nn.Conv1D(3, 5)
+
+    def forward(self, x):
+        return self.second(self.first(x))

@@ -1,0 +1,64 @@
+"""The byte tokenizer: every text has one encoding and comes back from it."""
+
+import json
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from lora_helpers import fuzz
+
+from lora_np import ByteTokenizer
+from lora_np.models.tokenizers import load_tokenizer
+
+
+@fuzz
+@given(st.text())
+def test_every_text_comes_back(text):
+    tokenizer = ByteTokenizer()
+    ids = tokenizer.encode(text)
+    assert ids == list(text.encode())
+    assert tokenizer.decode(ids) == text
+    assert all(0 <= i < tokenizer.vocab_size for i in ids)
+
+
+@fuzz
+@given(st.binary())
+def test_any_bytes_decode_to_some_text(content):
+    assert ByteTokenizer().decode(list(content)) == content.decode("utf-8", errors="replace")
+
+
+def test_half_a_character_shows_as_a_replacement():
+    ids = ByteTokenizer().encode("é")
+    assert ByteTokenizer().decode(ids[:1]) == "\ufffd"
+
+
+def test_a_call_gives_a_batch_of_one():
+    ids = ByteTokenizer()("hé")["input_ids"]
+    assert ids.dtype == np.int64
+    np.testing.assert_array_equal(ids, [[104, 195, 169]])
+    assert ByteTokenizer().decode(ids) == "hé"  # as a model gets and returns it
+    assert ByteTokenizer().decode(ids[0]) == "hé"
+
+
+@pytest.mark.parametrize("ids", [[256], [-1]])
+def test_ids_that_are_no_bytes_are_refused(ids):
+    with pytest.raises(ValueError, match="256"):
+        ByteTokenizer().decode(ids)
+
+
+def test_the_end_of_text_is_byte_0():
+    assert ByteTokenizer().decode([ByteTokenizer.eos_token_id]) == "\0"
+
+
+def test_it_is_found_again_by_its_file(tmp_path):
+    ByteTokenizer().save_pretrained(tmp_path)
+    assert json.loads((tmp_path / "tokenizer_config.json").read_text()) == {"tokenizer_class": "ByteTokenizer"}
+    assert isinstance(load_tokenizer(tmp_path), ByteTokenizer)
+
+
+@pytest.mark.parametrize("text", ['{"tokenizer_class": "GPT2Tokenizer"}', "{}", "[]", ""])
+def test_another_tokenizer_is_refused_with_the_files_name(tmp_path, text):
+    (tmp_path / "tokenizer_config.json").write_text(text)
+    with pytest.raises(ValueError, match=r"tokenizer_config\.json"):
+        load_tokenizer(tmp_path)

@@ -1,0 +1,212 @@
+"""The layers against plain NumPy, and against PyTorch, in both precisions."""
+
+import numpy as np
+import pytest
+from scipy import stats
+
+from lora_np import Tensor, gradcheck, manual_seed, nn
+
+SHAPES = [(3,), (2, 3), (2, 4, 3)]
+
+
+def double(layer):
+    return layer.to(dtype=np.float64)
+
+
+def as_tensor(xp, array):
+    return Tensor(xp.asarray(array), requires_grad=True)
+
+
+def on(xp, layer):
+    return layer if xp is np else layer.to("cuda")
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+@pytest.mark.parametrize("bias", [True, False])
+def test_linear_is_x_times_w_transposed_plus_b(xp, rng, shape, bias):
+    layer = double(nn.Linear(3, 5, bias=bias))
+    x = rng.standard_normal(shape)
+    expected = x @ layer.weight.data.T + (layer.bias.data if bias else 0)
+    assert layer.weight.shape == (5, 3)
+    np.testing.assert_allclose(on(xp, layer)(as_tensor(xp, x)).numpy(), expected, rtol=1e-12)
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_conv1d_is_x_times_w_plus_b(xp, rng, shape):
+    layer = double(nn.Conv1D(5, 3))
+    layer.bias.data = rng.standard_normal(5)
+    x = rng.standard_normal(shape)
+    expected = x @ layer.weight.data + layer.bias.data
+    assert layer.weight.shape == (3, 5)
+    np.testing.assert_allclose(on(xp, layer)(as_tensor(xp, x)).numpy(), expected, rtol=1e-12)
+
+
+def test_linear_and_conv1d_say_which_way_their_weight_lies():
+    assert not nn.Linear(3, 5).fan_in_fan_out
+    assert nn.Conv1D(5, 3).fan_in_fan_out
+    assert (nn.Conv1D(5, 3).in_features, nn.Conv1D(5, 3).out_features) == (3, 5)
+
+
+@pytest.mark.parametrize("make", [lambda: nn.Linear(3, 5), lambda: nn.Conv1D(5, 3), lambda: nn.LayerNorm(3)])
+def test_a_wrong_width_is_refused(make):
+    with pytest.raises(ValueError, match="last axis of length 3"):
+        make()(np.ones((2, 4), np.float32))
+
+
+def test_embedding_picks_rows(xp, rng):
+    layer = double(nn.Embedding(7, 3))
+    table, ids = layer.weight.data.copy(), np.array([[0, 6, 6], [2, 0, 6]])
+    y = on(xp, layer)(ids)
+    np.testing.assert_array_equal(y.numpy(), table[ids])
+    y.backward(xp.ones((2, 3, 3)))
+    counts = np.bincount(ids.reshape(-1), minlength=7)  # an id met twice gets both gradients
+    np.testing.assert_array_equal(Tensor(layer.weight.grad).numpy(), np.repeat(counts[:, None], 3, axis=1))
+
+
+@pytest.mark.parametrize("bad", [[-1], [7], [[0, 1], [2, 70]]])
+def test_embedding_refuses_ids_out_of_range(bad):
+    with pytest.raises(IndexError, match="out of range: there are 7"):
+        nn.Embedding(7, 3)(np.array(bad))
+
+
+def test_embedding_refuses_ids_that_are_not_integers():
+    with pytest.raises(TypeError, match="integers, not float64"):
+        nn.Embedding(7, 3)(np.array([1.0]))
+
+
+@pytest.mark.parametrize("eps", [1e-5, 0.5])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_layer_norm_gives_mean_0_and_variance_1_then_scales(xp, rng, shape, eps):
+    layer = double(nn.LayerNorm(3, eps))
+    layer.weight.data, layer.bias.data = rng.standard_normal(3), rng.standard_normal(3)
+    x = rng.standard_normal(shape) * 3 + 5
+    normed = (x - x.mean(-1, keepdims=True)) / np.sqrt(x.var(-1, keepdims=True) + eps)
+    expected = normed * layer.weight.data + layer.bias.data
+    np.testing.assert_allclose(on(xp, layer)(as_tensor(xp, x)).numpy(), expected, rtol=1e-10, atol=1e-12)
+
+
+@pytest.mark.parametrize("make", [lambda: nn.Linear(3, 5), lambda: nn.Conv1D(5, 3), lambda: nn.LayerNorm(3)])
+def test_gradients_are_those_of_finite_differences(rng, make):
+    layer = double(make())
+    x = Tensor(rng.standard_normal((2, 2, 3)), requires_grad=True)
+    gradcheck(lambda x, *parameters: layer(x), [x, *layer.parameters()])
+
+
+def test_dropout_in_training_zeroes_some_and_scales_the_rest(xp):
+    layer = nn.Dropout(0.3)
+    x = as_tensor(xp, np.full((100, 100), 2, np.float32))
+    y = layer(x)
+    values, counts = np.unique(y.numpy(), return_counts=True)
+    np.testing.assert_allclose(values, [0, 2 / 0.7], rtol=1e-6)
+    assert stats.binomtest(int(counts[0]), 10_000, 0.3).pvalue > 1e-3
+    y.backward(xp.ones((100, 100), np.float32))
+    np.testing.assert_allclose(Tensor(x.grad).numpy(), y.numpy() / 2, rtol=1e-6)
+
+
+def test_dropout_draws_anew_each_time_and_the_same_from_the_same_seed():
+    layer, x = nn.Dropout(0.5), np.ones(64, np.float32)
+    manual_seed(3)
+    first, second = layer(x).numpy(), layer(x).numpy()
+    manual_seed(3)
+    assert (first != second).any()
+    np.testing.assert_array_equal(layer(x).numpy(), first)
+
+
+@pytest.mark.parametrize("layer", [nn.Dropout(0.5).eval(), nn.Dropout(0.0)], ids=["evaluation", "p=0"])
+def test_dropout_that_is_off_is_the_identity(rng, layer):
+    x = rng.standard_normal((5, 4))
+    np.testing.assert_array_equal(layer(Tensor(x)).numpy(), x)
+
+
+@pytest.mark.parametrize("p", [-0.1, 1.0, 1, 2, float("nan")])
+def test_dropout_refuses_what_is_no_probability(p):
+    with pytest.raises(ValueError, match=r"must be in \[0, 1\), got"):
+        nn.Dropout(p)
+
+
+def pvalue(array, distribution):
+    return stats.kstest(np.asarray(array, np.float64).reshape(-1), distribution).pvalue
+
+
+def test_layers_start_as_they_say():
+    linear, conv, embedding = nn.Linear(64, 100), nn.Conv1D(100, 64), nn.Embedding(100, 64)
+    uniform = stats.uniform(-1 / 8, 2 / 8)  # ±1/√64
+    assert pvalue(linear.weight.data, uniform.cdf) > 1e-3
+    assert pvalue(linear.bias.data, uniform.cdf) > 1e-3
+    assert pvalue(conv.weight.data, stats.norm(0, 0.02).cdf) > 1e-3
+    assert pvalue(embedding.weight.data, stats.norm(0, 1).cdf) > 1e-3
+    assert not conv.bias.data.any()
+    norm = nn.LayerNorm(4)
+    assert (norm.weight.data == 1).all()
+    assert (norm.bias.data == 0).all()
+    assert {p.dtype for layer in (linear, conv, embedding, norm) for p in layer.parameters()} == {np.dtype("f4")}
+
+
+def test_the_seed_decides_how_layers_start():
+    def weight(seed):
+        manual_seed(seed)
+        return nn.Linear(4, 4).weight.data
+
+    np.testing.assert_array_equal(weight(5), weight(5))
+    assert (weight(5) != weight(6)).any()
+
+
+def torch_layer(layer):
+    """PyTorch's layer with the same parameters."""
+    import torch
+    from transformers.pytorch_utils import Conv1D
+
+    match layer:
+        case nn.Linear():
+            twin = torch.nn.Linear(layer.in_features, layer.out_features, bias=layer.bias is not None)
+        case nn.Conv1D():
+            twin = Conv1D(layer.out_features, layer.in_features)
+        case nn.Embedding():
+            twin = torch.nn.Embedding(layer.num_embeddings, layer.embedding_dim)
+        case nn.LayerNorm():
+            twin = torch.nn.LayerNorm(layer.weight.shape[0], eps=layer.eps)
+    first = next(layer.parameters())
+    twin.to(torch.float64 if first.dtype == np.float64 else torch.float32)
+    twin.load_state_dict({name: torch.tensor(array) for name, array in layer.state_dict().items()})
+    return twin
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize(("dtype", "rtol"), [(np.float32, 2e-6), (np.float64, 1e-14)])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: nn.Linear(16, 24),
+        lambda: nn.Linear(16, 24, bias=False),
+        lambda: nn.Conv1D(24, 16),
+        lambda: nn.LayerNorm(16, eps=1e-3),
+        lambda: nn.Embedding(16, 24),
+    ],
+    ids=["Linear", "Linear without bias", "Conv1D", "LayerNorm", "Embedding"],
+)
+def test_results_and_gradients_are_pytorchs(rng, make, dtype, rtol):
+    import torch
+
+    layer = make().to(dtype=dtype)
+    for p in layer.parameters():
+        p.data = rng.standard_normal(p.shape).astype(dtype)
+    twin = torch_layer(layer)
+    if isinstance(layer, nn.Embedding):
+        x = rng.integers(0, 16, (4, 9))
+        ours, theirs = x, torch.tensor(x)
+    else:
+        x = rng.standard_normal((4, 9, 16)).astype(dtype)
+        ours, theirs = Tensor(x, requires_grad=True), torch.tensor(x, requires_grad=True)
+    y, expected = layer(ours), twin(theirs)
+    dy = rng.standard_normal(y.shape).astype(dtype)
+    y.backward(dy)
+    expected.backward(torch.tensor(dy))
+
+    def close(found, wanted):
+        assert np.linalg.norm(found - wanted) <= 10 * rtol * np.linalg.norm(wanted)
+
+    close(y.data, expected.detach().numpy())
+    for name, p in twin.named_parameters():
+        close(dict(layer.named_parameters())[name].grad, p.grad.numpy())
+    if not isinstance(layer, nn.Embedding):
+        close(ours.grad, theirs.grad.numpy())

@@ -1,0 +1,132 @@
+"""The floors of the package: imports run down only, no framework is used, nothing unpickles."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import lora_np
+
+ROOT = Path(lora_np.__file__).parent
+
+# What each part may import of the others. A new part must be given its floor here.
+FLOORS = {
+    "autograd": set(),
+    "storage": {"autograd"},
+    "nn": {"autograd"},
+    "lora": {"autograd", "storage", "nn"},
+    "models": {"autograd", "storage", "nn"},
+    "training": {"autograd", "storage", "nn", "lora", "models"},
+    "plots": {"storage"},
+    "finetune": {"autograd", "storage", "nn", "lora", "models", "training", "plots"},
+    "cli": {"autograd", "storage", "nn", "lora", "models", "training", "plots", "finetune"},
+    "__main__": {"cli"},
+    "__init__": {"autograd", "storage", "nn", "lora", "models", "training"},
+}
+FRAMEWORKS = {"torch", "jax", "tensorflow", "transformers", "peft", "keras", "flax", "mlx"}
+UNPICKLERS = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
+
+
+def sources():
+    return sorted(ROOT.rglob("*.py"))
+
+
+def part_of(path):
+    """autograd/fused/norm.py -> autograd; storage.py -> storage."""
+    first = path.relative_to(ROOT).parts[0]
+    return first.removesuffix(".py")
+
+
+def imports(source, package):
+    """The absolute names of all that a module in `package` (such as "lora_np.lora") imports, wherever it does."""
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Import):
+            yield from (alias.name for alias in node.names)
+        elif isinstance(node, ast.ImportFrom):
+            parents = package.split(".")
+            start = parents[: len(parents) - node.level + 1] if node.level else []
+            base = ".".join([*start, *([node.module] if node.module else [])])
+            yield from (f"{base}.{alias.name}" for alias in node.names)
+
+
+def package_of(path):
+    return ".".join(["lora_np", *path.relative_to(ROOT).parent.parts])
+
+
+def parts_used(source, package):
+    """The parts of lora_np that a module imports."""
+    names = (name.split(".") for name in imports(source, package))
+    return {name[1] for name in names if name[0] == "lora_np" and len(name) > 1}
+
+
+def ids(path):
+    return str(path.relative_to(ROOT))
+
+
+@pytest.mark.parametrize(
+    ("source", "package", "expected"),
+    [
+        ("from ..autograd import ops", "lora_np.nn", {"autograd"}),
+        ("from .. import nn", "lora_np.lora", {"nn"}),
+        ("from ..nn.layers import normal", "lora_np.models", {"nn"}),
+        ("from . import kernels", "lora_np.autograd", {"autograd"}),
+        ("from .storage import replacing", "lora_np", {"storage"}),
+        ("from ...lora.config import x", "lora_np.autograd.fused", {"lora"}),
+        ("def f():\n    import lora_np.training.loop as loop", "lora_np.nn", {"training"}),
+        ("from lora_np.lora import LoraConfig", "lora_np.models", {"lora"}),
+        ("import numpy as np\nfrom pathlib import Path", "lora_np.nn", set()),
+    ],
+)
+def test_this_test_sees_imports_of_every_form(source, package, expected):
+    assert parts_used(source, package) == expected
+
+
+def test_every_part_has_a_floor():
+    assert {part_of(path) for path in sources()} <= set(FLOORS)
+
+
+@pytest.mark.parametrize("path", sources(), ids=ids)
+def test_imports_run_down_the_floors(path):
+    part = part_of(path)
+    above = parts_used(path.read_text(encoding="utf-8"), package_of(path)) - {part} - FLOORS.get(part, set())
+    if part == "__init__":
+        above -= {"__version__"}
+    assert not above, f"{ids(path)} is on the floor {part!r} and must not import {', '.join(sorted(above))}"
+
+
+def test_lora_and_models_do_not_know_each_other():
+    assert "models" not in FLOORS["lora"]
+    assert "lora" not in FLOORS["models"]
+
+
+@pytest.mark.parametrize("path", sources(), ids=ids)
+def test_no_framework_and_no_unpickler_is_imported(path):
+    text = path.read_text(encoding="utf-8")
+    top = {name.split(".")[0] for name in imports(text, package_of(path))}
+    assert not top & FRAMEWORKS
+    assert not top & UNPICKLERS
+    assert "allow_pickle=True" not in text.replace(" ", "")
+
+
+@pytest.mark.parametrize("path", sources(), ids=ids)
+def test_cupy_is_chosen_in_one_place(path):
+    top = {name.split(".")[0] for name in imports(path.read_text(encoding="utf-8"), package_of(path))}
+    assert part_of(path) == "autograd" or not top & {"cupy", "cupyx", "cupy_backends"}
+
+
+def test_the_package_has_sources():
+    assert len(sources()) > 20  # an empty list would pass all of the above
+
+
+def test_importing_lora_np_loads_nothing_heavy():
+    code = "import sys, lora_np; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    loaded = {name.split(".")[0] for name in done.stdout.split()}
+    assert not loaded & (FRAMEWORKS | {"cupy", "matplotlib", "IPython", "ipywidgets", "pandas"})
+
+
+def test_every_public_name_is_there():
+    assert all(hasattr(lora_np, name) for name in lora_np.__all__)
+    assert sorted(set(lora_np.__all__)) == sorted(lora_np.__all__)
