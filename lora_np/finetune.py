@@ -19,7 +19,7 @@ from .models.auto import TINY_PYTHON
 from .training import TextData, TrainingArguments, evaluate, load_text, prose_documents, python_documents, train
 from .training.data import hold_out_last, split_documents
 
-EVALUATION_WINDOWS = 64
+EVALUATION_WINDOWS, SAMPLE_LENGTH = 64, 240
 
 
 @dataclass(frozen=True)
@@ -131,9 +131,9 @@ def _prompt(evaluation, tokenizer, length=150):
     return text.rpartition(" ")[0] + " "
 
 
-def _sample(model, tokenizer, prompt, seed, length=240):
+def _sample(model, tokenizer, prompt, seed):
     ids = tokenizer(prompt)["input_ids"]
-    text = model.generate(ids, max_new_tokens=length, do_sample=True, temperature=0.7, top_p=0.95, seed=seed)
+    text = model.generate(ids, max_new_tokens=SAMPLE_LENGTH, do_sample=True, temperature=0.7, top_p=0.95, seed=seed)
     return tokenizer.decode(text[0, ids.shape[1] :])
 
 

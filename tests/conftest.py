@@ -3,6 +3,9 @@
 import importlib
 import os
 
+# Before NumPy is loaded: the arrays are small, and BLAS threads of several test processes slow each other down a lot.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+
 import numpy as np
 import pytest
 
@@ -19,6 +22,13 @@ def xp(request):
 def rng():
     """A NumPy generator with a fixed seed."""
     return np.random.default_rng(0)
+
+
+@pytest.fixture
+def short_report(monkeypatch):
+    """The main job measures on few windows and writes little, so that a run is quick."""
+    monkeypatch.setattr("lora_np.finetune.EVALUATION_WINDOWS", 4)
+    monkeypatch.setattr("lora_np.finetune.SAMPLE_LENGTH", 8)
 
 
 @pytest.fixture(autouse=True)

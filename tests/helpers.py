@@ -59,7 +59,7 @@ def check_direction(function, *arrays, eps=1e-6):
     v = to_numpy(cotangent(y))
 
     def loss(*inputs):
-        return float((to_numpy(function(*inputs).data) * v).sum())
+        return float((to_numpy(function(*map(Tensor, inputs)).data) * v).sum())
 
     for i, (x, dx) in enumerate(zip(arrays, found, strict=True)):
         assert dx.shape == x.shape

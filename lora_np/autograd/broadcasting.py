@@ -13,8 +13,11 @@ def operand(x):
 
 
 def operands(a, b, name):
-    """The arrays of two inputs, once it is known that they broadcast and live in one place."""
-    a, b = operand(a), operand(b)
+    """The arrays of two inputs, once it is known that they broadcast and live in one place.
+
+    NumPy's scalars become Python numbers: a float64 one would turn a float32 array into float64.
+    """
+    a, b = (x.item() if isinstance(x, np.generic) else x for x in (operand(a), operand(b)))
     check_same_device(a, b, name)
     try:
         np.broadcast_shapes(np.shape(a), np.shape(b))

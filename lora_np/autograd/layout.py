@@ -7,6 +7,7 @@ import numpy as np
 
 from .backend import array_module, device_of, is_array, to_device
 from .broadcasting import operand, operands, unbroadcast
+from .kernels import sum_groups
 from .tensor import data, needs_grad, record
 
 
@@ -110,13 +111,16 @@ def embedding(weight, ids):
 
 
 def _sum_rows(rows, ids, size):
-    """out[v] = the sum of the rows whose id is v. Sorted first, so that equal ids are neighbours: add.at is slow."""
+    """out[v] = the sum of the rows whose id is v.
+
+    Sorted first, so that equal ids are neighbours and each group is summed in order: add.at is slow on a CPU, and on a
+    GPU it adds in another order every time, so that two equal runs would differ.
+    """
     xp = array_module(rows)
     out = xp.zeros((size, rows.shape[1]), rows.dtype)
-    if xp is not np:
-        xp.add.at(out, ids, rows)
-    elif ids.size:
-        order = np.argsort(ids, kind="stable")
-        found, starts = np.unique(ids[order], return_index=True)
-        out[found] = np.add.reduceat(rows[order], starts, axis=0)
+    if ids.size:
+        order = xp.argsort(ids, kind="stable")
+        found, starts = xp.unique(ids[order], return_index=True)
+        add_groups = np.add.reduceat if xp is np else sum_groups
+        out[found] = add_groups(rows[order], starts)
     return out

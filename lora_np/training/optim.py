@@ -159,7 +159,7 @@ def clip_grad_norm_(parameters, max_norm):
 def warmup_cosine(step, total, warmup=0, floor=0.0):
     """The fraction of the learning rate at a step (from 0): a straight rise, then half a cosine down to `floor`.
 
-    Step `warmup` has the fraction 1. Steps from `total` on stay at `floor`.
+    Step `warmup` has the fraction 1, and steps after `total` have `floor`.
     """
     if step < warmup:
         return (step + 1) / (warmup + 1)

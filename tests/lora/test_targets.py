@@ -70,6 +70,8 @@ LEAVES = "c_attn, c_fc, c_proj, lm_head"
         (["q_proj", "v_proj"], ["'q_proj'", "'c_proj'", LEAVES]),
         (["query_key_value"], ["'query_key_value'", LEAVES]),
         (["attn.c_fc"], ["'attn.c_fc'", LEAVES]),
+        (["proj"], ["'proj'", "'c_proj'", LEAVES]),  # an ending counts from a dot on
+        (["multi_head_self_attn"], ["did you mean 'c_attn'", LEAVES]),  # far off, but for the last word
         (["attn"], ["'transformer.h.0.attn' is a GPT2Attention", "Linear and Conv1D"]),
         (["c_attn", "wte"], ["'transformer.wte' is a Embedding", "Linear and Conv1D"]),
         (["ln_1"], ["'transformer.h.0.ln_1' is a LayerNorm"]),

@@ -26,7 +26,9 @@ def test_the_model_is_frozen_and_changed_in_place():
     tuner = LoraModel(model)
     assert tuner.model is model
     assert not any(p.requires_grad for p in model.parameters())
-    assert tuner.add_adapter("a", ATTENTION) == ["transformer.h.0.attn.c_attn", "transformer.h.1.attn.c_attn"]
+    tuner.add_adapter("a", ATTENTION)
+    assert [name for name, _ in tuner.layers()] == ["transformer.h.0.attn.c_attn", "transformer.h.1.attn.c_attn"]
+    assert not any(p.requires_grad for p in model.parameters())  # until it is active
     after = {name.replace(".base_layer", ""): p.data for name, p in model.named_parameters() if "lora_" not in name}
     assert list(after) == list(before)
     assert all(after[name] is before[name] for name in before)

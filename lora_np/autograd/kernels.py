@@ -1,0 +1,33 @@
+"""CUDA kernels for what CuPy does not offer, compiled when first used. Each names its NumPy counterpart."""
+
+import functools
+
+
+@functools.cache
+def _sum_groups_kernel():
+    import cupy
+
+    return cupy.ElementwiseKernel(
+        "raw T rows, raw int64 starts, int64 width, int64 count",
+        "T total",
+        """
+        long long group = i / width, column = i % width;
+        long long end = group + 1 < starts.size() ? starts[group + 1] : count;
+        total = 0;
+        for (long long row = starts[group]; row < end; ++row) total += rows[row * width + column];
+        """,
+        "lora_np_sum_groups",
+    )
+
+
+def sum_groups(rows, starts):
+    """numpy.add.reduceat(rows, starts) on CuPy arrays: out[g] = the sum of rows starts[g] up to starts[g + 1].
+
+    rows (N, C), starts (G,) increasing -> (G, C). One thread sums one column of one group in order, so that the
+    result is the same every time.
+    """
+    import cupy
+
+    rows = cupy.ascontiguousarray(rows)
+    total = cupy.empty((len(starts), rows.shape[1]), rows.dtype)
+    return _sum_groups_kernel()(rows, starts.astype(cupy.int64), rows.shape[1], len(rows), total)

@@ -1,0 +1,125 @@
+"""The command line: what it runs, how it says no, and that Ctrl-C loses nothing."""
+
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from lora_np.cli import build_parser, main
+from lora_np.finetune import FinetuneOptions
+
+pytestmark = pytest.mark.usefixtures("short_report")
+
+TEXT = "\n\n".join(f"Paragraph {i}. The cat sat on the mat, and the dog looked at the cat. " * 4 for i in range(40))
+
+
+@pytest.fixture
+def text(tmp_path):
+    path = tmp_path / "my.txt"
+    path.write_text(TEXT)
+    return str(path)
+
+
+def test_no_command_is_the_main_job_with_its_defaults(monkeypatch):
+    seen = []
+    monkeypatch.setattr(
+        "lora_np.cli.finetune", lambda options: seen.append(options) or {"history": {"interrupted": False}}
+    )
+    assert main([]) == 0
+    assert main(["finetune"]) == 0
+    assert seen == [FinetuneOptions()] * 2
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [
+        (["all-linear"], "all-linear"),
+        (["c_attn"], ("c_attn",)),
+        (["c_attn", "c_fc"], ("c_attn", "c_fc")),
+        ([r".*\.c_fc"], r".*\.c_fc"),
+    ],
+)
+def test_target_modules(monkeypatch, given, meant):
+    seen = []
+    monkeypatch.setattr(
+        "lora_np.cli.finetune", lambda options: seen.append(options) or {"history": {"interrupted": False}}
+    )
+    main(["finetune", "--target-modules", *given])
+    assert seen[0].target_modules == meant
+
+
+def test_finetune_then_resume_when_done(tmp_path, text, capsys):
+    command = ["finetune", "--data", text, "--out", str(tmp_path / "out"), "--steps", "2", "--batch-size", "2"]
+    assert main(command) == 0
+    first = capsys.readouterr().out
+    assert "trainable params: 65,536 || all params: 924,416 || trainable%: 7.0894" in first
+    assert main([*command, "--resume"]) == 0
+    assert capsys.readouterr().out == first
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--rank", "0"], "r must be an integer of at least 1, got 0"),
+        (["--dropout", "1"], "lora_dropout must be in [0, 1), got 1.0"),
+        (["--target-modules", "q_attn"], "no layer matches 'q_attn'; did you mean 'c_attn'?"),
+        (["--base", "nowhere"], "'nowhere' is neither a directory nor the name of a shipped model"),
+        (["--data", "nowhere.txt"], "nowhere.txt does not exist"),
+        (["--steps", "0"], "steps must be a positive integer, got 0"),
+        (["--batch-size", "0"], "batch_size must be at least 1, got 0"),
+        (["--learning-rate", "-1"], "learning_rate must be positive, got -1.0"),
+        (["--device", "gpu"], "unknown device 'gpu': expected 'cpu', 'cuda' or 'cuda:N'"),
+    ],
+)
+def test_a_mistake_is_one_line_and_status_2(tmp_path, capsys, arguments, message):
+    assert main(["finetune", "--out", str(tmp_path / "out"), *arguments]) == 2
+    error = capsys.readouterr().err
+    assert message in error
+    assert len(error.splitlines()) == 1
+    assert not (tmp_path / "out").exists()
+
+
+def test_resuming_from_nothing_is_refused(tmp_path, text, capsys):
+    assert main(["finetune", "--data", text, "--out", str(tmp_path / "out"), "--steps", "1", "--resume"]) == 2
+    assert "checkpoint.safetensors does not exist" in capsys.readouterr().err
+
+
+def test_help_explains_every_option(capsys):
+    parser = build_parser()
+    for command in ([], ["finetune"], ["pretrain"]):
+        with pytest.raises(SystemExit) as end:
+            parser.parse_args([*command, "--help"])
+        assert end.value.code == 0
+    text = capsys.readouterr().out
+    assert "rank of the update" in text
+    assert all(f"--{name}" in text for name in ("data", "base", "out", "rank", "alpha", "target-modules", "resume"))
+
+
+def test_pretrain_writes_a_model(tmp_path, capsys):
+    source = tmp_path / "source"
+    source.mkdir()
+    for i in range(60):
+        (source / f"m{i}.py").write_text(f"def f{i}(x):\n    return x + {i}\n" * 20)
+    arguments = ["pretrain", "--out", str(tmp_path / "out"), "--steps", "1", "--source", str(source)]
+    assert main(arguments) == 0
+    assert (tmp_path / "out" / "model.safetensors").is_file()
+    assert "loss_nats_per_byte" in capsys.readouterr().out
+
+
+def test_ctrl_c_leaves_an_adapter_and_a_checkpoint_to_go_on_from(tmp_path, text):
+    out = tmp_path / "out"
+    arguments = ["--data", text, "--out", str(out), "--batch-size", "2", "--rank", "2", "--steps", "500"]
+    command = [sys.executable, "-m", "lora_np", "finetune", *arguments]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    time.sleep(0.5)
+    for line in process.stderr:  # the progress bar: steps have begun
+        if "loss=" in line:
+            break
+    process.send_signal(signal.SIGINT)
+    report, _ = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "--resume goes on from there" in report
+    assert (out / "adapter_model.safetensors").is_file()
+    assert (out / "checkpoint.safetensors").is_file()

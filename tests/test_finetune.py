@@ -1,0 +1,100 @@
+"""The main job, in small: few steps, the shipped base."""
+
+import json
+import re
+
+import numpy as np
+import pytest
+
+from lora_np import AutoModelForCausalLM, AutoTokenizer, PeftModel
+from lora_np.finetune import FinetuneOptions, finetune, merge_difference
+
+FEW = {"steps": 3, "batch_size": 2, "rank": 2}
+TEXT = "\n\n".join(f"Paragraph {i}. The cat sat on the mat, and the dog looked at the cat. " * 4 for i in range(40))
+
+
+pytestmark = pytest.mark.usefixtures("short_report")
+
+
+@pytest.fixture
+def text(tmp_path):
+    path = tmp_path / "my.txt"
+    path.write_text(TEXT)
+    return path
+
+
+def run(tmp_path, **options):
+    lines = []
+    result = finetune(FinetuneOptions(out=str(tmp_path / "out"), **{**FEW, **options}), say=lines.append)
+    return result, "\n".join(lines)
+
+
+@pytest.mark.parametrize("target_modules", ["all-linear", ("c_attn", "c_fc"), r".*h\.[01]\.mlp\.c_proj"])
+def test_own_text_from_start_to_end(tmp_path, text, target_modules):
+    result, report = run(tmp_path, data=str(text), target_modules=target_modules)
+    out = tmp_path / "out"
+    assert result["adapter"] == out
+    assert {"adapter_config.json", "adapter_model.safetensors", "curves.png"} <= {p.name for p in out.iterdir()}
+    assert len(result["history"]["loss"]) == FEW["steps"]
+    assert 0 < result["difference"] < 1e-3
+    for part in ("trained", "held-out loss", "my.txt", "Python source", "Merged and unmerged", str(out)):
+        assert part in report
+    config = json.loads((out / "adapter_config.json").read_text())
+    assert config["r"] == 2
+    assert config["base_model_name_or_path"] == "tiny-python"
+
+
+def test_the_adapter_that_was_written_is_the_one_that_was_measured(tmp_path, text):
+    result, _ = run(tmp_path, data=str(text), steps=8)
+    model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained("tiny-python"), tmp_path / "out")
+    ids = AutoTokenizer.from_pretrained("tiny-python")(TEXT[-256:])["input_ids"]
+    with model.disable_adapter():
+        base = model(ids, labels=ids).loss.item()
+    assert model(ids, labels=ids).loss.item() < base
+    before, after = (result["history"]["evaluation"][i]["my.txt"] for i in (0, -1))
+    assert after < before
+
+
+def test_switched_off_the_adapter_leaves_the_base(tmp_path, text):
+    _, report = run(tmp_path, data=str(text), learning_rate=0.05)
+    for name in ("my.txt", "Python source"):
+        base, adapter, off = re.search(rf"^{name} +([\d.]+) +([\d.]+) +([\d.]+)$", report, re.MULTILINE).groups()
+        assert base == off != adapter
+
+
+def test_the_same_seed_gives_the_same_adapter(tmp_path, text):
+    histories = [
+        run(tmp_path / str(seed), data=str(text), seed=seed % 2, dropout=0.1)[0]["history"] for seed in (0, 1, 2)
+    ]
+    assert histories[0]["loss"] == histories[2]["loss"] != histories[1]["loss"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "does not exist"),
+        ("", "is empty"),
+        (" \n\n ", "is empty"),
+        ("A short text.", "fewer than one window of 256"),
+    ],
+)
+def test_text_that_can_not_be_used_is_refused_before_anything_is_written(tmp_path, content, message):
+    path = tmp_path / "my.txt"
+    if content is not None:
+        path.write_text(content)
+    with pytest.raises((ValueError, FileNotFoundError), match=message):
+        run(tmp_path, data=str(path))
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_whose_merge_does_not_agree_is_found(text):
+    from lora_np import LoraConfig, get_peft_model
+
+    model = AutoModelForCausalLM.from_pretrained("tiny-python")
+    model = get_peft_model(model, LoraConfig(init_lora_weights=False, fan_in_fan_out=True)).eval()
+    ids = np.arange(40).reshape(1, 40)
+    assert merge_difference(model, ids) < 1e-3
+    _, layer = model.base_model.layers()[0]
+    layer.merged_weight = lambda: layer.base_layer.weight.data * 1.01
+    with pytest.raises(RuntimeError, match="more than rounding"):
+        merge_difference(model, ids)

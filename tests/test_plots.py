@@ -1,0 +1,36 @@
+"""Pictures: that they are drawn from the numbers, and written as PNG."""
+
+import numpy as np
+import pytest
+
+from lora_np import plots
+
+HISTORY = {
+    "loss": [3.0, 2.5, 2.25, 2.0],
+    "evaluation": [{"step": 0, "prose": 3.0, "code": 1.0}, {"step": 4, "prose": 2.0, "code": 1.5}],
+}
+
+
+def test_the_curves_are_the_historys():
+    curves, bars = plots.training_curves(HISTORY, "A title").axes
+    lines = {line.get_label(): line.get_xydata().tolist() for line in curves.lines}
+    assert lines == {
+        "training batches": [[1, 3.0], [2, 2.5], [3, 2.25], [4, 2.0]],
+        "prose, held out": [[0, 3.0], [4, 2.0]],
+        "code, held out": [[0, 1.0], [4, 1.5]],
+    }
+    assert [bar.get_height() for bar in bars.patches] == [3.0, 2.0, 1.0, 1.5]
+    assert curves.get_title() == "A title"
+    assert "nats per byte" in curves.get_ylabel()
+    assert curves.get_xlabel()
+
+
+def test_a_saved_picture_is_a_png_of_some_size(tmp_path):
+    from matplotlib.image import imread
+
+    plots.save(plots.training_curves(HISTORY, "A title"), tmp_path / "deep" / "picture.png")
+    picture = imread(tmp_path / "deep" / "picture.png")
+    assert picture.shape[0] > 300
+    assert picture.shape[1] > 800
+    assert np.ptp(picture[..., :3]) == pytest.approx(1.0)  # from white to black
+    assert [path.name for path in (tmp_path / "deep").iterdir()] == ["picture.png"]
