@@ -33,7 +33,7 @@ class FinetuneOptions:
     alpha: float = 16
     target_modules: tuple | str = "all-linear"
     dropout: float = 0.0
-    steps: int = 200
+    steps: int = 160
     batch_size: int = 16
     learning_rate: float = 1e-2
     seed: int = 0

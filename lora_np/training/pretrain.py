@@ -29,11 +29,11 @@ def pretrain(directory, steps=6000, seed=0, device="cpu", source=None, resume=Fa
 
     The directory receives config.json, model.safetensors, tokenizer_config.json and training.json: the seed, the hash
     of the text, the settings, the losses on held-out files. `source` is the folder of Python files to learn from,
-    by default the standard library of the Python that runs this. Random windows of 256 bytes, 32 at a time.
+    by default the standard library of the Python that runs this. Random windows of 257 bytes, 32 at a time.
     """
     documents = python_documents(source)
     parts = split_documents(documents, held_out=0.05)
-    tokenizer, length = ByteTokenizer(), CONFIG["n_positions"]
+    tokenizer, length = ByteTokenizer(), CONFIG["n_positions"] + 1  # see _drop_last_position
     text = {name: TextData(part, tokenizer, length, BATCH_SIZE, name) for name, part in parts.items()}
     args = TrainingArguments(
         steps=steps,
@@ -47,12 +47,14 @@ def pretrain(directory, steps=6000, seed=0, device="cpu", source=None, resume=Fa
         seed=seed,
     )
     manual_seed(seed)
-    model = GPT2LMHeadModel(GPT2Config(**CONFIG)).to(device)
+    model = GPT2LMHeadModel(GPT2Config(**{**CONFIG, "n_positions": length})).to(device)
     validation = text["validation"].windows()[:EVALUATION_WINDOWS]
     history = train(model, text["train"], args, {"validation": validation}, directory, resume)
     if history["interrupted"]:
         return None
-    prose = TextData(prose_documents(), tokenizer, length, BATCH_SIZE).windows()[:EVALUATION_WINDOWS]
+    _drop_last_position(model)
+    prose = TextData(prose_documents(), tokenizer, length - 1, BATCH_SIZE).windows()[:EVALUATION_WINDOWS]
+    test = TextData(parts["test"], tokenizer, length - 1, BATCH_SIZE).windows()
     report = {
         "data": Path(source).name if source else f"standard library source of Python {platform.python_version()}",
         "data_sha256": fingerprint(documents),
@@ -65,7 +67,7 @@ def pretrain(directory, steps=6000, seed=0, device="cpu", source=None, resume=Fa
         "weight_decay": args.weight_decay,
         "loss_nats_per_byte": {
             "train_last_100_steps": round(sum(history["loss"][-100:]) / len(history["loss"][-100:]), 4),
-            "python_test_files": round(evaluate(model, text["test"].windows()), 4),
+            "python_test_files": round(evaluate(model, test), 4),
             "reference_prose": round(evaluate(model, prose), 4),
         },
     }
@@ -73,3 +75,10 @@ def pretrain(directory, steps=6000, seed=0, device="cpu", source=None, resume=Fa
     tokenizer.save_pretrained(directory)
     write_json(Path(directory) / "training.json", report)
     return report
+
+
+def _drop_last_position(model):
+    """Shorten the context by one. The last position of a window has nothing to predict, so it learned nothing."""
+    model.config.n_positions -= 1
+    wpe = model.transformer.wpe
+    wpe.num_embeddings, wpe.weight.data = wpe.num_embeddings - 1, wpe.weight.data[:-1].copy()

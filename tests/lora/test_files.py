@@ -104,7 +104,7 @@ def test_each_adapter_has_a_folder_of_its_own(tmp_path):
 
 def test_selected_adapters_alone_are_written(tmp_path):
     model = peft_model(["c_attn"])
-    model.add_adapter("second", LoraConfig(target_modules=["c_fc"]))
+    model.add_adapter("second", LoraConfig(target_modules=["c_fc"], fan_in_fan_out=True))
     model.save_pretrained(tmp_path, selected_adapters=["second"])
     assert [path.name for path in tmp_path.iterdir()] == ["second"]
     with pytest.raises(KeyError, match="no adapter 'third'"):
@@ -132,6 +132,7 @@ def test_loading_another_adapter_changes_nothing_about_the_first(saved):
 
 
 @pytest.mark.parity
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")  # PEFT asks Transformers for it
 @pytest.mark.parametrize("bias", ["none", "all", "lora_only"])
 @pytest.mark.parametrize("targets", TARGETS.values(), ids=TARGETS.keys())
 class TestExchangeWithPeft:
@@ -195,7 +196,7 @@ class TestExchangeWithPeft:
 
 
 @pytest.mark.parity
-@pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers`")
+@pytest.mark.filterwarnings("ignore:Setting `save_embedding_layers`", "ignore:fan_in_fan_out set to")
 def test_an_adapted_head_from_peft_loads_here(tmp_path):
     """Beside the adapter, PEFT stores the weight of the head itself, as `lm_head.base_layer.weight`."""
     import torch
@@ -206,6 +207,22 @@ def test_an_adapted_head_from_peft_loads_here(tmp_path):
     with torch.no_grad():
         expected = twin(torch.tensor(some_ids(base.config))).logits.numpy()
     assert relative(logits(PeftModel.from_pretrained(base, tmp_path)), expected) < 2e-5
+
+
+@pytest.mark.parametrize("name", ["lm_head", "transformer.h.0.attn.c_attn"])
+def test_a_base_weight_in_the_file_must_be_the_models_own(saved, name):
+    key, own = f"base_model.model.{name}.base_layer.weight", tiny_model().get_submodule(name).weight.data
+    edit(saved, lambda arrays: arrays.update({key: own}))
+    model = PeftModel.from_pretrained(tiny_model(), saved)
+    with model.disable_adapter():
+        np.testing.assert_array_equal(logits(model), logits(tiny_model()))
+    for wrong in (own + 1, own[1:]):
+        edit(saved, lambda arrays, wrong=wrong: arrays.update({key: wrong}))
+        model = tiny_model()
+        before = snapshot(model)
+        message = refusal(ValueError, lambda model=model: PeftModel.from_pretrained(model, saved))
+        assert f"{WEIGHTS} was trained on another base model: its {key}" in message
+        assert snapshot(model) == before
 
 
 def load_into_plain_model(directory):

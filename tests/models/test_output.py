@@ -59,8 +59,9 @@ def test_logits_are_made_once_and_carry_gradients(rng):
     assert head.weight.grad is not None
 
 
-def test_logits_of_a_model_called_without_gradients_need_none(rng):
+@pytest.mark.parametrize("targets", [None, [[1, 2, 3], [4, 5, 0]]], ids=["without labels", "with labels"])
+def test_logits_of_a_model_called_without_gradients_need_none(rng, targets):
     hidden, head = hidden_and_head(rng, bias=False)
     with no_grad():
-        out = CausalLMOutput(hidden.detach(), head)
-    assert not out.logits.requires_grad
+        out = CausalLMOutput(hidden, head, targets)
+    assert not out.logits.requires_grad  # also when they are made only now, outside the block

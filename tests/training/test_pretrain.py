@@ -63,7 +63,7 @@ def test_a_base_is_written_that_loads_by_its_directory(tmp_path, source):
     for part in (part for name, text in content.items() for part in (name.encode(), text)):
         digest.update(len(part).to_bytes(8, "little") + part)
     expected = {"data": "project", "data_sha256": digest.hexdigest(), "data_bytes": sum(map(len, content.values()))}
-    expected |= {"seed": 3, "steps": 5, "batch_size": 4, "window": 32, "learning_rate": 3e-3, "weight_decay": 0.1}
+    expected |= {"seed": 3, "steps": 5, "batch_size": 4, "window": 33, "learning_rate": 3e-3, "weight_decay": 0.1}
     assert {name: report[name] for name in FIELDS} == expected
 
     model, tokenizer = AutoModelForCausalLM.from_pretrained(out), AutoTokenizer.from_pretrained(out)
@@ -119,8 +119,8 @@ def test_an_interrupted_pretraining_writes_no_base(tmp_path, source, monkeypatch
     ("files", "error", "message"),
     [
         pytest.param({}, FileNotFoundError, "no Python source files under .*few", id="no-files"),
-        pytest.param({"a.py": "x = 1\n" * 100}, ValueError, "validation has 0 tokens.*window of 32", id="one-file"),
-        pytest.param({"a.py": "x = 1\n"}, ValueError, "train has 7 tokens.*window of 32", id="one-short-file"),
+        pytest.param({"a.py": "x = 1\n" * 100}, ValueError, "validation has 0 tokens.*window of 33", id="one-file"),
+        pytest.param({"a.py": "x = 1\n"}, ValueError, "train has 7 tokens.*window of 33", id="one-short-file"),
     ],
 )
 def test_too_little_text_is_refused_before_any_training(tmp_path, monkeypatch, files, error, message):
@@ -140,7 +140,7 @@ def test_the_shipped_base_is_small_and_says_where_it_comes_from():
     config = json.loads((SHIPPED / "config.json").read_text(encoding="utf-8"))
     assert set(report) == {*FIELDS, "loss_nats_per_byte"}
     assert len(bytes.fromhex(report["data_sha256"])) == 32
-    assert report["window"] == config["n_positions"]
+    assert report["window"] == config["n_positions"] + 1  # its last position predicts nothing
     assert module.CONFIG.items() <= config.items()
     losses = report["loss_nats_per_byte"]
     assert set(losses) == LOSSES
