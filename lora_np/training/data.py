@@ -105,7 +105,7 @@ class TextData:
     """
 
     def __init__(self, documents, tokenizer, length, batch_size, name="the data"):
-        for what, value, least in (("batch_size", batch_size, 1), ("length", length, 2)):
+        for what, value, least in (("batch_size", batch_size, 1), ("length", length, 1)):
             if value < least:
                 raise ValueError(f"{what} must be at least {least}, got {value}")
         ids = [token for text in documents.values() for token in (*tokenizer.encode(text), tokenizer.eos_token_id)]
