@@ -37,8 +37,13 @@ def _seeded():
     manual_seed(0)
 
 
-def pytest_collection_modifyitems(items):
-    """Tests marked parity are skipped by the name of the oracle that is missing, or fail where CI requires it."""
+def pytest_collection_modifyitems(config, items):
+    """GPU tests run when `-m` asks for them. Parity tests are skipped by the name of the oracle that is missing, or
+    refused where CI requires it."""
+    if "gpu" not in config.getoption("markexpr"):
+        on_gpu = [item for item in items if item.get_closest_marker("gpu")]
+        config.hook.pytest_deselected(items=on_gpu)
+        items[:] = [item for item in items if not item.get_closest_marker("gpu")]
     oracles = ("torch", "transformers", "peft")
     missing = [name for name in oracles if importlib.util.find_spec(name) is None]
     if not missing:
