@@ -1,16 +1,25 @@
 """Modules: a model as a tree of named parts."""
 
 from .layers import Conv1D, Dropout, Embedding, LayerNorm, Linear
-from .module import Module, ModuleDict, ModuleList, Parameter
+from .module import Buffer, Module, ModuleDict, ModuleList, Parameter, ParameterDict
+from .nf4 import dequantize_nf4, quantize_nf4
+from .quantized import Linear4bit, memory_footprint, quantize_model
 
 __all__ = [
+    "Buffer",
     "Conv1D",
     "Dropout",
     "Embedding",
     "LayerNorm",
     "Linear",
+    "Linear4bit",
     "Module",
     "ModuleDict",
     "ModuleList",
     "Parameter",
+    "ParameterDict",
+    "dequantize_nf4",
+    "memory_footprint",
+    "quantize_model",
+    "quantize_nf4",
 ]

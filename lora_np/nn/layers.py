@@ -24,6 +24,7 @@ class Linear(Module):
     """
 
     fan_in_fan_out = False
+    parts = ()  # the names of equal parts of the output, where one product computes several things
 
     def __init__(self, in_features, out_features, bias=True):
         self.in_features, self.out_features = in_features, out_features
@@ -42,6 +43,7 @@ class Conv1D(Module):
     """
 
     fan_in_fan_out = True
+    parts = ()
 
     def __init__(self, out_features, in_features):
         self.in_features, self.out_features = in_features, out_features
@@ -54,6 +56,8 @@ class Conv1D(Module):
 
 class Embedding(Module):
     """y = weight[ids]. weight (num_embeddings, embedding_dim), standard normal at first."""
+
+    fan_in_fan_out = True  # a product with one-hot rows: (in, out)
 
     def __init__(self, num_embeddings, embedding_dim):
         self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim

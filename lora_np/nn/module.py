@@ -14,8 +14,21 @@ class Parameter(Tensor):
         super().__init__(data, requires_grad)
 
 
+class Buffer(Tensor):
+    """An array that belongs to a module's state and is never trained, such as the codes of a quantised weight.
+
+    It is saved, loaded and moved with the parameters, but is none of them. Its dtype says what its numbers mean, so
+    `Module.to(dtype=...)` leaves it alone and a state must bring the same.
+    """
+
+    __slots__ = ()
+
+
+STATE = (Parameter, Buffer)  # what is saved, loaded and moved
+
+
 class Module:
-    """A part of a model. Parameters and modules assigned as attributes are found by their names.
+    """A part of a model. Parameters, buffers and modules assigned as attributes are found by their names.
 
     Subclasses write `forward`; calling the module calls it. A parameter that two modules share (GPT-2's head and
     its token embedding) is one parameter: it is listed once, under the first name met.
@@ -45,16 +58,28 @@ class Module:
 
     def named_parameters(self, remove_duplicate=True):
         """(dotted name, Parameter) for every parameter below, shared ones once unless told otherwise."""
+        return self._named(Parameter, remove_duplicate)
+
+    def named_buffers(self, remove_duplicate=True):
+        """(dotted name, Buffer) for every buffer below, shared ones once unless told otherwise."""
+        return self._named(Buffer, remove_duplicate)
+
+    def _named(self, kinds, remove_duplicate=True):
+        """(dotted name, tensor) for every attribute below that is of these kinds."""
         seen = set()
         for prefix, module in self.named_modules():
             for name, value in vars(module).items():
-                if isinstance(value, Parameter) and not (remove_duplicate and id(value) in seen):
+                if isinstance(value, kinds) and not (remove_duplicate and id(value) in seen):
                     seen.add(id(value))
                     yield (f"{prefix}.{name}" if prefix else name), value
 
     def parameters(self):
         """Every parameter below, shared ones once."""
         return (p for _, p in self.named_parameters())
+
+    def buffers(self):
+        """Every buffer below, shared ones once."""
+        return (b for _, b in self.named_buffers())
 
     def num_parameters(self, only_trainable=False):
         """How many numbers the parameters hold, shared ones counted once."""
@@ -101,42 +126,43 @@ class Module:
 
     @property
     def device(self):
-        """'cpu' or 'cuda:N': where the first parameter lives; 'cpu' if there is none."""
-        return next((p.device for p in self.parameters()), "cpu")
+        """'cpu' or 'cuda:N': where the first parameter or buffer lives; 'cpu' if there is none."""
+        return next((p.device for _, p in self._named(STATE)), "cpu")
 
     def to(self, device=None, dtype=None):
         """Move every parameter to 'cpu', 'cuda' or 'cuda:N', or to another float dtype; returns the module itself.
 
-        Gradients go along. Optimizers hold state of their own: move first, then make the optimizer.
+        Gradients go along; buffers move too, in the dtype they have. Optimizers hold state of their own: move first,
+        then make the optimizer.
         """
-        for p in self.parameters():
+        for _, p in self._named(STATE):
+            keep = dtype is None or isinstance(p, Buffer)
             for slot in ("data", "grad"):
                 array = getattr(p, slot)
                 if array is not None:
                     array = array if device is None else backend.to_device(array, device)
-                    setattr(p, slot, array if dtype is None else array.astype(dtype, copy=False))
+                    setattr(p, slot, array if keep else array.astype(dtype, copy=False))
         return self
 
     def state_dict(self):
-        """{dotted name: array} of every parameter, shared ones once; the arrays themselves, not copies."""
-        return {name: p.data for name, p in self.named_parameters()}
+        """{dotted name: array} of every parameter and buffer, shared ones once; the arrays themselves, not copies."""
+        return {name: p.data for name, p in self._named(STATE)}
 
     def load_state_dict(self, state, strict=True):
-        """Copy arrays into the parameters of the same names. Returns (missing names, unexpected names).
+        """Copy arrays into the parameters and buffers of the same names. Returns (missing names, unexpected names).
 
         A shared parameter may come under any of its names. Everything is checked before anything is written:
-        with `strict`, a missing or unexpected name is a KeyError; a wrong shape is always a ValueError.
+        with `strict`, a missing or unexpected name is a KeyError; a wrong shape, or a buffer's wrong dtype, is always
+        a ValueError.
         """
-        names = dict(self.named_parameters(remove_duplicate=False))
+        names = dict(self._named(STATE, remove_duplicate=False))
         given = {id(names[name]) for name in state if name in names}
-        missing = [name for name, p in self.named_parameters() if id(p) not in given]
+        missing = [name for name, p in self._named(STATE) if id(p) not in given]
         unexpected = [name for name in state if name not in names]
         shared = {name: names[name] for name in state if name in names}
-        wrong = [
-            f"{n}: {tuple(state[n].shape)} instead of {p.shape}" for n, p in shared.items() if state[n].shape != p.shape
-        ]
+        wrong = [f"{n}: {_misfit(p, state[n])}" for n, p in shared.items() if _misfit(p, state[n])]
         if wrong:
-            raise ValueError(f"wrong shapes in the state: {_some(wrong)}")
+            raise ValueError(f"wrong shapes or dtypes in the state: {_some(wrong)}")
         if strict and (missing or unexpected):
             parts = [("missing", missing), ("unexpected", unexpected)]
             raise KeyError("state does not fit: " + "; ".join(f"{what} {_some(n)}" for what, n in parts if n))
@@ -163,32 +189,57 @@ class ModuleList(Module):
         return [child for _, child in self.named_children()][i]
 
 
-class ModuleDict(Module):
-    """Modules by name: `adapters["default"]` has the name "default"."""
+class _Dict(Module):
+    """Things of one kind by name, kept as attributes so that dotted names run through. Abstract: see `kind`."""
+
+    kind = Module
 
     def __init__(self):
         pass
 
-    def __setitem__(self, name, module):
-        if not isinstance(module, Module):
-            raise TypeError(f"a ModuleDict holds modules, not {type(module).__name__}")
-        setattr(self, name, module)
+    def _items(self):
+        return {name: value for name, value in vars(self).items() if isinstance(value, self.kind)}
+
+    def __setitem__(self, name, value):
+        if not isinstance(value, self.kind):
+            kind = self.kind.__name__.lower()
+            raise TypeError(f"a {type(self).__name__} holds {kind}s, not {type(value).__name__}")
+        setattr(self, name, value)
 
     def __getitem__(self, name):
-        return dict(self.named_children())[name]
+        return self._items()[name]
 
     def __delitem__(self, name):
         self[name]
         delattr(self, name)
 
     def __contains__(self, name):
-        return name in dict(self.named_children())
+        return name in self._items()
 
     def __len__(self):
-        return len(self.named_children())
+        return len(self._items())
 
     def __iter__(self):
-        return iter(name for name, _ in self.named_children())
+        return iter(list(self._items()))
+
+
+class ModuleDict(_Dict):
+    """Modules by name: `adapters["default"]` has the name "default"."""
+
+
+class ParameterDict(_Dict):
+    """Parameters by name."""
+
+    kind = Parameter
+
+
+def _misfit(tensor, array):
+    """In what an array differs from the one that it is to replace, in words; None if it fits."""
+    if array.shape != tensor.shape:
+        return f"{tuple(array.shape)} instead of {tensor.shape}"
+    if isinstance(tensor, Buffer) and array.dtype != tensor.dtype:
+        return f"{array.dtype} instead of {tensor.dtype}"
+    return None
 
 
 def _hint(name, names):

@@ -323,3 +323,37 @@ def test_a_whole_model_keeps_its_results_through_a_state():
     ids = some_ids(source.config)
     target.load_state_dict(source.state_dict())
     assert (source(ids).logits.data == target(ids).logits.data).all()
+
+
+class Counter(nn.Module):
+    """A parameter, a buffer, and a part that shares the buffer."""
+
+    def __init__(self):
+        self.counts = nn.Buffer(np.arange(3, dtype=np.int8))
+        self.gain = nn.Parameter(np.ones(3, np.float32))
+        self.part = nn.ModuleList()
+        self.part.counts = self.counts
+
+
+def test_a_buffer_is_state_but_no_parameter():
+    module = Counter()
+    assert [name for name, _ in module.named_parameters()] == ["gain"]
+    assert [name for name, _ in module.named_buffers()] == ["counts"]
+    assert [name for name, _ in module.named_buffers(remove_duplicate=False)] == ["counts", "part.counts"]
+    assert list(module.buffers()) == [module.counts]
+    assert list(module.state_dict()) == ["counts", "gain"]
+    assert module.num_parameters() == 3
+    assert not module.requires_grad_().counts.requires_grad
+
+
+def test_a_buffer_keeps_its_dtype_and_takes_no_other():
+    module = Counter().to(dtype=np.float64)
+    assert (module.counts.dtype, module.gain.dtype) == (np.int8, np.float64)
+    state = {"part.counts": np.full(3, 5, np.int8), "gain": np.ones(3)}
+    assert module.load_state_dict(state) == ([], [])
+    assert module.counts.data.tolist() == [5, 5, 5]
+    with pytest.raises(ValueError, match="counts: float32 instead of int8"):
+        module.load_state_dict({"counts": np.ones(3, np.float32)}, strict=False)
+    with pytest.raises(KeyError, match="missing counts"):
+        module.load_state_dict({"gain": np.ones(3)})
+    assert module.counts.data.tolist() == [5, 5, 5]

@@ -1,0 +1,115 @@
+"""QLoRA's frozen layer: its weight in 4 bits a number, turned back into float32 each time it is used.
+
+Nothing here is trained: LoRA's A and B beside such a layer stay in float32 and get their gradients through it.
+(Dettmers et al., 2023, "QLoRA: Efficient Finetuning of Quantized LLMs", eq. 5 and 6; the number format is in `nf4.py`.)
+"""
+
+from ..autograd import Tensor
+from ..autograd import functional as F
+from ..autograd.tensor import data, needs_grad, record
+from .layers import Conv1D, Linear
+from .module import Buffer, Module, Parameter
+from .nf4 import QuantizedWeight, dequantize_nf4, quantize_nf4
+
+SKIP = ("lm_head",)
+
+
+def linear_4bit(x, quantized, bias=None, fan_in_fan_out=False):
+    r"""y = x Wᵀ + b with W in 4 bits. x (..., in), W (out, in) or (in, out) with `fan_in_fan_out` -> y (..., out).
+
+    Gradients: dx = dy W (..., in); db = Σ_rows dy (out,) if the bias is trained; none for W. Saved: the codes, which
+    the layer holds anyway. W in float32 lives for one product; the backward makes it anew to save memory.
+    """
+    needs, shape = needs_grad(x, bias), x.shape
+    y = F.linear(data(x), dequantize_nf4(quantized), data(bias), fan_in_fan_out).data
+
+    def backward(dy):
+        rows = dy.reshape(-1, dy.shape[-1])
+        dx = None
+        if needs[0]:
+            w = dequantize_nf4(quantized)
+            dx = (rows @ (w.T if fan_in_fan_out else w)).reshape(shape)
+        return dx, rows.sum(axis=0) if needs[1] else None
+
+    return record(y, (x, bias), backward)
+
+
+class Linear4bit(Module):
+    """A Linear or Conv1D with its weight in 4 bits and frozen; its state is the arrays of a `QuantizedWeight`.
+
+    To load a saved state, quantise a model of the same shape with the same options first. `weight` is a new Tensor
+    each time: what is written to it changes nothing here.
+    """
+
+    parts = ()
+
+    def __init__(self, quantized, bias=None, fan_in_fan_out=False):
+        fan_in, fan_out = quantized.shape if fan_in_fan_out else quantized.shape[::-1]
+        self.in_features, self.out_features, self.fan_in_fan_out = fan_in, fan_out, fan_in_fan_out
+        self.bias = None if bias is None else Parameter(bias, requires_grad=False)
+        self.weight_codes, self.weight_absmax = Buffer(quantized.codes), Buffer(quantized.absmax)
+        double = quantized.absmax_scale is not None
+        self.weight_absmax_scale = Buffer(quantized.absmax_scale) if double else None
+        self.weight_absmax_mean = Buffer(quantized.absmax_mean) if double else None
+
+    @classmethod
+    def from_linear(cls, layer, block_size=64, double_quant=True):
+        """The 4-bit layer for a Linear or Conv1D, which stays as it is. Errors: see `quantize_nf4`."""
+        quantized = quantize_nf4(layer.weight, block_size, double_quant)
+        made = cls(quantized, data(layer.bias), layer.fan_in_fan_out).train(layer.training)
+        made.parts = layer.parts
+        return made
+
+    @property
+    def quantized(self):
+        """The weight as a `QuantizedWeight`, of the arrays where they now are."""
+        sizes = (self.out_features, self.in_features)
+        scales = (data(self.weight_absmax), data(self.weight_absmax_scale), data(self.weight_absmax_mean))
+        return QuantizedWeight(sizes[::-1] if self.fan_in_fan_out else sizes, data(self.weight_codes), *scales)
+
+    @property
+    def weight(self):
+        """A frozen float32 Tensor, made now and not kept."""
+        return Tensor(dequantize_nf4(self.quantized))
+
+    def forward(self, x):
+        return linear_4bit(x, self.quantized, self.bias, self.fan_in_fan_out)
+
+
+def quantize_model(model, skip=SKIP, block_size=64, double_quant=True):
+    """Put a Linear4bit in the place of every Linear and Conv1D of the model; returns the model.
+
+    skip: names of layers, or of what holds them, to leave alone: whole dotted names or their ends after a dot. The
+    output head is left alone because its errors reach the logits directly, and it often shares the embedding's weight.
+    Nothing changes unless all of it can be done. ValueError, with the layer's name, for a weight that can not be
+    quantised, for a name in `skip` that matches nothing, and for a model that is a single layer (see `from_linear`).
+    """
+    skipped = _skipped(model, skip)
+    layers = {name: m for name, m in model.named_modules() if isinstance(m, (Linear, Conv1D)) and id(m) not in skipped}
+    if "" in layers:
+        raise ValueError("quantize_model replaces the layers in a model; for one layer use Linear4bit.from_linear")
+    new = {}
+    for name, layer in layers.items():
+        try:
+            new[name] = Linear4bit.from_linear(layer, block_size, double_quant)
+        except ValueError as error:
+            raise ValueError(f"{name}: {error}") from None
+    for name, layer in new.items():
+        model.set_submodule(name, layer)
+    return model
+
+
+def _skipped(model, skip):
+    """The ids of the modules that `skip` names and of all below them."""
+    found = set()
+    for end in skip:
+        named = [module for name, module in model.named_modules() if f".{name}".endswith(f".{end}")]
+        if not named and end not in SKIP:
+            raise ValueError(f"quantize_model: skip names {end!r}, but no part of the model has that name")
+        found.update(id(part) for module in named for part in module.modules())
+    return found
+
+
+def memory_footprint(model):
+    """What the parameters and buffers take, in bytes, shared ones once; gradients and activations not counted."""
+    return sum(array.nbytes for array in model.state_dict().values())
