@@ -12,7 +12,8 @@ pretrained on Python source, trains a LoRA adapter on English prose, and shows w
 
 FINETUNE = """\
 Train a LoRA adapter on a text file. The base model stays as it is; the adapter, a small file in PEFT's format,
-holds everything learned. The last tenth of the text is held out to measure what was learned."""
+holds everything learned. The last tenth of the text is held out to measure what was learned, so the text needs
+about 3,000 characters at least."""
 
 PRETRAIN = """\
 Rebuild the base model 'tiny-python': a GPT with 0.86M parameters that reads bytes, trained from nothing on the source
@@ -38,7 +39,7 @@ def _add_finetune(parser):
 
     add("--data", "UTF-8 text to learn from; without it, the prose of Python's help() pages", metavar="FILE")
     add("--base", "the base model: a shipped model's name, or a directory", metavar="NAME")
-    add("--out", "where the adapter, the checkpoint and the picture go", metavar="DIR")
+    add("--out", "where adapter, checkpoint and picture go; without it, runs/ and the text's name", metavar="DIR")
     add("--rank", "rank of the update: A is rank x inputs, B is outputs x rank", type=int, metavar="R")
     add("--alpha", "the update is scaled by alpha / rank", type=float, metavar="X")
     targets = "layers that get an adapter: ends of their names (c_attn c_fc), a regular expression, or all-linear"

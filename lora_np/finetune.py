@@ -6,6 +6,7 @@ in PEFT's format with a picture of the run.
 """
 
 import dataclasses
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,8 +17,10 @@ from .lora import LoraConfig, get_peft_model
 from .lora.analysis import format_parameter_table
 from .models import AutoModelForCausalLM, AutoTokenizer
 from .models.auto import TINY_PYTHON
+from .storage import existing
 from .training import TextData, TrainingArguments, evaluate, load_text, prose_documents, python_documents, train
 from .training.data import hold_out_last, split_documents
+from .training.loop import CHECKPOINT
 
 EVALUATION_WINDOWS, SAMPLE_LENGTH = 64, 240
 
@@ -28,7 +31,7 @@ class FinetuneOptions:
 
     base: str = TINY_PYTHON
     data: str | None = None
-    out: str = "runs/prose"
+    out: str | None = None
     rank: int = 8
     alpha: float = 16
     target_modules: tuple | str = "all-linear"
@@ -49,8 +52,42 @@ def finetune(options, say=print):
     """
     tokenizer = AutoTokenizer.from_pretrained(options.base)
     model = AutoModelForCausalLM.from_pretrained(options.base, device=options.device)
-    window = model.config.n_positions
-    train_data, evaluation = _read_data(options, tokenizer, window)
+    train_data, evaluation = _read_data(options, tokenizer, model.config.n_positions)
+    args, peft_model, out = _arguments(options), _adapted(model, options), _output_directory(options)
+    peft_model.base_model.check_mergeable()
+    config = peft_model.peft_config["default"]
+    say(
+        f"Base model {options.base}; LoRA of rank {config.r}, alpha {config.lora_alpha:g}, scaling {config.scaling:g}\n"
+    )
+    say(format_parameter_table(peft_model) + "\n")
+    peft_model.print_trainable_parameters()
+    prompt = _prompt(evaluation, tokenizer)
+    before = _sample(peft_model, tokenizer, prompt, options.seed)
+    out.mkdir(parents=True, exist_ok=True)
+    identity = _identity(options, train_data)
+    history = train(peft_model, train_data, args, evaluation, out, options.resume, identity=identity)
+    peft_model.save_pretrained(out)
+    result = {"history": history, "difference": None, "adapter": out, "picture": None}
+    if history["interrupted"]:
+        done = len(history["loss"])
+        say(f"\nStopped after step {done} of {options.steps}. The adapter so far and a checkpoint are in {out}.")
+        say("The same command with --resume goes on from there.")
+        return result
+    _report_losses(peft_model, history, evaluation, say)
+    after = _sample(peft_model, tokenizer, prompt, options.seed)
+    say(f"\nHeld-out text to go on from:\n{_indented(prompt)}")
+    for title, text in (("The base writes on", before), ("With the adapter", after)):
+        say(f"\n{title}:\n{_indented(text)}")
+    difference = result["difference"] = merge_difference(peft_model, next(iter(evaluation.values()))[:4])
+    say(f"\nMerged and unmerged logits differ by at most {difference:.1e}: the same model, at the base's cost.")
+    result["picture"] = _draw(history, options, out / "curves.png")
+    size = (out / "adapter_model.safetensors").stat().st_size
+    say(f"\nAdapter (PEFT format, {size / 1024:.0f} KiB): {out}\nPicture: {result['picture']}")
+    return result
+
+
+def _adapted(model, options):
+    """The model with a fresh adapter."""
     manual_seed(options.seed)
     targets = options.target_modules if isinstance(options.target_modules, str) else list(options.target_modules)
     config = LoraConfig(
@@ -61,44 +98,35 @@ def finetune(options, say=print):
         task_type="CAUSAL_LM",
         fan_in_fan_out=model.config.model_type == "gpt2",
     )
-    peft_model = get_peft_model(model, config)
-    say(
-        f"Base model {options.base}; LoRA of rank {config.r}, alpha {config.lora_alpha:g}, scaling {config.scaling:g}\n"
-    )
-    say(format_parameter_table(peft_model) + "\n")
-    peft_model.print_trainable_parameters()
-    prompt = _prompt(evaluation, tokenizer)
-    before = _sample(peft_model, tokenizer, prompt, options.seed)
-    args = TrainingArguments(
+    return get_peft_model(model, config)
+
+
+def _output_directory(options):
+    """Where the results go: as asked, or runs/ and the name of the text. Nothing is made yet."""
+    out = Path(options.out or f"runs/{Path(options.data).stem if options.data else 'prose'}")
+    if out.exists() and not out.is_dir():
+        raise ValueError(f"--out {out} is a file; it must be a directory, or a new name")
+    if options.resume:
+        existing(out / CHECKPOINT)
+    return out
+
+
+def _identity(options, train_data):
+    """What makes a run this one and not another, besides how it is trained."""
+    names = ("base", "rank", "alpha", "target_modules", "dropout", "batch_size")
+    data = hashlib.sha256(train_data.tokens.tobytes()).hexdigest()
+    return {**{name: getattr(options, name) for name in names}, "data": data}
+
+
+def _arguments(options):
+    """How to train: a short warm-up, six evaluations."""
+    return TrainingArguments(
         steps=options.steps,
         learning_rate=options.learning_rate,
         warmup_steps=min(10, options.steps // 10),
         eval_every=max(1, options.steps // 5),
         seed=options.seed,
     )
-    out = Path(options.out)
-    out.mkdir(parents=True, exist_ok=True)
-    history = train(peft_model, train_data, args, evaluation, out, options.resume)
-    peft_model.save_pretrained(out)
-    if history["interrupted"]:
-        done = len(history["loss"])
-        say(f"\nStopped after step {done} of {options.steps}. The adapter so far and a checkpoint are in {out}.")
-        say("The same command with --resume goes on from there.")
-        return {"history": history, "difference": None, "adapter": out, "picture": None}
-    with peft_model.disable_adapter():
-        switched_off = {name: evaluate(peft_model, windows) for name, windows in evaluation.items()}
-    _report_losses(history, switched_off, say)
-    after = _sample(peft_model, tokenizer, prompt, options.seed)
-    say(f"\nHeld-out text to go on from:\n{_indented(prompt)}")
-    for title, text in (("The base writes on", before), ("With the adapter", after)):
-        say(f"\n{title}:\n{_indented(text)}")
-    difference = merge_difference(peft_model, next(iter(evaluation.values()))[:4])
-    say(f"\nMerged and unmerged logits differ by at most {difference:.1e}: the same model, at the base's cost.")
-    picture = out / "curves.png"
-    _draw(history, options, picture)
-    size = (out / "adapter_model.safetensors").stat().st_size
-    say(f"\nAdapter (PEFT format, {size / 1024:.0f} KiB): {out}\nPicture: {picture}")
-    return {"history": history, "difference": difference, "adapter": out, "picture": picture}
 
 
 def _read_data(options, tokenizer, window):
@@ -141,8 +169,10 @@ def _indented(text):
     return "\n".join(f"    {line}" for line in text.splitlines())
 
 
-def _report_losses(history, switched_off, say):
+def _report_losses(peft_model, history, evaluation, say):
     """Each held-out text's loss with the base, with the adapter, and with the adapter there but switched off."""
+    with peft_model.disable_adapter():
+        switched_off = {name: evaluate(peft_model, windows) for name, windows in evaluation.items()}
     first, last = history["evaluation"][0], history["evaluation"][-1]
     title = "held-out loss, nats per byte"
     say(f"\n{title}  {'base':>8} {'adapter':>8} {'adapter off':>12}")
@@ -172,6 +202,7 @@ def _draw(history, options, path):
 
     title = f"LoRA rank {options.rank} on {options.base}"
     plots.save(plots.training_curves(history, title), path)
+    return path
 
 
 def option_defaults():

@@ -70,6 +70,7 @@ def test_finetune_then_resume_when_done(tmp_path, text, capsys):
         (["--steps", "0"], "steps must be a positive integer, got 0"),
         (["--batch-size", "0"], "batch_size must be at least 1, got 0"),
         (["--learning-rate", "-1"], "learning_rate must be positive, got -1.0"),
+        (["--target-modules", "lm_head"], "lm_head shares its weight with another layer: merging would change both"),
         (["--device", "gpu"], "unknown device 'gpu': expected 'cpu', 'cuda' or 'cuda:N'"),
     ],
 )
@@ -81,9 +82,34 @@ def test_a_mistake_is_one_line_and_status_2(tmp_path, capsys, arguments, message
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize(
+    ("change", "named"),
+    [
+        (["--alpha", "64"], "alpha was 16, now 64.0"),
+        (["--dropout", "0.5"], "dropout was 0.0, now 0.5"),
+        (["--rank", "2"], "rank was 8, now 2"),
+        (["--data", "other.txt"], "data was"),
+    ],
+)
+def test_going_on_with_another_run_is_refused(tmp_path, text, capsys, monkeypatch, change, named):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "other.txt").write_text(TEXT.upper())
+    command = ["finetune", "--data", text, "--out", "out", "--steps", "2", "--batch-size", "2"]
+    assert main(command) == 0
+    written = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    assert main([*command, *change, "--resume"]) == 2
+    assert named in capsys.readouterr().err
+    assert {path: path.read_bytes() for path in (tmp_path / "out").iterdir()} == written
+
+
 def test_resuming_from_nothing_is_refused(tmp_path, text, capsys):
     assert main(["finetune", "--data", text, "--out", str(tmp_path / "out"), "--steps", "1", "--resume"]) == 2
     assert "checkpoint.safetensors does not exist" in capsys.readouterr().err
+
+
+def test_an_output_that_is_a_file_is_refused(text, capsys):
+    assert main(["finetune", "--data", text, "--out", text]) == 2
+    assert "is a file; it must be a directory" in capsys.readouterr().err
 
 
 def test_help_explains_every_option(capsys):

@@ -86,14 +86,11 @@ def split_documents(documents, held_out=0.1):
 
 
 def hold_out_last(documents, held_out=0.1):
-    """{"train", "test"}: the last documents are held out. One document alone is cut in two."""
-    names = list(documents)
-    if len(names) == 1:
-        text = documents[names[0]]
-        cut = int(len(text) * (1 - held_out))
-        return {"train": {names[0]: text[:cut]}, "test": {f"{names[0]} (end)": text[cut:]}}
-    first = len(names) - max(1, round(held_out * len(names)))
-    return {"train": {n: documents[n] for n in names[:first]}, "test": {n: documents[n] for n in names[first:]}}
+    """{"train", "test"}: the end of the text is held out, from a line's beginning on; one document in each part."""
+    name, text = " ".join(documents), "".join(documents.values())
+    cut = int(len(text) * (1 - held_out))
+    cut = text.rfind("\n", 0, cut) + 1 or cut
+    return {"train": {name: text[:cut]}, "test": {name: text[cut:]}}
 
 
 class TextData:

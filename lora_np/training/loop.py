@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 
 from ..autograd import manual_seed, no_grad
 from ..storage import read_safetensors, write_safetensors
+from .groups import parameter_groups
 from .optim import AdamW, clip_grad_norm_, warmup_cosine
 
 CHECKPOINT = "checkpoint.safetensors"
@@ -27,6 +28,7 @@ class TrainingArguments:
     steps              optimizer steps
     learning_rate      the highest; it rises over `warmup_steps`, then falls along a cosine to `min_lr_ratio` of itself
     weight_decay       AdamW's, on matrices only: biases and norms are not pulled towards zero
+    loraplus_lr_ratio  how many times faster LoRA's B learns than the rest (LoRA+); 1 for equal rates
     max_grad_norm      gradients are scaled down together if their norm is larger; 0 turns this off
     accumulation       batches whose gradients are added up before each step
     eval_every         steps between evaluations (there is one before the first step and one after the last)
@@ -39,6 +41,7 @@ class TrainingArguments:
     min_lr_ratio: float = 0.1
     weight_decay: float = 0.0
     betas: tuple = (0.9, 0.999)
+    loraplus_lr_ratio: float = 1.0
     max_grad_norm: float = 1.0
     accumulation: int = 1
     eval_every: int = 50
@@ -52,6 +55,8 @@ class TrainingArguments:
                 raise ValueError(f"{name} must be a positive integer, got {value!r}")
         if not 0 < self.learning_rate < math.inf:
             raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")
+        if not 0 < self.loraplus_lr_ratio < math.inf:
+            raise ValueError(f"loraplus_lr_ratio must be positive, got {self.loraplus_lr_ratio}")
         if not self.max_grad_norm >= 0:
             raise ValueError(f"max_grad_norm must not be negative, got {self.max_grad_norm}")
 
@@ -76,15 +81,12 @@ def evaluate(model, windows, batch_size=32):
 class TrainingRun:
     """A model, its optimizer and how far they have come: everything that a checkpoint holds."""
 
-    def __init__(self, model, args):
-        self.model, self.args = model, args
+    def __init__(self, model, args, identity=None):
+        self.model, self.args, self.identity = model, args, identity or {}
         self.trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
-        if not self.trainable:
-            raise ValueError("nothing to train: every parameter of the model is frozen")
-        decay = [p for p in self.trainable.values() if p.ndim > 1]
-        rest = [p for p in self.trainable.values() if p.ndim <= 1]
-        groups = [{"params": decay, "weight_decay": args.weight_decay}, {"params": rest, "weight_decay": 0.0}]
-        self.optimizer = AdamW([g for g in groups if g["params"]], lr=args.learning_rate, betas=args.betas)
+        groups = parameter_groups(model, args.learning_rate, args.weight_decay, args.loraplus_lr_ratio)
+        self.optimizer = AdamW(groups, betas=args.betas)
+        self.highest_rates = [group["lr"] for group in self.optimizer.param_groups]
         self.step, self.history = 0, {"loss": [], "learning_rate": [], "evaluation": []}
 
     def one_step(self, data):
@@ -106,14 +108,14 @@ class TrainingRun:
             raise FloatingPointError(f"the loss became {total} at step {self.step}: try a lower learning rate")
         if args.max_grad_norm:
             clip_grad_norm_(self.trainable.values(), args.max_grad_norm)
-        rate = args.learning_rate * warmup_cosine(self.step, args.steps, args.warmup_steps, args.min_lr_ratio)
-        for group in self.optimizer.param_groups:
-            group["lr"] = rate
+        fraction = warmup_cosine(self.step, args.steps, args.warmup_steps, args.min_lr_ratio)
+        for group, highest in zip(self.optimizer.param_groups, self.highest_rates, strict=True):
+            group["lr"] = highest * fraction
         self.optimizer.step()
         self.model.zero_grad()
         self.step += 1
         self.history["loss"].append(total)
-        self.history["learning_rate"].append(rate)
+        self.history["learning_rate"].append(args.learning_rate * fraction)
         return total
 
     def save(self, directory):
@@ -121,7 +123,7 @@ class TrainingRun:
         arrays = {f"model.{name}": p.data for name, p in self.trainable.items()}
         for name, value in self.optimizer.state_dict().items():
             arrays[f"optimizer.{name}"] = np.asarray(value) if isinstance(value, int) else value
-        run = {"step": self.step, "history": self.history, "arguments": dataclasses.asdict(self.args)}
+        run = {"step": self.step, "history": self.history, "arguments": self._arguments()}
         write_safetensors(Path(directory) / CHECKPOINT, arrays, {"run": json.dumps(run)})
 
     def load(self, directory):
@@ -139,8 +141,12 @@ class TrainingRun:
         self.model.load_state_dict({name: arrays[f"model.{name}"] for name in self.trainable}, strict=False)
         self.step, self.history = run["step"], run["history"]
 
+    def _arguments(self):
+        """What must be the same for a run to go on: the arguments, and what the caller says it is about."""
+        return {**dataclasses.asdict(self.args), **self.identity}
+
     def _check_fits(self, path, arrays, run):
-        ours = json.loads(json.dumps(dataclasses.asdict(self.args)))
+        ours = json.loads(json.dumps(self._arguments()))
         other = [
             f"{k} was {run['arguments'].get(k)!r}, now {v!r}" for k, v in ours.items() if run["arguments"].get(k) != v
         ]
@@ -151,19 +157,20 @@ class TrainingRun:
             raise ValueError(f"{path} is of another model: its trained parameters have other names or shapes")
 
 
-def train(model, data, args=None, evaluation=None, directory=None, resume=False, progress=True):
+def train(model, data, args=None, evaluation=None, directory=None, resume=False, progress=True, identity=None):
     """Train what is not frozen in `model` on `data`; returns the history.
 
     model        called as model(input_ids=, labels=), with an output that has .loss
     data         has batch(seed, step) -> ids (B, T), such as `TextData`
     evaluation   {name: windows (n, T)}: each is evaluated every `eval_every` steps
     directory    where the checkpoint goes; None for none. With `resume`, the run goes on from the one that is there.
+    identity     {name: value} of what else must be the same when a run goes on, such as the data's fingerprint
     Returns {"loss": [...], "learning_rate": [...], "evaluation": [{"step":, name: loss, ...}], "interrupted": bool}.
 
     Ctrl-C ends the run after the step in progress, with a checkpoint; a second Ctrl-C ends it at once.
     """
     args = args or TrainingArguments()
-    run = TrainingRun(model, args)
+    run = TrainingRun(model, args, identity)
     if resume:
         if directory is None:
             raise ValueError("resume needs the directory that the checkpoint is in")
@@ -193,6 +200,7 @@ def _run_steps(run, data, evaluation, directory, progress, stop):
         if directory and (run.step % args.checkpoint_every == 0 or last or stop.is_set()):
             run.save(directory)
         if stop.is_set():
+            bar.update()  # leaving the loop would not count this step
             break
     bar.close()
 

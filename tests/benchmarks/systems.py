@@ -47,16 +47,7 @@ def lora_np_step(workload, folder):
     model = lora_np.AutoModelForCausalLM.from_pretrained(folder)
     model = lora_np.PeftModel.from_pretrained(model, Path(folder) / "adapter", is_trainable=True).train()
     optimizer = lora_np.AdamW([p for p in model.parameters() if p.requires_grad], lr=LEARNING_RATE)
-    ids = batch_of(workload)
-
-    def step():
-        loss = model(input_ids=ids, labels=ids).loss
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        return loss.item()
-
-    return step
+    return training_step(model, optimizer, batch_of(workload))
 
 
 def torch_step(workload, folder):
@@ -68,7 +59,11 @@ def torch_step(workload, folder):
     model = AutoModelForCausalLM.from_pretrained(folder)
     model = PeftModel.from_pretrained(model, Path(folder) / "adapter", is_trainable=True).train()
     optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=LEARNING_RATE)
-    ids = torch.from_numpy(batch_of(workload))
+    return training_step(model, optimizer, torch.from_numpy(batch_of(workload)))
+
+
+def training_step(model, optimizer, ids):
+    """Forward, backward, optimizer; returns the loss. The same lines for both, since the names are the same."""
 
     def step():
         loss = model(input_ids=ids, labels=ids).loss
