@@ -6,7 +6,7 @@ Reading order
   3. autograd/ops.py          small operations, each with its gradient
   4. autograd/fused/          larger ones, derived: linear and lora_linear, attention, layer norm, GELU, losses
   5. nn/, models/gpt2.py      modules, and a transformer made of them
-  6. lora/                    config, init, targets, tuner, model, files: adapters on a whole model
+  6. lora/                    adapters on a whole model; its __init__ has the order
   7. training/                optimizers, data, the loop
 """
 

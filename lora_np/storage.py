@@ -51,8 +51,11 @@ def write_text(path, text):
 
 
 def write_json(path, value):
-    """Write `value` as JSON: indent 2, sorted keys, as PEFT and Transformers do."""
-    write_text(path, json.dumps(value, indent=2, sort_keys=True) + "\n")
+    """Write a dict as JSON: indent 2, sorted keys, as PEFT and Transformers do.
+
+    Dicts inside it keep their order, which they do not there: of a LoraConfig's patterns the first match counts.
+    """
+    write_text(path, json.dumps(dict(sorted(value.items())), indent=2) + "\n")
 
 
 def read_json(path):

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, settings
 
-from lora_np import GPT2Config, GPT2LMHeadModel, LoraConfig, get_peft_model, nn
+from lora_np import GPT2Config, GPT2LMHeadModel, LoraConfig, PeftModel, get_peft_model, nn
+from lora_np.lora.adapted import AdaptedLayer
+from lora_np.storage import read_safetensors
 
 # Fuzzing that is the same in every run and is not hurried.
 fuzz = settings(deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
@@ -101,16 +103,107 @@ def peft_twin(model, config):
     import torch
 
     torch.manual_seed(0)
-    names = ["r", "lora_alpha", "lora_dropout", "target_modules", "bias", "init_lora_weights", "task_type"]
+    fields = {name: value for name, value in config.to_dict().items() if name not in ("peft_type", "fan_in_fan_out")}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        options = peft.LoraConfig(**{name: getattr(config, name) for name in names}, fan_in_fan_out=True)
+        options = peft.LoraConfig(**fields, fan_in_fan_out=True)
         return peft.get_peft_model(hugging_face_twin(model), options).train(model.training)
 
 
 def copy_parameters(twin, model):
     """Give `model` the values of the PyTorch model `twin`, whose parameters have the same names."""
     model.load_state_dict({name: p.detach().numpy() for name, p in twin.named_parameters()})
+
+
+def logits(model):
+    """The logits as a NumPy array, of some ids that are always the same."""
+    return model(some_ids(model.config)).logits.numpy().copy()
+
+
+def gradients(model):
+    """{name: gradient} after one backward pass, for the parameters that got one."""
+    ids = some_ids(model.config)
+    model.zero_grad()
+    model(ids, labels=ids).loss.backward()
+    return {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+def perturbed(model, seed=2, scale=0.1):
+    """`model` with noise on all that is trained: nothing in its adapters is zero, or as it started."""
+    rng = np.random.default_rng(seed)
+    for p in model.parameters():
+        if p.requires_grad:
+            p.data = (p.data + scale * rng.standard_normal(p.shape)).astype(p.dtype)
+    return model
+
+
+def assert_equal_to_peft(config, base):
+    """PEFT and this library, with the same weights, have the same names, logits, loss and gradients."""
+    import torch
+
+    twin = peft_twin(base, config)
+    ours = perturbed(get_peft_model(base, config))
+    values = dict(ours.named_parameters())
+    assert {name: p.shape for name, p in values.items()} == {n: tuple(p.shape) for n, p in twin.named_parameters()}
+    with torch.no_grad():
+        for name, p in twin.named_parameters():
+            p.copy_(torch.tensor(values[name].data))
+    ids = some_ids(ours.config)
+    expected = twin(input_ids=torch.tensor(ids), labels=torch.tensor(ids))
+    expected.loss.backward()
+    assert relative(logits(ours), expected.logits.detach()) < 2e-5
+    assert relative(ours(ids, labels=ids).loss.item(), expected.loss.item()) < 2e-5
+    theirs = {name: p.grad.numpy() for name, p in twin.named_parameters() if p.grad is not None}
+    found = gradients(ours)
+    assert set(found) == set(theirs)
+    for name, gradient in found.items():
+        assert relative(gradient, theirs[name]) < 2e-5, name
+
+
+def assert_exchanged_with_peft(config, base, directory):
+    """The two write files of the same layout, and each reads the other's with equal logits; returns the layout."""
+    import peft
+    import torch
+
+    ids = torch.tensor(some_ids(base.config))
+    fresh = hugging_face_twin(base)
+    twin = peft_twin(base, config)
+    with torch.no_grad():
+        for p in twin.parameters():
+            p += 0.1 * torch.randn_like(p) if p.requires_grad else 0
+        expected = twin(ids).logits.numpy()
+    twin.save_pretrained(directory / "theirs")
+    ours = PeftModel.from_pretrained(base, directory / "theirs", is_trainable=True)
+    assert relative(logits(ours), expected) < 2e-5
+
+    perturbed(ours).save_pretrained(directory / "ours")
+    with warnings.catch_warnings():
+        warnings.simplefilter("error", UserWarning)  # PEFT warns about missing keys and unknown fields
+        back = peft.PeftModel.from_pretrained(fresh, directory / "ours")
+    with torch.no_grad():
+        assert relative(logits(ours), back(ids).logits) < 2e-5
+    files = [read_safetensors(directory / who / "adapter_model.safetensors")[0] for who in ("ours", "theirs")]
+    layouts = [{name: array.shape for name, array in arrays.items()} for arrays in files]
+    assert layouts[0] == layouts[1]
+    return layouts[0]
+
+
+def assert_merges(model, tolerance):
+    """Merged results are the same; unmerging and disabling are exact to the bit; the unloaded model agrees too."""
+    expected, before = logits(model), snapshot(model)
+    with model.disable_adapter():
+        base = logits(model)
+    assert relative(expected, base) > 1e-3
+    model.merge_adapter(safe_merge=True)
+    assert relative(logits(model), expected) < tolerance
+    with model.disable_adapter():
+        np.testing.assert_array_equal(logits(model), base)
+    model.unmerge_adapter()
+    assert snapshot(model) == before
+    np.testing.assert_array_equal(logits(model), expected)
+    plain = model.merge_and_unload()
+    assert relative(logits(plain), expected) < tolerance
+    assert not any(isinstance(module, AdaptedLayer) for module in plain.modules())
 
 
 class TwoLayers(nn.Module):
@@ -121,3 +214,23 @@ class TwoLayers(nn.Module):
 
     def forward(self, x):
         return self.second(self.first(x))
+
+
+def logits_of(model, ids=None):
+    """The logits as an array of their own, for `some_ids` unless told otherwise: of our model or of PyTorch's."""
+    ids = some_ids(model.config) if ids is None else ids
+    if isinstance(model, nn.Module):
+        return model(ids).logits.numpy().copy()
+    import torch
+
+    with torch.no_grad():
+        return model(torch.tensor(ids)).logits.numpy()
+
+
+def load_in_peft(model, directory):
+    """PEFT's model with the adapter in `directory`, on the PyTorch twin of the plain model `model`."""
+    import peft
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return peft.PeftModel.from_pretrained(hugging_face_twin(model), directory).eval()

@@ -84,7 +84,7 @@ class TestJson:
         value = {"b": [1, 2.5, None], "a": {"d": "é", "c": True}}
         write_json(tmp_path / "x.json", value)
         text = (tmp_path / "x.json").read_text()
-        assert text == json.dumps(value, indent=2, sort_keys=True) + "\n"
+        assert text == json.dumps({"a": value["a"], "b": value["b"]}, indent=2) + "\n"  # what is inside keeps its order
         assert read_json(tmp_path / "x.json") == value
 
     def test_what_is_no_json_leaves_the_old_file(self, tmp_path):

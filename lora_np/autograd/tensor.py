@@ -153,7 +153,7 @@ def _run_backward(root, grad):
         for parent, d in zip(parents, gradients, strict=True):
             if parent is not None:
                 grads.add(parent, d, owned=_is_fresh(d, dy, gradients))
-        del dy, gradients, d
+        del dy, gradients, d  # or the last ones would live on through the next operation
 
 
 def _reachable(root):
@@ -175,7 +175,8 @@ def _reachable(root):
 def _is_fresh(d, dy, gradients):
     """Did the operation make the array `d` anew, for one parent only? Then it may be added to in place.
 
-    An operation may pass `dy` itself on (as add does, to both its parents), a view of it, or one array twice.
+    An operation may pass `dy` itself on (as add does, to both its parents), a view of it (an array with a base), or
+    one array twice. So it must not return an array that it keeps.
     """
     shared = sum(other is d or getattr(other, "base", None) is d for other in gradients) > 1
     return d is not dy and d.base is None and not shared

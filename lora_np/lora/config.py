@@ -1,6 +1,7 @@
 """LoraConfig: everything that decides what an adapter is, under PEFT's names and in PEFT's file format."""
 
 import dataclasses
+import math
 import re
 import warnings
 from dataclasses import dataclass, field
@@ -8,29 +9,19 @@ from enum import StrEnum
 from pathlib import Path
 
 from ..storage import read_json, write_json
+from .init import INITS, is_known
 
 CONFIG_FILE = "adapter_config.json"
+DATA_DRIVEN = ("eva", "corda", "lora_ga")  # PEFT fills these in by passes over data, through calls of their own
 BIASES = ("none", "all", "lora_only")
 
-# What PEFT's file may say beyond the fields below, with the value that means "not used". Another value changes
-# what the adapter computes, so it is refused instead of ignored.
-UNUSED = {
-    "use_rslora": False,
-    "use_dora": False,
-    "lora_bias": False,
-    "rank_pattern": {},
-    "alpha_pattern": {},
-    "exclude_modules": None,
-    "modules_to_save": None,
-    "layers_to_transform": None,
-    "layers_pattern": None,
-}
+# PEFT's fields for things that are not here. Another value than nothing changes what the adapter computes, so it is
+# refused instead of ignored. The others make no difference to the numbers.
 REFUSED = (
-    *UNUSED,
     *("alora_invocation_tokens", "arrow_config", "kasa_config", "layer_replication", "monteclora_config"),
     *("target_parameters", "trainable_token_indices", "use_bdlora", "use_qalora", "velora_config"),
 )
-HARMLESS = {"auto_mapping", "megatron_core", "peft_type", "peft_version", "qalora_group_size", *UNUSED}
+HARMLESS = {"auto_mapping", "megatron_core", "peft_type", "peft_version", "qalora_group_size", *REFUSED}
 
 
 class TaskType(StrEnum):
@@ -43,23 +34,42 @@ class TaskType(StrEnum):
 class LoraConfig:
     """The settings of one adapter.
 
-    r                  rank: A is (r, in), B is (out, r)
-    lora_alpha         the update is scaled by lora_alpha / r
-    lora_dropout       dropout probability on the input of the low-rank branch, in training only
-    target_modules     which layers: a list of names ("c_attn" means every layer whose name ends so), one string as a
-                       regular expression for the whole dotted name, or "all-linear"; None for the model's usual ones
-    bias               which biases are trained too: "none", "all", or "lora_only" (those of adapted layers)
-    init_lora_weights  True: A uniform in ±1/√in, B zero. "gaussian": A normal with standard deviation 1/r, B zero.
-                       False: B random too, for tests
-    fan_in_fan_out     whether the adapted layers store their weight (in, out), as GPT-2's Conv1D does
+    r                    rank: A is (r, in), B is (out, r)
+    lora_alpha           the update is scaled by lora_alpha / r
+    lora_dropout         dropout probability on the input of the low-rank branch, in training only
+    target_modules       which layers: a list of names ("c_attn" means every layer whose name ends so), one string as a
+                         regular expression for the whole dotted name, or "all-linear"; None for the model's usual ones.
+                         "c_attn.q", ".k" or ".v" adapts that third of GPT-2's joint projection
+    exclude_modules      which of those are left out after all: a list of names or a regular expression
+    layers_to_transform  only blocks with these numbers (an int or a list)
+    layers_pattern       the name in front of the block number ("h", "layers"), if a model has several
+    rank_pattern         {name or regular expression: r} for layers with a rank of their own; the first match counts
+    alpha_pattern        {name or regular expression: lora_alpha}, likewise
+    bias                 which biases are trained too: "none", "all", or "lora_only" (those of adapted layers)
+    lora_bias            whether the branch has a bias of its own, on B
+    modules_to_save      modules trained whole and saved with the adapter, such as a new head
+    init_lora_weights    how A and B start: True, False, "gaussian", "orthogonal", "pissa", "pissa_niter_N", "olora";
+                         see `init.py`
+    use_rslora           scale by lora_alpha / √r instead, so that the update's size does not shrink with r
+    use_dora             learn the length of each row of W apart from its direction; see `dora.py`
+    fan_in_fan_out       whether the adapted layers store their weight (in, out), as GPT-2's Conv1D does
     """
 
     r: int = 8
     lora_alpha: float = 8
     lora_dropout: float = 0.0
     target_modules: list | str | None = None
+    exclude_modules: list | str | None = None
+    layers_to_transform: list | int | None = None
+    layers_pattern: list | str | None = None
+    rank_pattern: dict = field(default_factory=dict)
+    alpha_pattern: dict = field(default_factory=dict)
     bias: str = "none"
+    lora_bias: bool = False
+    modules_to_save: list | None = None
     init_lora_weights: bool | str = True
+    use_rslora: bool = False
+    use_dora: bool = False
     fan_in_fan_out: bool = False
     task_type: TaskType | str | None = None
     base_model_name_or_path: str | None = None
@@ -68,69 +78,109 @@ class LoraConfig:
     peft_type: str = field(default="LORA", init=False)
 
     def __post_init__(self):
-        if not isinstance(self.r, int) or isinstance(self.r, bool) or self.r < 1:
-            raise ValueError(f"r must be an integer of at least 1, got {self.r!r}")
-        if not isinstance(self.lora_alpha, (int, float)) or isinstance(self.lora_alpha, bool):
-            raise ValueError(f"lora_alpha must be a number, got {self.lora_alpha!r}")
+        self._check_types()
+        for r in (self.r, *self.rank_pattern.values()):
+            if not isinstance(r, int) or isinstance(r, bool) or r < 1:
+                raise ValueError(f"r must be an integer of at least 1, got {r!r}")
+        for alpha in (self.lora_alpha, *self.alpha_pattern.values()):
+            if not isinstance(alpha, (int, float)) or isinstance(alpha, bool):
+                raise ValueError(f"lora_alpha must be a number, got {alpha!r}")
         if not 0 <= self.lora_dropout < 1:
             raise ValueError(f"lora_dropout must be in [0, 1), got {self.lora_dropout!r}")
         if self.bias not in BIASES:
             raise ValueError(f"bias must be one of {', '.join(map(repr, BIASES))}, got {self.bias!r}")
-        if not isinstance(self.init_lora_weights, bool) and self.init_lora_weights != "gaussian":
-            raise ValueError(f"init_lora_weights must be True, False or 'gaussian', got {self.init_lora_weights!r}")
+        self._check_init()
+        self.target_modules = _check_names("target_modules", self.target_modules)
+        self.exclude_modules = _check_names("exclude_modules", self.exclude_modules)
+        if isinstance(self.target_modules, list) and not self.target_modules:
+            raise ValueError("target_modules is empty: name at least one module, or 'all-linear'")
+        if self.modules_to_save is not None:
+            self.modules_to_save = _check_names("modules_to_save", list(self.modules_to_save)) or None
+        self._check_layers()
         if self.task_type is not None:
             self.task_type = TaskType(self.task_type)
-        self._check_targets()
 
-    def _check_targets(self):
-        """A list holds names; a regular expression stands alone, as a string."""
-        targets = self.target_modules
-        if isinstance(targets, str):
-            try:
-                re.compile(targets)
-            except re.error as error:
-                raise ValueError(f"target_modules {targets!r} is not a valid regular expression: {error}") from None
-        elif targets is not None:
-            targets = self.target_modules = list(targets)
-            if not targets:
-                raise ValueError("target_modules is empty: name at least one module, or 'all-linear'")
-            for name in targets:
-                if not isinstance(name, str) or not re.fullmatch(r"[\w.]+", name):
-                    raise ValueError(
-                        f"target_modules has {name!r} in a list: a list holds module names; "
-                        "to use a regular expression, give it alone, as a string"
-                    )
+    def _check_types(self):
+        """What a file may hold is anything: name the field whose value is of the wrong kind."""
+        for name in ("use_rslora", "use_dora", "lora_bias", "fan_in_fan_out"):
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name} must be True or False, got {getattr(self, name)!r}")
+        for name in ("rank_pattern", "alpha_pattern"):
+            value = getattr(self, name) or {}
+            if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+                raise ValueError(f"{name} must be a dict from module names to numbers, got {value!r}")
+            setattr(self, name, value)
+        layers = self.layers_to_transform
+        if layers is not None and not all(
+            isinstance(i, int) and not isinstance(i, bool) for i in (layers if isinstance(layers, list) else [layers])
+        ):
+            raise ValueError(f"layers_to_transform must be a block's number or a list of them, got {layers!r}")
+        patterns = self.layers_pattern
+        patterns = [patterns] if isinstance(patterns, str) else patterns or []
+        if not isinstance(patterns, list) or not all(isinstance(p, str) for p in patterns):
+            raise ValueError(f"layers_pattern must be a name or a list of names, got {self.layers_pattern!r}")
+
+    def _check_init(self):
+        kind = self.init_lora_weights
+        if kind in DATA_DRIVEN:
+            raise ValueError(
+                f"init_lora_weights={kind!r} is not supported: that start is computed from training data, which a "
+                "LoraConfig does not have; 'pissa' and 'olora' start from the weights alone"
+            )
+        if not is_known(kind):
+            known = ", ".join(map(repr, INITS))
+            raise ValueError(f"init_lora_weights must be one of {known} or 'pissa_niter_N', got {kind!r}")
+        odd = [r for r in (self.r, *self.rank_pattern.values()) if r % 2]
+        if kind == "orthogonal" and odd:
+            raise ValueError(f"init_lora_weights='orthogonal' needs even ranks, got {odd[0]}")
+        if self.lora_bias and (self.use_dora or not isinstance(kind, bool)):
+            raise ValueError("lora_bias goes with init_lora_weights=True or False only, and not with use_dora")
+
+    def _check_layers(self):
+        """layers_to_transform selects among listed names; a regular expression can name its blocks itself."""
+        if self.layers_pattern and self.layers_to_transform is None:
+            raise ValueError("layers_pattern says where block numbers stand: it needs layers_to_transform")
+        if isinstance(self.target_modules, str) and self.layers_to_transform is not None:
+            raise ValueError("layers_to_transform goes with a list of target_modules; a string can name its own blocks")
 
     @property
     def scaling(self):
-        """s = lora_alpha / r, the factor of B A."""
-        return self.lora_alpha / self.r
+        """s, the factor of B A: lora_alpha / r, or lora_alpha / √r with use_rslora. Patterns may say otherwise."""
+        return self.scaling_of(self.r, self.lora_alpha)
+
+    def scaling_of(self, r, alpha):
+        """s for a rank and an alpha."""
+        return alpha / math.sqrt(r) if self.use_rslora else alpha / r
+
+    def rank_and_alpha(self, name):
+        """(r, lora_alpha) of the layer with this dotted name, patterns considered."""
+        return _first_match(self.rank_pattern, name, self.r), _first_match(self.alpha_pattern, name, self.lora_alpha)
 
     def to_dict(self):
-        """The fields as they stand in adapter_config.json, those of PEFT that are not used here included."""
+        """The fields as they stand in adapter_config.json."""
         fields = dataclasses.asdict(self)
         fields["task_type"] = None if self.task_type is None else self.task_type.value
-        return {**UNUSED, **fields}
+        return fields
 
     @classmethod
     def from_dict(cls, fields, source="the adapter's configuration"):
         """From the fields of an adapter_config.json; `source` names it in messages.
 
-        Unknown fields are warned about and ignored. A known field of PEFT that changes the computation and is not
-        supported here is a ValueError: ignoring it would give other numbers.
+        Unknown fields are warned about and ignored. A field of PEFT's that changes the computation and is not known
+        here is a ValueError: ignoring it would give other numbers.
         """
         if fields.get("peft_type", "LORA") != "LORA":
             raise ValueError(f"{source} is of a {fields['peft_type']} adapter, not of LORA")
         for name in REFUSED:
             if fields.get(name) not in (None, False, {}, []):
-                raise ValueError(f"{source} has {name} = {fields[name]!r}, which is not supported yet")
+                raise ValueError(f"{source} has {name} = {fields[name]!r}, which is not supported")
         names = {field.name for field in dataclasses.fields(cls) if field.init}
         unknown = [n for n in sorted(set(fields) - names - HARMLESS) if fields[n] not in (None, False, {}, [])]
         if unknown:
             warnings.warn(f"{source} has fields that are ignored: {', '.join(unknown)}", stacklevel=2)
         try:
             return cls(**{name: fields[name] for name in names & set(fields)})
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, AttributeError) as error:
             raise ValueError(f"{source}: {error}") from None
 
     def save_pretrained(self, directory):
@@ -142,3 +192,30 @@ class LoraConfig:
         """Read adapter_config.json. Errors: FileNotFoundError, or ValueError with the file's name."""
         path = Path(directory) / CONFIG_FILE
         return cls.from_dict(read_json(path), str(path))
+
+
+def _check_names(field_name, value):
+    """A list holds module names; a regular expression stands alone, as a string."""
+    if isinstance(value, str):
+        try:
+            re.compile(value)
+        except re.error as error:
+            raise ValueError(f"{field_name} {value!r} is not a valid regular expression: {error}") from None
+        return value
+    if value is None:
+        return None
+    for name in value:
+        if not isinstance(name, str) or not re.fullmatch(r"[\w.]+", name):
+            raise ValueError(
+                f"{field_name} has {name!r} in a list: a list holds module names; "
+                "to use a regular expression, give it alone, as a string"
+            )
+    return list(value)
+
+
+def _first_match(pattern, name, default):
+    """The value of the first key that the end of the dotted name matches, as PEFT matches it."""
+    for key, value in pattern.items():
+        if re.fullmatch(rf"(.*\.)?({key})", name):
+            return value
+    return default

@@ -1,17 +1,116 @@
-"""How A and B start. With B = 0 the adapted model is the base model, bit for bit, whatever A is."""
+"""How A and B start: one function for each value of `init_lora_weights`.
+
+Each takes the frozen weight W (out, in) in float32 or better, the rank r and the scaling s, and returns A (r, in) and
+B (out, r). Most leave s·B A = 0, so the adapted model starts as the base model. PiSSA and OLoRA start at the largest
+part of W instead; that part is then taken out of the base (`CHANGES_BASE`), and the sum is again what it was.
+"""
+
+import re
 
 import numpy as np
 
+from ..autograd import backend
 from ..nn.layers import normal, uniform
 
 
-def init_lora(kind, r, fan_in, fan_out):
-    """(A (r, fan_in), B (fan_out, r)), float32, for one value of `init_lora_weights`.
+def kaiming(weight, r, s):
+    """True: A uniform in ±1/√in (kaiming_uniform with a = √5), B zero."""
+    fan_out, fan_in = weight.shape
+    return uniform((r, fan_in), 1 / np.sqrt(fan_in)), np.zeros((fan_out, r), np.float32)
 
-    True        A uniform in ±1/√fan_in (PyTorch's kaiming_uniform with a = √5), B zero
-    "gaussian"  A normal with standard deviation 1/r, B zero
-    False       A as with True, B uniform in ±1/√r. Not for training: it makes visible what B = 0 hides
+
+def gaussian(weight, r, s):
+    """ "gaussian": A normal with standard deviation 1/r, B zero."""
+    fan_out, fan_in = weight.shape
+    return normal((r, fan_in), 1 / r), np.zeros((fan_out, r), np.float32)
+
+
+def both_random(weight, r, s):
+    """False: A uniform in ±1/√in, B uniform in ±1/√r. For tests: it shows the mistakes that B = 0 hides."""
+    fan_out, fan_in = weight.shape
+    return uniform((r, fan_in), 1 / np.sqrt(fan_in)), uniform((fan_out, r), 1 / np.sqrt(r))
+
+
+def orthogonal(weight, r, s):
+    """ "orthogonal": neither is zero, yet B A = 0, because they use different rows of one orthogonal matrix.
+
+    Q (r, r) is the orthogonal factor of a random matrix; A = Q_evenᵀ Z / 10 and B = Z' Q_odd / 10
+    with normal Z (r/2, in) and Z' (out, r/2). Rows of Q are at right angles, so B A = Z' Q_odd Q_evenᵀ Z / 100 = 0.
+    Needs an even r.
     """
-    A = normal((r, fan_in), 1 / r) if kind == "gaussian" else uniform((r, fan_in), 1 / np.sqrt(fan_in))
-    B = uniform((fan_out, r), 1 / np.sqrt(r)) if kind is False else np.zeros((fan_out, r), np.float32)
-    return A, B
+    fan_out, fan_in = weight.shape
+    Q, _ = np.linalg.qr(normal((r, r), 1.0))
+    return Q[0::2].T @ normal((r // 2, fan_in), 0.1), normal((fan_out, r // 2), 0.1) @ Q[1::2]
+
+
+def pissa(weight, r, s):
+    """ "pissa": the r largest singular values of W = U S Vᵀ: A = √(S/s) Vᵀ, B = U √(S/s). (Meng et al., 2024.)"""
+    U, S, Vt = np.linalg.svd(weight, full_matrices=False)
+    return _principal(U, S, Vt, r, s)
+
+
+def pissa_niter(weight, r, s, iterations):
+    """ "pissa_niter_N": as pissa, by a randomised SVD with N power iterations (Halko et al., 2011): much faster."""
+    sketch = weight @ normal((weight.shape[1], min(2 * r, *weight.shape)), 1.0)
+    Q, _ = np.linalg.qr(sketch)
+    for _ in range(iterations):
+        Q, _ = np.linalg.qr(weight @ np.linalg.qr(weight.T @ Q)[0])
+    U, S, Vt = np.linalg.svd(Q.T @ weight, full_matrices=False)
+    return _principal(Q @ U, S, Vt, r, s)
+
+
+def olora(weight, r, s):
+    """ "olora": the first r columns of Q and rows of R in W = Q R: B = Q[:, :r], A = R[:r]. (Büyükakyüz, 2024.)
+
+    PEFT does not turn a Conv1D's weight first, so its OLoRA adapters on GPT-2's blocks can not run.
+    """
+    Q, R = np.linalg.qr(weight)
+    return R[:r], Q[:, :r]
+
+
+def _principal(U, S, Vt, r, s):
+    root = np.sqrt(S[:r] / s)
+    return root[:, None] * Vt[:r], U[:, :r] * root
+
+
+INITS = {
+    True: kaiming,
+    False: both_random,
+    "gaussian": gaussian,
+    "orthogonal": orthogonal,
+    "pissa": pissa,
+    "olora": olora,
+}
+NITER = re.compile(r"pissa_niter_(\d+)")
+
+
+def is_known(kind):
+    """Is `kind` a value of `init_lora_weights`?"""
+    return isinstance(kind, (bool, str)) and (kind in INITS or NITER.fullmatch(str(kind)) is not None)
+
+
+def changes_base(kind):
+    """Does this start take s·B A out of the base weight?"""
+    return str(kind).startswith(("pissa", "olora"))
+
+
+def check_rank(kind, shape, r):
+    """ValueError if a start that is read off W (out, in) asks for more directions than W has."""
+    if changes_base(kind) and r > min(shape):
+        raise ValueError(f"init_lora_weights={kind!r} with r = {r}: a weight {shape} allows {min(shape)} at most")
+
+
+def init_lora(kind, weight, r, s):
+    """(A (r, in), B (out, r)), float32 NumPy arrays, for one value of `init_lora_weights`. weight: (out, in).
+
+    ValueError if a start that is read off W asks for more directions than W has.
+    """
+    weight = backend.to_numpy(weight)
+    weight = weight.astype(np.result_type(weight.dtype, np.float32), copy=False)
+    check_rank(kind, weight.shape, r)
+    iterations = NITER.fullmatch(str(kind))
+    if iterations:
+        A, B = pissa_niter(weight, r, s, int(iterations[1]))
+    else:
+        A, B = INITS[kind](weight, r, s)
+    return np.ascontiguousarray(A, np.float32), np.ascontiguousarray(B, np.float32)

@@ -1,19 +1,17 @@
 r"""The idea, in one layer: y = x Wᵀ + b + s·B(A(dropout(x))).
 
 W stays as it was pretrained. The update ΔW = s·B A has rank r: A (r, in) looks at the input in r directions, B (out, r)
-says what each of them adds to the output. Only A and B are trained. (Hu et al., 2021, "LoRA: Low-Rank
-Adaptation of Large Language Models", section 4.1.)
+says what each of them adds to the output. Only A and B are trained. A starts random and B zero (`init.py`), so that
+training starts exactly at the base model. (Hu et al., 2021, "LoRA: Low-Rank Adaptation of Large Language Models",
+section 4.1.)
 """
 
-import numpy as np
-
 from .. import nn
-from ..autograd import backend
 from ..autograd import functional as F
-from .init import init_lora
+from .adapted import AdaptedLayer, Matrix
 
 
-class LoraLinear(nn.Module):
+class LoraLinear(AdaptedLayer):
     """A Linear or Conv1D with adapters beside it. The layer is held as `base_layer`, not copied and not subclassed.
 
     Each adapter has a name and its own A, B, scaling and dropout. The active ones add up. Shapes do not depend
@@ -21,45 +19,38 @@ class LoraLinear(nn.Module):
     """
 
     def __init__(self, base_layer):
-        self.base_layer = base_layer
+        super().__init__(base_layer)
         self.in_features, self.out_features = base_layer.in_features, base_layer.out_features
+        self.fused = isinstance(base_layer, (nn.Linear, nn.Conv1D))  # a 4-bit weight exists only while it is used
         self.lora_dropout, self.lora_A, self.lora_B = nn.ModuleDict(), nn.ModuleDict(), nn.ModuleDict()
-        self.r, self.lora_alpha, self.scaling = {}, {}, {}
-        self.active_adapters = []
-        self.adapters_disabled = False
-        self.merged_adapters = []
-        self._unmerged_weight = None
 
-    def add_adapter(self, name, config):
-        """Give the layer an adapter, in the state its config says; it is not active yet."""
-        A, B = init_lora(config.init_lora_weights, config.r, self.in_features, self.out_features)
-        weight = self.base_layer.weight
-        dtype = np.float64 if weight.dtype == np.float64 else np.float32
-        for parts, array in ((self.lora_A, A), (self.lora_B, B)):
-            parts[name] = LoraMatrix(backend.to_device(array.astype(dtype), weight.device))
-        self.lora_dropout[name] = nn.Dropout(config.lora_dropout)
-        self.lora_dropout[name].train(self.training)
-        self.r[name], self.lora_alpha[name], self.scaling[name] = config.r, config.lora_alpha, config.scaling
+    prefix, suffix = "lora_", ".weight"  # of an adapter's names in a file
 
-    def delete_adapter(self, name):
-        """Forget an adapter."""
-        for parts in (self.lora_A, self.lora_B, self.lora_dropout, self.r, self.lora_alpha, self.scaling):
-            del parts[name]
-        self.active_adapters = [other for other in self.active_adapters if other != name]
+    def _set_matrices(self, name, A, B, dropout):
+        self.lora_A[name], self.lora_B[name] = Matrix(A), Matrix(B)
+        self.lora_dropout[name] = nn.Dropout(dropout)
 
-    def forward(self, x):
-        """y = base(x) + Σ s·B(A(dropout(x))) over the active adapters. x (..., in) -> (..., out)."""
-        adapters = [] if self.adapters_disabled or self.merged_adapters else self.active_adapters
-        if len(adapters) == 1:
-            return self._forward_with(adapters[0], x)
-        y = self.base_layer(x)
-        for name in adapters:
-            y = y + self._branch(name, x)
+    def matrices(self, name):
+        return self.lora_A[name].weight, self.lora_B[name].weight
+
+    def forward_with(self, names, x):
+        """y = base(x) + Σ s·B(A(dropout(x))) over these adapters. x (..., in) -> (..., out)."""
+        if self.fused and len(names) == 1 and names[0] not in self.variants:
+            return self._forward_with(names[0], x)
+        y = base = self.base_layer(x)
+        for name in names:
+            y = y + self.update(name, x, base)
         return y
 
-    def _branch(self, name, x):
-        """s·B(A(dropout(x))): what one adapter adds."""
-        h = F.linear(self.lora_dropout[name](x), self.lora_A[name].weight)  # (..., r)
+    def update(self, name, x, base):
+        """What one adapter adds to the base layer's result `base`: s·B(A(dropout(x))), or what its variant says."""
+        if name in self.variants:
+            return self.variants[name].update(self, name, x, base)
+        return self.branch(name, self.lora_dropout[name](x))
+
+    def branch(self, name, x):
+        """s·B(A(x))."""
+        h = F.linear(x, self.lora_A[name].weight)  # (..., r)
         return F.linear(h, self.lora_B[name].weight) * self.scaling[name]
 
     def _forward_with(self, name, x):
@@ -75,39 +66,3 @@ class LoraLinear(nn.Module):
             base.fan_in_fan_out,
             dropout.p if dropout.training else 0.0,
         )
-
-    def get_delta_weight(self, name):
-        """ΔW = s·B A in the base weight's orientation: (out, in), or (in, out) for a Conv1D. At least float32."""
-        A, B = self.lora_A[name].weight.data, self.lora_B[name].weight.data
-        delta = (B @ A) * self.scaling[name]
-        return delta.T if self.base_layer.fan_in_fan_out else delta
-
-    def merged_weight(self):
-        """W + Σ ΔW over the active adapters, summed in float32 or better and rounded once to W's own dtype."""
-        weight = self.base_layer.weight.data
-        merged = weight.astype(np.result_type(weight.dtype, np.float32))
-        for name in self.active_adapters:
-            merged += self.get_delta_weight(name)
-        return merged.astype(weight.dtype, copy=False)
-
-    def merge(self, merged_weight):
-        """Put `merged_weight` in the place of W: from now on the layer costs what it did without LoRA.
-
-        The old array is kept, so that `unmerge` gives it back bit for bit.
-        """
-        self._unmerged_weight, self.base_layer.weight.data = self.base_layer.weight.data, merged_weight
-        self.merged_adapters = list(self.active_adapters)
-
-    def unmerge(self):
-        """Put back the weight from before `merge`, the very same array."""
-        if self.merged_adapters:
-            weight = self.base_layer.weight  # the model may have moved since
-            weight.data = backend.to_device(self._unmerged_weight, weight.device).astype(weight.dtype, copy=False)
-            self._unmerged_weight, self.merged_adapters = None, []
-
-
-class LoraMatrix(nn.Module):
-    """One of an adapter's two matrices, a module of its own so that its name ends in `.weight`, as in PEFT's files."""
-
-    def __init__(self, array):
-        self.weight = nn.Parameter(array)

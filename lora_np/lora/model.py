@@ -5,9 +5,16 @@ import warnings
 
 from .. import nn
 from ..autograd.tensor import is_grad_enabled
+from .adapted import AdaptedLayer
 from .files import load_adapter_state, read_adapter, write_adapter
-from .targets import find_targets
-from .tuner import LoraModel
+from .init import changes_base, check_rank
+from .saved_modules import ModulesToSave
+from .status import format_status, layer_status
+from .targets import targets_of
+from .tuner import LoraModel, is_shared, saved_module_names
+from .weighted import add_combined
+
+BASE = "__base__"  # in adapter_names: no adapter for this row
 
 
 def get_peft_model(model, config, adapter_name="default"):
@@ -27,7 +34,7 @@ class PeftModel(nn.Module):
     """
 
     def __init__(self, model, config, adapter_name="default"):
-        if isinstance(model, PeftModel) or any(hasattr(module, "lora_A") for module in model.modules()):
+        if any(isinstance(module, (PeftModel, AdaptedLayer, ModulesToSave)) for module in model.modules()):
             raise ValueError("this model has adapters already: use add_adapter(name, config) on its PeftModel")
         self.peft_config, self.active_adapters = {}, []
         self._check_new_adapter(model, adapter_name, config)
@@ -36,10 +43,36 @@ class PeftModel(nn.Module):
         self._add(adapter_name, config)
         self.set_adapter(adapter_name)
 
-    def forward(self, *args, **kwargs):
+    def forward(self, *args, adapter_names=None, **kwargs):
+        """Call the model with the active adapters.
+
+        adapter_names: a name for each row of the batch, to use its own adapter for each; "__base__" stands for none.
+        """
         if self.training and is_grad_enabled():
             self._refuse_if_merged("training")
-        return self.base_model(*args, **kwargs)
+        if adapter_names is None:
+            return self.base_model(*args, **kwargs)
+        return self._forward_rows(list(adapter_names), args, kwargs)
+
+    def _forward_rows(self, names, args, kwargs):
+        self._refuse_if_merged("naming adapters row by row")
+        ids = kwargs.get("input_ids", args[0] if args else None)
+        if ids is None or len(ids) != len(names):
+            raise ValueError(f"adapter_names has {len(names)} names: it needs one for each row of input_ids")
+        for name in set(names) - {BASE}:
+            self._check_known(name)
+        if BASE in names and any(layer.initial for _, layer in self.base_model.layers()):
+            raise ValueError(f"{BASE!r} needs the base weights, and a PiSSA or OLoRA adapter has changed them")
+        if self.base_model.saved_modules():
+            raise ValueError("adapter_names does not go with modules_to_save: a batch goes through one copy of them")
+        layers = [layer for _, layer in self.base_model.layers()]
+        for layer in layers:
+            layer.row_adapters = names
+        try:
+            return self.base_model(*args, **kwargs)
+        finally:
+            for layer in layers:
+                layer.row_adapters = None
 
     @property
     def config(self):
@@ -74,18 +107,55 @@ class PeftModel(nn.Module):
         configs = [*self.peft_config.values(), config]
         if len(configs) > 1 and any(c.bias != "none" for c in configs):
             raise ValueError("adapters that train biases change the base model: only one adapter at a time can do that")
-        layer = model.get_submodule(find_targets(model, config.target_modules)[0])
-        layer = getattr(layer, "base_layer", layer)
-        if config.fan_in_fan_out != layer.fan_in_fan_out:
+        saved_module_names(model, config)
+        targets = targets_of(model, config)
+        if any(targets.values()) and (changes_base(config.init_lora_weights) or config.use_dora or config.lora_bias):
+            parts = ", ".join(dict.fromkeys(part for found in targets.values() for part in found))
+            raise ValueError(f"parts of a projection ({parts}) take plain LoRA that leaves the base as it is")
+        layers = [model.get_submodule(target) for target in targets]
+        layers = [getattr(layer, "base_layer", layer) for layer in layers]
+        self._check_layers(layers, config)
+        if changes_base(config.init_lora_weights):
+            for target, layer in zip(targets, layers, strict=True):
+                self._check_change(model, target, layer, config)
+        linear = [layer for layer in layers if not isinstance(layer, nn.Embedding)]
+        if linear and config.fan_in_fan_out != linear[0].fan_in_fan_out:
+            kind = type(linear[0]).__name__
+            warnings.warn(f"fan_in_fan_out set to {linear[0].fan_in_fan_out}, as {kind} layers need it", stacklevel=4)
+            config.fan_in_fan_out = linear[0].fan_in_fan_out
+
+    @staticmethod
+    def _check_layers(layers, config):
+        """Refuse what some kinds of layers can not do."""
+        for layer in layers:
             kind = type(layer).__name__
-            warnings.warn(f"fan_in_fan_out set to {layer.fan_in_fan_out}, as {kind} layers need it", stacklevel=4)
-            config.fan_in_fan_out = layer.fan_in_fan_out
+            if isinstance(layer, nn.Embedding) and (config.use_dora or config.lora_bias):
+                raise ValueError("use_dora and lora_bias are for linear layers, not for an Embedding")
+            if isinstance(layer, nn.Embedding) and not isinstance(config.init_lora_weights, bool):
+                raise ValueError(
+                    f"an Embedding takes init_lora_weights True or False, not {config.init_lora_weights!r}"
+                )
+            if config.lora_bias and layer.bias is None:
+                raise ValueError(f"lora_bias needs layers with a bias, and a targeted {kind} has none")
+
+    @staticmethod
+    def _check_change(model, name, layer, config):
+        """Refuse to take a part out of a weight that has none such, or that must stay as it is."""
+        start = f"init_lora_weights={config.init_lora_weights!r}"
+        if isinstance(layer, nn.Linear4bit):
+            raise ValueError(f"{start} would change a 4-bit weight")
+        if is_shared(model, layer.weight):
+            raise ValueError(f"{start} would change a weight that {name} shares with another layer")
+        r, _ = config.rank_and_alpha(name)
+        check_rank(config.init_lora_weights, (layer.out_features, layer.in_features), r)
 
     def _check_new_name(self, name):
         if name in self.peft_config:
             raise ValueError(f"there is an adapter {name!r} already: choose another name, or delete_adapter it first")
         if not name or not name.isidentifier() or hasattr(nn.ModuleDict, name):
             raise ValueError(f"an adapter's name must be made of letters, digits and _, got {name!r}")
+        if name == BASE:
+            raise ValueError(f"{BASE!r} stands for the model without an adapter: choose another name")
 
     def set_adapter(self, adapter_name):
         """Make one adapter, or a list of them, active and trainable; the others rest."""
@@ -109,26 +179,53 @@ class PeftModel(nn.Module):
         left = [name for name in self.active_adapters if name != adapter_name]
         self._activate(left or list(self.peft_config)[:1])
 
+    def rename_adapter(self, old, new):
+        """Give an adapter another name; it stays active if it was."""
+        self._check_known(old)
+        self._check_new_name(new)
+        self._refuse_if_merged("renaming an adapter")
+        self.base_model.rename_adapter(old, new)
+        self.peft_config = {new if name == old else name: config for name, config in self.peft_config.items()}
+        self.active_adapters = [new if name == old else name for name in self.active_adapters]
+
+    def set_scale(self, adapter_name, scale):
+        """Multiply an adapter's scaling by `scale`, from its configured value: 0 turns it off, 1 gives it back."""
+        self._check_known(adapter_name)
+        self._refuse_if_merged("rescaling an adapter")
+        config = self.peft_config[adapter_name]
+        for _, layer in self.base_model.layers():
+            if layer.has(adapter_name):
+                r, alpha = layer.r[adapter_name], layer.lora_alpha[adapter_name]
+                layer.scaling[adapter_name] = scale * config.scaling_of(r, alpha)
+
+    def add_weighted_adapter(self, adapters, weights, adapter_name, combination_type="svd", **options):
+        """Add an adapter that combines others; see `combine.combine` for the kinds and their options.
+
+        Its scaling is 1 (alpha = r; √r under rsLoRA) in every layer. Layers that only some of the adapters have combine
+        those. Only plain LoRA on linear layers can be combined.
+        """
+        for name in adapters:
+            self._check_known(name)
+        self._check_new_name(adapter_name)
+        self._refuse_if_merged("combining adapters")
+        add_combined(self, list(adapters), list(weights), adapter_name, combination_type, options)
+
     @contextlib.contextmanager
     def disable_adapter(self):
-        """Inside this block the model is the base model, also if adapters were merged."""
-        merged = bool(self.base_model.merged)
-        self.base_model.unmerge()
-        layers = self.base_model.layers()
-        before = [layer.adapters_disabled for _, layer in layers]
-        for _, layer in layers:
-            layer.adapters_disabled = True
+        """Inside this block the model is the base model, also if adapters were merged. Trained biases stay in it."""
+        undo = self.base_model.without_adapters()
         try:
             yield
         finally:
-            for (_, layer), disabled in zip(layers, before, strict=True):
-                layer.adapters_disabled = disabled
-            if merged:
-                self.base_model.merge()
+            undo()
 
     def merge_adapter(self, safe_merge=False):
         """Add the active adapters' ΔW to the weights: the same results at the base model's cost."""
         self.base_model.merge(safe_merge)
+
+    def untie_weights(self):
+        """Give each adapted layer that shares its weight (a tied head) a copy of its own, so that it can be merged."""
+        self.base_model.untie_weights()
 
     def unmerge_adapter(self):
         """Undo `merge_adapter`, bit for bit. Nothing happens if nothing is merged."""
@@ -142,7 +239,7 @@ class PeftModel(nn.Module):
 
     def unload(self):
         """Return the plain base model; the adapters are dropped."""
-        self.base_model.unmerge()
+        self.base_model.without_adapters()
         return self.base_model.unload()
 
     def get_nb_trainable_parameters(self):
@@ -156,14 +253,24 @@ class PeftModel(nn.Module):
             f"trainable params: {trainable:,d} || all params: {total:,d} || trainable%: {100 * trainable / total:.4f}"
         )
 
-    def save_pretrained(self, directory, selected_adapters=None):
-        """Write each adapter in PEFT's format: "default" into `directory`, others into folders of their names there."""
+    def get_layer_status(self):
+        """[LayerStatus]: for each adapted layer its adapters, ranks and scalings, and which are active or merged."""
+        return layer_status(self)
+
+    def __repr__(self):
+        return format_status(self)
+
+    def save_pretrained(self, directory, selected_adapters=None, as_plain_lora=False):
+        """Write each adapter in PEFT's format: "default" into `directory`, others into folders of their names there.
+
+        as_plain_lora: write PiSSA and OLoRA adapters for the unchanged base model; see `files.write_adapter`.
+        """
         self._refuse_if_merged("saving")
         names = list(self.peft_config if selected_adapters is None else selected_adapters)
         for name in names:
             self._check_known(name)
         for name in names:
-            write_adapter(self, name, directory)
+            write_adapter(self, name, directory, as_plain_lora)
 
     def load_adapter(self, directory, adapter_name, is_trainable=False):
         """Add the adapter saved in `directory` under a new name. With any error, the model is as it was."""

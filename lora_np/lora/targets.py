@@ -5,38 +5,96 @@ import re
 
 from .. import nn
 
-LINEAR = (nn.Linear, nn.Conv1D)
+LINEAR = (nn.Linear, nn.Conv1D, nn.Linear4bit)
+ADAPTABLE = (*LINEAR, nn.Embedding)
 DEFAULT_TARGETS = {"gpt2": ["c_attn"], "llama": ["q_proj", "v_proj"]}  # by the model's config.model_type
 ALL_LINEAR = "all-linear"
 
 
-def find_targets(model, target_modules):
+def find_targets(model, target_modules=None, exclude_modules=None, layers_to_transform=None, layers_pattern=None):
     """The dotted names of the layers to adapt, in the model's order. ValueError if a target matches nothing.
 
     A list matches a layer by its whole name or by the end of it after a dot; a string must match the whole name as a
-    regular expression; "all-linear" is every Linear and Conv1D but the output head.
+    regular expression; "all-linear" is every linear layer but the output head. Excluded modules go first, by the
+    same rules. layers_to_transform keeps only blocks of these numbers.
+
+    A part of a joint projection has the projection's name and its own behind it: "transformer.h.0.attn.c_attn.q".
     """
     if target_modules is None:
         target_modules = _default_targets(model)
-    modules = {name: _unwrapped(module) for name, module in model.named_modules() if name}
-    modules = {name: module for name, module in modules.items() if ".base_layer" not in name and ".lora_" not in name}
+    modules = _own_modules(model)
     linear = [name for name, module in modules.items() if isinstance(module, LINEAR)]
     if target_modules == ALL_LINEAR:
-        return [name for name in linear if not _is_head(model, name)]
-    if isinstance(target_modules, str):
-        found = [name for name in modules if re.fullmatch(target_modules, name)]
-        if not found:
-            raise ValueError(_nothing_matches(target_modules, linear))
+        found = [name for name in linear if not _is_head(model, name)]
     else:
-        for target in target_modules:
-            if not any(_names(target, name) for name in modules):
-                raise ValueError(_nothing_matches(target, linear))
-        found = [name for name in modules if any(_names(target, name) for target in target_modules)]
-    other = [name for name in found if name not in linear]
+        parts = [f"{name}.{part}" for name in linear for part in modules[name].parts]
+        names = [*modules, *(parts if isinstance(target_modules, list) else [])]
+        found = match_names(target_modules, names, linear)
+    found = [name for name in found if not _excluded(exclude_modules, name)]
+    found = [name for name in found if _in_layers(name, layers_to_transform, layers_pattern)]
+    if not found:
+        raise ValueError("exclude_modules and layers_to_transform leave none of the target_modules to adapt")
+    other = [name for name in found if name in modules and not isinstance(modules[name], ADAPTABLE)]
     if other:
         kinds = sorted({type(modules[name]).__name__ for name in other})
-        raise ValueError(f"LoRA adapts Linear and Conv1D layers; {other[0]!r} is a {', '.join(kinds)}")
+        raise ValueError(f"LoRA adapts linear layers and embeddings; {other[0]!r} is a {', '.join(kinds)}")
     return found
+
+
+def targets_of(model, config):
+    """{layer's name: parts}: what a LoraConfig adapts. The parts are () where the whole layer is."""
+    found = find_targets(
+        model, config.target_modules, config.exclude_modules, config.layers_to_transform, config.layers_pattern
+    )
+    modules, layers = _own_modules(model), {}
+    for name in found:
+        layer, _, part = (name, "", "") if name in modules else name.rpartition(".")
+        layers.setdefault(layer, []).append(part)
+    for layer, parts in layers.items():
+        if "" in parts and len(parts) > 1:
+            raise ValueError(f"target_modules names {layer!r} both as a whole and by its parts: choose one")
+    return {layer: tuple(part for part in parts if part) for layer, parts in layers.items()}
+
+
+def _own_modules(model):
+    """{dotted name: module} of the model as it was before any adapter."""
+    modules = {name: _unwrapped(module) for name, module in model.named_modules() if name}
+    inside = (".base_layer", ".lora_", ".modules_to_save", ".original_module")
+    return {name: module for name, module in modules.items() if not any(mark in name for mark in inside)}
+
+
+def _excluded(exclude_modules, name):
+    if exclude_modules is None:
+        return False
+    if isinstance(exclude_modules, str):
+        return re.fullmatch(exclude_modules, name) is not None
+    return any(_names(target, name) for target in exclude_modules)
+
+
+def _in_layers(name, layers_to_transform, layers_pattern):
+    """Does the first block number in the name (behind one of the patterns, if there are any) count?"""
+    if layers_to_transform is None or layers_to_transform == []:
+        return True
+    wanted = [layers_to_transform] if isinstance(layers_to_transform, int) else layers_to_transform
+    patterns = [layers_pattern] if isinstance(layers_pattern, str) else layers_pattern or [r"[^.]*"]
+    found = (re.match(rf"(?:^|.*?\.){pattern}\.(\d+)\.", name) for pattern in patterns)
+    return any(match is not None and int(match[1]) in wanted for match in found)
+
+
+def match_names(target_modules, names, layers):
+    """Those of `names` that a list of targets or a regular expression means, in their own order.
+
+    A ValueError if a target matches nothing; it suggests names from `layers`, those that can be adapted.
+    """
+    if isinstance(target_modules, str):
+        found = [name for name in names if re.fullmatch(target_modules, name)]
+        if not found:
+            raise ValueError(_nothing_matches(target_modules, layers))
+        return found
+    for target in target_modules:
+        if not any(_names(target, name) for name in names):
+            raise ValueError(_nothing_matches(target, layers))
+    return [name for name in names if any(_names(target, name) for target in target_modules)]
 
 
 def _names(target, name):
@@ -54,7 +112,11 @@ def _is_head(model, name):
 
 
 def _default_targets(model):
-    kind = getattr(getattr(model, "config", None), "model_type", None)
+    return default_targets(getattr(getattr(model, "config", None), "model_type", None))
+
+
+def default_targets(kind):
+    """The usual targets for a config's model_type; ValueError if there are none."""
     if kind not in DEFAULT_TARGETS:
         raise ValueError(f"no usual target_modules are known for a model of type {kind!r}: name them in the LoraConfig")
     return DEFAULT_TARGETS[kind]

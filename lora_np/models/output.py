@@ -14,7 +14,7 @@ class CausalLMOutput:
     """The result of a language model: `.loss` (a Tensor, or None without labels) and `.logits` (B, T, V).
 
     With labels, the loss is computed without holding the logits (`functional.linear_cross_entropy`), and the logits
-    only when somebody asks for them: training never does, and saves B·T·V numbers.
+    only when somebody asks for them: training never does, and saves B·T·V numbers. That is why the head comes along.
     """
 
     def __init__(self, hidden, head, targets=None):

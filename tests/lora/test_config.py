@@ -70,6 +70,19 @@ def test_scaling_is_alpha_over_r(alpha, r, scaling):
     assert LoraConfig(r=r, lora_alpha=alpha).scaling == scaling
 
 
+@pytest.mark.parametrize(("alpha", "r", "scaling"), [(16, 16, 4.0), (1, 4, 0.5), (0, 3, 0.0)])
+def test_with_rslora_scaling_is_alpha_over_the_root_of_r(alpha, r, scaling):
+    assert LoraConfig(r=r, lora_alpha=alpha, use_rslora=True).scaling == scaling
+
+
+@pytest.mark.parametrize(
+    ("name", "expected"), [("h.0.c_attn", (2, 8)), ("h.1.c_attn", (2, 5)), ("c_fc", (8, 8)), ("my_c_attn", (8, 8))]
+)
+def test_patterns_match_the_end_of_a_name_from_a_dot_on(name, expected):
+    config = LoraConfig(rank_pattern={"c_attn": 2, r"h\.1\..*": 3}, alpha_pattern={r"1\.c_attn": 5})
+    assert config.rank_and_alpha(name) == expected
+
+
 @pytest.mark.parametrize(
     ("options", "parts"),
     [
@@ -87,7 +100,7 @@ def test_scaling_is_alpha_over_r(alpha, r, scaling):
         ({"lora_dropout": float("nan")}, ["got nan"]),
         ({"bias": "some"}, ["bias must be one of 'none', 'all', 'lora_only', got 'some'"]),
         ({"bias": None}, ["got None"]),
-        ({"init_lora_weights": "zeros"}, ["init_lora_weights must be True, False or 'gaussian', got 'zeros'"]),
+        ({"init_lora_weights": "zeros"}, ["init_lora_weights must be one of True, False, 'gaussian'", "got 'zeros'"]),
         ({"init_lora_weights": None}, ["got None"]),
         ({"task_type": "CAUSAL"}, ["CAUSAL"]),
         ({"target_modules": []}, ["target_modules is empty", "'all-linear'"]),
@@ -98,6 +111,26 @@ def test_scaling_is_alpha_over_r(alpha, r, scaling):
         ({"target_modules": [""]}, ["'' in a list"]),
         ({"target_modules": "c_(attn"}, ["'c_(attn' is not a valid regular expression", "position 2"]),
         ({"target_modules": "*"}, ["'*' is not a valid regular expression"]),
+        ({"exclude_modules": "c_(attn"}, ["exclude_modules 'c_(attn' is not a valid regular expression"]),
+        ({"exclude_modules": ["c_.*"]}, ["exclude_modules has 'c_.*' in a list"]),
+        ({"modules_to_save": ["lm_*"]}, ["modules_to_save has 'lm_*' in a list"]),
+        ({"target_modules": ".*c_attn", "layers_to_transform": 1}, ["layers_to_transform goes with a list"]),
+        ({"target_modules": "all-linear", "layers_to_transform": [1]}, ["layers_to_transform goes with a list"]),
+        ({"layers_pattern": "h"}, ["layers_pattern", "needs layers_to_transform"]),
+        ({"layers_to_transform": "1"}, ["layers_to_transform must be a block's number or a list of them, got '1'"]),
+        ({"layers_to_transform": [True]}, ["got [True]"]),
+        ({"layers_to_transform": 1, "layers_pattern": 3}, ["layers_pattern must be a name or a list of names, got 3"]),
+        ({"rank_pattern": {"c_attn": 0}}, ["r must be an integer of at least 1, got 0"]),
+        ({"rank_pattern": {"c_attn": 2.5}}, ["got 2.5"]),
+        ({"rank_pattern": ["c_attn"]}, ["rank_pattern must be a dict", "got ['c_attn']"]),
+        ({"alpha_pattern": {"c_attn": "16"}}, ["lora_alpha must be a number, got '16'"]),
+        ({"use_dora": "yes"}, ["use_dora must be True or False, got 'yes'"]),
+        ({"use_rslora": 1}, ["use_rslora must be True or False, got 1"]),
+        ({"init_lora_weights": "pissa_niter_"}, ["got 'pissa_niter_'"]),
+        ({"init_lora_weights": "orthogonal", "r": 3}, ["'orthogonal' needs even ranks, got 3"]),
+        ({"init_lora_weights": "orthogonal", "rank_pattern": {"c_fc": 5}}, ["needs even ranks, got 5"]),
+        ({"lora_bias": True, "use_dora": True}, ["lora_bias", "not with use_dora"]),
+        ({"lora_bias": True, "init_lora_weights": "pissa"}, ["lora_bias goes with init_lora_weights=True or False"]),
     ],
     ids=str,
 )
@@ -127,6 +160,10 @@ def test_the_task_type_is_a_name_or_the_enum(task, tmp_path):
         {"r": 3, "lora_alpha": 12, "target_modules": ["c_attn", "mlp.c_fc"], "task_type": "CAUSAL_LM"},
         {"target_modules": r".*\.c_attn", "bias": "all", "lora_alpha": 0.5, "fan_in_fan_out": True},
         {"target_modules": "all-linear", "init_lora_weights": "gaussian", "lora_dropout": 0.25},
+        {"rank_pattern": {"c_fc": 2}, "alpha_pattern": {r".*\.0\..*": 0.5}, "use_rslora": True, "use_dora": True},
+        {"target_modules": ["c_fc"], "layers_to_transform": [0], "layers_pattern": "h", "exclude_modules": ["h.1"]},
+        {"modules_to_save": ["lm_head"], "exclude_modules": ".*0.*", "layers_to_transform": 1, "lora_bias": True},
+        {"init_lora_weights": "pissa_niter_16"},
         {"init_lora_weights": False, "base_model_name_or_path": "gpt2", "revision": "main", "bias": "lora_only"},
     ],
     ids=str,
@@ -230,7 +267,7 @@ def test_a_field_that_would_change_the_computation_is_never_ignored(tmp_path, na
         ({"target_modules": 5}, "target_modules|not iterable"),
         ({"target_modules": ["c_.*"]}, r"'c_\.\*' in a list"),
         ({"task_type": "SEQ_CLS"}, "SEQ_CLS"),
-        ({"init_lora_weights": "pissa"}, "init_lora_weights.*'pissa'"),
+        ({"init_lora_weights": "loftq"}, "init_lora_weights.*'loftq'"),
     ],
     ids=str,
 )

@@ -285,7 +285,7 @@ DAMAGES = {
     "another target": (fields(target_modules=["c_fc"]), ValueError, [WEIGHTS, "missing", "unexpected", "c_attn"]),
     "unknown target": (fields(target_modules=["q_proj"]), ValueError, [CONFIG, "'q_proj'", "c_proj"]),
     "unknown kind": (fields(peft_type="LOHA"), ValueError, [CONFIG, "LOHA"]),
-    "unsupported": (fields(use_dora=True), ValueError, [CONFIG, "use_dora = True"]),
+    "unsupported": (fields(use_qalora=True), ValueError, [CONFIG, "use_qalora = True"]),
     "rank is no number": (fields(r="4"), ValueError, [CONFIG, "'4'"]),
     "alpha is no number": (fields(lora_alpha="8"), ValueError, [CONFIG, "lora_alpha", "'8'"]),
     "alpha is null": (fields(lora_alpha=None), ValueError, [CONFIG, "lora_alpha", "None"]),
@@ -347,6 +347,20 @@ def test_an_adapter_that_does_nothing_is_warned_about(tmp_path):
     with pytest.warns(UserWarning, match=rf"{WEIGHTS}: B is all zero in 2 layers, so they change nothing"):
         model = PeftModel.from_pretrained(tiny_model(), tmp_path)
     np.testing.assert_array_equal(logits(model), logits(tiny_model()))
+
+
+def test_the_order_of_patterns_is_kept_in_the_file(tmp_path):
+    """The first match counts, so sorting the keys would give block 0 another rank."""
+    model = peft_model(["c_attn"], rank_pattern={r"h\.0\.attn.c_attn": 2, "c_attn": 3})
+    model.save_pretrained(tmp_path)
+    np.testing.assert_array_equal(logits(PeftModel.from_pretrained(tiny_model(), tmp_path)), logits(model))
+
+
+def test_a_doubled_rank_wins_over_a_pattern_of_the_same_name(tmp_path):
+    """Saved as plain LoRA, PiSSA's rank is twice what the pattern says."""
+    model = peft_model(["c_attn"], init_lora_weights="pissa", rank_pattern={r"transformer\.h\.0\.attn\.c_attn": 2})
+    model.save_pretrained(tmp_path, as_plain_lora=True)
+    assert relative(logits(PeftModel.from_pretrained(tiny_model(), tmp_path)), logits(model)) < 1e-5
 
 
 def test_unknown_fields_are_warned_about_and_the_adapter_loads(saved):

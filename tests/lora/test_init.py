@@ -1,11 +1,22 @@
-"""How A and B start: their distributions, by a Kolmogorov-Smirnov test, and what B = 0 means."""
+"""How A and B start: their distributions, by a Kolmogorov-Smirnov test; starts that leave the output as it was."""
 
 import numpy as np
 import pytest
-from lora_helpers import peft_model, some_ids, tiny_model
+from lora_helpers import (
+    load_in_peft,
+    logits_of,
+    peft_model,
+    peft_twin,
+    perturbed,
+    refusal,
+    relative,
+    snapshot,
+    some_ids,
+    tiny_model,
+)
 from scipy import stats
 
-from lora_np import manual_seed
+from lora_np import LoraConfig, PeftModel, get_peft_model, manual_seed
 from lora_np.lora.init import init_lora
 
 R, IN, OUT = 16, 400, 300
@@ -23,7 +34,7 @@ def pvalue(array, distribution):
     [(True, A_UNIFORM, None), ("gaussian", A_NORMAL, None), (False, A_UNIFORM, B_UNIFORM)],
 )
 def test_a_and_b_start_as_stated(kind, expected_A, expected_B):
-    A, B = init_lora(kind, R, IN, OUT)
+    A, B = init_lora(kind, np.ones((OUT, IN), np.float32), R, 1.0)
     assert (A.shape, B.shape) == ((R, IN), (OUT, R))
     assert A.dtype == B.dtype == np.float32
     assert pvalue(A, expected_A) > 1e-3
@@ -34,7 +45,7 @@ def test_a_and_b_start_as_stated(kind, expected_A, expected_B):
 
 
 def test_the_test_tells_the_distributions_apart():
-    A, B = init_lora(False, R, IN, OUT)
+    A, B = init_lora(False, np.ones((OUT, IN), np.float32), R, 1.0)
     assert pvalue(A, A_NORMAL) < 1e-6
     assert pvalue(A, stats.uniform(-1 / 19, 2 / 19)) < 1e-3
     assert pvalue(B, A_UNIFORM) < 1e-6
@@ -50,7 +61,7 @@ def test_peft_draws_from_the_same_distributions(kind):
     theirs = layer.Linear(
         torch.nn.Linear(IN, OUT), "default", config=layer.LoraConfig(r=R, lora_alpha=R, init_lora_weights=kind), r=R
     )
-    A, B = init_lora(kind, R, IN, OUT)
+    A, B = init_lora(kind, np.ones((OUT, IN), np.float32), R, 1.0)
     for ours, parts in ((A, theirs.lora_A), (B, theirs.lora_B)):
         theirs_too = parts["default"].weight.detach().numpy()
         assert theirs_too.shape == ours.shape
@@ -99,3 +110,233 @@ def test_with_b_zero_only_b_gets_a_gradient():
             assert not p.grad.any(), name
         elif "lora_B" in name:
             assert p.grad.any(), name
+
+
+# Starts that leave the model's results as they were, although B is not zero.
+TAKEN = ["pissa", "pissa_niter_4", "olora"]  # these take s·BA out of the base weight
+NEUTRAL = pytest.mark.parametrize("kind", [*TAKEN, "orthogonal"])
+OF_TARGETS = pytest.mark.parametrize("targets", [["c_attn"], "all-linear"], ids=str)
+
+
+@NEUTRAL
+@OF_TARGETS
+@pytest.mark.parametrize("options", [{}, {"use_rslora": True}, {"use_dora": True}], ids=str)
+def test_starts_with_b_not_zero_leave_the_models_output_as_it_was(kind, targets, options):
+    expected = logits_of(tiny_model())
+    model = peft_model(targets, init_lora_weights=kind, **options)
+    assert relative(logits_of(model), expected) < 1e-5
+    for _, layer in model.base_model.layers():
+        A, B = (p.data for p in layer.matrices("default"))
+        assert A.any()
+        assert B.any()
+
+
+def test_orthogonal_a_and_b_have_no_product():
+    A, B = init_lora("orthogonal", np.ones((OUT, IN), np.float32), R, 1.0)
+    assert (A.shape, B.shape) == ((R, IN), (OUT, R))
+    assert np.linalg.norm(B @ A) < 1e-5 * np.linalg.norm(B) * np.linalg.norm(A)
+    assert np.linalg.matrix_rank(A) == np.linalg.matrix_rank(B) == R // 2
+
+
+@pytest.mark.parametrize("options", [{"r": 3}, {"r": 4, "rank_pattern": {"c_fc": 5}}], ids=str)
+def test_orthogonal_needs_even_ranks(options):
+    assert "needs even ranks" in refusal(
+        ValueError, lambda: LoraConfig(init_lora_weights="orthogonal", target_modules=["c_attn"], **options)
+    )
+
+
+@pytest.mark.parametrize("s", [1.0, 2.5])
+def test_pissa_takes_the_largest_singular_values(rng, s):
+    W = rng.standard_normal((12, 9)).astype(np.float32)
+    A, B = init_lora("pissa", W, 4, s)
+    U, S, Vt = np.linalg.svd(W.astype(np.float64), full_matrices=False)
+    assert relative(s * (B @ A), (U[:, :4] * S[:4]) @ Vt[:4]) < 1e-5
+    np.testing.assert_allclose(np.linalg.svd(W - s * (B @ A), compute_uv=False)[:5], S[4:], rtol=1e-4)
+    np.testing.assert_allclose(s * (A * A).sum(axis=1), S[:4], rtol=1e-5)  # √(S/s) on either side
+    np.testing.assert_allclose(s * (B * B).sum(axis=0), S[:4], rtol=1e-5)
+
+
+def test_pissa_by_a_randomised_svd_is_close_to_the_exact_one(rng):
+    U, V = (np.linalg.qr(rng.standard_normal((n, 40)))[0] for n in (60, 40))
+    W = ((U * 0.7 ** np.arange(40)) @ V.T).astype(np.float32)
+    exact, fast = (np.matmul(*init_lora(kind, W, 6, 2.0)[::-1]) for kind in ("pissa", "pissa_niter_4"))
+    assert relative(fast, exact) < 1e-3
+
+
+def test_olora_takes_the_first_columns_of_q(rng):
+    W = rng.standard_normal((12, 9)).astype(np.float32)
+    A, B = init_lora("olora", W, 4, 2.0)
+    Q, R = np.linalg.qr(W)
+    np.testing.assert_allclose(B, Q[:, :4], atol=1e-6)
+    np.testing.assert_allclose(A, R[:4], atol=1e-6)
+
+
+@pytest.mark.parametrize("kind", TAKEN)
+@OF_TARGETS
+def test_the_base_weight_becomes_what_is_left(kind, targets):
+    plain, model = tiny_model(), peft_model(targets, init_lora_weights=kind)
+    for name, layer in model.base_model.layers():
+        W = plain.get_submodule(name).weight.data
+        left = layer.base_layer.weight.data
+        assert relative(left, W - layer.get_delta_weight("default")) < 1e-6
+        assert np.linalg.norm(left - W) > 0.1
+
+
+@pytest.mark.parametrize("kind", TAKEN)
+class TestTheOriginalBaseWeight:
+    """Whatever is taken out of the base weight can be had back, to the bit."""
+
+    def trained(self, kind):
+        model = peft_model("all-linear", init_lora_weights=kind)
+        perturbed(model)
+        return model
+
+    def test_comes_back_with_delete_adapter(self, kind):
+        model = self.trained(kind)
+        model.delete_adapter("default")
+        assert snapshot(model.get_base_model().requires_grad_(True)) == snapshot(tiny_model())
+
+    @pytest.mark.parametrize("merged", [False, True])
+    def test_comes_back_with_unload(self, kind, merged):
+        model = self.trained(kind)
+        if merged:
+            model.merge_adapter()
+        assert snapshot(model.unload().requires_grad_(True)) == snapshot(tiny_model())
+
+    @pytest.mark.parametrize("merged", [False, True])
+    def test_is_used_while_adapters_are_disabled(self, kind, merged):
+        model = self.trained(kind)
+        if merged:
+            model.merge_adapter()
+        before, expected = snapshot(model), logits_of(model)
+        with model.disable_adapter():
+            np.testing.assert_array_equal(logits_of(model), logits_of(tiny_model()))
+        assert snapshot(model) == before
+        np.testing.assert_array_equal(logits_of(model), expected)
+
+    def test_merging_leaves_the_trained_results(self, kind):
+        model = self.trained(kind)
+        expected = logits_of(model)
+        before = snapshot(model)
+        model.merge_adapter()
+        assert relative(logits_of(model), expected) < 1e-5
+        model.unmerge_adapter()
+        assert snapshot(model) == before
+        assert relative(logits_of(model.merge_and_unload()), expected) < 1e-5
+
+    @pytest.mark.parametrize("first", ["default", "second"])
+    def test_two_such_adapters(self, kind, first):
+        model = peft_model("all-linear", init_lora_weights=kind)
+        config = LoraConfig(r=2, target_modules=["c_attn"], init_lora_weights=kind, fan_in_fan_out=True)
+        model.add_adapter("second", config)
+        model.set_adapter(["default", "second"])
+        assert relative(logits_of(model), logits_of(tiny_model())) < 1e-5
+        model.set_scale("second", 3)  # what was taken out does not change with the scale
+        model.rename_adapter("second", "third")
+        first, other = (first, "third") if first == "default" else ("third", "default")
+        model.delete_adapter(first)
+        if other == "third":
+            model.set_scale("third", 1)
+        model.set_adapter(other)
+        assert relative(logits_of(model), logits_of(tiny_model())) < 1e-5
+        with model.disable_adapter():
+            np.testing.assert_array_equal(logits_of(model), logits_of(tiny_model()))
+        model.delete_adapter(other)
+        assert snapshot(model.get_base_model().requires_grad_(True)) == snapshot(tiny_model())
+
+    def test_rows_without_an_adapter_are_refused(self, kind):
+        model = self.trained(kind)
+        message = refusal(ValueError, lambda: model(some_ids(model.config), adapter_names=["default", "__base__"]))
+        assert "PiSSA or OLoRA" in message
+
+
+@pytest.mark.parametrize("kind", TAKEN)
+@pytest.mark.parametrize(
+    ("targets", "options", "message"),
+    [
+        (["c_attn"], {"r": 17}, "allows 16 at most"),
+        (["c_attn", "c_fc"], {"r": 2, "rank_pattern": {"h.1.mlp.c_fc": 17}}, "allows 16 at most"),
+        (["lm_head"], {"r": 2}, "lm_head shares"),
+        (["c_fc", "c_attn.q"], {"r": 2}, "parts of a projection"),
+        (["c_fc", "wte"], {"r": 2}, "an Embedding takes"),
+    ],
+    ids=str,
+)
+def test_where_these_starts_are_impossible_nothing_changes(kind, targets, options, message):
+    model = tiny_model()
+    before = snapshot(model)
+    assert message in refusal(ValueError, lambda: peft_model(targets, model, init_lora_weights=kind, **options))
+    assert snapshot(model) == before
+
+
+@pytest.mark.parametrize("kind", TAKEN)
+@pytest.mark.parametrize("options", [{}, {"use_rslora": True}, {"rank_pattern": {"c_fc": 2}}], ids=str)
+class TestPlainLora:
+    """`as_plain_lora`: twice the rank, on the untouched base."""
+
+    def saved(self, directory, kind, options):
+        model = peft_model(["c_attn", "c_fc"], init_lora_weights=kind, **options)
+        perturbed(model)
+        model.set_scale("default", 0.5)  # is not saved
+        model.save_pretrained(directory, as_plain_lora=True)
+        model.set_scale("default", 1)
+        return logits_of(model)
+
+    def test_loads_here(self, tmp_path, kind, options):
+        expected = self.saved(tmp_path, kind, options)
+        loaded = PeftModel.from_pretrained(tiny_model(), tmp_path)
+        assert relative(logits_of(loaded), expected) < 1e-5
+        ranks = {name: layer.r["default"] for name, layer in loaded.base_model.layers()}
+        assert all(r == (4 if "rank_pattern" in options and name.endswith("c_fc") else 8) for name, r in ranks.items())
+        for name, layer in loaded.base_model.layers():
+            np.testing.assert_array_equal(layer.base_layer.weight.data, tiny_model().get_submodule(name).weight.data)
+
+    @pytest.mark.parity
+    @pytest.mark.filterwarnings("ignore::UserWarning")
+    def test_loads_in_peft(self, tmp_path, kind, options):
+        expected = self.saved(tmp_path, kind, options)
+        assert relative(logits_of(load_in_peft(tiny_model(), tmp_path)), expected) < 2e-5
+
+
+@pytest.mark.parity
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("kind", ["pissa", "olora", "orthogonal"])
+class TestExchangeWithPeft:
+    """Unconverted: whoever loads the adapter takes the same part out of the base again."""
+
+    def where(self, kind):
+        """A model and its targets: PEFT's "olora" works for a Linear only."""
+        return (tiny_model(tie_word_embeddings=False), ["lm_head"]) if kind == "olora" else (tiny_model(), ["c_attn"])
+
+    def test_ours_loads_in_peft(self, tmp_path, kind):
+        base, targets = self.where(kind)
+        model = peft_model(targets, base, init_lora_weights=kind)
+        perturbed(model)
+        model.save_pretrained(tmp_path)
+        base, _ = self.where(kind)
+        assert relative(logits_of(load_in_peft(base, tmp_path)), logits_of(model)) < 1e-4
+        loaded = PeftModel.from_pretrained(base, tmp_path)
+        assert relative(logits_of(loaded), logits_of(model)) < 1e-6
+
+    def test_pefts_loads_here(self, tmp_path, kind):
+        import torch
+
+        base, targets = self.where(kind)
+        twin = peft_twin(base, LoraConfig(r=4, lora_alpha=8, target_modules=targets, init_lora_weights=kind))
+        with torch.no_grad():
+            for p in twin.parameters():
+                if p.requires_grad:
+                    p += 0.1 * torch.randn(p.shape)
+        twin.save_pretrained(tmp_path)
+        assert relative(logits_of(PeftModel.from_pretrained(base, tmp_path)), logits_of(twin)) < 1e-4
+
+
+def test_saving_one_of_two_adapters_that_changed_the_base_needs_the_plain_form(tmp_path):
+    """Alone, its A and B would be loaded beside the whole weight, of which the other took a part as well."""
+    model = get_peft_model(tiny_model(), LoraConfig(r=2, init_lora_weights="pissa", fan_in_fan_out=True))
+    model.add_adapter("second", LoraConfig(r=2, init_lora_weights="olora", fan_in_fan_out=True))
+    with pytest.raises(ValueError, match="save with as_plain_lora=True"):
+        model.save_pretrained(tmp_path / "apart")
+    assert not (tmp_path / "apart").exists()
+    model.save_pretrained(tmp_path / "plain", as_plain_lora=True)
+    assert (tmp_path / "plain" / "second" / "adapter_model.safetensors").is_file()

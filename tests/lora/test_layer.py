@@ -189,7 +189,7 @@ def test_the_delta_weight_has_the_base_weights_orientation(kind):
 def test_merged_gives_the_same_results(rng, kind, adapters, dtype, tolerance):
     layer, x = lora_layer(kind, adapters, dtype), rng.standard_normal((7, IN)).astype(dtype)
     expected = layer(x).data
-    layer.merge(layer.merged_weight())
+    layer.merge(*layer.merged_parameters())
     assert layer.merged_adapters == [name for name, _, _ in adapters]
     assert relative(layer(x).data, expected) < tolerance
     assert relative(layer.base_layer(x).data, expected) < tolerance
@@ -200,7 +200,7 @@ def test_a_half_precision_weight_is_rounded_once():
     exact = layer.base_layer.weight.data.astype(np.float64)
     for name in ("default", "second"):
         exact = exact + layer.get_delta_weight(name).astype(np.float64)
-    merged = layer.merged_weight()
+    merged = layer.merged_parameters()[0]
     assert merged.dtype == np.float16
     np.testing.assert_array_equal(merged, exact.astype(np.float32).astype(np.float16))
 
@@ -222,7 +222,7 @@ def test_unmerge_is_exact_to_the_bit_after_any_number_of_cycles(seed, cycles, si
     before = weight.data.tobytes()
     for _ in range(cycles):
         layer.active_adapters = [["a"], ["b"], ["a", "b"]][rng.integers(3)]
-        layer.merge(layer.merged_weight())
+        layer.merge(*layer.merged_parameters())
         layer.unmerge()
         layer.unmerge()  # a second one does nothing
     assert weight.data.tobytes() == before
@@ -248,7 +248,7 @@ def test_on_both_libraries(xp, rng, active):
     assert relative(Tensor(inputs.grad).numpy(), expected_dx) < 1e-5
     for name in active:
         assert type(names[f"lora_A.{name}.weight"].grad) is xp.ndarray
-    layer.merge(layer.merged_weight())
+    layer.merge(*layer.merged_parameters())
     assert relative(layer(xp.asarray(x)).numpy(), expected) < 1e-5
     layer.unmerge()
     assert relative(layer(xp.asarray(x)).numpy(), expected) < 1e-5

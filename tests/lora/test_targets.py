@@ -1,8 +1,23 @@
 """Which layers an adapter goes to, and what a wrong name is answered."""
 
+import dataclasses
+
 import numpy as np
 import pytest
-from lora_helpers import TARGETS, TwoLayers, peft_model, peft_twin, refusal, snapshot, some_ids, tiny_config, tiny_model
+from lora_helpers import (
+    TARGETS,
+    TwoLayers,
+    copy_parameters,
+    logits_of,
+    peft_model,
+    peft_twin,
+    refusal,
+    relative,
+    snapshot,
+    some_ids,
+    tiny_config,
+    tiny_model,
+)
 
 from lora_np import GPT2LMHeadModel, LoraConfig, PeftModel, get_peft_model, nn
 from lora_np.lora.targets import find_targets
@@ -72,12 +87,12 @@ LEAVES = "c_attn, c_fc, c_proj, lm_head"
         (["attn.c_fc"], ["'attn.c_fc'", LEAVES]),
         (["proj"], ["'proj'", "'c_proj'", LEAVES]),  # an ending counts from a dot on
         (["multi_head_self_attn"], ["did you mean 'c_attn'", LEAVES]),  # far off, but for the last word
-        (["attn"], ["'transformer.h.0.attn' is a GPT2Attention", "Linear and Conv1D"]),
-        (["c_attn", "wte"], ["'transformer.wte' is a Embedding", "Linear and Conv1D"]),
+        (["attn"], ["'transformer.h.0.attn' is a GPT2Attention", "linear layers and embeddings"]),
+        (["c_attn", "ln_f"], ["'transformer.ln_f' is a LayerNorm", "linear layers and embeddings"]),
         (["ln_1"], ["'transformer.h.0.ln_1' is a LayerNorm"]),
         ("c_attn", ["'c_attn'", LEAVES]),  # a string must match the whole name
         (r".*\.c_attm", [r"c_attm", LEAVES]),
-        (r".*", ["Linear and Conv1D"]),
+        (r".*", ["linear layers and embeddings"]),
         (r"all_linear", ["'all_linear'", LEAVES]),
         ("", ["''", LEAVES]),
     ],
@@ -137,3 +152,93 @@ def test_a_target_in_one_block_leaves_the_others_alone():
     assert isinstance(blocks[0].attn.c_attn, nn.Conv1D)
     assert isinstance(blocks[1].attn.c_attn.base_layer, nn.Conv1D)
     assert adapted(some_ids(adapted.config)).logits.shape == (2, 9, 31)
+
+
+@pytest.mark.parametrize(
+    ("options", "expected"),
+    [
+        ({"exclude_modules": ["mlp.c_proj"]}, in_blocks("attn.c_attn", "attn.c_proj", "mlp.c_fc")),
+        (
+            {"exclude_modules": ["c_proj", "0.attn.c_attn"]},
+            ["transformer.h.0.mlp.c_fc", *in_blocks("attn.c_attn", "mlp.c_fc", blocks=[1])],
+        ),
+        ({"exclude_modules": r".*\.0\..*"}, in_blocks(*BLOCK, blocks=[1])),
+        ({"exclude_modules": r"c_proj"}, in_blocks(*BLOCK)),  # a string must match the whole name
+        ({"exclude_modules": ["nothing_here"]}, in_blocks(*BLOCK)),
+        ({"layers_to_transform": 1}, in_blocks(*BLOCK, blocks=[1])),
+        ({"layers_to_transform": [0]}, in_blocks(*BLOCK, blocks=[0])),
+        ({"layers_to_transform": [0, 1, 7]}, in_blocks(*BLOCK)),
+        ({"layers_to_transform": 0, "layers_pattern": "h"}, in_blocks(*BLOCK, blocks=[0])),
+        ({"layers_to_transform": 0, "layers_pattern": ["layers", "h"]}, in_blocks(*BLOCK, blocks=[0])),
+        ({"layers_to_transform": [1], "exclude_modules": ["c_proj"]}, in_blocks("attn.c_attn", "mlp.c_fc", blocks=[1])),
+    ],
+    ids=str,
+)
+def test_what_is_left_out(options, expected):
+    targets = ["c_attn", "c_fc", "c_proj"]
+    assert find_targets(tiny_model(), targets, **options) == expected
+    assert [name for name, _ in peft_model(targets, **options).base_model.layers()] == expected
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"exclude_modules": ["c_attn"]},
+        {"exclude_modules": r".*attn.*"},
+        {"layers_to_transform": 2},
+        {"layers_to_transform": [5, 6]},
+        {"layers_to_transform": 0, "layers_pattern": "layers"},
+        {"layers_to_transform": 0, "exclude_modules": ["h.0.attn.c_attn"]},
+    ],
+    ids=str,
+)
+def test_when_nothing_is_left_that_is_an_error_and_nothing_changes(options):
+    model = tiny_model()
+    before = snapshot(model)
+    assert "leave none of the target_modules" in refusal(ValueError, lambda: peft_model(["c_attn"], model, **options))
+    assert snapshot(model) == before
+
+
+def test_the_first_pattern_that_matches_gives_a_layer_its_rank_and_alpha():
+    rank, alpha = {"h.1.attn.c_attn": 5, "c_attn": 2, r"c_.*": 3}, {r"mlp\.c_fc": 24, "attn": 99}
+    model = peft_model(["c_attn", "c_fc"], rank_pattern=rank, alpha_pattern=alpha)
+    found = {name: (layer.r["default"], layer.scaling["default"]) for name, layer in model.base_model.layers()}
+    assert found == {
+        "transformer.h.0.attn.c_attn": (2, 8 / 2),
+        "transformer.h.0.mlp.c_fc": (3, 24 / 3),
+        "transformer.h.1.attn.c_attn": (5, 8 / 5),
+        "transformer.h.1.mlp.c_fc": (3, 24 / 3),
+    }
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"exclude_modules": ["mlp.c_proj"]},
+        {"exclude_modules": r".*\.0\.mlp.*"},
+        {"layers_to_transform": 1},
+        {"layers_to_transform": [0, 1]},
+        {"layers_to_transform": [1], "layers_pattern": "h"},
+        {"layers_to_transform": [1], "layers_pattern": ["h"], "exclude_modules": ["c_attn"]},
+        {"rank_pattern": {"c_attn": 2, r"h\.1\.mlp\.c_proj": 5}},
+        {"rank_pattern": {"attn.c_proj": 2, "c_proj": 5}, "alpha_pattern": {"c_proj": 1, r".*\.0\.mlp\.c_fc": 30}},
+        {"use_rslora": True},
+        {"use_rslora": True, "rank_pattern": {"c_fc": 2}, "alpha_pattern": {"c_attn": 16}},
+    ],
+    ids=str,
+)
+def test_peft_adapts_the_same_layers_with_the_same_ranks_and_scalings(options):
+    config = LoraConfig(
+        r=3, lora_alpha=5, target_modules=["c_attn", "c_fc", "c_proj"], init_lora_weights=False, fan_in_fan_out=True
+    )
+    config = dataclasses.replace(config, **options)
+    twin, model = peft_twin(tiny_model(), config), get_peft_model(tiny_model(), config)
+    layers = dict(model.base_model.layers())
+    assert list(layers) == twin.base_model.targeted_module_names
+    for name, layer in layers.items():
+        theirs = twin.base_model.model.get_submodule(name)
+        assert (layer.r, layer.lora_alpha, layer.scaling) == (theirs.r, theirs.lora_alpha, theirs.scaling)
+    assert model.get_nb_trainable_parameters() == twin.get_nb_trainable_parameters()
+    copy_parameters(twin, model)
+    assert relative(logits_of(model), logits_of(twin)) < 2e-5

@@ -58,7 +58,7 @@ def test_two_adapters_on_one_layer_are_added_up():
     layer = tuner.layers()[0][1]
     layer.base_layer.weight.data = layer.base_layer.weight.data.astype(np.float64)
     expected = layer.base_layer.weight.data + layer.get_delta_weight("a") + layer.get_delta_weight("b")
-    np.testing.assert_allclose(layer.merged_weight(), expected, rtol=1e-6)
+    np.testing.assert_allclose(layer.merged_parameters()[0], expected, rtol=1e-6)
     assert tuner(ids).logits.shape[:2] == ids.shape
 
 

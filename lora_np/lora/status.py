@@ -1,0 +1,62 @@
+"""What is adapted, how, and what is switched on: for people to read."""
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class LayerStatus:
+    """One adapted layer. `r` and `scaling` are {adapter: number}; `requires_grad` is {adapter: bool}."""
+
+    name: str
+    module_type: str
+    enabled: bool
+    active_adapters: list
+    merged_adapters: list
+    available_adapters: list
+    r: dict
+    scaling: dict
+    requires_grad: dict
+
+
+def layer_status(peft_model):
+    """[LayerStatus] of a PeftModel, in the model's order."""
+    return [
+        LayerStatus(
+            name=name,
+            module_type=type(layer.base_layer).__name__,
+            enabled=not layer.adapters_disabled,
+            active_adapters=list(layer.active_adapters),
+            merged_adapters=list(layer.merged_adapters),
+            available_adapters=list(layer.r),
+            r=dict(layer.r),
+            scaling=dict(layer.scaling),
+            requires_grad={a: all(p.requires_grad for p in layer.parameters_of(a).values()) for a in layer.r},
+        )
+        for name, layer in peft_model.base_model.layers()
+    ]
+
+
+def format_status(peft_model):
+    """A table with a line for each adapter of each layer: rank, scaling, state."""
+    status = layer_status(peft_model)
+    width = max((len(s.name) for s in status), default=5)
+    trainable, total = peft_model.get_nb_trainable_parameters()
+    kind = type(peft_model.get_base_model()).__name__
+    lines = [f"PeftModel of {kind}: {trainable:,d} of {total:,d} parameters are trained"]
+    lines.append(f"{'layer':<{width}}  {'kind':<10} {'adapter':<12} {'rank':>4} {'scaling':>8}  state")
+    for s in status:
+        for adapter in s.available_adapters:
+            rank, scaling = s.r[adapter], s.scaling[adapter]
+            head = f"{s.name:<{width}}  {s.module_type:<10} {adapter:<12} {rank:>4} {scaling:>8.4g}"
+            lines.append(f"{head}  {_state(s, adapter)}")
+    return "\n".join(lines)
+
+
+def _state(status, adapter):
+    if adapter not in status.active_adapters:
+        return "resting"
+    if not status.enabled:
+        return "switched off"
+    if adapter in status.merged_adapters:
+        return "merged"
+    return "active, trained" if status.requires_grad[adapter] else "active"

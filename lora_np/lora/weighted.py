@@ -1,0 +1,63 @@
+"""`add_weighted_adapter`: the mathematics of `combine.py`, on every layer of a model."""
+
+import dataclasses
+import re
+from collections import Counter
+
+from .combine import combine, combined_rank
+from .layer import LoraLinear
+
+
+def add_combined(peft_model, adapters, weights, name, kind, options):
+    """Add to `peft_model` the adapter `name`, the combination of some of its adapters.
+
+    A layer that only some of them have combines those. ValueError, with nothing changed, if an adapter is more than
+    plain LoRA on linear layers, or for the reasons of `combine.combine`.
+    """
+    if not adapters or len(adapters) != len(weights):
+        raise ValueError(f"{len(adapters)} adapters and {len(weights)} weights: give each adapter a weight")
+    if len(set(adapters)) != len(adapters):
+        raise ValueError(f"an adapter is named twice: {', '.join(adapters)}")
+    made = {}
+    for target, layer in peft_model.base_model.layers():
+        present = [(a, w) for a, w in zip(adapters, weights, strict=True) if layer.has(a)]
+        if present:
+            made[target] = _combine_in(target, layer, present, kind, options)
+    peft_model.add_adapter(name, _config(peft_model, adapters[0], {t: len(A) for t, (A, _) in made.items()}))
+    for target, (A, B) in made.items():
+        layer = peft_model.base_model.model.get_submodule(target)
+        for p, array in zip(layer.matrices(name), (A, B), strict=True):
+            p.data = array.astype(p.dtype, copy=False)
+
+
+def _combine_in(target, layer, present, kind, options):
+    """(A, B) of the combination in one layer; `present` lists (adapter, weight)."""
+    names = [a for a, _ in present]
+    if not isinstance(layer, LoraLinear) or any(a in layer.variants or a in layer.initial for a in names):
+        raise ValueError(f"only plain LoRA on linear layers can be combined; {target} has something else")
+    svd_rank = options.get("svd_rank")
+    combined_rank(kind, [layer.r[a] for a in names], svd_rank)  # refuses unequal ranks by name
+    matrices = [layer.matrices(a) for a in names]
+    As, Bs = ([pair[i].data for pair in matrices] for i in (0, 1))
+    return combine(kind, [w for _, w in present], [layer.scaling[a] for a in names], As, Bs, **options)
+
+
+def _config(peft_model, first, ranks):
+    """A LoraConfig like the first adapter's for exactly these layers and ranks, with scaling 1."""
+    like = peft_model.peft_config[first]
+    usual = Counter(ranks.values()).most_common(1)[0][0]
+    other = {re.escape(target): r for target, r in ranks.items() if r != usual}
+    alpha = (lambda r: r**0.5) if like.use_rslora else (lambda r: r)
+    return dataclasses.replace(
+        like,
+        r=usual,
+        lora_alpha=alpha(usual),
+        target_modules=list(ranks),
+        exclude_modules=None,
+        layers_to_transform=None,
+        layers_pattern=None,
+        rank_pattern=other,
+        alpha_pattern={target: alpha(r) for target, r in other.items()},
+        init_lora_weights=True,
+        modules_to_save=None,
+    )

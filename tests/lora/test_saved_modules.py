@@ -1,0 +1,143 @@
+"""modules_to_save: modules that an adapter trains whole, as a copy beside the frozen original."""
+
+import numpy as np
+import pytest
+from lora_helpers import (
+    load_in_peft,
+    logits_of,
+    peft_model,
+    peft_twin,
+    perturbed,
+    relative,
+    snapshot,
+    tiny_model,
+)
+
+from lora_np import LoraConfig, PeftModel, nn
+from lora_np.storage import read_safetensors
+
+WEIGHTS = "adapter_model.safetensors"
+MODULES = pytest.mark.parametrize("saved", [["lm_head"], ["ln_f"], ["lm_head", "ln_f"]], ids=str)
+
+
+def trained(saved, **options):
+    """A PeftModel whose adapter and saved modules have moved away from where they started."""
+    model = peft_model(["c_attn"], modules_to_save=saved, **options)
+    perturbed(model)
+    return model
+
+
+@MODULES
+def test_the_copy_starts_as_the_module_and_is_trained_in_its_place(saved):
+    model = peft_model(["c_attn"], modules_to_save=saved, init_lora_weights=True)
+    np.testing.assert_array_equal(logits_of(model), logits_of(tiny_model()))
+    names = [name for name, p in model.named_parameters() if p.requires_grad and ".lora_" not in name]
+    assert len(names) == sum(2 if name == "ln_f" else 1 for name in saved)
+    assert all(".modules_to_save.default." in name for name in names)
+    perturbed(model)
+    assert relative(logits_of(model), logits_of(tiny_model())) > 1e-2
+
+
+@MODULES
+def test_the_base_is_untouched(saved):
+    model = trained(saved)
+    plain = tiny_model()
+    with model.disable_adapter():
+        np.testing.assert_array_equal(logits_of(model), logits_of(plain))
+    assert snapshot(model.unload().requires_grad_(True)) == snapshot(plain)
+
+
+@MODULES
+def test_a_merged_model_keeps_the_trained_copy(saved):
+    model = trained(saved)
+    expected = logits_of(model)
+    copies = [module.chosen() for _, module in model.base_model.saved_modules()]
+    plain = model.merge_and_unload()
+    assert relative(logits_of(plain), expected) < 1e-5
+    assert [plain.get_submodule(name) for name, _ in plain.named_modules() if name.endswith(tuple(saved))] == copies
+    assert type(plain.lm_head) is nn.Linear
+
+
+def test_a_tied_head_is_tied_no_longer_once_it_is_trained():
+    model = trained(["lm_head"])
+    base = model.get_base_model()
+    head = base.lm_head
+    assert head.original_module.weight is base.transformer.wte.weight
+    assert not np.shares_memory(head.chosen().weight.data, base.transformer.wte.weight.data)
+
+
+def test_each_adapter_has_a_copy_of_its_own_and_the_active_one_counts():
+    model = trained(["ln_f"])
+    first = logits_of(model)
+    config = LoraConfig(r=4, target_modules=["c_attn"], modules_to_save=["ln_f"], fan_in_fan_out=True)
+    model.add_adapter("second", config)
+    model.set_adapter("second")
+    np.testing.assert_array_equal(logits_of(model), logits_of(tiny_model()))
+    perturbed(model, seed=6)
+    model.rename_adapter("second", "third")
+    second = logits_of(model)
+    model.set_adapter("default")
+    np.testing.assert_array_equal(logits_of(model), first)
+    model.delete_adapter("default")
+    np.testing.assert_array_equal(logits_of(model), second)
+    model.delete_adapter("third")
+    np.testing.assert_array_equal(logits_of(model), logits_of(tiny_model()))
+    assert not model.base_model.saved_modules()
+
+
+@MODULES
+def test_saved_and_loaded_again(tmp_path, saved):
+    model = trained(saved)
+    model.save_pretrained(tmp_path)
+    loaded = PeftModel.from_pretrained(tiny_model(), tmp_path, is_trainable=True)
+    assert snapshot(loaded) == snapshot(model)
+    np.testing.assert_array_equal(logits_of(loaded), logits_of(model))
+    second = peft_model(["c_fc"], modules_to_save=saved)  # beside another adapter with a copy of the same module
+    second.load_adapter(tmp_path, "loaded")
+    second.set_adapter("loaded")
+    np.testing.assert_array_equal(logits_of(second), logits_of(model))
+
+
+def test_an_unknown_module_is_named_and_changes_nothing():
+    model = tiny_model()
+    before = snapshot(model)
+    with pytest.raises(ValueError, match="'lm_haed'"):
+        peft_model(["c_attn"], model, modules_to_save=["lm_haed"])
+    assert snapshot(model) == before
+
+
+@pytest.mark.parity
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@MODULES
+class TestAgainstPeft:
+    def config(self, saved):
+        return LoraConfig(
+            r=3, target_modules=["c_attn"], modules_to_save=saved, init_lora_weights=False, fan_in_fan_out=True
+        )
+
+    def test_the_same_numbers_are_trained_and_counted(self, saved, capsys):
+        peft_twin(tiny_model(), self.config(saved)).print_trainable_parameters()
+        theirs = capsys.readouterr().out
+        PeftModel(tiny_model(), self.config(saved)).print_trainable_parameters()
+        assert capsys.readouterr().out == theirs
+
+    def test_pefts_file_loads_here(self, tmp_path, saved):
+        import torch
+
+        twin = peft_twin(tiny_model(), self.config(saved))
+        with torch.no_grad():
+            for p in twin.parameters():
+                if p.requires_grad:
+                    p += 0.1 * torch.randn(p.shape)
+        twin.save_pretrained(tmp_path)
+        loaded = PeftModel.from_pretrained(tiny_model(), tmp_path)
+        assert relative(logits_of(loaded), logits_of(twin)) < 2e-5
+
+    def test_our_file_has_pefts_keys_and_loads_there(self, tmp_path, saved):
+        model = PeftModel(tiny_model(), self.config(saved))
+        perturbed(model)
+        model.save_pretrained(tmp_path / "ours")
+        peft_twin(tiny_model(), self.config(saved)).save_pretrained(tmp_path / "theirs")
+        ours, theirs = (read_safetensors(tmp_path / who / WEIGHTS)[0] for who in ("ours", "theirs"))
+        assert {key: a.shape for key, a in ours.items()} == {key: a.shape for key, a in theirs.items()}
+        assert relative(logits_of(load_in_peft(tiny_model(), tmp_path / "ours")), logits_of(model)) < 2e-5

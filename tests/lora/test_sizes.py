@@ -1,0 +1,172 @@
+"""What is computed from a config agrees with published numbers and with models that are really built."""
+
+import warnings
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from lora_helpers import fuzz, tiny_config
+
+from lora_np import GPT2LMHeadModel, LoraConfig, get_peft_model
+from lora_np.lora.sizes import adapter_sizes, count, flops, linear_layers, model_size, weight_shapes
+
+GPT2 = {"model_type": "gpt2", "n_embd": 768, "n_layer": 12, "n_head": 12, "vocab_size": 50257, "n_positions": 1024}
+LLAMA3 = {"model_type": "llama", "vocab_size": 128256, "hidden_size": 4096, "intermediate_size": 14336}
+LLAMA3 |= {"num_hidden_layers": 32, "num_attention_heads": 32, "num_key_value_heads": 8, "tie_word_embeddings": False}
+LLAMA2 = {**LLAMA3, "vocab_size": 32000, "intermediate_size": 11008, "num_key_value_heads": 32}
+PROJECTIONS = ["q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj"]
+GPT3 = {**GPT2, "n_embd": 12288, "n_layer": 96, "n_head": 96, "n_positions": 2048}
+SMALL_LLAMA = {"vocab_size": 64, "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 2}
+SMALL_LLAMA |= {"num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 16}
+
+
+def test_gpt2():
+    assert model_size(GPT2) == 124_439_808
+    assert count(GPT2, 8) == count(GPT2, 8, ["c_attn"]) == (294_912, 124_734_720)
+    assert count(GPT2, 8, "all-linear")[0] == 1_179_648
+
+
+def test_llama_3_8b():
+    assert model_size(LLAMA3) == 8_030_261_248
+    trainable, total = count(LLAMA3, 16, PROJECTIONS)
+    assert (trainable, total) == (41_943_040, 8_072_204_288)
+    assert f"{100 * trainable / total:.4f}" == "0.5196"
+
+
+@pytest.mark.parametrize("r", [1, 4, 16])
+def test_llama_2_7b(r):
+    assert model_size(LLAMA2) == 6_738_415_616
+    assert count(LLAMA2, r, PROJECTIONS)[0] == count(LLAMA2, r, "all-linear")[0] == 2_498_560 * r
+
+
+@pytest.mark.parametrize("r", [1, 4])
+def test_gpt_3_with_q_and_v(r):
+    """GPT-3 has GPT-2's form: q and v are thirds of c_attn. Layers of their own, as in a Llama, come to the same."""
+    C, blocks = GPT3["n_embd"], GPT3["n_layer"]
+    assert count(GPT3, r, ["c_attn.q", "c_attn.v"])[0] == 2 * blocks * r * (C + C) == 4_718_592 * r
+    alike = {**LLAMA2, "hidden_size": C, "num_hidden_layers": blocks, "num_attention_heads": 96}
+    assert count({**alike, "num_key_value_heads": 96}, r)[0] == 4_718_592 * r
+    assert model_size(GPT3) == pytest.approx(175e9, rel=0.005)
+
+
+@st.composite
+def gpt2_configs(draw):
+    heads = draw(st.integers(1, 3))
+    return tiny_config(
+        n_head=heads,
+        n_embd=heads * draw(st.sampled_from([2, 4, 6])),
+        n_layer=draw(st.integers(1, 3)),
+        vocab_size=draw(st.integers(2, 40)),
+        n_positions=draw(st.integers(1, 9)),
+        n_inner=draw(st.sampled_from([None, 5, 24])),
+        tie_word_embeddings=draw(st.booleans()),
+    )
+
+
+TARGETS = [None, ["c_attn"], "all-linear", ["mlp.c_proj", "c_fc"], r".*\.0\..*c_proj"]
+
+
+@fuzz
+@given(gpt2_configs(), st.integers(1, 5), st.sampled_from(TARGETS))
+def test_a_gpt2_that_is_built_has_these_parameters(config, r, targets):
+    model, fields = GPT2LMHeadModel(config), config.to_dict()
+    assert weight_shapes(fields) == {name: p.shape for name, p in model.named_parameters()}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        adapted = get_peft_model(model, LoraConfig(r=r, target_modules=targets, fan_in_fan_out=True))
+    assert count(fields, r, targets) == adapted.get_nb_trainable_parameters()
+    sizes = adapter_sizes(fields, r, targets)
+    for name, layer in adapted.base_model.layers():
+        assert sizes.pop(name) == layer.lora_A["default"].weight.size + layer.lora_B["default"].weight.size
+    assert not sizes
+
+
+VARIANTS = [
+    ("llama", {}),
+    ("llama", {"attention_bias": True, "mlp_bias": True, "tie_word_embeddings": True}),
+    ("llama", {"head_dim": None, "num_key_value_heads": None}),
+    ("mistral", {}),
+    ("qwen2", {"tie_word_embeddings": True}),
+]
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize(("kind", "changes"), VARIANTS, ids=str)
+@pytest.mark.parametrize("targets", [None, "all-linear", ["o_proj", "up_proj"]], ids=str)
+def test_a_llama_of_transformers_has_these_parameters(kind, changes, targets):
+    import peft
+    import torch
+    import transformers
+
+    fields = {name: value for name, value in {**SMALL_LLAMA, **changes}.items() if value is not None}
+    config = transformers.AutoConfig.for_model(kind, **fields)
+    with torch.device("meta"):
+        model = transformers.AutoModelForCausalLM.from_config(config)
+    found = {name: tuple(p.shape) for name, p in model.named_parameters()}
+    assert weight_shapes({"model_type": kind, **config.to_dict()}) == found
+    linear = {name: m for name, m in model.named_modules() if isinstance(m, torch.nn.Linear)}
+    assert linear_layers(config.to_dict()) == {name: (m.in_features, m.out_features) for name, m in linear.items()}
+    with torch.device("meta"):
+        adapted = peft.get_peft_model(model, peft.LoraConfig(r=3, target_modules=targets or ["q_proj", "v_proj"]))
+    assert count(config.to_dict(), 3, targets) == adapted.get_nb_trainable_parameters()
+
+
+@pytest.mark.parametrize(
+    ("config", "targets", "message"),
+    [
+        (GPT2, ["q_attn"], "no layer matches 'q_attn'; did you mean 'c_attn'"),
+        (GPT2, ["c_attn", "c_porj"], "no layer matches 'c_porj'; did you mean 'c_proj'"),
+        (GPT2, "c_attn", "no layer matches 'c_attn'"),  # a string must match the whole name
+        (LLAMA3, ["c_attn.q"], "no layer matches 'c_attn.q'"),
+        (GPT2, ["wte"], "'transformer.wte' is none"),
+        (LLAMA3, ["input_layernorm"], "'model.layers.0.input_layernorm' is none"),
+    ],
+    ids=str,
+)
+def test_a_wrong_target_is_answered_in_words(config, targets, message):
+    with pytest.raises(ValueError, match=message):
+        count(config, 8, targets)
+
+
+def test_a_config_that_does_not_fit_is_refused():
+    with pytest.raises(ValueError, match="model_type 'bert' is not known here; known are gpt2, llama"):
+        model_size({"model_type": "bert"})
+    for config, field in ((GPT2, "n_positions"), (GPT2, "n_embd"), (LLAMA3, "intermediate_size")):
+        with pytest.raises(ValueError, match=f"needs the field '{field}'"):
+            model_size({name: value for name, value in config.items() if name != field})
+    for r in (0, 1.5, None):
+        with pytest.raises(ValueError, match="r must be an integer of at least 1"):
+            count(GPT2, r)
+
+
+def test_flops_of_a_full_step_are_three_times_the_forward():
+    found = flops(LLAMA3, batch=2, length=64, method="full")
+    products = 2 * 128 * sum(a * b for a, b in linear_layers(LLAMA3).values())
+    attention = 32 * 4 * 2 * 64 * 64 * 4096
+    assert found == {k: n * (products + attention) for k, n in (("forward", 1), ("backward", 2), ("total", 3))}
+
+
+@pytest.mark.parametrize("config", [GPT2, LLAMA3], ids=["gpt2", "llama"])
+def test_a_lora_step_takes_about_two_thirds_of_a_full_one(config):
+    full, lora = flops(config, length=128, method="full"), flops(config, 8, length=128)
+    assert lora["total"] / full["total"] == pytest.approx(2 / 3, rel=0.02)
+    branch = 2 * 128 * count(config, 8)[0]
+    assert lora["forward"] == full["forward"] + branch
+    assert flops(config, 8, batch=3, length=128)["total"] == 3 * lora["total"]
+
+
+def test_nothing_is_computed_backward_below_the_lowest_adapter():
+    first, last = (flops(GPT2, 1, [f"{i}.mlp.c_proj"], length=8)["backward"] for i in (0, 11))
+    block = sum(a * b for name, (a, b) in linear_layers(GPT2).items() if ".5." in name) + 4 * 8 * 768
+    assert first - last == 2 * 8 * 11 * block
+    head, branch = 2 * 8 * 768 * 50257, 2 * 2 * 8 * (768 + 3072)
+    assert last == head + branch
+    with pytest.raises(ValueError, match="method must be 'full' or 'lora', got 'qlora'"):
+        flops(GPT2, 8, length=8, method="qlora")
+
+
+def test_q_k_and_v_stand_side_by_side():
+    """What the first block reads needs no gradient: its k and v pass none on, whichever of them has an adapter."""
+    fields = {"model_type": "llama", **SMALL_LLAMA}
+    q, v = (flops(fields, 2, [f"0.self_attn.{name}"], length=4)["backward"] for name in ("q_proj", "v_proj"))
+    assert q - v == 2 * 4 * 2 * 2 * (64 - 32)  # only the branches differ: q's is wider

@@ -1,0 +1,167 @@
+"""add_weighted_adapter: several adapters of a model made into one."""
+
+import numpy as np
+import pytest
+from lora_helpers import (
+    load_in_peft,
+    logits_of,
+    peft_model,
+    refusal,
+    relative,
+    snapshot,
+    tiny_model,
+)
+
+from lora_np import LoraConfig, PeftModel
+
+
+def adapters(first=None, second=None):
+    """A model with the adapters "default" on c_attn and c_fc, and "other" on c_attn alone; both do something."""
+    model = peft_model(["c_attn", "c_fc"], **(first or {}))
+    options = {"r": 4, "lora_alpha": 6, "init_lora_weights": False, "fan_in_fan_out": True, **(second or {})}
+    model.add_adapter("other", LoraConfig(target_modules=["c_attn"], **options))
+    return model
+
+
+def both_active(model, weights):
+    """The logits with both adapters active, each scaled by its weight."""
+    for name, weight in zip(("default", "other"), weights, strict=True):
+        model.set_scale(name, weight)
+    model.set_adapter(["default", "other"])
+    expected = logits_of(model)
+    for name in ("default", "other"):
+        model.set_scale(name, 1)
+    return expected
+
+
+def combined(model, kind, weights, **options):
+    """The logits with their combination active."""
+    model.add_weighted_adapter(["default", "other"], weights, "sum", kind, **options)
+    model.set_adapter("sum")
+    return logits_of(model)
+
+
+EXACT = [("cat", {}), ("svd", {"svd_rank": 12})]
+
+
+@pytest.mark.parametrize("weights", [(1, 1), (0.5, 2), (-1, 0.7), (0, 1)], ids=str)
+@pytest.mark.parametrize(("kind", "options"), EXACT, ids=["cat", "svd"])
+def test_cat_and_an_svd_of_full_rank_are_the_sum(kind, options, weights):
+    model = adapters(second={"r": 7})
+    expected = both_active(model, weights)
+    assert relative(combined(model, kind, weights, **options), expected) < 1e-5
+    for _, layer in model.base_model.layers():
+        deltas = [w * layer.delta_weight(n) for n, w in zip(("default", "other"), weights, strict=True) if layer.has(n)]
+        np.testing.assert_allclose(layer.delta_weight("sum"), sum(deltas), atol=1e-5)
+
+
+def test_the_combination_has_scaling_one_and_the_ranks_of_its_layers():
+    model = adapters(second={"r": 7})
+    combined(model, "cat", (1, 1))
+    ranks = {name.split(".")[-1]: layer.r["sum"] for name, layer in model.base_model.layers()}
+    assert ranks == {"c_attn": 11, "c_fc": 4}
+    assert {layer.scaling["sum"] for _, layer in model.base_model.layers()} == {1.0}
+
+
+@pytest.mark.parametrize(("kind", "options"), EXACT, ids=["cat", "svd"])
+def test_rslora_adapters_have_scaling_one_too(kind, options):
+    model = adapters({"use_rslora": True}, {"use_rslora": True, "r": 3})
+    expected = both_active(model, (1, 2))
+    assert relative(combined(model, kind, (1, 2), **options), expected) < 1e-5
+    for _, layer in model.base_model.layers():
+        assert layer.scaling["sum"] == pytest.approx(1)
+
+
+def test_the_order_and_the_sources_do_not_change():
+    model = adapters()
+    before = snapshot(model)
+    model.add_weighted_adapter(["other", "default"], [2, 1], "sum", "cat")
+    after = snapshot(model)
+    assert {name: after[name] for name in before} == before
+    assert model.active_adapters == ["default"]
+    expected = both_active(model, (1, 2))
+    model.set_adapter("sum")
+    assert relative(logits_of(model), expected) < 1e-5
+
+
+@pytest.mark.parametrize("kind", ["linear", "ties", "magnitude_prune", "dare_linear", "dare_ties", "ties_svd"])
+def test_every_kind_gives_an_adapter_that_can_be_used(kind):
+    model = adapters()
+    assert np.isfinite(combined(model, kind, (1, -0.5), density=0.6)).all()
+    model.merge_adapter()
+    model.unmerge_adapter()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ((["default", "other"], [1, 1], "sum", "average"), "unknown kind of combination 'average'"),
+        ((["default", "other"], [1, 1], "other", "cat"), "an adapter 'other' already"),
+        ((["default", "other"], [1], "sum", "cat"), "2 adapters and 1 weights"),
+        (([], [], "sum", "cat"), "0 adapters"),
+        ((["default", "default"], [1, 1], "sum", "cat"), "named twice"),
+        ((["default", "other"], [1, 1], "sum", "linear"), "'linear' needs adapters of equal rank, not 4, 7"),
+        ((["default", "other"], [1, 1], "sum", "ties"), "'ties' needs adapters of equal rank"),
+        ((["default", "other"], [1, 1], "a.b", "cat"), "letters, digits"),
+    ],
+    ids=str,
+)
+def test_what_can_not_be_combined_is_refused_and_nothing_changes(arguments, message):
+    model = adapters(second={"r": 7})
+    before = snapshot(model)
+    assert message in refusal(ValueError, lambda: model.add_weighted_adapter(*arguments))
+    assert snapshot(model) == before
+    assert list(model.peft_config) == ["default", "other"]
+
+
+@pytest.mark.parametrize(
+    "second", [{"use_dora": True}, {"init_lora_weights": "pissa"}, {"lora_bias": True}], ids=lambda o: next(iter(o))
+)
+def test_only_plain_lora_is_combined(second):
+    model = adapters(second=second)
+    before = snapshot(model)
+    message = refusal(ValueError, lambda: model.add_weighted_adapter(["default", "other"], [1, 1], "sum", "cat"))
+    assert "only plain LoRA on linear layers" in message
+    assert snapshot(model) == before
+
+
+def test_unknown_and_merged_adapters_are_refused():
+    model = adapters()
+    assert "'third'" in refusal(KeyError, lambda: model.add_weighted_adapter(["third"], [1], "sum", "cat"))
+    model.merge_adapter()
+    message = refusal(RuntimeError, lambda: model.add_weighted_adapter(["default"], [1], "sum", "cat"))
+    assert "unmerge_adapter() first" in message
+
+
+@pytest.mark.parametrize("rslora", [False, True])
+@pytest.mark.parametrize("ranks", [(4, 4), (4, 7)], ids=str)
+def test_saved_and_loaded_again(tmp_path, ranks, rslora):
+    model = adapters({"r": ranks[0], "use_rslora": rslora}, {"r": ranks[1], "use_rslora": rslora})
+    expected = combined(model, "cat", (1, -0.5))
+    model.save_pretrained(tmp_path, selected_adapters=["sum"])
+    loaded = PeftModel.from_pretrained(tiny_model(), tmp_path / "sum")
+    np.testing.assert_array_equal(logits_of(loaded), expected)
+
+
+@pytest.mark.parity
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("rslora", [False, True])
+def test_peft_loads_the_combination(tmp_path, rslora):
+    model = adapters({"use_rslora": rslora}, {"r": 7, "use_rslora": rslora})
+    expected = combined(model, "cat", (1, -0.5))
+    model.save_pretrained(tmp_path, selected_adapters=["sum"])
+    assert relative(logits_of(load_in_peft(tiny_model(), tmp_path / "sum")), expected) < 2e-5
+
+
+@pytest.mark.parity
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("weights", [(1, 1), (0.5, 2), (0.7, -0.4)], ids=str)
+@pytest.mark.parametrize("kind", ["linear", "cat"])
+def test_peft_gives_the_same_combination(tmp_path, kind, weights):
+    model = adapters()
+    model.save_pretrained(tmp_path)
+    twin = load_in_peft(tiny_model(), tmp_path)
+    twin.load_adapter(tmp_path / "other", "other")
+    twin.add_weighted_adapter(["default", "other"], list(weights), "sum", kind)
+    twin.set_adapter("sum")
+    assert relative(combined(model, kind, weights), logits_of(twin)) < 2e-5
