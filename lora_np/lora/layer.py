@@ -18,13 +18,13 @@ class LoraLinear(AdaptedLayer):
     on how the base layer stores its weight: A is always (r, in), B (out, r).
     """
 
+    prefix, suffix = "lora_", ".weight"  # of an adapter's names in a file
+
     def __init__(self, base_layer):
         super().__init__(base_layer)
         self.in_features, self.out_features = base_layer.in_features, base_layer.out_features
-        self.fused = isinstance(base_layer, (nn.Linear, nn.Conv1D))  # a 4-bit weight exists only while it is used
+        self.can_fuse = isinstance(base_layer, (nn.Linear, nn.Conv1D))  # a 4-bit weight exists only while it is used
         self.lora_dropout, self.lora_A, self.lora_B = nn.ModuleDict(), nn.ModuleDict(), nn.ModuleDict()
-
-    prefix, suffix = "lora_", ".weight"  # of an adapter's names in a file
 
     def _set_matrices(self, name, A, B, dropout):
         self.lora_A[name], self.lora_B[name] = Matrix(A), Matrix(B)
@@ -35,8 +35,8 @@ class LoraLinear(AdaptedLayer):
 
     def forward_with(self, names, x):
         """y = base(x) + Σ s·B(A(dropout(x))) over these adapters. x (..., in) -> (..., out)."""
-        if self.fused and len(names) == 1 and names[0] not in self.variants:
-            return self._forward_with(names[0], x)
+        if self.can_fuse and len(names) == 1 and names[0] not in self.variants:
+            return self._fused(names[0], x)
         y = base = self.base_layer(x)
         for name in names:
             y = y + self.update(name, x, base)
@@ -53,7 +53,7 @@ class LoraLinear(AdaptedLayer):
         h = F.linear(x, self.lora_A[name].weight)  # (..., r)
         return F.linear(h, self.lora_B[name].weight) * self.scaling[name]
 
-    def _forward_with(self, name, x):
+    def _fused(self, name, x):
         """base(x) plus one adapter's branch as a single primitive: the usual case, with one pass less over y."""
         base, dropout = self.base_layer, self.lora_dropout[name]
         return F.lora_linear(
