@@ -55,7 +55,7 @@ class AdaptedLayer(nn.Module):
 
     def forward(self, x):
         """The layer's result with the active adapters, or row by row with those of `row_adapters`."""
-        if self.row_adapters is not None:
+        if self.row_adapters is not None and not self.adapters_disabled:
             return self._forward_rows(x)
         return self.forward_with([] if self.adapters_disabled or self.merged_adapters else self.active_adapters, x)
 
@@ -139,7 +139,8 @@ class AdaptedLayer(nn.Module):
         weight = self._original
         for A, B, s in self.initial.values():
             weight = weight - self.oriented(B @ A) * s
-        self.base_layer.weight.data = weight.astype(self._original.dtype, copy=False)
+        base = self.base_layer.weight  # it may have another dtype by now
+        base.data = weight.astype(base.dtype, copy=False)
         self._original = self._original if self.initial else None
 
     def merged_parameters(self):

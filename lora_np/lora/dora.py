@@ -6,6 +6,8 @@ m (out,) is trained and starts at n, so training starts at the base model. For t
 which the paper found to lose nothing (its section 4.3).
 """
 
+import numpy as np
+
 from .. import nn
 from ..autograd import backend
 from ..autograd import functional as F
@@ -47,5 +49,6 @@ class Dora(Variant):
 
 
 def _lengths(weight):
-    """The Euclidean length of each row."""
-    return backend.array_module(weight).sqrt((weight * weight).sum(axis=1))
+    """The Euclidean length of each row; at least the smallest number, so that a row of zeros is not divided by zero."""
+    xp = backend.array_module(weight)
+    return xp.maximum(xp.sqrt((weight * weight).sum(axis=1)), np.finfo(weight.dtype).tiny)

@@ -15,7 +15,7 @@ from .. import nn
 from ..autograd.backend import array_module, to_numpy
 from ..storage import read_safetensors, write_safetensors
 from .config import CONFIG_FILE, LoraConfig
-from .init import changes_base
+from .init import NITER, changes_base
 from .projection import PartialProjection
 from .targets import targets_of
 from .tuner import saved_module_names
@@ -45,9 +45,11 @@ def write_adapter(peft_model, name, directory, as_plain_lora=False):
     twice the rank, for the unchanged base: A' = [A; A₀], B' = [B, -B₀], since W + s·(B A - B₀ A₀) is what it computes.
     """
     directory = Path(directory) if name == "default" else Path(directory) / name
-    if not as_plain_lora:
-        for target, layer in peft_model.base_model.layers():
-            _check_writable(name, target, layer)
+    start = peft_model.peft_config[name].init_lora_weights
+    if NITER.fullmatch(str(start)) and not as_plain_lora:
+        raise ValueError(
+            f"init_lora_weights={start!r} began at random, loading would begin elsewhere: save with as_plain_lora=True"
+        )
     arrays = {key: p.data for key, p in adapter_parameters(peft_model, name).items()}
     for target, layer in peft_model.base_model.layers():
         if layer.has(name):
@@ -61,15 +63,6 @@ def write_adapter(peft_model, name, directory, as_plain_lora=False):
     config = _config_for_file(peft_model, name, arrays, as_plain_lora)
     write_safetensors(directory / WEIGHTS_FILE, arrays)
     config.save_pretrained(directory)
-
-
-def _check_writable(name, target, layer):
-    """ValueError if an adapter whose start changed the base could not be read again by itself."""
-    if name in layer.initial and len(layer.initial) > 1:
-        raise ValueError(
-            f"{target} has {len(layer.initial)} adapters that took part of its weight out of it; {name!r} alone would "
-            "be loaded beside the whole weight: save with as_plain_lora=True"
-        )
 
 
 def _config_for_file(peft_model, name, arrays, as_plain_lora):

@@ -36,7 +36,7 @@ class PeftModel(nn.Module):
     def __init__(self, model, config, adapter_name="default"):
         if any(isinstance(module, (PeftModel, AdaptedLayer, ModulesToSave)) for module in model.modules()):
             raise ValueError("this model has adapters already: use add_adapter(name, config) on its PeftModel")
-        self.peft_config, self.active_adapters = {}, []
+        self.peft_config, self.active_adapters, self.disabled = {}, [], 0
         self._check_new_adapter(model, adapter_name, config)
         self.base_model = LoraModel(model)
         self.training = model.training
@@ -89,7 +89,7 @@ class PeftModel(nn.Module):
 
     def add_adapter(self, adapter_name, config):
         """Add an adapter beside the ones there are. It is not active until `set_adapter`."""
-        self._refuse_if_merged("adding an adapter")
+        self._refuse_change("adding an adapter")
         self._check_new_adapter(self.base_model.model, adapter_name, config)
         self._add(adapter_name, config)
 
@@ -107,12 +107,13 @@ class PeftModel(nn.Module):
         configs = [*self.peft_config.values(), config]
         if len(configs) > 1 and any(c.bias != "none" for c in configs):
             raise ValueError("adapters that train biases change the base model: only one adapter at a time can do that")
-        saved_module_names(model, config)
+        self._check_apart(targets_of(model, config), saved_module_names(model, config))
         targets = targets_of(model, config)
         if any(targets.values()) and (changes_base(config.init_lora_weights) or config.use_dora or config.lora_bias):
             parts = ", ".join(dict.fromkeys(part for found in targets.values() for part in found))
             raise ValueError(f"parts of a projection ({parts}) take plain LoRA that leaves the base as it is")
         layers = [model.get_submodule(target) for target in targets]
+        self._check_company(layers, config)
         layers = [getattr(layer, "base_layer", layer) for layer in layers]
         self._check_layers(layers, config)
         if changes_base(config.init_lora_weights):
@@ -123,6 +124,24 @@ class PeftModel(nn.Module):
             kind = type(linear[0]).__name__
             warnings.warn(f"fan_in_fan_out set to {linear[0].fan_in_fan_out}, as {kind} layers need it", stacklevel=4)
             config.fan_in_fan_out = linear[0].fan_in_fan_out
+
+    @staticmethod
+    def _check_company(layers, config):
+        """PiSSA and OLoRA take part of W out of the base: another adapter beside them would mean something else."""
+        for layer in layers:
+            if isinstance(layer, AdaptedLayer) and (layer.initial or changes_base(config.init_lora_weights)):
+                raise ValueError(
+                    "an adapter that starts by taking part of the weight out of it (PiSSA, OLoRA) must be alone on its "
+                    "layers; saved with as_plain_lora=True it can be loaded beside others"
+                )
+
+    @staticmethod
+    def _check_apart(targets, saved):
+        """A module trained whole has no use for an adapter inside it."""
+        for name in saved:
+            inside = [target for target in targets if f"{target}.".startswith(f"{name}.")]
+            if inside:
+                raise ValueError(f"{inside[0]} is adapted, and modules_to_save trains {name} whole: choose one")
 
     @staticmethod
     def _check_layers(layers, config):
@@ -153,16 +172,18 @@ class PeftModel(nn.Module):
         if name in self.peft_config:
             raise ValueError(f"there is an adapter {name!r} already: choose another name, or delete_adapter it first")
         if not name or not name.isidentifier() or hasattr(nn.ModuleDict, name):
-            raise ValueError(f"an adapter's name must be made of letters, digits and _, got {name!r}")
+            raise ValueError(
+                f"an adapter's name is made of letters, digits and _, no digit first, and is no method's: not {name!r}"
+            )
         if name == BASE:
             raise ValueError(f"{BASE!r} stands for the model without an adapter: choose another name")
 
     def set_adapter(self, adapter_name):
         """Make one adapter, or a list of them, active and trainable; the others rest."""
-        names = [adapter_name] if isinstance(adapter_name, str) else list(adapter_name)
+        names = [adapter_name] if isinstance(adapter_name, str) else list(dict.fromkeys(adapter_name))
         for name in names:
             self._check_known(name)
-        self._refuse_if_merged("switching adapters")
+        self._refuse_change("switching adapters")
         self._activate(names)
 
     def _activate(self, names):
@@ -173,25 +194,28 @@ class PeftModel(nn.Module):
     def delete_adapter(self, adapter_name):
         """Remove an adapter. If none is active any more, the first of the others becomes so."""
         self._check_known(adapter_name)
-        self._refuse_if_merged("deleting an adapter")
+        self._refuse_change("deleting an adapter")
         self.base_model.delete_adapter(adapter_name)
         del self.peft_config[adapter_name]
-        left = [name for name in self.active_adapters if name != adapter_name]
-        self._activate(left or list(self.peft_config)[:1])
+        if adapter_name in self.active_adapters:
+            left = [name for name in self.active_adapters if name != adapter_name]
+            self._activate(left or list(self.peft_config)[:1])
 
     def rename_adapter(self, old, new):
         """Give an adapter another name; it stays active if it was."""
         self._check_known(old)
         self._check_new_name(new)
-        self._refuse_if_merged("renaming an adapter")
+        self._refuse_change("renaming an adapter")
         self.base_model.rename_adapter(old, new)
         self.peft_config = {new if name == old else name: config for name, config in self.peft_config.items()}
         self.active_adapters = [new if name == old else name for name in self.active_adapters]
 
     def set_scale(self, adapter_name, scale):
-        """Multiply an adapter's scaling by `scale`, from its configured value: 0 turns it off, 1 gives it back."""
+        """Multiply an adapter's scaling by `scale`, from its configured value.
+
+        0 leaves s·B A out; a DoRA magnitude, or what PiSSA took from the base, stays. Not saved: files hold alpha."""
         self._check_known(adapter_name)
-        self._refuse_if_merged("rescaling an adapter")
+        self._refuse_change("rescaling an adapter")
         config = self.peft_config[adapter_name]
         for _, layer in self.base_model.layers():
             if layer.has(adapter_name):
@@ -207,20 +231,25 @@ class PeftModel(nn.Module):
         for name in adapters:
             self._check_known(name)
         self._check_new_name(adapter_name)
-        self._refuse_if_merged("combining adapters")
+        self._refuse_change("combining adapters")
         add_combined(self, list(adapters), list(weights), adapter_name, combination_type, options)
 
     @contextlib.contextmanager
     def disable_adapter(self):
-        """Inside this block the model is the base model, also if adapters were merged. Trained biases stay in it."""
-        undo = self.base_model.without_adapters()
+        """Inside this block the model is the base model, also if adapters were merged. Trained biases stay in it.
+
+        Merging, adding, deleting, renaming and switching adapters have to wait until the block ends.
+        """
+        undo, self.disabled = self.base_model.without_adapters(), self.disabled + 1
         try:
             yield
         finally:
+            self.disabled -= 1
             undo()
 
     def merge_adapter(self, safe_merge=False):
         """Add the active adapters' ΔW to the weights: the same results at the base model's cost."""
+        self._refuse_if_disabled("merging")
         self.base_model.merge(safe_merge)
 
     def untie_weights(self):
@@ -229,16 +258,18 @@ class PeftModel(nn.Module):
 
     def unmerge_adapter(self):
         """Undo `merge_adapter`, bit for bit. Nothing happens if nothing is merged."""
+        self._refuse_if_disabled("unmerging")
         self.base_model.unmerge()
 
     def merge_and_unload(self, safe_merge=False):
         """Merge the active adapters and return the plain model, with no trace of LoRA in it."""
+        self._refuse_if_disabled("merging")
         if not self.base_model.merged:
             self.base_model.merge(safe_merge)
         return self.base_model.unload()
 
     def unload(self):
-        """Return the plain base model; the adapters are dropped."""
+        """Return the plain base model, with any trained biases; the adapters are dropped."""
         self.base_model.without_adapters()
         return self.base_model.unload()
 
@@ -275,7 +306,7 @@ class PeftModel(nn.Module):
     def load_adapter(self, directory, adapter_name, is_trainable=False):
         """Add the adapter saved in `directory` under a new name. With any error, the model is as it was."""
         self._check_new_name(adapter_name)
-        self._refuse_if_merged("loading an adapter")
+        self._refuse_change("loading an adapter")
         config, state = read_adapter(directory, self.base_model.model, is_trainable)
         self.add_adapter(adapter_name, config)
         load_adapter_state(self, adapter_name, state)
@@ -296,6 +327,14 @@ class PeftModel(nn.Module):
     def _check_known(self, name):
         if name not in self.peft_config:
             raise KeyError(f"no adapter {name!r}; there are {', '.join(map(repr, self.peft_config)) or 'none'}")
+
+    def _refuse_change(self, what):
+        self._refuse_if_disabled(what)
+        self._refuse_if_merged(what)
+
+    def _refuse_if_disabled(self, what):
+        if self.disabled:
+            raise RuntimeError(f"{what} inside disable_adapter(): the block's end would undo it; do it outside")
 
     def _refuse_if_merged(self, what):
         if self.base_model.merged:

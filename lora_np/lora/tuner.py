@@ -99,7 +99,7 @@ class LoraModel(nn.Module):
         adapted = {id(getattr(layer.base_layer, "bias", None)) for _, layer in self.layers()}
         own = {id(p) for _, layer in self.layers() for name in layer.r for p in layer.parameters_of(name).values()}
         named = [(name, p) for name, p in self.model.named_parameters() if name.rpartition(".")[2] == "bias"]
-        named = [(name, p) for name, p in named if id(p) not in own and ".modules_to_save." not in name]
+        named = [(name, p) for name, p in named if id(p) not in own and not _in_saved_module(name)]
         return {name: p for name, p in named if kind == "all" or id(p) in adapted}
 
     def merge(self, safe_merge=False):
@@ -149,7 +149,14 @@ class LoraModel(nn.Module):
         for layer in shared:
             weight = layer.base_layer.weight
             layer.base_layer.weight = nn.Parameter(weight.data.copy(), weight.requires_grad)
-        if shared and getattr(getattr(self.model, "config", None), "tie_word_embeddings", False):
+        self._tell_config()
+
+    def _tell_config(self):
+        """A head that was tied and is so no longer must not be saved as tied."""
+        head = getattr(self.model, "get_output_embeddings", lambda: None)()
+        weight = getattr(getattr(head, "base_layer", head), "weight", None)
+        tied = getattr(getattr(self.model, "config", None), "tie_word_embeddings", False)
+        if tied and weight is not None and not is_shared(self.model, weight):
             self.model.config = copy.copy(self.model.config)
             self.model.config.tie_word_embeddings = False
 
@@ -165,7 +172,12 @@ class LoraModel(nn.Module):
             self.model.set_submodule(name, layer.base_layer)
         for name, module in self.saved_modules():
             self.model.set_submodule(name, module.chosen())
+        self._tell_config()
         return self.model
+
+
+def _in_saved_module(name):
+    return ".modules_to_save." in name or ".original_module." in name
 
 
 def is_shared(model, weight):

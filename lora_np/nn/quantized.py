@@ -86,6 +86,9 @@ def quantize_model(model, skip=SKIP, block_size=64, double_quant=True):
     """
     skipped = _skipped(model, skip)
     layers = {name: m for name, m in model.named_modules() if isinstance(m, (Linear, Conv1D)) and id(m) not in skipped}
+    adapted = [name for name in layers if name.endswith(".base_layer")]
+    if adapted:
+        raise ValueError(f"{adapted[0]} has an adapter beside it: quantise the model first, then adapt it")
     if "" in layers:
         raise ValueError("quantize_model replaces the layers in a model; for one layer use Linear4bit.from_linear")
     new = {}

@@ -224,24 +224,24 @@ class TestTheOriginalBaseWeight:
         assert snapshot(model) == before
         assert relative(logits_of(model.merge_and_unload()), expected) < 1e-5
 
-    @pytest.mark.parametrize("first", ["default", "second"])
-    def test_two_such_adapters(self, kind, first):
-        model = peft_model("all-linear", init_lora_weights=kind)
-        config = LoraConfig(r=2, target_modules=["c_attn"], init_lora_weights=kind, fan_in_fan_out=True)
-        model.add_adapter("second", config)
-        model.set_adapter(["default", "second"])
-        assert relative(logits_of(model), logits_of(tiny_model())) < 1e-5
-        model.set_scale("second", 3)  # what was taken out does not change with the scale
-        model.rename_adapter("second", "third")
-        first, other = (first, "third") if first == "default" else ("third", "default")
-        model.delete_adapter(first)
-        if other == "third":
-            model.set_scale("third", 1)
-        model.set_adapter(other)
-        assert relative(logits_of(model), logits_of(tiny_model())) < 1e-5
+    @pytest.mark.parametrize("second", [True, "pissa"])
+    def test_no_other_adapter_stands_beside_it(self, kind, second):
+        """Its A and B would be loaded beside another base than the one they were made for."""
+        for first, later in ((kind, second), (True, kind)):
+            model = peft_model("all-linear", init_lora_weights=first)
+            before = snapshot(model)
+            config = LoraConfig(r=2, target_modules=["c_attn"], init_lora_weights=later, fan_in_fan_out=True)
+            message = refusal(ValueError, lambda model=model, config=config: model.add_adapter("second", config))
+            assert "must be alone on its layers" in message
+            assert snapshot(model) == before
+
+    def test_the_scale_does_not_change_what_was_taken_out(self, kind):
+        model = self.trained(kind)
+        model.set_scale("default", 3)
+        model.rename_adapter("default", "other")
         with model.disable_adapter():
             np.testing.assert_array_equal(logits_of(model), logits_of(tiny_model()))
-        model.delete_adapter(other)
+        model.delete_adapter("other")
         assert snapshot(model.get_base_model().requires_grad_(True)) == snapshot(tiny_model())
 
     def test_rows_without_an_adapter_are_refused(self, kind):
@@ -331,12 +331,12 @@ class TestExchangeWithPeft:
         assert relative(logits_of(PeftModel.from_pretrained(base, tmp_path)), logits_of(twin)) < 1e-4
 
 
-def test_saving_one_of_two_adapters_that_changed_the_base_needs_the_plain_form(tmp_path):
-    """Alone, its A and B would be loaded beside the whole weight, of which the other took a part as well."""
-    model = get_peft_model(tiny_model(), LoraConfig(r=2, init_lora_weights="pissa", fan_in_fan_out=True))
-    model.add_adapter("second", LoraConfig(r=2, init_lora_weights="olora", fan_in_fan_out=True))
+def test_a_random_start_is_saved_in_the_plain_form_only(tmp_path):
+    """Loading draws anew, and what it takes out of the base would not be what was taken out here."""
+    model = get_peft_model(tiny_model(), LoraConfig(r=2, init_lora_weights="pissa_niter_4", fan_in_fan_out=True))
     with pytest.raises(ValueError, match="save with as_plain_lora=True"):
-        model.save_pretrained(tmp_path / "apart")
-    assert not (tmp_path / "apart").exists()
+        model.save_pretrained(tmp_path / "own")
+    assert not (tmp_path / "own").exists()
     model.save_pretrained(tmp_path / "plain", as_plain_lora=True)
-    assert (tmp_path / "plain" / "second" / "adapter_model.safetensors").is_file()
+    loaded = PeftModel.from_pretrained(tiny_model(), tmp_path / "plain")
+    assert relative(logits_of(loaded), logits_of(model)) < 1e-5

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from lora_helpers import fuzz, logits_of, peft_model, perturbed, refusal, relative, snapshot, some_ids, tiny_model
 
-from lora_np import LoraConfig, nn
+from lora_np import LoraConfig, PeftModel, nn
 
 # Layers of each kind: Conv1D, Linear (the head, of its own here), and both embeddings.
 KINDS = {"Conv1D": ["c_attn", "c_fc"], "Linear": ["lm_head"], "Embedding": ["wte", "wpe"], "all": ["c_attn", "wte"]}
@@ -263,3 +263,57 @@ def test_with_b_zero_training_starts_at_the_loss_of_the_base_model(each, kind):
     model.train()
     ids = some_ids(base.config)
     assert model(ids, labels=ids).loss.item() == base(ids, labels=ids).loss.item()
+
+
+@pytest.mark.parametrize(
+    "action",
+    [
+        lambda m: m.merge_adapter(),
+        lambda m: m.unmerge_adapter(),
+        lambda m: m.merge_and_unload(),
+        lambda m: m.delete_adapter("default"),
+        lambda m: m.rename_adapter("default", "other"),
+        lambda m: m.set_adapter("default"),
+        lambda m: m.add_adapter("other", LoraConfig(fan_in_fan_out=True)),
+    ],
+)
+@pytest.mark.parametrize("merged", [False, True])
+def test_what_the_end_of_a_disabled_block_would_undo_is_refused(action, merged):
+    model = perturbed(peft_model())
+    if merged:
+        model.merge_adapter()
+    expected = logits_of(model)
+    with model.disable_adapter():
+        assert "inside disable_adapter()" in refusal(RuntimeError, lambda: action(model))
+        np.testing.assert_array_equal(logits_of(model), logits_of(tiny_model()))
+    np.testing.assert_array_equal(logits_of(model), expected)
+
+
+def test_rows_are_the_base_models_while_adapters_are_disabled():
+    model, ids = perturbed(peft_model()), some_ids(tiny_model().config)
+    with model.disable_adapter():
+        rows = model(ids, adapter_names=["default", "__base__"]).logits.data
+    np.testing.assert_array_equal(rows, tiny_model()(ids).logits.data)
+
+
+def test_an_adapter_named_twice_counts_once():
+    model = perturbed(peft_model())
+    expected = logits_of(model)
+    model.set_adapter(["default", "default"])
+    np.testing.assert_array_equal(logits_of(model), expected)
+
+
+def test_deleting_a_resting_adapter_leaves_a_frozen_one_frozen(tmp_path):
+    model = perturbed(peft_model())
+    model.save_pretrained(tmp_path)
+    model = PeftModel.from_pretrained(tiny_model(), tmp_path)
+    model.load_adapter(tmp_path, "second")
+    model.delete_adapter("second")
+    assert model.get_nb_trainable_parameters()[0] == 0
+
+
+def test_an_adapted_model_is_not_quantised():
+    model = peft_model()
+    before = snapshot(model)
+    assert "quantise the model first" in refusal(ValueError, lambda: nn.quantize_model(model))
+    assert snapshot(model) == before

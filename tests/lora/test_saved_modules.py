@@ -8,12 +8,13 @@ from lora_helpers import (
     peft_model,
     peft_twin,
     perturbed,
+    refusal,
     relative,
     snapshot,
     tiny_model,
 )
 
-from lora_np import LoraConfig, PeftModel, nn
+from lora_np import AutoModelForCausalLM, LoraConfig, PeftModel, nn
 from lora_np.storage import read_safetensors
 
 WEIGHTS = "adapter_model.safetensors"
@@ -141,3 +142,23 @@ class TestAgainstPeft:
         ours, theirs = (read_safetensors(tmp_path / who / WEIGHTS)[0] for who in ("ours", "theirs"))
         assert {key: a.shape for key, a in ours.items()} == {key: a.shape for key, a in theirs.items()}
         assert relative(logits_of(load_in_peft(tiny_model(), tmp_path / "ours")), logits_of(model)) < 2e-5
+
+
+def test_a_head_that_was_tied_is_saved_as_untied_after_unloading(tmp_path):
+    model = perturbed(peft_model(modules_to_save=["lm_head"]))
+    merged = model.merge_and_unload()
+    merged.save_pretrained(tmp_path)
+    loaded = AutoModelForCausalLM.from_pretrained(tmp_path)
+    np.testing.assert_allclose(logits_of(loaded), logits_of(merged), rtol=1e-6, atol=1e-6)
+
+
+def test_biases_are_saved_once_beside_a_module_trained_whole(tmp_path):
+    model = perturbed(peft_model(modules_to_save=["ln_f"], bias="all"))
+    model.save_pretrained(tmp_path)
+    loaded = PeftModel.from_pretrained(tiny_model(), tmp_path)
+    np.testing.assert_allclose(logits_of(loaded), logits_of(model), rtol=1e-6, atol=1e-6)
+
+
+@pytest.mark.parametrize(("targets", "saved"), [(["c_fc"], ["mlp"]), (["wte"], ["wte"])])
+def test_a_module_is_adapted_or_trained_whole_but_not_both(targets, saved):
+    assert "choose one" in refusal(ValueError, lambda: peft_model(targets, modules_to_save=saved))
