@@ -115,11 +115,6 @@ def copy_parameters(twin, model):
     model.load_state_dict({name: p.detach().numpy() for name, p in twin.named_parameters()})
 
 
-def logits(model):
-    """The logits as a NumPy array, of some ids that are always the same."""
-    return model(some_ids(model.config)).logits.numpy().copy()
-
-
 def gradients(model):
     """{name: gradient} after one backward pass, for the parameters that got one."""
     ids = some_ids(model.config)
@@ -151,7 +146,7 @@ def assert_equal_to_peft(config, base):
     ids = some_ids(ours.config)
     expected = twin(input_ids=torch.tensor(ids), labels=torch.tensor(ids))
     expected.loss.backward()
-    assert relative(logits(ours), expected.logits.detach()) < 2e-5
+    assert relative(logits_of(ours), expected.logits.detach()) < 2e-5
     assert relative(ours(ids, labels=ids).loss.item(), expected.loss.item()) < 2e-5
     theirs = {name: p.grad.numpy() for name, p in twin.named_parameters() if p.grad is not None}
     found = gradients(ours)
@@ -174,14 +169,14 @@ def assert_exchanged_with_peft(config, base, directory):
         expected = twin(ids).logits.numpy()
     twin.save_pretrained(directory / "theirs")
     ours = PeftModel.from_pretrained(base, directory / "theirs", is_trainable=True)
-    assert relative(logits(ours), expected) < 2e-5
+    assert relative(logits_of(ours), expected) < 2e-5
 
     perturbed(ours).save_pretrained(directory / "ours")
     with warnings.catch_warnings():
         warnings.simplefilter("error", UserWarning)  # PEFT warns about missing keys and unknown fields
         back = peft.PeftModel.from_pretrained(fresh, directory / "ours")
     with torch.no_grad():
-        assert relative(logits(ours), back(ids).logits) < 2e-5
+        assert relative(logits_of(ours), back(ids).logits) < 2e-5
     files = [read_safetensors(directory / who / "adapter_model.safetensors")[0] for who in ("ours", "theirs")]
     layouts = [{name: array.shape for name, array in arrays.items()} for arrays in files]
     assert layouts[0] == layouts[1]
@@ -190,19 +185,19 @@ def assert_exchanged_with_peft(config, base, directory):
 
 def assert_merges(model, tolerance):
     """Merged results are the same; unmerging and disabling are exact to the bit; the unloaded model agrees too."""
-    expected, before = logits(model), snapshot(model)
+    expected, before = logits_of(model), snapshot(model)
     with model.disable_adapter():
-        base = logits(model)
+        base = logits_of(model)
     assert relative(expected, base) > 1e-3
     model.merge_adapter(safe_merge=True)
-    assert relative(logits(model), expected) < tolerance
+    assert relative(logits_of(model), expected) < tolerance
     with model.disable_adapter():
-        np.testing.assert_array_equal(logits(model), base)
+        np.testing.assert_array_equal(logits_of(model), base)
     model.unmerge_adapter()
     assert snapshot(model) == before
-    np.testing.assert_array_equal(logits(model), expected)
+    np.testing.assert_array_equal(logits_of(model), expected)
     plain = model.merge_and_unload()
-    assert relative(logits(plain), expected) < tolerance
+    assert relative(logits_of(plain), expected) < tolerance
     assert not any(isinstance(module, AdaptedLayer) for module in plain.modules())
 
 

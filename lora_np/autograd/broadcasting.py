@@ -27,6 +27,7 @@ def operands(a, b, name):
 
 
 def check_same_device(a, b, name):
+    """ValueError if one of two arrays is NumPy's and the other CuPy's; `name` is the operation's, for the message."""
     if is_array(a) and is_array(b) and array_module(a) is not array_module(b):
         raise ValueError(f"{name}: one input is on {device_of(a)}, the other on {device_of(b)}; move one with .to()")
 

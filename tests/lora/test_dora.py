@@ -6,7 +6,7 @@ from lora_helpers import (
     assert_equal_to_peft,
     assert_exchanged_with_peft,
     assert_merges,
-    logits,
+    logits_of,
     peft_model,
     perturbed,
     relative,
@@ -56,12 +56,12 @@ def test_it_starts_at_the_base_model(start):
         for layer in (layer for _, layer in model.base_model.layers()):
             del layer.variants["default"]
             del layer.lora_magnitude_vector["default"]
-        expected = logits(model)
+        expected = logits_of(model)
         manual_seed(0)
         model = peft_model("all-linear", use_dora=True, **options)
     else:
-        expected = logits(tiny_model())
-    assert relative(logits(model), expected) < 2e-6
+        expected = logits_of(tiny_model())
+    assert relative(logits_of(model), expected) < 2e-6
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(np.float32, 1e-5), (np.float64, 1e-12)])
@@ -80,23 +80,23 @@ def test_the_rows_of_the_merged_weight_are_as_long_as_m_says():
 
 def test_an_adapter_comes_back_bit_for_bit_also_from_pissa(tmp_path):
     model = perturbed(peft_model(["c_attn"], use_dora=True, init_lora_weights="pissa"))
-    expected = logits(model)
+    expected = logits_of(model)
     model.save_pretrained(tmp_path / "as_plain", as_plain_lora=True)
-    assert relative(logits(PeftModel.from_pretrained(tiny_model(), tmp_path / "as_plain")), expected) < 1e-5
+    assert relative(logits_of(PeftModel.from_pretrained(tiny_model(), tmp_path / "as_plain")), expected) < 1e-5
     model = perturbed(peft_model(["c_attn"], use_dora=True))
     model.save_pretrained(tmp_path)
-    np.testing.assert_array_equal(logits(PeftModel.from_pretrained(tiny_model(), tmp_path)), logits(model))
+    np.testing.assert_array_equal(logits_of(PeftModel.from_pretrained(tiny_model(), tmp_path)), logits_of(model))
 
 
 def test_it_can_be_renamed_and_deleted():
     model = perturbed(peft_model(["c_attn"], use_dora=True))
-    expected = logits(model)
+    expected = logits_of(model)
     model.rename_adapter("default", "other")
-    np.testing.assert_array_equal(logits(model), expected)
+    np.testing.assert_array_equal(logits_of(model), expected)
     assert any(name.endswith("lora_magnitude_vector.other.weight") for name, _ in model.named_parameters())
     model.add_adapter("plain", LoraConfig(target_modules=["c_attn"], fan_in_fan_out=True))
     model.delete_adapter("other")
-    np.testing.assert_array_equal(logits(model), logits(tiny_model()))
+    np.testing.assert_array_equal(logits_of(model), logits_of(tiny_model()))
     assert not any(".other." in name for name, _ in model.named_parameters())
 
 

@@ -7,7 +7,7 @@ from lora_helpers import (
     assert_exchanged_with_peft,
     assert_merges,
     gradients,
-    logits,
+    logits_of,
     peft_model,
     perturbed,
     refusal,
@@ -49,7 +49,7 @@ class TestAgainstPeft:
 @each_target
 def test_it_starts_at_the_base_model_bit_for_bit(targets):
     model = peft_model(targets, init_lora_weights=True)
-    np.testing.assert_array_equal(logits(model), logits(tiny_model()))
+    np.testing.assert_array_equal(logits_of(model), logits_of(tiny_model()))
     layer = model.get_base_model().transformer.wte
     A, B = layer.matrices("default")
     assert not A.data.any()
@@ -78,7 +78,7 @@ def test_gradients_of_a_layer():
 
 def test_there_is_no_dropout():
     model = peft_model(["wte"], lora_dropout=0.9).train()
-    np.testing.assert_array_equal(logits(model), logits(model))
+    np.testing.assert_array_equal(logits_of(model), logits_of(model))
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(np.float32, 1e-5), (np.float64, 1e-12)])
@@ -94,16 +94,16 @@ def test_an_adapter_comes_back_bit_for_bit(targets, tmp_path):
     model.save_pretrained(tmp_path)
     loaded = PeftModel.from_pretrained(tiny_model(), tmp_path, is_trainable=True)
     assert snapshot(loaded) == snapshot(model)
-    np.testing.assert_array_equal(logits(loaded), logits(model))
+    np.testing.assert_array_equal(logits_of(loaded), logits_of(model))
 
 
 def test_it_can_be_renamed_and_deleted():
     model = peft_model(["wte"])
-    expected = logits(model)
+    expected = logits_of(model)
     model.rename_adapter("default", "other")
-    np.testing.assert_array_equal(logits(model), expected)
+    np.testing.assert_array_equal(logits_of(model), expected)
     model.delete_adapter("other")
-    np.testing.assert_array_equal(logits(model), logits(tiny_model()))
+    np.testing.assert_array_equal(logits_of(model), logits_of(tiny_model()))
     assert isinstance(model.get_base_model().transformer.wte, nn.Embedding)
 
 
@@ -112,19 +112,19 @@ class TestATiedHead:
     @each_target
     def test_merging_is_refused_with_the_way_out(self, targets, action):
         model = peft_model(targets)
-        before, expected = snapshot(model), logits(model)
+        before, expected = snapshot(model), logits_of(model)
         message = refusal(ValueError, getattr(model, action))
         assert "transformer.wte shares its weight" in message
         assert "untie_weights()" in message
         assert snapshot(model) == before
-        np.testing.assert_array_equal(logits(model), expected)
+        np.testing.assert_array_equal(logits_of(model), expected)
 
     @each_target
     def test_after_untying_it_merges(self, targets):
         model = peft_model(targets)
-        expected = logits(model)
+        expected = logits_of(model)
         model.untie_weights()
-        np.testing.assert_array_equal(logits(model), expected)
+        np.testing.assert_array_equal(logits_of(model), expected)
         assert_merges(perturbed(model), 1e-5)
 
     def test_the_head_stays_as_it_was(self):
@@ -140,7 +140,7 @@ class TestATiedHead:
         model.untie_weights()
         plain = model.merge_and_unload()
         plain.save_pretrained(tmp_path)
-        np.testing.assert_array_equal(logits(load_pretrained(tmp_path)), logits(plain))
+        np.testing.assert_array_equal(logits_of(load_pretrained(tmp_path)), logits_of(plain))
 
 
 @pytest.mark.parametrize("start", ["gaussian", "orthogonal", "pissa", "olora"])

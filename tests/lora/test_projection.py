@@ -9,7 +9,7 @@ from lora_helpers import (
     assert_merges,
     gradients,
     hugging_face_twin,
-    logits,
+    logits_of,
     peft_model,
     perturbed,
     refusal,
@@ -65,7 +65,7 @@ def test_only_the_chosen_thirds_change_each_by_its_own_product(targets):
 
 def test_it_starts_at_the_base_model_bit_for_bit():
     model = peft_model(MIXED, init_lora_weights=True)
-    np.testing.assert_array_equal(logits(model), logits(tiny_model()))
+    np.testing.assert_array_equal(logits_of(model), logits_of(tiny_model()))
     assert set(gradients(model)) == {name for name, _ in model.named_parameters() if ".lora_" in name}
 
 
@@ -109,7 +109,7 @@ class TestFiles:
         with warnings.catch_warnings():
             warnings.simplefilter("error")
             loaded = PeftModel.from_pretrained(tiny_model(), tmp_path)
-        assert relative(logits(loaded), logits(model)) < 2e-6
+        assert relative(logits_of(loaded), logits_of(model)) < 2e-6
 
     @pytest.mark.parity
     @pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")
@@ -125,7 +125,7 @@ class TestFiles:
             twin = peft.PeftModel.from_pretrained(hugging_face_twin(tiny_model()), tmp_path)
         with torch.no_grad():
             expected = twin(torch.tensor(some_ids(model.config))).logits.numpy()
-        assert relative(logits(model), expected) < 2e-5
+        assert relative(logits_of(model), expected) < 2e-5
 
     def test_what_is_in_them(self, tmp_path):
         config, arrays = saved(peft_model(QV), tmp_path)
@@ -178,11 +178,11 @@ class TestRefusals:
     def test_a_model_with_an_adapter_stays_as_it_was(self, what):
         targets, options, part = REFUSED[what]
         model = peft_model(["c_attn"])
-        before, expected = snapshot(model), logits(model)
+        before, expected = snapshot(model), logits_of(model)
         config = LoraConfig(target_modules=targets, fan_in_fan_out=True, **options)
         assert part in refusal(ValueError, lambda: model.add_adapter("second", config))
         assert snapshot(model) == before
-        np.testing.assert_array_equal(logits(model), expected)
+        np.testing.assert_array_equal(logits_of(model), expected)
 
 
 def test_parts_beside_the_whole_in_another_adapter():

@@ -7,7 +7,7 @@ from lora_helpers import (
     assert_equal_to_peft,
     assert_exchanged_with_peft,
     assert_merges,
-    logits,
+    logits_of,
     peft_model,
     perturbed,
     refusal,
@@ -42,7 +42,7 @@ class TestAgainstPeft:
 
 def test_it_starts_at_the_base_model_bit_for_bit():
     model = peft_model("all-linear", lora_bias=True, init_lora_weights=True)
-    np.testing.assert_array_equal(logits(model), logits(tiny_model()))
+    np.testing.assert_array_equal(logits_of(model), logits_of(tiny_model()))
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(np.float32, 1e-5), (np.float64, 1e-12)])
@@ -80,7 +80,7 @@ def test_an_adapter_comes_back_bit_for_bit(tmp_path):
     model.save_pretrained(tmp_path)
     loaded = PeftModel.from_pretrained(tiny_model(), tmp_path, is_trainable=True)
     assert snapshot(loaded) == snapshot(model)
-    np.testing.assert_array_equal(logits(loaded), logits(model))
+    np.testing.assert_array_equal(logits_of(loaded), logits_of(model))
 
 
 class TestRefusals:
