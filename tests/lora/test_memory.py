@@ -8,6 +8,7 @@ from lora_helpers import peft_model, some_ids
 from lora_np import GPT2Config, GPT2LMHeadModel
 from lora_np.lora.memory import activations, memory, this_library
 from lora_np.lora.sizes import count, linear_layers, model_size
+from lora_np.nn import memory_footprint, quantize_model
 from lora_np.training import AdamW
 
 LLAMA2 = {"model_type": "llama", "vocab_size": 32000, "hidden_size": 4096, "intermediate_size": 11008}
@@ -99,6 +100,51 @@ def test_a_measured_step_needs_what_is_predicted(targets, changes):
         assert predicted[part] <= found[part] <= predicted[part] + 100_000
     assert predicted["activations"] == pytest.approx(found["activations"], rel=0.05)
     assert predicted["total"] == sum(predicted.values()) - predicted["total"]
+
+
+SMALL = {"vocab_size": 256, "n_embd": 128, "n_layer": 4, "n_head": 4, "n_positions": 128}
+SMALL |= dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
+
+
+def traced_step(model, batch=4):
+    """{"weights", "gradients", "optimizer", "activations"}: bytes of one training step of what is not frozen."""
+    optimizer = AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
+    ids = some_ids(model.config, batch, 128)
+    model.train()(input_ids=ids[:1], labels=ids[:1])  # what is set up at first use does not count
+    found = {"weights": memory_footprint(model)}
+    tracemalloc.start()
+    try:
+        model(input_ids=ids, labels=ids).loss.backward()
+        found["gradients"], found["activations"] = tracemalloc.get_traced_memory()
+        optimizer.step()
+        found["optimizer"] = tracemalloc.get_traced_memory()[0] - found["gradients"]
+    finally:
+        tracemalloc.stop()
+    return found
+
+
+def test_a_measured_step_of_full_fine_tuning():
+    config = GPT2Config(**SMALL)
+    found = traced_step(GPT2LMHeadModel(config))
+    predicted = memory(config.to_dict(), batch=4, length=128, method="full", weight_bytes=4)
+    assert found["weights"] == predicted["weights"]
+    for part in ("gradients", "optimizer"):  # Python's own objects come on top: a few dozen kB
+        assert predicted[part] <= found[part] <= predicted[part] + 150_000
+
+
+def test_a_measured_step_on_a_4_bit_base():
+    config = GPT2Config(**SMALL)
+    model = quantize_model(GPT2LMHeadModel(config))
+    found = traced_step(peft_model(["c_attn"], model, r=8))
+    full = traced_step(peft_model(["c_attn"], GPT2LMHeadModel(config), r=8))
+    predicted = memory(config.to_dict(), 8, ["c_attn"], batch=4, length=128, method="qlora", weight_bytes=4)
+    assert found["weights"] == pytest.approx(predicted["weights"] + predicted["adapters"], rel=2e-3)
+    assert found["weights"] < 0.35 * full["weights"]
+    for part in ("gradients", "optimizer"):
+        assert predicted[part] <= found[part] <= predicted[part] + 150_000
+    # Nothing of W is kept for the backward pass: each is made anew, one at a time.
+    largest = 4 * 128 * 4 * 128
+    assert abs(found["activations"] - full["activations"]) < 4 * largest
 
 
 def test_gpt2_in_this_library():
