@@ -107,8 +107,8 @@ class PeftModel(nn.Module):
         configs = [*self.peft_config.values(), config]
         if len(configs) > 1 and any(c.bias != "none" for c in configs):
             raise ValueError("adapters that train biases change the base model: only one adapter at a time can do that")
-        self._check_apart(targets_of(model, config), saved_module_names(model, config))
         targets = targets_of(model, config)
+        self._check_apart(targets, saved_module_names(model, config))
         if any(targets.values()) and (changes_base(config.init_lora_weights) or config.use_dora or config.lora_bias):
             parts = ", ".join(dict.fromkeys(part for found in targets.values() for part in found))
             raise ValueError(f"parts of a projection ({parts}) take plain LoRA that leaves the base as it is")

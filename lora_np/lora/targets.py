@@ -22,7 +22,7 @@ def find_targets(model, target_modules=None, exclude_modules=None, layers_to_tra
     """
     if target_modules is None:
         target_modules = _default_targets(model)
-    modules = _own_modules(model)
+    modules = own_modules(model)
     linear = [name for name, module in modules.items() if isinstance(module, LINEAR)]
     if target_modules == ALL_LINEAR:
         found = [name for name in linear if not _is_head(model, name)]
@@ -46,7 +46,7 @@ def targets_of(model, config):
     found = find_targets(
         model, config.target_modules, config.exclude_modules, config.layers_to_transform, config.layers_pattern
     )
-    modules, layers = _own_modules(model), {}
+    modules, layers = own_modules(model), {}
     for name in found:
         layer, _, part = (name, "", "") if name in modules else name.rpartition(".")
         layers.setdefault(layer, []).append(part)
@@ -56,7 +56,7 @@ def targets_of(model, config):
     return {layer: tuple(part for part in parts if part) for layer, parts in layers.items()}
 
 
-def _own_modules(model):
+def own_modules(model):
     """{dotted name: module} of the model as it was before any adapter."""
     modules = {name: _unwrapped(module) for name, module in model.named_modules() if name}
     inside = (".base_layer", ".lora_", ".modules_to_save", ".original_module")

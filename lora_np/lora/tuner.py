@@ -10,7 +10,7 @@ from .embedding import LoraEmbedding
 from .layer import LoraLinear
 from .projection import PartialProjection
 from .saved_modules import ModulesToSave
-from .targets import match_names, targets_of
+from .targets import match_names, own_modules, targets_of
 from .variants import BranchBias
 
 
@@ -189,8 +189,7 @@ def saved_module_names(model, config):
     """The dotted names of the modules that `config.modules_to_save` means, adapted or not."""
     if not config.modules_to_save:
         return []
-    inside = (".base_layer", ".lora_", ".modules_to_save", ".original_module")
-    names = [name for name, _ in model.named_modules() if name and not any(mark in name for mark in inside)]
+    names = list(own_modules(model))
     return match_names(config.modules_to_save, names, names)
 
 

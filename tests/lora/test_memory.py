@@ -56,17 +56,12 @@ def test_activations_grow_with_the_tokens_and_hardly_shrink_under_lora():
     assert again == 512 * (2 * ((2 + 4 + 1) * 4096 + 3 * 11008 + 32 * 4096 + 4096) + 8 * 32000)
 
 
-def small_step(targets, **changes):
-    """(found, predicted): bytes of one LoRA step on a 4 x 128 GPT-2, by part, as traced and as computed."""
-    dropout = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), changes.pop("dropout", 0.0))
-    batch, small = changes.pop("batch", 16), {"vocab_size": 256, "n_embd": 128, "n_layer": 4, "n_head": 4}
-    config = GPT2Config(n_positions=128, **{**small, **changes}, **dropout)
-    model = peft_model(targets, GPT2LMHeadModel(config), r=8).train()
-    trained = [p for p in model.parameters() if p.requires_grad]
-    optimizer, ids = AdamW(trained, lr=1e-3), some_ids(config, batch, 128)
-    model(input_ids=ids[:1], labels=ids[:1])  # what is imported or set up at first use does not count
-    found = {"adapters": sum(p.data.nbytes for p in trained)}
-    found["weights"] = sum(p.data.nbytes for p in model.parameters()) - found["adapters"]
+def traced_step(model, batch=4):
+    """{"weights", "gradients", "optimizer", "activations"}: bytes of one training step of what is not frozen."""
+    optimizer = AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
+    ids = some_ids(model.config, batch, 128)
+    model.train()(input_ids=ids[:1], labels=ids[:1])  # what is set up at first use does not count
+    found = {"weights": memory_footprint(model)}
     tracemalloc.start()
     try:
         model(input_ids=ids, labels=ids).loss.backward()
@@ -75,6 +70,18 @@ def small_step(targets, **changes):
         found["optimizer"] = tracemalloc.get_traced_memory()[0] - found["gradients"]
     finally:
         tracemalloc.stop()
+    return found
+
+
+def small_step(targets, **changes):
+    """(found, predicted): bytes of one LoRA step on a 4 x 128 GPT-2, by part, as traced and as computed."""
+    dropout = dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), changes.pop("dropout", 0.0))
+    batch, small = changes.pop("batch", 16), {"vocab_size": 256, "n_embd": 128, "n_layer": 4, "n_head": 4}
+    config = GPT2Config(n_positions=128, **{**small, **changes}, **dropout)
+    model = peft_model(targets, GPT2LMHeadModel(config), r=8)
+    found = traced_step(model, batch)
+    found["adapters"] = sum(p.data.nbytes for p in model.parameters() if p.requires_grad)
+    found["weights"] -= found["adapters"]
     return found, this_library(config.to_dict(), 8, targets, batch=batch, length=128)
 
 
@@ -104,23 +111,6 @@ def test_a_measured_step_needs_what_is_predicted(targets, changes):
 
 SMALL = {"vocab_size": 256, "n_embd": 128, "n_layer": 4, "n_head": 4, "n_positions": 128}
 SMALL |= dict.fromkeys(("resid_pdrop", "embd_pdrop", "attn_pdrop"), 0.0)
-
-
-def traced_step(model, batch=4):
-    """{"weights", "gradients", "optimizer", "activations"}: bytes of one training step of what is not frozen."""
-    optimizer = AdamW([p for p in model.parameters() if p.requires_grad], lr=1e-3)
-    ids = some_ids(model.config, batch, 128)
-    model.train()(input_ids=ids[:1], labels=ids[:1])  # what is set up at first use does not count
-    found = {"weights": memory_footprint(model)}
-    tracemalloc.start()
-    try:
-        model(input_ids=ids, labels=ids).loss.backward()
-        found["gradients"], found["activations"] = tracemalloc.get_traced_memory()
-        optimizer.step()
-        found["optimizer"] = tracemalloc.get_traced_memory()[0] - found["gradients"]
-    finally:
-        tracemalloc.stop()
-    return found
 
 
 def test_a_measured_step_of_full_fine_tuning():
