@@ -1,4 +1,4 @@
-"""Files: read with a clear error, written so that an interruption loses nothing. Nothing here unpickles.
+"""Writing so that an interruption loses nothing, and text and JSON with clear errors.
 
 Every write goes to a temporary file beside its target and then takes the target's name in one step, so a reader
 finds the old file or the new one, never half of either.
@@ -9,12 +9,6 @@ import json
 import os
 import tempfile
 from pathlib import Path
-
-import numpy as np
-from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
-
-from .autograd.backend import to_numpy
 
 
 @contextlib.contextmanager
@@ -63,29 +57,11 @@ def read_json(path):
     path = existing(path)
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, a number of 5,000 digits; nested too deep
         raise ValueError(f"{path} is not valid JSON: {error}") from None
     if not isinstance(value, dict):
         raise ValueError(f"{path} should hold a JSON object, not a {type(value).__name__}")
     return value
-
-
-def write_safetensors(path, arrays, metadata=None):
-    """Write named arrays to a safetensors file. `metadata`: strings; "format": "pt" is added, as PEFT writes it."""
-    arrays = {name: np.asarray(to_numpy(array), order="C") for name, array in arrays.items()}
-    with replacing(path) as temporary:
-        save_file(arrays, temporary, metadata={"format": "pt", **(metadata or {})})
-
-
-def read_safetensors(path):
-    """({name: array}, metadata) of a safetensors file. ValueError with the file's name if it is not a sound one."""
-    path = existing(path)
-    try:
-        with safe_open(path, framework="np") as file:
-            names = file.keys()
-            return {name: file.get_tensor(name) for name in names}, file.metadata() or {}
-    except (SafetensorError, OSError, TypeError, AttributeError) as error:
-        raise ValueError(f"{path} is not a readable safetensors file: {error}") from None
 
 
 def existing(path):

@@ -1,0 +1,172 @@
+"""Tensors in a file: where each one lies, how its numbers are coded, and reading one without the others.
+
+A model's weights fill most of the memory, so they should not be there twice. A TensorFile knows only the file's
+header; each tensor goes from the file into the array that keeps it, in pieces of CHUNK numbers. The pieces are read
+and not memory-mapped: pages of a map count as used memory too, and a file that shrinks under a map kills the process.
+"""
+
+import difflib
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+CHUNK = 2**16  # numbers per piece: a multiple of every block, and far below 8 MB while it is decoded
+FLOATS = ("float16", "float32", "float64")
+MAX_DIMENSIONS = 32  # NumPy has 64 and older versions 32
+
+
+@dataclass(frozen=True)
+class Coding:
+    """How numbers are stored: every `block` of them in `size` bytes, which `decode` turns into a NumPy array.
+
+    decode: bytes (n·size,) as uint8 -> numbers (n·block,) of `dtype`. None if only the name of the coding is known.
+    """
+
+    name: str
+    dtype: np.dtype | None = None
+    block: int = 1
+    size: int = 1
+    decode: Callable | None = None
+
+
+def plain(name, dtype):
+    """The coding of numbers that lie in the file as NumPy has them in memory."""
+    dtype = np.dtype(dtype)
+    return Coding(name, dtype.newbyteorder("="), 1, dtype.itemsize, lambda raw: raw.view(dtype))
+
+
+def bfloat16(raw):
+    """float32 from bfloat16, which is its upper half: sign, 8 bits of exponent, 7 of mantissa."""
+    return (raw.view("<u2").astype(np.uint32) << 16).view(np.float32)
+
+
+BFLOAT16 = Coding("BF16", np.dtype("float32"), 1, 2, bfloat16)
+
+
+@dataclass(frozen=True)
+class StoredTensor:
+    """A tensor in a file: from byte `start` on, row after row, in one coding."""
+
+    name: str
+    path: Path
+    start: int
+    shape: tuple
+    coding: Coding
+
+    @property
+    def size(self):
+        """Bytes that it takes in the file."""
+        return math.prod(self.shape) // self.coding.block * self.coding.size
+
+    def check(self):
+        """Itself. ValueError if NumPy can not make an array of this shape."""
+        limit = 2**63 // 8  # no number is larger than 8 bytes; a zero elsewhere in the shape does not help
+        if len(self.shape) > MAX_DIMENSIONS or math.prod(filter(None, self.shape)) >= limit:
+            raise ValueError(f"{self.path}: the shape of tensor {self.name}, {_short(self.shape)}, is too large")
+        return self
+
+    def fill(self, out):
+        """Decode the tensor into `out`, an array of its shape, piece by piece."""
+        if self.coding.decode is None:
+            raise ValueError(
+                f"{self.path}: tensor {self.name} is stored as {self.coding.name}, which can not be dequantised here"
+            )
+        with open(self.path, "rb") as file:
+            file.seek(self.start)
+            for index in pieces(self.shape):
+                part = out[index]
+                values = self._next(file, part.size).reshape(part.shape)
+                with np.errstate(invalid="ignore"):  # a signalling NaN; too large for `out` is worth NumPy's warning
+                    part[...] = values
+
+    def _next(self, file, count):
+        """The next `count` numbers of an open file."""
+        size = count // self.coding.block * self.coding.size
+        raw = file.read(size)
+        if len(raw) < size:
+            raise ValueError(f"{self.path} ended within tensor {self.name}: it has become shorter since it was opened")
+        with np.errstate(all="ignore"):  # a block with an infinite scale is NaN: that is what the file says
+            return self.coding.decode(np.frombuffer(raw, np.uint8))
+
+
+def pieces(shape, chunk=CHUNK, index=()):
+    """Indices that cut an array of `shape` into pieces of at most `chunk` elements, in the order of the rows.
+
+    A piece is some whole rows, or a part of one row that begins at a multiple of `chunk`: blocks are never cut.
+    """
+    inside = math.prod(shape[1:])
+    if not shape or math.prod(shape) <= chunk:
+        yield (*index, ...)
+    elif inside > chunk:
+        for i in range(shape[0]):
+            yield from pieces(shape[1:], chunk, (*index, i))
+    else:
+        step = chunk // inside
+        for i in range(0, shape[0], step):
+            yield (*index, slice(i, i + step), ...)
+
+
+class TensorFile:
+    """Named tensors that stay in their file (or in the shards of one) until each is read.
+
+    path: the file, or the index of the shards
+    tensors: {name: StoredTensor}, in the order of the header
+    metadata: what else the file says, a dict
+    shapes: {name: shape}, in NumPy's order, rows first
+    dtypes: {name: NumPy type of the decoded numbers}: float32 for bfloat16 and for all that is quantised; None for
+        what can not be read here
+    """
+
+    def __init__(self, path, metadata, tensors):
+        self.path = path
+        self.metadata = metadata
+        self.tensors = {tensor.name: tensor.check() for tensor in tensors}
+        self.shapes = {name: tensor.shape for name, tensor in self.tensors.items()}
+        self.dtypes = {name: tensor.coding.dtype for name, tensor in self.tensors.items()}
+
+    def read(self, name, dtype=None):
+        """A new array with a tensor's values: float32, but integers and booleans as they are; or all as `dtype`.
+
+        KeyError if there is no such tensor; ValueError if its coding is not known or the file has become shorter.
+        """
+        tensor = self._tensor(name)
+        if dtype is None:
+            dtype = tensor.coding.dtype if self._is_integer(name) else np.float32
+        out = np.empty(tensor.shape, dtype)
+        tensor.fill(out)
+        return out
+
+    def read_into(self, name, out):
+        """Fill `out`, a float array with the tensor's shape and any strides, with its values.
+
+        Errors: as `read`; TypeError if `out` is no float array; ValueError if its shape is another, or if the tensor
+        holds integers or booleans, which are no weights.
+        """
+        tensor = self._tensor(name)
+        if not isinstance(out, np.ndarray) or out.dtype not in FLOATS:
+            found = getattr(out, "dtype", type(out).__name__)
+            raise TypeError(f"out must be a NumPy array of {', '.join(FLOATS)}, not {found}")
+        if out.shape != tensor.shape:
+            raise ValueError(f"{self.path}: tensor {name} has shape {tensor.shape}, out has {out.shape}")
+        if self._is_integer(name):
+            raise ValueError(f"{self.path}: tensor {name} holds {tensor.coding.dtype}, not floats; read() gives it")
+        tensor.fill(out)
+
+    def _is_integer(self, name):
+        dtype = self.dtypes[name]
+        return dtype is not None and dtype.kind != "f"
+
+    def _tensor(self, name):
+        if name not in self.tensors:
+            close = difflib.get_close_matches(name, list(self.tensors), n=3)
+            hint = f"; close: {', '.join(close)}" if close else f"; it holds {len(self.tensors)} others"
+            raise KeyError(f"{self.path} has no tensor {name!r}{hint}")
+        return self.tensors[name]
+
+
+def _short(shape):
+    """A shape for a message: one that is wrong may be very long."""
+    return str(tuple(shape)) if len(shape) <= 8 else f"({', '.join(map(str, shape[:8]))}, ...)"
