@@ -49,6 +49,24 @@ def test_ids_that_are_no_bytes_are_refused(ids):
 
 def test_the_end_of_text_is_byte_0():
     assert ByteTokenizer().decode([ByteTokenizer.eos_token_id]) == "\0"
+    assert ByteTokenizer().decode([65, 0, 66], skip_special_tokens=True) == "AB"
+    assert ByteTokenizer().all_special_ids == [0]
+
+
+def test_its_tokens_are_the_characters_of_latin_1():
+    tokenizer = ByteTokenizer()
+    assert len(tokenizer.get_vocab()) == len(tokenizer) == 256
+    assert all(tokenizer.convert_tokens_to_ids(token) == i for token, i in tokenizer.get_vocab().items())
+    assert tokenizer.convert_ids_to_tokens([195, 169]) == ["Ã", "©"]
+    for name in ("bos", "eos", "pad", "unk"):
+        token, i = getattr(tokenizer, f"{name}_token"), getattr(tokenizer, f"{name}_token_id")
+        assert i is None if token is None else tokenizer.convert_tokens_to_ids(token) == i
+
+
+@pytest.mark.parametrize("token", ["ab", "", "中"])
+def test_a_token_that_is_no_byte_is_refused(token):
+    with pytest.raises(ValueError, match="no token"):
+        ByteTokenizer().convert_tokens_to_ids(["a", token])
 
 
 def test_it_is_found_again_by_its_file(tmp_path):
@@ -57,8 +75,10 @@ def test_it_is_found_again_by_its_file(tmp_path):
     assert isinstance(load_tokenizer(tmp_path), ByteTokenizer)
 
 
-@pytest.mark.parametrize("text", ['{"tokenizer_class": "GPT2Tokenizer"}', "{}", "[]", ""])
-def test_another_tokenizer_is_refused_with_the_files_name(tmp_path, text):
-    (tmp_path / "tokenizer_config.json").write_text(text)
-    with pytest.raises(ValueError, match=r"tokenizer_config\.json"):
-        load_tokenizer(tmp_path)
+def test_its_chat_template_is_saved_too(tmp_path):
+    tokenizer = ByteTokenizer()
+    tokenizer.chat_template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
+    tokenizer.save_pretrained(tmp_path)
+    chat = load_tokenizer(tmp_path).apply_chat_template([{"role": "user", "content": "Hé"}])
+    np.testing.assert_array_equal(chat["input_ids"], [list("user: Hé\n".encode())])
+    assert ByteTokenizer().chat_template is None

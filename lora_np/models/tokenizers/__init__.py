@@ -1,0 +1,12 @@
+"""Text to token ids and back: bytes, or a pretrained vocabulary read from a model's files.
+
+Reading order: base.py (batches, chats, streams), byte.py (the smallest tokenizer there is), pretrained.py (the real
+ones), load.py and gguf.py (the files they come from), chat.py (templates).
+"""
+
+from .byte import ByteTokenizer
+from .gguf import tokenizer_from_gguf
+from .load import load_tokenizer
+from .pretrained import PretrainedTokenizer
+
+__all__ = ["ByteTokenizer", "PretrainedTokenizer", "load_tokenizer", "tokenizer_from_gguf"]

@@ -1,0 +1,46 @@
+"""The smallest tokenizer there is."""
+
+from pathlib import Path
+
+from ...storage import write_json
+from .base import BaseTokenizer
+
+
+class ByteTokenizer(BaseTokenizer):
+    """One token per byte of UTF-8: ids 0 to 255. Every text has exactly one encoding, and none is unknown.
+
+    Byte 0, which text does not use, stands between documents (`eos_token_id`) and fills short rows.
+    """
+
+    vocab_size = 256
+    bos_token = bos_token_id = unk_token = unk_token_id = None
+    eos_token, eos_token_id = "\0", 0
+    pad_token, pad_token_id = "\0", 0
+
+    @property
+    def all_special_ids(self):
+        """Byte 0."""
+        return [self.eos_token_id]
+
+    def get_vocab(self):
+        """{token: id}: the byte i is written as the character i of Latin-1."""
+        return {chr(i): i for i in range(self.vocab_size)}
+
+    def save_pretrained(self, directory):
+        """Write tokenizer_config.json, by which `AutoTokenizer` finds this class again."""
+        config = {"tokenizer_class": "ByteTokenizer", "chat_template": self.chat_template}
+        write_json(Path(directory) / "tokenizer_config.json", {k: v for k, v in config.items() if v is not None})
+
+    def _encode(self, text, add_special_tokens, max_length):
+        return list(text.encode("utf-8")[:max_length])
+
+    def _decode(self, ids, skip_special_tokens):
+        """Bytes that are not valid UTF-8, such as half a character, show as U+FFFD."""
+        kept = (i for i in ids if i != self.eos_token_id) if skip_special_tokens else ids
+        return bytes(kept).decode("utf-8", errors="replace")
+
+    def _token(self, i):
+        return chr(i)
+
+    def _id(self, token):
+        return ord(token) if len(token) == 1 and ord(token) < self.vocab_size else None

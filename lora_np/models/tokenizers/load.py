@@ -1,0 +1,196 @@
+"""The tokenizer of a model directory, read as Transformers reads it."""
+
+from pathlib import Path
+
+from ...storage import existing, read_json
+from .byte import ByteTokenizer
+from .pretrained import PretrainedTokenizer
+
+NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+GPT2_CLASSES = ("GPT2Tokenizer", "GPT2TokenizerFast")
+GPT2_END = "<|endoftext|>"
+
+
+def load_tokenizer(directory):
+    """The tokenizer in a directory: a `ByteTokenizer` where tokenizer_config.json says so, else a `PretrainedTokenizer`
+    from tokenizer.json, or from GPT-2's older pair vocab.json and merges.txt.
+
+    FileNotFoundError if there is none of them; ValueError, with the file's name, for one that can not be read.
+    """
+    directory = Path(directory)
+    config = _read_if_there(directory / "tokenizer_config.json")
+    config["chat_template"] = _chat_template(directory, config)
+    if config.get("tokenizer_class") == ByteTokenizer.__name__:
+        tokenizer = ByteTokenizer()
+        tokenizer.chat_template = config["chat_template"]
+        return tokenizer
+    backend = _backend(directory, config)
+    config = _with_special_tokens(directory, config, backend)
+    return _checked(directory, backend, config)
+
+
+def byte_level_bpe(vocab, merges, **options):
+    """A byte-level BPE (Sennrich et al. 2016, over bytes as in GPT-2) without its splitting rule.
+
+    `vocab`: {token: id}, `merges`: pairs of tokens, best first. ValueError if a merge has an unknown token.
+    """
+    from tokenizers import Tokenizer, decoders, models
+
+    try:
+        backend = Tokenizer(models.BPE(vocab=vocab, merges=merges, **options))
+    except Exception as error:  # the library raises nothing more special
+        raise ValueError(f"vocabulary and merges do not fit: {error}") from None
+    backend.decoder = decoders.ByteLevel()
+    return backend
+
+
+def surround(backend, bos, eos):
+    """Have the backend put the tokens `bos` and `eos` (str, or None for nothing) around every text."""
+    from tokenizers import processors
+
+    special = [(token, backend.token_to_id(token)) for token in dict.fromkeys((bos, eos)) if token is not None]
+    if special:
+        backend.post_processor = processors.TemplateProcessing(
+            single=[token for token in (bos, "$A", eos) if token is not None], special_tokens=special
+        )
+
+
+def _backend(directory, config):
+    """The `tokenizers.Tokenizer` of a directory."""
+    if (directory / "tokenizer.json").is_file():
+        return _read_tokenizer_json(directory / "tokenizer.json")
+    if (directory / "vocab.json").is_file() and (directory / "merges.txt").is_file():
+        return _read_gpt2(directory, config)
+    asks = f"names {config['tokenizer_class']!r}" if "tokenizer_class" in config else "does not exist"
+    if (directory / "tokenizer_config.json").is_file() and "tokenizer_class" not in config:
+        asks = "names no tokenizer_class"
+    raise FileNotFoundError(
+        f"{directory} holds no tokenizer: neither tokenizer.json nor vocab.json with merges.txt is there, and its "
+        f"tokenizer_config.json {asks}"
+    )
+
+
+def _read_tokenizer_json(path):
+    from tokenizers import Tokenizer
+
+    try:
+        return Tokenizer.from_str(path.read_text(encoding="utf-8"))
+    except Exception as error:  # the library raises nothing more special
+        raise ValueError(f"{path} is not a readable tokenizer.json: {error}") from None
+
+
+def _read_gpt2(directory, config):
+    """vocab.json and merges.txt, with GPT-2's splitting rule."""
+    from tokenizers import pre_tokenizers
+
+    if (name := config.get("tokenizer_class", GPT2_CLASSES[0])) not in GPT2_CLASSES:
+        raise ValueError(f"{directory} has no tokenizer.json, and vocab.json with merges.txt is not enough for {name}")
+    vocab, path = read_json(directory / "vocab.json"), directory / "merges.txt"
+    if not all(isinstance(i, int) and 0 <= i < 2**32 for i in vocab.values()):
+        raise ValueError(f"{directory / 'vocab.json'} should give every token an id, a number from 0")
+    try:
+        backend = byte_level_bpe(vocab, _read_merges(path))
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=bool(config.get("add_prefix_space", False)))
+    return backend
+
+
+def _read_merges(path):
+    """The pairs in a merges.txt. Its first line says "#version"; "#" alone can begin a pair."""
+    lines = _read_text(path).split("\n")
+    pairs = [tuple(line.rstrip("\r").split(" ")) for line in lines if line.strip() and not line.startswith("#version")]
+    if bad := [pair for pair in pairs if len(pair) != 2]:
+        raise ValueError(f"a merge should be two tokens, not {' '.join(bad[0])!r}")
+    return pairs
+
+
+def _chat_template(directory, config):
+    """The chat template: its own file goes before the config, of several in the config the one named "default"."""
+    path, template = directory / "chat_template.jinja", config.get("chat_template")
+    if path.is_file():
+        return _read_text(path)
+    if isinstance(template, list) and all(isinstance(entry, dict) for entry in template):
+        template = next((entry.get("template") for entry in template if entry.get("name") == "default"), None)
+    if template is not None and not isinstance(template, str):
+        raise ValueError(
+            f"{directory / 'tokenizer_config.json'}: chat_template should be a text, or a list of "
+            f"{{'name', 'template'}}, not {type(template).__name__}"
+        )
+    return template
+
+
+def _with_special_tokens(directory, config, backend):
+    """`config` with its special tokens as str, each of them known to the backend."""
+    if "added_tokens_decoder" not in config:  # older directories have them in files of their own
+        config = {**config, **_read_if_there(directory / "special_tokens_map.json")}
+    if padding := backend.padding:
+        config = {"pad_token": padding["pad_token"], "padding_side": padding["direction"], **config}
+    if not (directory / "tokenizer.json").is_file() or _is_gpt2(directory, config):
+        config = {"bos_token": GPT2_END, "eos_token": GPT2_END, "unk_token": GPT2_END, **config}
+    try:
+        config = _add_tokens(backend, config, _read_if_there(directory / "added_tokens.json"))
+    except (TypeError, ValueError, AttributeError, OverflowError) as error:
+        raise ValueError(
+            f"the special tokens in {directory} can not be read (from tokenizer_config.json, special_tokens_map.json "
+            f"or added_tokens.json): {error}"
+        ) from None
+    if not (directory / "tokenizer.json").is_file():  # that file has a rule of its own
+        bos, eos = (config.get(f"{name}_token") if config.get(f"add_{name}_token") else None for name in ("bos", "eos"))
+        surround(backend, bos, eos)
+    return config
+
+
+def _is_gpt2(directory, config):
+    """Is this GPT-2's tokenizer, by its own word or the model's? GPT-2's files leave out what it always has."""
+    name = config.get("tokenizer_class")
+    if name is None and (directory / "config.json").is_file():
+        return read_json(directory / "config.json").get("model_type") == "gpt2"
+    return name in GPT2_CLASSES
+
+
+def _add_tokens(backend, config, older):
+    """Add the tokens of added_tokens_decoder (or of the `older` added_tokens.json), then special ones by name, then
+    the nameless ones, each unless the backend has it as an added token; the config with names for those."""
+    extra = config.get("additional_special_tokens") or config.get("extra_special_tokens") or []
+    extra = list(extra.values()) if isinstance(extra, dict) else list(extra)
+    named = {key: config[key] for key in NAMED if config.get(key) is not None}
+    special = [_added_token(value, special=True) for value in (*named.values(), *extra)]
+    names = {token.content for token in special}
+    listed = sorted((config.get("added_tokens_decoder") or {}).items(), key=lambda item: int(item[0]))
+    tokens = [_added_token(value) for _, value in listed]
+    for content, _ in sorted(older.items(), key=lambda item: int(item[1])):
+        tokens.append(_added_token(content, special=content in names))
+    known = {token.content for token in backend.get_added_tokens_decoder().values()}
+    backend.add_tokens([token for token in (*tokens, *special) if token.content not in known])
+    return {**config, **{key: _added_token(value).content for key, value in named.items()}}
+
+
+def _added_token(value, special=False):
+    """An `AddedToken` from its text or its fields. Special ones are looked for before the text is normalised."""
+    from tokenizers import AddedToken
+
+    if isinstance(value, str):
+        return AddedToken(value, special=special, normalized=not special)
+    if not isinstance(value, dict) or not isinstance(value.get("content"), str):
+        raise ValueError(f"a token should be a text or {{'content': text, ...}}, not {value!r}")
+    flags = {name: bool(value[name]) for name in ("single_word", "lstrip", "rstrip", "normalized") if name in value}
+    return AddedToken(value["content"], special=special or bool(value.get("special", False)), **flags)
+
+
+def _checked(directory, backend, config):
+    try:
+        return PretrainedTokenizer(backend, config)
+    except ValueError as error:
+        raise ValueError(f"{directory / 'tokenizer_config.json'}: {error}") from None
+
+
+def _read_text(path):
+    try:
+        return existing(path).read_text(encoding="utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{path} is not a text in UTF-8: {error}") from None
+
+
+def _read_if_there(path):
+    return read_json(path) if path.is_file() else {}

@@ -1,0 +1,127 @@
+"""A vocabulary that was learned: the `tokenizers` library does the work."""
+
+from pathlib import Path
+
+from ...storage import write_json, write_text
+from .base import SIDES, BaseTokenizer
+
+# What a tokenizer_config.json may say of other files or of code; it does not hold for what is saved here.
+NOT_SAVED = ("auto_map", "tokenizer_file", "vocab_file", "merges_file", "name_or_path", "extra_special_tokens")
+
+
+def _token_property(name):
+    """tokenizer.eos_token: read from its id, so that the two always agree. Setting it wants a known token."""
+
+    def get(self):
+        i = self._special[name]
+        return None if i is None else self._token(i)
+
+    def change(self, token):
+        i = None if token is None else self._id(token)
+        if token is not None and i is None:
+            raise ValueError(f"{name}_token = {token!r} is not in the vocabulary")
+        self._special[name] = i
+
+    return property(get, change, doc=f"The {name} token, or None.")
+
+
+def _id_property(name):
+    """tokenizer.eos_token_id."""
+
+    def change(self, i):
+        self._special[name] = None if i is None else self._row(i)[0]
+
+    return property(lambda self: self._special[name], change, doc=f"The id of the {name} token, or None.")
+
+
+class PretrainedTokenizer(BaseTokenizer):
+    """A `tokenizers.Tokenizer` (`backend`) and what a tokenizer_config.json says beside it (`config`, a dict).
+
+    Of `config` count `bos_token`, `eos_token`, `unk_token`, `pad_token` (str, in the vocabulary), `padding_side` and
+    `chat_template` (str); the rest is only kept for saving. The backend's own padding and truncation are switched off.
+    """
+
+    bos_token, bos_token_id = _token_property("bos"), _id_property("bos")
+    eos_token, eos_token_id = _token_property("eos"), _id_property("eos")
+    unk_token, unk_token_id = _token_property("unk"), _id_property("unk")
+    pad_token, pad_token_id = _token_property("pad"), _id_property("pad")
+
+    def __init__(self, backend, config):
+        backend.no_padding()
+        backend.no_truncation()
+        self.backend, self._config = backend, dict(config)
+        self._vocab_size = 1 + max(self.get_vocab().values(), default=-1)
+        self._special = {}
+        self.bos_token, self.eos_token = config.get("bos_token"), config.get("eos_token")
+        self.unk_token, self.pad_token = config.get("unk_token"), config.get("pad_token")
+        self.padding_side, self.chat_template = config.get("padding_side", "right"), config.get("chat_template")
+        if self.padding_side not in SIDES:
+            raise ValueError(f"padding_side must be 'left' or 'right', not {self.padding_side!r}")
+
+    @property
+    def vocab_size(self):
+        """One more than the highest id, added tokens included (Transformers' `vocab_size` leaves those out)."""
+        return self._vocab_size
+
+    @property
+    def all_special_ids(self):
+        """The ids of the added tokens that are marked as special."""
+        return sorted(i for i, token in self.backend.get_added_tokens_decoder().items() if token.special)
+
+    def get_vocab(self):
+        """{token: id}, added tokens included. Byte-level tokens show a space as "Ġ", a line end as "Ċ"."""
+        return self.backend.get_vocab(with_added_tokens=True)
+
+    def save_pretrained(self, directory):
+        """Write tokenizer.json and tokenizer_config.json, which Transformers' AutoTokenizer reads as well."""
+        directory = Path(directory)
+        write_text(directory / "tokenizer.json", self.backend.to_str(pretty=True))
+        template = directory / "chat_template.jinja"
+        if template.exists():  # an older one, which would go before the one in the config
+            write_text(template, self.chat_template or "") if self.chat_template else template.unlink()
+        write_json(directory / "tokenizer_config.json", self._saved_config())
+
+    def _saved_config(self):
+        """tokenizer_config.json. The class is the one that takes tokenizer.json as it is: the classes of single models
+        build their own splitting rules, and so tokenise otherwise than a file that has different ones."""
+        added = self.backend.get_added_tokens_decoder()
+        named = {f"{name}_token": getattr(self, f"{name}_token") for name in self._special}
+        changes = {
+            "tokenizer_class": "PreTrainedTokenizerFast",
+            "added_tokens_decoder": {str(i): _added_token_fields(added[i]) for i in sorted(added)},
+            "additional_special_tokens": [
+                added[i].content for i in self.all_special_ids if added[i].content not in named.values()
+            ],
+            "clean_up_tokenization_spaces": False,
+            "padding_side": self.padding_side,
+            "chat_template": self.chat_template,
+            **named,
+        }
+        config = {**{k: v for k, v in self._config.items() if k not in NOT_SAVED}, **changes}
+        return {key: value for key, value in config.items() if value is not None}
+
+    def _encode(self, text, add_special_tokens, max_length):
+        encoding = self.backend.encode(text, add_special_tokens=add_special_tokens)
+        if max_length is None or len(encoding.ids) <= max_length:
+            return encoding.ids
+        around = self.backend.num_special_tokens_to_add(is_pair=False) if add_special_tokens else 0
+        if around >= max_length:
+            raise ValueError(f"max_length={max_length} leaves no room for text beside {around} special tokens")
+        encoding = self.backend.encode(text, add_special_tokens=False)
+        encoding.truncate(max_length - around)
+        return self.backend.post_process(encoding, add_special_tokens=add_special_tokens).ids
+
+    def _decode(self, ids, skip_special_tokens):
+        return self.backend.decode(ids, skip_special_tokens=skip_special_tokens)
+
+    def _token(self, i):
+        return self.backend.id_to_token(i)
+
+    def _id(self, token):
+        return self.backend.token_to_id(token)
+
+
+def _added_token_fields(token):
+    """An `AddedToken` as tokenizer_config.json writes it."""
+    names = ("content", "lstrip", "normalized", "rstrip", "single_word", "special")
+    return {name: getattr(token, name) for name in names}

@@ -1,0 +1,209 @@
+"""What all tokenizers share: batches with padding and truncation, rows of ids, streams of text."""
+
+import time
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from lora_helpers import fuzz
+from tokenizer_helpers import texts, trained
+from tokenizers import Tokenizer, decoders, models
+
+from lora_np import ByteTokenizer
+from lora_np.models.tokenizers import PretrainedTokenizer
+from lora_np.models.tokenizers.stream import LONGEST
+
+
+@pytest.fixture(scope="module")
+def surrounded():
+    """A tokenizer that puts <s> before every text."""
+    config = {"bos_token": "<s>", "eos_token": "</s>", "pad_token": "<pad>", "unk_token": "<unk>"}
+    return PretrainedTokenizer(trained(bos="<s>"), config)
+
+
+class TestBatches:
+    def test_rows_of_one_length_need_no_padding(self):
+        batch = ByteTokenizer()(["ab", "cd"])
+        np.testing.assert_array_equal(batch["input_ids"], [[97, 98], [99, 100]])
+        np.testing.assert_array_equal(batch["attention_mask"], np.ones((2, 2)))
+        assert {a.dtype for a in batch.values()} == {np.dtype(np.int64)}
+
+    @pytest.mark.parametrize("side", ["right", "left"])
+    def test_short_rows_are_padded_on_the_side_that_is_asked(self, side):
+        rows = {"right": [[97, 0, 0], [98, 99, 100]], "left": [[0, 0, 97], [98, 99, 100]]}
+        mask = {"right": [[1, 0, 0], [1, 1, 1]], "left": [[0, 0, 1], [1, 1, 1]]}
+        tokenizer = ByteTokenizer()
+        tokenizer.padding_side = side
+        for batch in (tokenizer(["a", "bcd"], padding=True), ByteTokenizer()(["a", "bcd"], True, padding_side=side)):
+            np.testing.assert_array_equal(batch["input_ids"], rows[side])
+            np.testing.assert_array_equal(batch["attention_mask"], mask[side])
+
+    def test_padding_to_a_fixed_length(self):
+        batch = ByteTokenizer()(["a", "bc"], padding="max_length", max_length=4)
+        np.testing.assert_array_equal(batch["input_ids"], [[97, 0, 0, 0], [98, 99, 0, 0]])
+
+    def test_rows_of_different_lengths_without_padding_are_refused(self):
+        with pytest.raises(ValueError, match=r"rows of 1 to 3 tokens.* pass padding=True"):
+            ByteTokenizer()(["a", "bcd"])
+
+    def test_an_empty_text_has_no_tokens(self):
+        assert ByteTokenizer()("")["input_ids"].shape == (1, 0)
+        np.testing.assert_array_equal(ByteTokenizer()(["", "a"], padding=True)["attention_mask"], [[0], [1]])
+
+    def test_truncation_keeps_the_beginning_and_the_special_tokens(self, surrounded):
+        whole = surrounded.encode("Hello world")
+        assert whole[0] == surrounded.bos_token_id
+        assert surrounded.encode("Hello world", truncation=True, max_length=2) == whole[:2]
+        assert surrounded.encode("Hello world", False, truncation=True, max_length=1) == whole[1:2]
+        assert surrounded("Hello world", truncation=True, max_length=99)["input_ids"].tolist() == [whole]
+        assert ByteTokenizer().encode("abc", truncation=True, max_length=2) == [97, 98]
+
+    def test_no_room_for_text_is_refused(self, surrounded):
+        with pytest.raises(ValueError, match="max_length=1 leaves no room for text beside 1 special"):
+            surrounded.encode("Hello", truncation=True, max_length=1)
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"truncation": True}, "need max_length, a positive integer, not None"),
+            ({"truncation": True, "max_length": 0}, "not 0"),
+            ({"truncation": True, "max_length": 2.0}, r"not 2\.0"),
+            ({"truncation": "longest_first", "max_length": 2}, "truncation must be True or False"),
+            ({"padding": "max_length"}, "need max_length"),
+            ({"padding": "long"}, "padding must be .* not 'long'"),
+            ({"max_length": 3}, "max_length=3 does nothing without"),
+            ({"padding_side": "top"}, "'left' or 'right', not 'top'"),
+            ({"return_tensors": "pt"}, "return_tensors='pt': .* NumPy"),
+        ],
+    )
+    def test_options_that_contradict_are_refused(self, options, message):
+        with pytest.raises(ValueError, match=message):
+            ByteTokenizer()("abc", **options)
+
+    def test_an_empty_list_is_refused(self):
+        with pytest.raises(ValueError, match="there is no text"):
+            ByteTokenizer()([])
+
+    @pytest.mark.parametrize("text", [None, 3, b"abc", [["a"]]])
+    def test_what_is_no_text_is_refused(self, text):
+        with pytest.raises(TypeError, match=r"must be a str|not iterable"):
+            ByteTokenizer()(text if isinstance(text, list) else [text])
+
+    def test_without_a_padding_token_the_end_of_text_pads_and_without_both_none_does(self):
+        tokenizer = PretrainedTokenizer(trained(), {"eos_token": "</s>"})
+        ids = tokenizer(["low", "low rank world"], padding=True)["input_ids"]
+        assert ids[0, -1] == tokenizer.eos_token_id
+        tokenizer.eos_token = None
+        with pytest.raises(ValueError, match=r"neither a pad_token nor an eos_token: set tokenizer\.pad_token"):
+            tokenizer(["low", "low rank world"], padding=True)
+        assert tokenizer(["low", "low"], padding=True)["input_ids"].shape[0] == 2  # nothing to fill
+
+
+class TestRows:
+    def test_a_row_may_be_a_list_or_an_array_of_either_shape(self):
+        for row in ([104, 105], np.array([104, 105], np.uint8), np.array([[104, 105]]), [[104, 105]], (104, 105)):
+            assert ByteTokenizer().decode(row) == "hi"
+        assert ByteTokenizer().decode([]) == ByteTokenizer().decode(np.zeros((1, 0), int)) == ""
+        assert ByteTokenizer().batch_decode(np.array([[104], [105]])) == ["h", "i"]
+
+    def test_several_rows_are_refused(self):
+        with pytest.raises(ValueError, match=r"shape \(2, 1\) .*batch_decode"):
+            ByteTokenizer().decode([[104], [105]])
+
+    def test_ids_that_are_no_integers_are_refused(self):
+        with pytest.raises(TypeError, match="integers, not float64"):
+            ByteTokenizer().decode([104.0])
+
+    def test_an_id_outside_of_the_vocabulary_is_refused(self, surrounded):
+        for i in (-1, surrounded.vocab_size):
+            with pytest.raises(ValueError, match=f"no token {i}: "):
+                surrounded.decode([5, i])
+
+    def test_tokens_and_ids(self, surrounded):
+        ids = surrounded.encode("Hello <s>")
+        tokens = surrounded.convert_ids_to_tokens(ids)
+        assert tokens[0] == tokens[-1] == "<s>"
+        assert surrounded.convert_tokens_to_ids(tokens) == ids
+        assert surrounded.convert_ids_to_tokens(ids[0]) == "<s>"
+        assert surrounded.convert_tokens_to_ids("no such token") == surrounded.unk_token_id
+        assert surrounded.get_vocab()["<s>"] == surrounded.bos_token_id
+
+    @pytest.mark.gpu
+    def test_a_row_on_the_gpu_is_fetched(self):
+        import cupy
+
+        assert ByteTokenizer().decode(cupy.array([[104, 105]])) == "hi"
+
+
+def assert_streams(tokenizer, ids, skip_special_tokens=False):
+    """The pieces together are the text, and no piece is empty."""
+    pieces = list(tokenizer.decode_stream(iter(ids), skip_special_tokens))
+    assert "".join(pieces) == tokenizer.decode(ids, skip_special_tokens)
+    assert all(pieces)
+    return pieces
+
+
+class TestStreams:
+    def test_a_character_comes_whole(self):
+        assert assert_streams(ByteTokenizer(), list("aé😀b".encode())) == ["a", "é", "😀", "b"]
+
+    def test_text_comes_as_soon_as_it_is_whole(self):
+        arrived = []
+
+        def ids():
+            for i in "né!".encode():
+                arrived.append(i)
+                yield i
+
+        seen = [(piece, len(arrived)) for piece in ByteTokenizer().decode_stream(ids())]
+        assert seen == [("n", 1), ("é", 3), ("!", 4)]
+
+    def test_half_a_character_at_the_end_comes_out(self):
+        assert assert_streams(ByteTokenizer(), list("a😀".encode()[:-1])) == ["a", "\ufffd"]
+
+    @settings(fuzz, max_examples=300)
+    @given(st.binary(max_size=100) | st.lists(st.sampled_from(b"\xf0\x9f\x98\x80\xe2\x82a\xff"), max_size=150))
+    def test_any_bytes(self, content):
+        assert_streams(ByteTokenizer(), list(content))
+
+    @pytest.mark.parametrize("unit", [b"\x80", b"\xf0\x9f\x98", b"\xef\xbf\xbd", b"\xe2a\x82"])
+    def test_what_never_settles(self, unit):
+        assert_streams(ByteTokenizer(), list(unit * LONGEST))
+
+    @settings(fuzz, max_examples=100)
+    @given(text=texts(), ids=st.lists(st.integers(0, 300), max_size=80), skip=st.booleans())
+    def test_a_learned_vocabulary(self, surrounded, text, ids, skip):
+        assert_streams(surrounded, surrounded.encode(text), skip)
+        assert_streams(surrounded, ids, skip)
+
+    @settings(fuzz, max_examples=100)
+    @given(text=texts(), ids=st.lists(st.integers(0, 49151), max_size=100), skip=st.booleans())
+    def test_smollm2(self, smollm2, text, ids, skip):
+        assert_streams(smollm2, smollm2.encode(text), skip)
+        assert_streams(smollm2, ids, skip)
+
+    @settings(fuzz, max_examples=60)
+    @given(st.lists(st.sampled_from(["▁Hi", "▁", "x", "😀", "é", "\n"]), max_size=30))
+    def test_a_decoder_that_treats_the_first_token_otherwise(self, words):
+        """As of Llama 2: a word's space is "▁", the first one is dropped, and unknown characters are bytes."""
+        tokens = ["▁Hi", "▁", "x", *(f"<0x{i:02X}>" for i in range(256))]
+        backend = Tokenizer(models.BPE({token: i for i, token in enumerate(tokens)}, []))
+        parts = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+        backend.decoder = decoders.Sequence(parts)
+        tokenizer, ids = PretrainedTokenizer(backend, {}), []
+        for word in words:
+            ids += [tokens.index(word)] if word in tokens else [tokens.index(f"<0x{b:02X}>") for b in word.encode()]
+        assert tokenizer.decode(ids) == "".join(words).replace("▁", " ").removeprefix(" ")
+        assert_streams(tokenizer, ids)
+
+    @pytest.mark.parametrize("unit", [b"text ", b"\x80"], ids=["text", "no text"])
+    def test_time_grows_with_the_length_not_its_square(self, unit):
+        def seconds(length):
+            start = time.perf_counter()
+            for _ in ByteTokenizer().decode_stream(unit * length):
+                pass
+            return time.perf_counter() - start
+
+        short = min(seconds(1000) for _ in range(3))
+        assert min(seconds(8000) for _ in range(2)) < 24 * short  # 8 times as long; its square would be 64 times

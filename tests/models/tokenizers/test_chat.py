@@ -1,0 +1,192 @@
+"""Chat templates: the text that Transformers makes of a conversation."""
+
+import datetime
+
+import numpy as np
+import pytest
+from tokenizer_helpers import trained
+
+from lora_np import ByteTokenizer
+from lora_np.models.tokenizers import PretrainedTokenizer
+
+CHATML = (
+    "{% for message in messages %}{{'<|im_start|>' + message['role'] + '\n' + message['content'] + '<|im_end|>\n'}}"
+    "{% endfor %}{% if add_generation_prompt %}{{ '<|im_start|>assistant\n' }}{% endif %}"
+)
+STRICT = """{{ bos_token }}
+{%- if messages[0].role == 'system' %}
+    {%- set system, rest = messages[0].content, messages[1:] %}
+{%- else %}
+    {%- set system, rest = 'Today is ' ~ strftime_now('%d %B %Y'), messages %}
+{%- endif %}
+[{{ system | trim }}]
+{% if tools %}
+Tools: {{ tools | tojson(indent=2) }} {{ tools | tojson }}
+{% endif %}
+{% for message in rest %}
+    {% if (message.role == 'user') != (loop.index0 % 2 == 0) %}
+        {{ raise_exception('roles must take turns, not ' ~ message.role) }}
+    {% endif %}
+    {% if message.content == 'skip' %}{% continue %}{% endif %}
+    {% if message.content == 'stop' %}{% break %}{% endif %}
+    {% generation %}{{ message.role | upper }}: {{ message.content }}{% endgeneration %}{{ eos_token }}
+{% endfor %}
+{% if add_generation_prompt %}ASSISTANT:{% endif %}{% if shout is defined %}{{ shout }}{% endif %}
+"""
+LOOSE = (
+    "{% set ns = namespace(n=0) %}{% for m in messages %}{% set ns.n = ns.n + 1 %}{{ ns.n }}{{ m | tojson }}"
+    "{{ m.name }}{% if m.tool_calls is defined %}!{% endif %}{{ m.get('content', 'nothing') }}{% endfor %}"
+    "{{ unk_token is defined }}{{ documents is none }}{{ dict(a=1).a }}{{ range(3) | list }}"
+)
+TURNS = [{"role": "user", "content": "Hi <b> & 'ü'"}, {"role": "assistant", "content": "Hello\n"}]
+CONVERSATIONS = [
+    TURNS[:1],
+    TURNS,
+    [{"role": "system", "content": " Be brief. "}, *TURNS, {"role": "user", "content": "skip"}],
+    [*TURNS, {"role": "user", "content": "stop"}, {"role": "assistant", "content": "never seen"}],
+]
+TOOL = {"type": "function", "function": {"name": "größe", "parameters": {"b": 1, "a": [True, None]}}}
+
+
+@pytest.fixture(scope="module")
+def tokenizer():
+    return PretrainedTokenizer(trained(bos="<s>"), {"bos_token": "<s>", "eos_token": "</s>"})
+
+
+@pytest.fixture(scope="module")
+def twin(tokenizer, tmp_path_factory):
+    """The same tokenizer in Transformers."""
+    from transformers import AutoTokenizer
+
+    directory = tmp_path_factory.mktemp("twin")
+    tokenizer.save_pretrained(directory)
+    return AutoTokenizer.from_pretrained(directory)
+
+
+def both(tokenizer, twin, template, messages, **options):
+    """A conversation's text here and in Transformers, which also agree on its ids."""
+    tokenizer.chat_template = twin.chat_template = template
+    ids = tokenizer.apply_chat_template(messages, **options)
+    expected = twin.apply_chat_template(messages, return_tensors="np", **options)
+    for name in ("input_ids", "attention_mask"):
+        np.testing.assert_array_equal(ids[name], expected[name])
+    options |= {"tokenize": False}
+    return tokenizer.apply_chat_template(messages, **options), twin.apply_chat_template(messages, **options)
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("add_generation_prompt", [False, True])
+@pytest.mark.parametrize("messages", CONVERSATIONS)
+@pytest.mark.parametrize("template", [CHATML, STRICT, LOOSE], ids=["chatml", "strict", "loose"])
+def test_a_conversation_is_rendered_as_in_transformers(tokenizer, twin, template, messages, add_generation_prompt):
+    found, expected = both(tokenizer, twin, template, messages, add_generation_prompt=add_generation_prompt)
+    assert found == expected
+    assert messages[0]["content"].strip() in found
+
+
+@pytest.mark.parity
+def test_tools_and_variables_reach_the_template(tokenizer, twin):
+    found, expected = both(tokenizer, twin, STRICT, TURNS, tools=[TOOL], shout="LOUD", bos_token="<begin>")
+    assert found == expected
+    assert found.startswith("<begin>")
+    assert "größe" in found
+    assert "LOUD" in found
+
+
+@pytest.mark.parity
+def test_a_field_that_is_none_is_left_out(tokenizer, twin):
+    messages = [{"role": "assistant", "content": None, "tool_calls": [TOOL], "name": None}]
+    found, expected = both(tokenizer, twin, LOOSE, messages)
+    assert found == expected
+    assert "!nothing" in found
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("messages", CONVERSATIONS)
+def test_smollm2s_own_template(smollm2, smollm2_saved, messages):
+    from transformers import AutoTokenizer
+
+    twin = AutoTokenizer.from_pretrained(smollm2_saved)
+    found, expected = both(smollm2, twin, smollm2.chat_template, messages, add_generation_prompt=True)
+    assert found == expected
+    assert found.startswith("<|im_start|>system")
+    assert found.endswith("<|im_start|>assistant\n")
+    ids = smollm2.apply_chat_template(messages)["input_ids"]
+    assert (ids == smollm2.bos_token_id).sum() == len(messages) + (messages[0]["role"] != "system")
+
+
+def test_the_date_is_todays():
+    tokenizer = ByteTokenizer()
+    tokenizer.chat_template = "{{ strftime_now('%Y') }}"
+    years = {str(datetime.date.today().year + n) for n in (-1, 0, 1)}
+    assert tokenizer.apply_chat_template(TURNS, tokenize=False) in years
+
+
+def test_no_special_tokens_are_added_to_those_of_the_template(tokenizer):
+    tokenizer.chat_template = "{{ bos_token }}{{ messages[0].content }}"
+    ids = tokenizer.apply_chat_template([{"role": "user", "content": "low"}])["input_ids"]
+    assert ids.tolist() == [[tokenizer.bos_token_id, *tokenizer.encode("low", add_special_tokens=False)]]
+
+
+@pytest.mark.parametrize(
+    ("messages", "message"),
+    [
+        ("Hi", "must be a list of .*, not str"),
+        (None, "not NoneType"),
+        ([], "not an empty one"),
+        ({"role": "user", "content": "Hi"}, "not dict"),
+        (["Hi"], "message 0 must be a dict .* not str"),
+        ([*TURNS, {"content": "Hi"}], r"message 2 has no 'role' .* its keys are \['content'\]"),
+        ([{"role": 3, "content": "Hi"}], "message 0 has no 'role'"),
+        ([{"role": "user"}], r"message 0 \(user\) has no 'content'"),
+        ([{"role": "user", "content": None}], r"message 0 \(user\) has no 'content'"),
+        ([{"role": "user", "content": np.ones(2)}], "messages must be made of strings, .* ndarray"),
+    ],
+)
+def test_messages_of_another_form_are_refused(messages, message):
+    tokenizer = ByteTokenizer()
+    tokenizer.chat_template = CHATML
+    with pytest.raises(ValueError, match=message):
+        tokenizer.apply_chat_template(messages)
+
+
+def test_a_tool_that_is_no_schema_is_refused():
+    tokenizer = ByteTokenizer()
+    tokenizer.chat_template = CHATML
+    with pytest.raises(ValueError, match=r"tools must be made of strings, .* function"):
+        tokenizer.apply_chat_template(TURNS, tools=[lambda x: x])
+
+
+@pytest.mark.parametrize(
+    ("template", "message"),
+    [
+        ("{{ raise_exception('only one turn') }}", "can not render these messages: only one turn"),
+        ("{% for %}", "has an error in line 1"),
+        ("\n{% if x %}", "has an error in line 2"),
+        ("{{ messages[0].content + 3 }}", "can not render these messages"),
+        ("{{ nobody.name }}", "'nobody' is undefined"),
+        ("{{ messages.append(3) }}", "can not render .* unsafe"),
+        ("{{ ''.__class__.__mro__ }}", "can not render .* unsafe"),
+        ("{{ messages.__init__.__globals__ }}", "can not render .* unsafe"),
+        ("{% for i in range(10 ** 9) %}{% endfor %}", "can not render .* too big"),
+    ],
+)
+def test_a_template_that_fails_or_breaks_out_is_refused(template, message):
+    tokenizer = ByteTokenizer()
+    tokenizer.chat_template = template
+    with pytest.raises(ValueError, match=message):
+        tokenizer.apply_chat_template(TURNS, tokenize=False)
+
+
+def test_without_a_template_there_is_no_chat():
+    with pytest.raises(ValueError, match="this tokenizer has no chat template"):
+        ByteTokenizer().apply_chat_template(TURNS)
+
+
+def test_the_messages_are_not_changed():
+    tokenizer = ByteTokenizer()
+    tokenizer.chat_template = "{% for m in messages %}{% set _ = m.update({'content': 'x'}) %}{% endfor %}"
+    messages = [{"role": "user", "content": "Hi", "name": None}]
+    with pytest.raises(ValueError, match="unsafe"):
+        tokenizer.apply_chat_template(messages)
+    assert messages == [{"role": "user", "content": "Hi", "name": None}]

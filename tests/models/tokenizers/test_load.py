@@ -1,0 +1,382 @@
+"""Tokenizers of model directories: as Transformers loads them, saved again, damaged."""
+
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from lora_helpers import fuzz
+from tokenizer_helpers import texts, trained
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
+
+from lora_np.models.tokenizers import PretrainedTokenizer, load_tokenizer
+
+NAMED = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
+FIELDS = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False}
+OBJECTS = {name: {"__type": "AddedToken", "content": token, **FIELDS} for name, token in NAMED.items()}
+CLASS = {"tokenizer_class": "PreTrainedTokenizerFast"}
+TEXT = "Hello low <s> rank\n<think>12  34</s> <|im_end|> <new>"
+
+
+def write(directory, backend, tokenizer_config=None, **others):
+    """A tokenizer's directory; `others`: further JSON files, by their names without the suffix."""
+    backend.save(str(directory / "tokenizer.json"))
+    for name, value in {"tokenizer_config": tokenizer_config, **others}.items():
+        if value is not None:
+            (directory / f"{name}.json").write_text(json.dumps(value))
+
+
+def strip(backend):
+    """A backend of which no token is an added one."""
+    fields = json.loads(backend.to_str())
+    return Tokenizer.from_str(json.dumps({**fields, "added_tokens": [], "post_processor": None}))
+
+
+def padded(backend):
+    backend.enable_padding(direction="left", pad_token="<pad>", pad_id=backend.token_to_id("<pad>"), length=20)
+    backend.enable_truncation(max_length=3)
+    return backend
+
+
+def word_level():
+    backend = Tokenizer(models.WordLevel({"hello": 0, "low": 1, "<unk>": 2, "<s>": 3}, unk_token="<unk>"))
+    backend.pre_tokenizer = pre_tokenizers.Whitespace()
+    backend.normalizer = normalizers.Lowercase()
+    backend.add_special_tokens(["<unk>", "<s>"])
+    return backend
+
+
+def word_pieces():
+    backend = Tokenizer(models.WordPiece(unk_token="<unk>"))
+    backend.pre_tokenizer, backend.decoder = pre_tokenizers.BertPreTokenizer(), decoders.WordPiece()
+    special = ["<unk>", "<s>", "</s>", "<pad>"]
+    trainer = trainers.WordPieceTrainer(vocab_size=60, special_tokens=special, show_progress=False)
+    backend.train_from_iterator(["hello low rank world"], trainer)
+    return backend
+
+
+DECODER = {"3": {"content": "<pad>", **FIELDS, "special": True}}
+NEW = {"400": {"content": "<new>", **FIELDS, "special": True}, "401": {"content": "<think>", **FIELDS}}
+CASES = {
+    "names": (trained, {**CLASS, **NAMED}, {}),
+    "no config": (trained, None, {}),
+    "only a class": (trained, CLASS, {}),
+    "a token before each text": (lambda: trained(bos="<s>"), {**CLASS, **NAMED}, {}),
+    "objects": (trained, {**CLASS, **OBJECTS}, {}),
+    "a map of its own": (trained, CLASS, {"special_tokens_map": NAMED}),
+    "objects in a map": (trained, {**CLASS, "eos_token": "<s>"}, {"special_tokens_map": OBJECTS}),
+    "a map that does not count": (trained, {**CLASS, "added_tokens_decoder": DECODER}, {"special_tokens_map": NAMED}),
+    "added tokens": (trained, {**CLASS, **NAMED, "added_tokens_decoder": {**DECODER, **NEW}}, {}),
+    "more special tokens": (trained, {**CLASS, **NAMED, "additional_special_tokens": ["<|im_end|>", "<new>"]}, {}),
+    "extra special tokens": (trained, {**CLASS, **NAMED, "extra_special_tokens": ["<|im_end|>", "<new>"]}, {}),
+    "new named tokens": (trained, {**CLASS, "eos_token": "<|im_end|>", "pad_token": "<new>"}, {}),
+    "nothing added yet": (lambda: strip(trained()), {**CLASS, **NAMED}, {}),
+    "padding and truncation": (lambda: padded(trained()), CLASS, {}),
+    "padding on the left": (trained, {**CLASS, **NAMED, "padding_side": "left"}, {}),
+    "a rule that is in the file": (lambda: trained(bos="<s>"), {**CLASS, **NAMED, "add_bos_token": False}, {}),
+    "a rule that is not": (trained, {**CLASS, **NAMED, "add_bos_token": True, "add_eos_token": True}, {}),
+    "no tokens by name": (trained, {**CLASS, **dict.fromkeys(NAMED)}, {}),
+    "gpt-2 by its class": (lambda: trained(special=("<|endoftext|>",)), {"tokenizer_class": "GPT2Tokenizer"}, {}),
+    "gpt-2 by its model": (lambda: trained(special=("<|endoftext|>",)), {}, {"config": {"model_type": "gpt2"}}),
+    "words": (word_level, {**CLASS, "unk_token": "<unk>", "pad_token": "<s>"}, {}),
+    "word pieces": (word_pieces, {**CLASS, **NAMED}, {}),
+}
+
+
+@pytest.fixture(scope="module", params=CASES, ids=lambda name: name.replace(" ", "-"))
+def case(request, tmp_path_factory):
+    """A directory, its tokenizer here, here once more after saving, and in Transformers."""
+    from transformers import AutoTokenizer
+
+    build, config, others = CASES[request.param]
+    directory = tmp_path_factory.mktemp("tokenizer")
+    write(directory, build(), config, **others)
+    found, expected = load_tokenizer(directory), AutoTokenizer.from_pretrained(directory)
+    found.save_pretrained(directory / "saved")
+    again = AutoTokenizer.from_pretrained(directory / "saved")
+    return found, load_tokenizer(directory / "saved"), expected, again
+
+
+@pytest.mark.parity
+class TestTransformers:
+    @settings(fuzz, max_examples=60)
+    @given(text=st.just(TEXT) | texts(), skip=st.booleans(), special=st.booleans())
+    def test_equal_ids_and_texts(self, case, text, skip, special):
+        first, *others = case
+        ids = first.encode(text, add_special_tokens=special)
+        decoded = first.decode(ids, skip_special_tokens=skip)
+        for other in others:
+            assert other.encode(text, add_special_tokens=special) == ids
+            assert other.decode(ids, skip_special_tokens=skip) == decoded
+
+    def test_equal_special_tokens(self, case):
+        found, loaded, expected, again = case
+        for name in ("bos", "eos", "unk", "pad"):
+            for attribute in (f"{name}_token", f"{name}_token_id"):
+                values = [getattr(tokenizer, attribute) for tokenizer in case]
+                assert values == [values[0]] * 4, attribute
+        assert found.get_vocab() == loaded.get_vocab() == expected.get_vocab() == again.get_vocab()
+        assert found.vocab_size == len(expected)
+        assert found.all_special_ids == loaded.all_special_ids == sorted(again.all_special_ids)
+        assert set(expected.all_special_ids) <= set(found.all_special_ids)  # they count named ones only
+        assert found.padding_side == loaded.padding_side == expected.padding_side == again.padding_side
+
+    @pytest.mark.parametrize(
+        "options",
+        [
+            {"padding": True},
+            {"padding": True, "padding_side": "left"},
+            {"padding": "max_length", "max_length": 12, "truncation": True},
+            {"truncation": True, "max_length": 4, "padding": True},
+            {"truncation": True, "max_length": 3, "padding": True, "add_special_tokens": False},
+        ],
+    )
+    def test_equal_batches(self, case, options):
+        found, _, expected, _ = case
+        if expected.pad_token is None:
+            expected.pad_token = expected.eos_token  # as here, where there is one
+        batch = ["Hello low rank", "low", ""]
+        if expected.pad_token is None:
+            with pytest.raises(ValueError, match="neither a pad_token nor"):
+                found(batch, **options)
+            return
+        theirs = expected(batch, return_tensors="np", **options)
+        for name, array in found(batch, **options).items():
+            np.testing.assert_array_equal(array, theirs[name])
+            assert array.dtype == np.int64
+
+    @pytest.mark.parametrize("config", [None, {"tokenizer_class": "GPT2Tokenizer"}, {"add_bos_token": True}])
+    @settings(fuzz, max_examples=60)
+    @given(text=texts())
+    def test_vocabulary_and_merges_of_gpt2(self, older, config, text):
+        _, twins = older
+        found, expected = twins[str(config)]
+        assert found.encode(text) == expected.encode(text)
+        assert found.decode(found.encode(text)) == expected.decode(expected.encode(text))
+        assert found.decode(found.encode(text), skip_special_tokens=True) == text.replace("<|endoftext|>", "")
+        for name in ("bos", "eos", "unk", "pad"):
+            assert getattr(found, f"{name}_token_id") == getattr(expected, f"{name}_token_id")
+        assert found.backend.token_to_id("<added>") == expected.convert_tokens_to_ids("<added>")
+
+
+def write_older(directory, config=None):
+    """vocab.json, merges.txt and added_tokens.json, as of a GPT-2 from before tokenizer.json."""
+    directory.mkdir(exist_ok=True)
+    backend = trained(special=("<|endoftext|>",))
+    backend.model.save(str(directory))
+    (directory / "added_tokens.json").write_text(json.dumps({"<added>": backend.get_vocab_size()}))
+    (directory / "config.json").write_text('{"model_type": "gpt2"}')
+    if config is not None:
+        (directory / "tokenizer_config.json").write_text(json.dumps(config))
+
+
+@pytest.fixture(scope="module")
+def older(tmp_path_factory):
+    from transformers import AutoTokenizer
+
+    directory, twins = tmp_path_factory.mktemp("older"), {}
+    for i, config in enumerate([None, {"tokenizer_class": "GPT2Tokenizer"}, {"add_bos_token": True}]):
+        write_older(directory / str(i), config)
+        found = load_tokenizer(directory / str(i))
+        twins[str(config)] = found, AutoTokenizer.from_pretrained(directory / str(i))
+    return directory, twins
+
+
+def test_a_prefix_space_is_as_the_config_says(tmp_path):
+    for add in (False, True):
+        write_older(tmp_path / str(add), {"add_prefix_space": add})
+        tokenizer = load_tokenizer(tmp_path / str(add))
+        assert tokenizer.decode(tokenizer.encode("low")) == (" low" if add else "low")
+
+
+class TestChatTemplates:
+    @pytest.mark.parametrize(
+        ("config", "file", "expected"),
+        [
+            ({}, None, None),
+            ({"chat_template": None}, None, None),
+            ({"chat_template": "{{ 1 }}"}, None, "{{ 1 }}"),
+            ({"chat_template": "{{ 1 }}"}, "{{ 2 }}\n", "{{ 2 }}\n"),
+            ({}, "{{ 2 }}", "{{ 2 }}"),
+            ({"chat_template": [{"name": "rag", "template": "0"}, {"name": "default", "template": "1"}]}, None, "1"),
+            ({"chat_template": [{"name": "rag", "template": "0"}]}, None, None),
+        ],
+    )
+    def test_where_it_is_found(self, tmp_path, config, file, expected):
+        write(tmp_path, trained(), config)
+        if file is not None:
+            (tmp_path / "chat_template.jinja").write_text(file)
+        assert load_tokenizer(tmp_path).chat_template == expected
+
+    @pytest.mark.parametrize("template", [None, "{{ 'new' }}"])
+    def test_a_saved_one_goes_before_an_older_file(self, tmp_path, template):
+        (tmp_path / "chat_template.jinja").write_text("{{ 'old' }}")
+        tokenizer = PretrainedTokenizer(trained(), {})
+        tokenizer.chat_template = template
+        tokenizer.save_pretrained(tmp_path)
+        assert load_tokenizer(tmp_path).chat_template == template
+
+    def test_one_that_is_not_in_utf_8_is_refused(self, tmp_path):
+        write(tmp_path, trained())
+        (tmp_path / "chat_template.jinja").write_bytes(b"\xff")
+        with pytest.raises(ValueError, match=r"chat_template\.jinja is not a text in UTF-8"):
+            load_tokenizer(tmp_path)
+
+    @pytest.mark.parametrize("template", [3, ["x"], {"default": "x"}, [{"name": "default", "template": 3}]])
+    def test_one_that_is_no_text_is_refused(self, tmp_path, template):
+        write(tmp_path, trained(), {"chat_template": template})
+        with pytest.raises(ValueError, match=r"tokenizer_config\.json: chat_template should be a text"):
+            load_tokenizer(tmp_path)
+
+
+class TestSpecialTokens:
+    def test_they_can_be_changed(self, tmp_path):
+        tokenizer = PretrainedTokenizer(trained(), {"eos_token": "</s>"})
+        tokenizer.pad_token = tokenizer.eos_token  # what many scripts do
+        assert tokenizer.pad_token_id == tokenizer.eos_token_id
+        tokenizer.pad_token_id = tokenizer.convert_tokens_to_ids("<pad>")
+        assert tokenizer.pad_token == "<pad>"
+        tokenizer.eos_token = None
+        assert tokenizer.eos_token_id is None
+        tokenizer.save_pretrained(tmp_path)
+        assert load_tokenizer(tmp_path).pad_token == "<pad>"
+        assert load_tokenizer(tmp_path).eos_token is None
+
+    def test_an_unknown_one_is_refused(self):
+        tokenizer = PretrainedTokenizer(trained(), {})
+        with pytest.raises(ValueError, match=r"pad_token = '\[PAD\]' is not in the vocabulary"):
+            tokenizer.pad_token = "[PAD]"
+        with pytest.raises(ValueError, match="no token 9999"):
+            tokenizer.pad_token_id = 9999
+        with pytest.raises(ValueError, match=r"bos_token = '\[BOS\]' is not in the vocabulary"):
+            PretrainedTokenizer(trained(), {"bos_token": "[BOS]"})
+
+    def test_what_the_config_says_beside_them_is_kept(self, tmp_path):
+        config = {**CLASS, **NAMED, "model_max_length": 77, "auto_map": {"AutoTokenizer": "x.y"}}
+        write(tmp_path, trained(), config)
+        load_tokenizer(tmp_path).save_pretrained(tmp_path / "new" / "folder")
+        saved = json.loads((tmp_path / "new" / "folder" / "tokenizer_config.json").read_text())
+        assert saved["model_max_length"] == 77
+        assert "auto_map" not in saved
+        assert {name: saved[name] for name in NAMED} == NAMED
+
+    def test_a_gap_in_the_ids_counts_for_the_size(self):
+        backend = Tokenizer(models.WordLevel({"a": 0, "b": 7}, unk_token="a"))
+        tokenizer = PretrainedTokenizer(backend, {})
+        assert tokenizer.vocab_size == 8
+        assert tokenizer.convert_ids_to_tokens([0, 3, 7]) == ["a", None, "b"]
+
+
+def refused_or_harmless(directory):
+    """Loading gives a tokenizer that works, or a ValueError with the directory's name."""
+    try:
+        tokenizer = load_tokenizer(directory)
+    except ValueError as error:
+        message = str(error)
+    else:
+        tokenizer.encode("Hello")
+        return
+    assert str(directory) in message
+
+
+class TestDamage:
+    @pytest.mark.parametrize("config", [None, {}, {"tokenizer_class": "LlamaTokenizer"}])
+    def test_a_directory_without_a_tokenizer_says_what_is_missing(self, tmp_path, config):
+        if config is not None:
+            (tmp_path / "tokenizer_config.json").write_text(json.dumps(config))
+        says = {"None": "does not exist", "{}": "names no tokenizer_class"}.get(str(config), "names 'LlamaTokenizer'")
+        with pytest.raises(FileNotFoundError, match=rf"neither tokenizer\.json .* tokenizer_config\.json {says}"):
+            load_tokenizer(tmp_path)
+
+    @pytest.mark.parametrize("text", ["[]", "", "{", "3"])
+    def test_a_config_that_is_no_json_object_is_refused(self, tmp_path, text):
+        write(tmp_path, trained())
+        (tmp_path / "tokenizer_config.json").write_text(text)
+        with pytest.raises(ValueError, match=r"tokenizer_config\.json"):
+            load_tokenizer(tmp_path)
+
+    @pytest.mark.parametrize(
+        "content", [b"", b"{}", b"[]", b"null", b"\xff", b'{"model": {"type": "BPE"}}', b'{"version": "9"}']
+    )
+    def test_a_tokenizer_json_that_is_none_is_refused(self, tmp_path, content):
+        (tmp_path / "tokenizer.json").write_bytes(content)
+        with pytest.raises(ValueError, match=r"tokenizer\.json is not a readable tokenizer\.json"):
+            load_tokenizer(tmp_path)
+
+    @pytest.mark.parametrize(
+        "config",
+        [
+            {"eos_token": 3},
+            {"eos_token": ["</s>"]},
+            {"eos_token": {"text": "</s>"}},
+            {"added_tokens_decoder": [1]},
+            {"added_tokens_decoder": {"x": {"content": "y"}}},
+            {"added_tokens_decoder": {"3": 4}},
+            {"additional_special_tokens": 3},
+            {"additional_special_tokens": [3]},
+            {"padding_side": "middle"},
+        ],
+    )
+    def test_special_tokens_of_another_form_are_refused(self, tmp_path, config):
+        write(tmp_path, trained(), config)
+        with pytest.raises(ValueError, match=r"tokenizer_config\.json"):
+            load_tokenizer(tmp_path)
+
+    @pytest.mark.parametrize(
+        ("name", "content", "message"),
+        [
+            ("vocab.json", "[]", "should hold a JSON object"),
+            ("vocab.json", '{"a": "b"}', "should give every token an id"),
+            ("vocab.json", '{"a": -1}', "should give every token an id"),
+            ("vocab.json", '{"a": 0}', r"merges\.txt: vocabulary and merges do not fit"),
+            ("merges.txt", "#version: 0.2\na b c\n", "a merge should be two tokens, not 'a b c'"),
+            ("merges.txt", "no such", "vocabulary and merges do not fit"),
+            ("added_tokens.json", '{"<x>": []}', "special tokens in .* can not be read .* added_tokens"),
+            ("tokenizer_config.json", '{"tokenizer_class": "RobertaTokenizer"}', "not enough for RobertaTokenizer"),
+        ],
+    )
+    def test_older_files_that_are_damaged_are_refused(self, tmp_path, name, content, message):
+        write_older(tmp_path)
+        (tmp_path / "added_tokens.json").write_text('{"<x>": 500, "<y>": 501}')
+        (tmp_path / name).write_text(content)
+        with pytest.raises(ValueError, match=message) as error:
+            load_tokenizer(tmp_path)
+        assert str(tmp_path) in str(error.value)
+
+    @pytest.fixture
+    def whole(self, tmp_path):
+        write(tmp_path, trained(vocab_size=280), {**CLASS, **NAMED})
+        return tmp_path, (tmp_path / "tokenizer.json").read_bytes()
+
+    @settings(fuzz, max_examples=150)
+    @given(st.data())
+    def test_any_damage_to_tokenizer_json_is_refused_or_harmless(self, whole, data):
+        directory, content = whole
+        content = bytearray(content)
+        for _ in range(data.draw(st.integers(0, 3))):
+            content[data.draw(st.integers(0, len(content) - 1))] = data.draw(st.integers(0, 255))
+        cut = data.draw(st.none() | st.integers(0, len(content)))
+        (directory / "tokenizer.json").write_bytes(content[:cut])
+        refused_or_harmless(directory)
+
+    @settings(fuzz, max_examples=150)
+    @given(st.data())
+    def test_values_of_another_type_are_refused_or_harmless(self, whole, data):
+        directory, content = whole
+        fields = json.loads(content)
+        place, key = fields, data.draw(st.sampled_from(sorted(fields)))
+        while isinstance(place[key], dict | list) and place[key] and data.draw(st.booleans()):
+            place = place[key]
+            key = data.draw(st.sampled_from(sorted(place) if isinstance(place, dict) else range(len(place))))
+        place[key] = data.draw(st.sampled_from([None, 3, -1, 1e30, "x", "", [], {}, True, [3], {"type": "BPE"}]))
+        (directory / "tokenizer.json").write_text(json.dumps(fields))
+        refused_or_harmless(directory)
+
+
+def test_importing_lora_np_does_not_load_the_libraries():
+    code = "import sys, lora_np, lora_np.models.fetch; print(*sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    assert not {"tokenizers", "jinja2"} & set(done.stdout.split())
