@@ -55,6 +55,12 @@ def layer_norm(x, weight, bias, eps=1e-5):
     return _apply(fused.layer_norm_forward, fused.layer_norm_backward, (x, weight, bias), eps)
 
 
+def rms_norm(x, weight, eps=1e-6):
+    """Each row of x (..., C) divided by its root mean square, then times weight; see `fused.rms_norm_forward`."""
+    _check_width(x, weight.shape[0], "rms_norm")
+    return _apply(fused.rms_norm_forward, fused.rms_norm_backward, (x, weight), eps)
+
+
 def gelu(x, approximate="none"):
     """GELU, exact ("none", by the error function) or GPT-2's ("tanh"); see `fused.gelu_forward`."""
     if approximate not in ("none", "tanh"):
@@ -62,24 +68,65 @@ def gelu(x, approximate="none"):
     return _apply(fused.gelu_forward, fused.gelu_backward, (x,), approximate)
 
 
-def attention(q, k, v, causal=True, scale=None, dropout=0.0):
-    """softmax(scale · Q Kᵀ) V; see `fused.attention_forward`. q (B, H, T, D), k and v (B, H, S, D) -> (B, H, T, D)."""
-    if q.ndim != 4 or k.shape != v.shape or q.shape[:2] + q.shape[3:] != k.shape[:2] + k.shape[3:]:
-        raise ValueError(f"attention: q (B, H, T, D), k and v (B, H, S, D) do not fit: {q.shape}, {k.shape}, {v.shape}")
+def silu(x):
+    """x σ(x), also called swish; see `fused.silu_forward`."""
+    return _apply(fused.silu_forward, fused.silu_backward, (x,))
+
+
+def swiglu(gate, up):
+    """silu(gate) ∘ up, for two inputs of one shape; see `fused.swiglu_forward`."""
+    if gate.shape != up.shape:
+        raise ValueError(f"swiglu: gate {gate.shape} and up {up.shape} must have one shape")
+    return _apply(fused.swiglu_forward, fused.swiglu_backward, (gate, up))
+
+
+def relu(x):
+    """max(x, 0); see `fused.relu_forward`."""
+    return _apply(fused.relu_forward, fused.relu_backward, (x,))
+
+
+def rotary(x, cos, sin, heads):
+    """x (B, T, H·D) -> (B, H, T, D), turned by the angles of its positions; see `fused.rotary_forward`.
+
+    cos, sin: arrays (T, D/2) or (B, T, D/2).
+    """
+    B, T, width = x.shape
+    half = width // heads // 2
+    if width != 2 * half * heads or cos.shape != sin.shape or cos.shape not in ((T, half), (B, T, half)):
+        raise ValueError(f"rotary: x {x.shape} in {heads} heads does not go with angles {cos.shape} and {sin.shape}")
+    return _apply(fused.rotary_forward, fused.rotary_backward, (x,), cos, sin, heads)
+
+
+def attention(q, k, v, causal=True, scale=None, dropout=0.0, key_mask=None):
+    """softmax(scale · Q Kᵀ) V; see `fused.attention_forward`. q (B, H, T, D), k and v (B, K, S, D) -> (B, H, T, D).
+
+    K divides H. key_mask: a boolean array (B, S), False for keys that nobody may see.
+    """
+    shape = (q.shape[0], k.shape[1], k.shape[2], q.shape[-1]) if q.ndim == k.ndim == 4 else None
+    if shape is None or not k.shape == v.shape == shape or q.shape[1] % max(1, k.shape[1]):
+        raise ValueError(f"attention: q (B, H, T, D), k and v (B, K, S, D) do not fit: {q.shape}, {k.shape}, {v.shape}")
     if causal and k.shape[2] < q.shape[2]:
         raise ValueError(f"attention: q {q.shape} has more queries than k {k.shape} has keys: the first would see none")
+    _check_key_mask(key_mask, (k.shape[0], k.shape[2]))
     mask = dropout_mask((*q.shape[:3], k.shape[2]), dropout, data(q)) if dropout else None
-    return _apply(fused.attention_forward, fused.attention_backward, (q, k, v), causal, scale, mask)
+    pair = fused.attention_forward, fused.attention_backward
+    return _apply(*pair, (q, k, v), causal, scale, mask, key_mask)
 
 
-def self_attention(qkv, heads, causal=True, scale=None, dropout=0.0):
+def self_attention(qkv, heads, causal=True, scale=None, dropout=0.0, key_mask=None):
     """Attention on a packed projection, (B, T, 3C) -> (B, T, C); see `fused.self_attention_forward`."""
     if qkv.ndim != 3 or qkv.shape[2] % (3 * heads):
         raise ValueError(f"self_attention: expected (B, T, 3·{heads}·D), got shape {qkv.shape}")
     B, T, _ = qkv.shape
+    _check_key_mask(key_mask, (B, T))
     mask = dropout_mask((B, heads, T, T), dropout, data(qkv)) if dropout else None
     pair = fused.self_attention_forward, fused.self_attention_backward
-    return _apply(*pair, (qkv,), heads, causal, scale, mask)
+    return _apply(*pair, (qkv,), heads, causal, scale, mask, key_mask)
+
+
+def _check_key_mask(key_mask, shape):
+    if key_mask is not None and (key_mask.shape != shape or key_mask.dtype != bool):
+        raise ValueError(f"key_mask must be a boolean array {shape}, got {key_mask.dtype} {key_mask.shape}")
 
 
 def cross_entropy(logits, targets, ignore_index=-100):

@@ -8,8 +8,23 @@ Written as one piece, an operation saves less and runs faster than as a chain of
 formula that can be derived on paper. Each docstring gives that derivation.
 """
 
-from .activation import gelu_backward, gelu_forward
-from .attention import attention_backward, attention_forward, self_attention_backward, self_attention_forward
+from .activation import (
+    gelu_backward,
+    gelu_forward,
+    relu_backward,
+    relu_forward,
+    silu_backward,
+    silu_forward,
+    swiglu_backward,
+    swiglu_forward,
+)
+from .attention import (
+    attention_backward,
+    attention_forward,
+    head_views,
+    self_attention_backward,
+    self_attention_forward,
+)
 from .linear import linear_backward, linear_forward, lora_linear_backward, lora_linear_forward
 from .loss import (
     cross_entropy_backward,
@@ -17,7 +32,8 @@ from .loss import (
     linear_cross_entropy_backward,
     linear_cross_entropy_forward,
 )
-from .norm import layer_norm_backward, layer_norm_forward
+from .norm import layer_norm_backward, layer_norm_forward, rms_norm_backward, rms_norm_forward
+from .rotary import rotary_backward, rotary_forward
 
 __all__ = [
     "attention_backward",
@@ -26,6 +42,7 @@ __all__ = [
     "cross_entropy_forward",
     "gelu_backward",
     "gelu_forward",
+    "head_views",
     "layer_norm_backward",
     "layer_norm_forward",
     "linear_backward",
@@ -34,6 +51,16 @@ __all__ = [
     "linear_forward",
     "lora_linear_backward",
     "lora_linear_forward",
+    "relu_backward",
+    "relu_forward",
+    "rms_norm_backward",
+    "rms_norm_forward",
+    "rotary_backward",
+    "rotary_forward",
     "self_attention_backward",
     "self_attention_forward",
+    "silu_backward",
+    "silu_forward",
+    "swiglu_backward",
+    "swiglu_forward",
 ]

@@ -1,6 +1,8 @@
-"""The Gaussian error linear unit, in the exact and in GPT-2's approximate form."""
+"""Activations: GELU in its exact and in GPT-2's approximate form, SiLU and its gated form SwiGLU, ReLU."""
 
 import math
+
+import numpy as np
 
 from ..backend import array_module, blocks
 
@@ -29,6 +31,69 @@ def gelu_forward(x, approximate="tanh", needs=(True,)):
 def gelu_backward(dy, slope):
     """dx of `gelu_forward`."""
     return (dy * slope,)
+
+
+def silu_forward(x, needs=(True,)):
+    r"""y = x σ(x), σ(x) = 1 / (1 + e^-x).  dx = dy ∘ σ (1 + x (1 - σ)); that slope is saved. (Elfwing et al., 2017.)"""
+    sigmoid = _sigmoid(array_module(x), x)
+    return x * sigmoid, sigmoid * (1 + x * (1 - sigmoid)) if needs[0] else None
+
+
+def silu_backward(dy, slope):
+    """dx of `silu_forward`."""
+    return (dy * slope,)
+
+
+def swiglu_forward(gate, up, needs=(True, True)):
+    r"""y = silu(gate) ∘ up: each channel of `up` is let through as far as its gate says. (Shazeer, 2020.)
+
+    gate, up (..., I) -> y (..., I). With a = silu(gate) and silu' = σ (1 + gate (1 - σ)):
+        dgate = dy ∘ up ∘ silu'(gate),      dup = dy ∘ a.
+    Saved: up ∘ silu'(gate) and a, so that the backward is two products.
+    """
+    xp = array_module(gate)
+    flat, other = gate.reshape(-1), up.reshape(-1)
+    y = xp.empty_like(flat)
+    through = xp.empty_like(flat) if needs[1] else None
+    slope = xp.empty_like(flat) if needs[0] else None
+    for block in blocks(flat.size, flat.itemsize, xp):
+        x = flat[block]
+        sigmoid = _sigmoid(xp, x)
+        a = xp.multiply(x, sigmoid, out=through[block] if needs[1] else y[block])
+        if needs[0]:  # σ (1 + x (1 - σ)) = σ + a (1 - σ)
+            s = xp.subtract(1, sigmoid, out=slope[block])
+            s *= a
+            s += sigmoid
+            s *= other[block]
+        xp.multiply(a, other[block], out=y[block])
+    saved = [None if kept is None else kept.reshape(gate.shape) for kept in (slope, through)]
+    return y.reshape(gate.shape), saved
+
+
+def swiglu_backward(dy, saved):
+    """dgate, dup of `swiglu_forward`."""
+    slope, through = saved
+    return None if slope is None else dy * slope, None if through is None else dy * through
+
+
+def relu_forward(x, needs=(True,)):
+    """y = max(x, 0).  dx = dy where x > 0; where that is, is saved."""
+    xp = array_module(x)
+    return xp.maximum(x, 0), x > 0 if needs[0] else None
+
+
+def relu_backward(dy, positive):
+    """dx of `relu_forward`."""
+    return (dy * positive,)
+
+
+def _sigmoid(xp, x):
+    """1 / (1 + e^-x) as a new array. Where e^-x overflows, the result is 0, as it should be."""
+    y = xp.negative(x, out=xp.empty_like(x))
+    with np.errstate(over="ignore"):
+        xp.exp(y, out=y)
+    y += 1
+    return xp.reciprocal(y, out=y)
 
 
 def _tanh_form(xp, x, y, slope):

@@ -1,4 +1,4 @@
-"""GELU, exact and as GPT-2 has it."""
+"""GELU, exact and as GPT-2 has it; SiLU, SwiGLU and ReLU."""
 
 import math
 
@@ -85,3 +85,78 @@ def test_gelu_like_torch(xp, rng, dtype, approximate):
         xp,
         dtype,
     )
+
+
+def silu_formula(x):
+    return x / (1 + np.exp(-x))
+
+
+@pytest.mark.parametrize("shape", [(), (5,), (2, 1, 4), (0, 3)])
+def test_silu(xp, rng, shape):
+    x = rng.standard_normal(shape) * 2
+    assert_close(fused.silu_forward(xp.asarray(x))[0], np.asarray(silu_formula(x)))
+    check_pair(fused.silu_forward, fused.silu_backward, [xp.asarray(x)])
+
+
+@pytest.mark.parametrize("shape", [(), (5,), (2, 1, 4), (0, 3)])
+def test_swiglu(xp, rng, shape):
+    gate, up = rng.standard_normal((2, *shape))
+    y, _ = fused.swiglu_forward(xp.asarray(gate), xp.asarray(up))
+    assert_close(y, np.asarray(silu_formula(gate) * up))
+    check_pair(fused.swiglu_forward, fused.swiglu_backward, [xp.asarray(gate), xp.asarray(up)])
+
+
+def test_more_values_than_one_block_of_swiglu(xp, rng):
+    gate, up, dy = rng.standard_normal((3, 50, 2000))
+    y, saved = fused.swiglu_forward(xp.asarray(gate), xp.asarray(up))
+    assert_close(y, silu_formula(gate) * up)
+    dgate, dup = fused.swiglu_backward(xp.asarray(dy), saved)
+    slope = (silu_formula(gate + 1e-5) - silu_formula(gate - 1e-5)) / 2e-5
+    assert_close(dgate, dy * up * slope, rtol=1e-6, atol=1e-8)
+    assert_close(dup, dy * silu_formula(gate))
+
+
+@pytest.mark.parametrize(("needs", "kept"), [((False, False), 0), ((True, False), 1), ((False, True), 1)])
+def test_what_swiglu_keeps(xp, needs, kept):
+    _, saved = fused.swiglu_forward(xp.ones((2, 3)), xp.ones((2, 3)), needs)
+    assert sum(a is not None for a in saved) == kept
+
+
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_far_from_zero_silu_does_not_overflow(xp, dtype):
+    x = xp.asarray([-1e4, -200.0, 0.0, 200.0, 1e4], dtype)
+    expected = np.array([0, 0, 0, 200, 1e4])
+    y, slope = fused.silu_forward(x)
+    assert_close(y, expected, atol=1e-30)
+    assert_close(slope, np.array([0, 0, 0.5, 1, 1]), atol=1e-30)
+    y, saved = fused.swiglu_forward(x, xp.ones_like(x))
+    assert_close(y, expected, atol=1e-30)
+    assert_close(saved[0], np.array([0, 0, 0.5, 1, 1]), atol=1e-30)
+
+
+def test_relu(xp):
+    x = xp.asarray([-2.0, -0.5, 0.5, 3.0])
+    assert_close(fused.relu_forward(x)[0], np.array([0, 0, 0.5, 3.0]))
+    check_pair(fused.relu_forward, fused.relu_backward, [x])
+
+
+@pytest.mark.parametrize("name", ["silu", "relu"])
+def test_without_a_gradient_to_come_silu_and_relu_keep_nothing(xp, name):
+    assert getattr(fused, f"{name}_forward")(xp.ones((2, 3)), needs=(False,))[1] is None
+
+
+def test_gate_and_up_of_two_shapes_are_named(xp):
+    with pytest.raises(ValueError, match=r"swiglu: gate \(2, 3\) and up \(3,\) must have one shape"):
+        F.swiglu(xp.ones((2, 3)), xp.ones(3))
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("name", ["silu", "relu", "swiglu"])
+def test_the_others_like_torch(xp, rng, dtype, name):
+    import torch
+
+    functional = torch.nn.functional
+    theirs = getattr(functional, name, None) or (lambda gate, up: functional.silu(gate) * up)
+    arrays = list(rng.standard_normal((2 if name == "swiglu" else 1, 3, 7, 48)) * 3)
+    compare_with_torch(getattr(F, name), theirs, arrays, xp, dtype)

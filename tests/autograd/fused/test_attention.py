@@ -173,3 +173,73 @@ def test_self_attention_like_torch(xp, rng, dtype):
 
     arrays = [rng.standard_normal((2, 9, 96))]
     compare_with_torch(lambda qkv: F.self_attention(qkv, 4), theirs, arrays, xp, dtype)
+
+
+GROUPS = [(2, 1), (4, 2), (6, 2), (6, 3)]  # heads of queries, heads of keys and values
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize(("heads", "kv_heads"), GROUPS)
+def test_grouped_queries_are_repeated_keys_and_values(xp, rng, heads, kv_heads, masked, causal):
+    B, T, S, D = 2, 3, 4, 2
+    q = xp.asarray(rng.standard_normal((B, heads, T, D)))
+    k, v = (xp.asarray(rng.standard_normal((B, kv_heads, S, D))) for _ in range(2))
+    mask = xp.asarray(rng.integers(0, 2, (B, heads, T, S)) / 0.5) if masked else None
+    out, _ = fused.attention_forward(q, k, v, causal, None, mask)
+    repeated = [np.repeat(to_numpy(a), heads // kv_heads, axis=1) for a in (k, v)]
+    assert_close(out, formula(q, *repeated, causal, 1 / math.sqrt(D), mask))
+    check_pair(*PAIR, [q, k, v], causal, None, mask)
+
+
+def test_grouped_queries_that_are_not_contiguous(xp, rng):
+    """As in a model: heads were split off by views, and the gradient comes in another order of axes."""
+    q = xp.asarray(rng.standard_normal((2, 3, 4, 2))).swapaxes(1, 2)  # (B, T, H, D) -> (B, H, T, D)
+    k, v = (xp.asarray(rng.standard_normal((2, 3, 2, 2))).swapaxes(1, 2) for _ in range(2))
+    check_pair(*PAIR, [q, k, v])
+
+
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize(("heads", "kv_heads"), [(2, 2), (4, 2)])
+def test_hidden_keys_are_as_good_as_absent(xp, rng, heads, kv_heads, causal):
+    B, T, D = 2, 4, 3
+    q = xp.asarray(rng.standard_normal((B, heads, T, D)))
+    k, v = (xp.asarray(rng.standard_normal((B, kv_heads, T, D))) for _ in range(2))
+    key_mask = np.array([[False, False, True, True], [True, True, True, True]])
+    out, _ = fused.attention_forward(q, k, v, causal, key_mask=xp.asarray(key_mask))
+    alone, _ = fused.attention_forward(q[:1, :, 2:], k[:1, :, 2:], v[:1, :, 2:], causal)
+    assert_close(out[:1, :, 2:], alone)
+    assert_close(out[1:], fused.attention_forward(q[1:], k[1:], v[1:], causal)[0])
+    key_mask[0] = [True, False, True, True]  # so that no query sees nothing: its result would be arbitrary
+    check_pair(*PAIR, [q, k, v], causal, None, None, xp.asarray(key_mask))
+
+
+def test_a_query_that_sees_nothing_is_not_nan(xp, rng):
+    qkv = xp.asarray(rng.standard_normal((1, 3, 6)).astype(np.float32))
+    y, cache = fused.self_attention_forward(qkv, 1, key_mask=xp.asarray([[False, False, True]]))
+    (d,) = fused.self_attention_backward(xp.ones_like(y), cache)
+    assert np.isfinite(to_numpy(y)).all()
+    assert np.isfinite(to_numpy(d)).all()
+
+
+@pytest.mark.parametrize("mask", [np.ones((2, 3), int), np.ones((2, 2), bool), np.ones(3, bool)])
+def test_a_key_mask_of_another_kind_is_refused(xp, mask):
+    q = Tensor(xp.ones((2, 1, 3, 2)))
+    with pytest.raises(ValueError, match=r"key_mask must be a boolean array \(2, 3\)"):
+        F.attention(q, q, q, key_mask=xp.asarray(mask))
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("causal", [True, False])
+def test_grouped_queries_like_torch(xp, rng, dtype, causal):
+    import torch
+
+    arrays = [rng.standard_normal((2, heads, 33, 8)) for heads in (6, 2, 2)]
+    compare_with_torch(
+        lambda q, k, v: F.attention(q, k, v, causal=causal),
+        lambda q, k, v: torch.nn.functional.scaled_dot_product_attention(q, k, v, is_causal=causal, enable_gqa=True),
+        arrays,
+        xp,
+        dtype,
+    )

@@ -1,4 +1,4 @@
-"""Layer normalisation against its formula, central differences and torch."""
+"""LayerNorm and RMSNorm against their formulas, central differences and torch."""
 
 import hypothesis.extra.numpy as hnp
 import numpy as np
@@ -99,3 +99,59 @@ def test_layer_norm_like_torch(xp, rng, dtype, shape):
 
     arrays = [rng.standard_normal(s) for s in (shape, shape[-1:], shape[-1:])]
     compare_with_torch(lambda *inputs: F.layer_norm(*inputs, 1e-6), theirs, arrays, xp, dtype)
+
+
+RMS_PAIR = fused.rms_norm_forward, fused.rms_norm_backward
+
+
+def rms_formula(x, weight, eps):
+    x, weight = to_numpy(x), to_numpy(weight)
+    return x / np.sqrt((x * x).mean(axis=-1, keepdims=True) + eps) * weight
+
+
+@pytest.mark.parametrize("shape", [(4,), (3, 4), (2, 3, 4), (2, 1, 2, 5), (3, 1), (0, 4)])
+@pytest.mark.parametrize("eps", [1e-6, 0.3])
+def test_rms_norm(xp, rng, shape, eps):
+    x, weight, _ = inputs(rng, xp, shape)
+    y, _ = fused.rms_norm_forward(x, weight, eps)
+    assert_close(y, rms_formula(x, weight, eps))
+    check_pair(*RMS_PAIR, [x, weight], eps)
+
+
+def test_rms_norm_does_not_take_the_mean_away(xp):
+    x = xp.asarray([[3.0, 3.0, 3.0]])
+    assert_close(fused.rms_norm_forward(x, xp.ones(3), 0.0)[0], np.ones((1, 3)))
+    assert_close(fused.layer_norm_forward(x, xp.ones(3), xp.zeros(3))[0], np.zeros((1, 3)))
+
+
+def test_more_rows_than_one_block_of_rms_norm(xp, rng):
+    x, weight, _ = inputs(rng, xp, (700, 120))
+    y, cache = fused.rms_norm_forward(x, weight)
+    dy = xp.asarray(rng.standard_normal(y.shape))
+    dx, dw = fused.rms_norm_backward(dy, cache)
+    assert_close(y, rms_formula(x, weight, 1e-6))
+    assert_close(dw, (to_numpy(dy) * rms_formula(x, xp.ones(120), 1e-6)).sum(axis=0))
+    for rows in (slice(0, 3), slice(350, 353), slice(697, 700)):  # each row by itself gives the same
+        _, alone = fused.rms_norm_forward(x[rows], weight)
+        assert_close(dx[rows], fused.rms_norm_backward(dy[rows], alone)[0])
+
+
+@pytest.mark.parametrize(("needs", "kept"), [((False, False), 0), ((False, True), 12), ((True, False), 12 + 3 + 4)])
+def test_what_rms_norm_keeps(xp, needs, kept):
+    _, cache = fused.rms_norm_forward(xp.ones((3, 4)), xp.ones(4), needs=needs)
+    held = captured(cache)
+    assert sum(a.size for a in held if is_array(a)) == kept
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+def test_rms_norm_like_torch(xp, rng, dtype):
+    import torch
+
+    compare_with_torch(
+        lambda x, weight: F.rms_norm(x, weight, 1e-5),
+        lambda x, weight: torch.nn.functional.rms_norm(x, weight.shape, weight, 1e-5),
+        [rng.standard_normal((3, 7, 48)) * 3, rng.standard_normal(48)],
+        xp,
+        dtype,
+    )
