@@ -136,17 +136,31 @@ class Tensor:
         if getattr(grad, "shape", None) != self.shape:
             given = getattr(grad, "shape", type(grad).__name__)
             raise ValueError(f"the gradient given to backward() must be an array of shape {self.shape}, got {given}")
-        _run_backward(self.node(), grad.astype(self.dtype, copy=False))
+        _run_backward(self.node(), grad.astype(self.dtype, copy=False), _add_to_leaf)
 
 
-def _run_backward(root, grad):
-    """Visit every node that `root` depends on, newest first, and hand each gradient to its parents."""
+def collect_gradients(tensor, grad):
+    """{id of leaf: gradient} of `tensor` times the array `grad`; no `.grad` changes. The graph is freed."""
+    found = {}
+
+    def keep(leaf, d, owned):
+        found[id(leaf)] = d
+
+    _run_backward(tensor.node(), grad, keep)
+    return found
+
+
+def _run_backward(root, grad, deliver):
+    """Visit every node that `root` depends on, newest first, and hand each gradient to its parents.
+
+    A leaf's gradient goes to `deliver(leaf, gradient, owned)`.
+    """
     grads = _Gradients()
     grads.add(root, grad, owned=False)
     for node in sorted(_reachable(root), key=lambda node: node.number, reverse=True):
         dy, owned = grads.pop(node)
         if node.leaf is not None:
-            _add_to_leaf(node.leaf(), dy, owned)
+            deliver(node.leaf(), dy, owned)
             continue
         parents, gradients = node.parents, node.backward(dy)
         node.free()

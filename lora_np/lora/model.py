@@ -5,6 +5,7 @@ import warnings
 
 from .. import nn
 from ..autograd.tensor import is_grad_enabled
+from ..autograd.threads import limit_threads
 from .adapted import AdaptedLayer
 from .files import load_adapter_state, read_adapter, write_adapter
 from .init import changes_base, check_rank
@@ -69,7 +70,8 @@ class PeftModel(nn.Module):
         for layer in layers:
             layer.row_adapters = names
         try:
-            return self.base_model(*args, **kwargs)
+            with limit_threads(1):  # the layers look rows up by their place in the whole batch
+                return self.base_model(*args, **kwargs)
         finally:
             for layer in layers:
                 layer.row_adapters = None

@@ -1,7 +1,19 @@
 """Language models, their files, their tokenizers, and generating text."""
 
 from .auto import AutoModelForCausalLM, AutoTokenizer
+from .context import KVCache
 from .gpt2 import GPT2Config, GPT2LMHeadModel
-from .tokenizers import ByteTokenizer
+from .llama import LlamaConfig, LlamaForCausalLM
+from .tokenizers import ByteTokenizer, PretrainedTokenizer
 
-__all__ = ["AutoModelForCausalLM", "AutoTokenizer", "ByteTokenizer", "GPT2Config", "GPT2LMHeadModel"]
+__all__ = [
+    "AutoModelForCausalLM",
+    "AutoTokenizer",
+    "ByteTokenizer",
+    "GPT2Config",
+    "GPT2LMHeadModel",
+    "KVCache",
+    "LlamaConfig",
+    "LlamaForCausalLM",
+    "PretrainedTokenizer",
+]

@@ -1,31 +1,98 @@
-"""Loading a model from a directory with config.json and model.safetensors, as Transformers writes them."""
+"""Loading a model: from a directory as Transformers writes it, or from a GGUF file.
 
+Weights go straight from the file into the place that the model has for them, one at a time, so that loading needs
+little more memory than the model.
+"""
+
+import re
 from pathlib import Path
+from types import SimpleNamespace
 
-from ..storage import read_json, read_safetensors
+from .. import nn
+from ..storage import open_gguf, open_safetensors, open_sharded_safetensors, read_json
+from .gguf import GGUFWeights, config_from_gguf
 from .gpt2 import GPT2Config, GPT2LMHeadModel
+from .llama import LlamaConfig, LlamaForCausalLM
 
-ARCHITECTURES = {"gpt2": (GPT2Config, GPT2LMHeadModel)}
+ARCHITECTURES = {"gpt2": (GPT2Config, GPT2LMHeadModel), "llama": (LlamaConfig, LlamaForCausalLM)}
+SINGLE, SHARDED = "model.safetensors", "model.safetensors.index.json"
+# Masks and frequencies that old files hold beside the weights: they follow from the config.
+CONSTANTS = re.compile(r"(^|\.)(attn\.(bias|masked_bias)|rotary_emb\.inv_freq)$")
 
 
-def load_pretrained(directory):
-    """The model in a directory written by a model's `save_pretrained` or by Transformers, in evaluation mode.
+def load_pretrained(path, gguf_file=None):
+    """The model at `path`, in float32 and in evaluation mode.
+
+    path: a directory with config.json and model.safetensors (or its shards and their index), written by a model's
+    `save_pretrained` or by Transformers; a GGUF file; or, with `gguf_file`, the directory that holds one. The
+    weights may be stored as float32, float16, bfloat16, or in GGUF in blocks of a few bits.
 
     FileNotFoundError if a file is missing; ValueError, with the file's name, if it is damaged, of an unknown
     architecture, or does not hold exactly the weights that the configuration asks for.
     """
-    directory = Path(directory)
+    path = Path(path) if gguf_file is None else Path(path) / gguf_file
+    model = _load_gguf(path) if path.suffix == ".gguf" else _load_directory(path)
+    model.config.name_or_path = str(path)
+    return model.eval()
+
+
+def _load_directory(directory):
     fields = read_json(directory / "config.json")
+    single = not (directory / SHARDED).exists() or (directory / SINGLE).exists()
+    weights = open_safetensors(directory / SINGLE) if single else open_sharded_safetensors(directory / SHARDED)
+    model = _build(fields, directory / "config.json")
+    names = {name: _with_prefix(name, model.base_model_prefix) for name in weights.shapes if not CONSTANTS.search(name)}
+    _fill(model, weights, names, directory)
+    generation = directory / "generation_config.json"
+    model.generation_config = read_json(generation) if generation.exists() else {}
+    return model
+
+
+def _with_prefix(name, prefix):
+    """A file of the transformer alone, without its head, leaves the prefix out."""
+    return name if name.startswith((f"{prefix}.", "lm_head.")) else f"{prefix}.{name}"
+
+
+def _load_gguf(path):
+    file = open_gguf(path)
+    fields = gguf_fields(file)
+    try:
+        weights = GGUFWeights(file, fields)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
+    model = _build(fields, path)
+    _fill(model, weights, {name: name for name in weights.shapes}, path)
+    return model
+
+
+def gguf_fields(file):
+    """The fields of config.json that an open GGUF file stands for. ValueError, with the file's name, if it can not."""
+    try:
+        return config_from_gguf(file)
+    except ValueError as error:
+        raise ValueError(f"{file.path}: {error}") from None
+
+
+def _build(fields, path):
+    """A model of this configuration, its weights still to be filled in."""
     kind = fields.get("model_type")
     if not isinstance(kind, str) or kind not in ARCHITECTURES:
         known = ", ".join(ARCHITECTURES)
-        raise ValueError(f"{directory / 'config.json'}: model_type {kind!r} is not known ({known})")
+        raise ValueError(f"{path}: model_type {kind!r} is not known ({known})")
     config_class, model_class = ARCHITECTURES[kind]
-    state, _ = read_safetensors(directory / "model.safetensors")
     try:
-        model = model_class(config_class.from_dict(fields))
-        model.load_state_dict(state)
+        with nn.uninitialized():
+            return model_class(config_class.from_dict(fields))
     except (KeyError, ValueError, TypeError) as error:
-        raise ValueError(f"{directory}: {error.args[0]}") from None
-    model.config.name_or_path = str(directory)
-    return model.eval()
+        raise ValueError(f"{path}: {error.args[0]}") from None
+
+
+def _fill(model, weights, names, path):
+    """Read every weight into its parameter. names: {name in the file: name in the model}."""
+    state = {new: SimpleNamespace(shape=weights.shapes[name]) for name, new in names.items()}
+    try:
+        places, _, _ = model.places_of(state)
+    except (KeyError, ValueError) as error:
+        raise ValueError(f"{path}: {error.args[0]}") from None
+    for name, new in names.items():
+        weights.read_into(name, places[new].data)

@@ -3,53 +3,125 @@
 import numpy as np
 
 from ..autograd import no_grad
-from ..autograd.backend import generator, to_numpy
+from ..autograd.backend import to_numpy
+from ..autograd.layout import check_ids
 from ..autograd.tensor import data
+from .context import KVCache
+from .sampling import Sampler
 
 
-def generate(model, ids, max_new_tokens=20, do_sample=False, temperature=1.0, top_k=None, top_p=None, seed=None):
-    """Continue each row of `ids` (B, T) by `max_new_tokens` tokens; returns ids (B, T + max_new_tokens).
+def generate(model, ids, **options):
+    """Continue each row of `ids` (B, T) by at most `max_new_tokens` tokens; returns ids (B, T + tokens).
 
-    Greedy unless `do_sample`. With sampling, logits are divided by `temperature`, then all but the `top_k` most likely
-    tokens, or all but the smallest set with probability `top_p` together, are left out. The same `seed`
-    gives the same text. Where the text outgrows the model's context, the model sees the last part of it.
+    The options, with Transformers' names, are those of `stream`. Rows that stop early are filled up with
+    `pad_token_id`.
+    """
+    new = [tokens[:, None] for tokens in stream(model, ids, **options)]
+    return np.concatenate([to_numpy(data(ids)).astype(np.int64), *new], axis=1)
+
+
+def stream(
+    model,
+    ids,
+    attention_mask=None,
+    max_new_tokens=20,
+    eos_token_id=None,
+    pad_token_id=None,
+    use_cache=True,
+    **sampling,
+):
+    """An iterator over the tokens that continue `ids`: one array (B,) for each step, as soon as it is chosen.
+
+    ids (B, T)       the text so far. Rows of different lengths are padded on the left, and `attention_mask` (B, T) is
+                     0 there; the result for each row is the one it would have alone.
+    max_new_tokens   the most tokens that are written
+    eos_token_id     a token, or a list of them, after which a row is finished; without it, the model's own; [] for
+                     none. When all rows are finished, the iterator ends. Finished rows go on with `pad_token_id`
+    use_cache        keep the keys and values of earlier tokens (`KVCache`) instead of computing them again
+    sampling         do_sample, temperature, top_k, top_p, repetition_penalty, seed: see `Sampler`
+    Where the text outgrows the model's context, the model sees the last part of it, without a cache from then on:
+    each token then stands at a new position. The model is in evaluation mode while it writes.
     """
     if max_new_tokens < 0:
         raise ValueError(f"max_new_tokens must not be negative, got {max_new_tokens}")
-    if do_sample and temperature <= 0:
-        raise ValueError(f"temperature must be positive, got {temperature}; for greedy text use do_sample=False")
-    if top_k is not None and top_k < 1:
-        raise ValueError(f"top_k must be at least 1, got {top_k}")
-    if top_p is not None and not 0 < top_p <= 1:
-        raise ValueError(f"top_p must be in (0, 1], got {top_p}")
-    ids, rng = to_numpy(data(ids)), generator() if seed is None else np.random.default_rng(seed)
-    if ids.ndim != 2:
-        raise ValueError(f"ids must be (batch, time), got shape {ids.shape}")
+    text = _Text(ids, attention_mask)
+    sampler = Sampler(**sampling)
+    stops = _stop_tokens(model, eos_token_id)
+    pad = _pad_token(model, pad_token_id, stops)
+    return _stream(model, text, sampler, stops, pad, max_new_tokens, use_cache)
+
+
+def _stream(model, text, sampler, stops, pad, max_new_tokens, use_cache):
+    context = model.config.max_position_embeddings
+    cache = KVCache(min(context, text.length + max_new_tokens)) if use_cache and text.length <= context else None
+    finished = np.zeros(len(text.ids), bool)
+    for _ in range(max_new_tokens):
+        cache = cache if text.length <= context else None
+        logits = _next_logits(model, text, cache, context)
+        tokens = np.where(finished, pad, sampler.choose(logits, text))
+        text.append(tokens)
+        finished |= np.isin(tokens, stops)
+        yield tokens
+        if finished.all():
+            return
+
+
+def _next_logits(model, text, cache, context):
+    """The logits (B, V) of the next token, in float64 on the host."""
+    start = cache.length if cache is not None else max(0, text.length - context)
+    options = text.positions_and_mask(start, text.length - context if cache is None else 0)
     was_training = model.training
     model.eval()
     try:
         with no_grad():
-            for _ in range(max_new_tokens):
-                logits = model(ids[:, -model.config.n_positions :]).logits[:, -1]  # (B, V)
-                logits = logits.numpy().astype(np.float64)
-                chosen = _sample(logits / temperature, top_k, top_p, rng) if do_sample else logits.argmax(axis=-1)
-                ids = np.concatenate([ids, chosen[:, None].astype(ids.dtype)], axis=1)
+            out = model(text.ids[:, start:], past_key_values=cache, logits_to_keep=1, **options)
+            return out.logits.numpy()[:, -1].astype(np.float64)
     finally:
         model.train(was_training)
-    return ids
 
 
-def _sample(logits, top_k, top_p, rng):
-    """One id per row of logits (B, V), by the inverse of the cumulative distribution, most likely tokens first."""
-    order = np.argsort(-logits, axis=-1, kind="stable")
-    ranked = np.take_along_axis(logits, order, axis=-1)
-    p = np.exp(ranked - ranked[:, :1])
-    if top_k is not None:
-        p[:, top_k:] = 0
-    p /= p.sum(axis=-1, keepdims=True)
-    if top_p is not None:  # a token stays if those more likely than it do not reach top_p yet
-        p[np.cumsum(p, axis=-1) - p >= top_p] = 0
-        p /= p.sum(axis=-1, keepdims=True)
-    rank = (np.cumsum(p, axis=-1) < rng.random((len(p), 1))).sum(axis=-1)
-    rank = np.minimum(rank, (p > 0).sum(axis=-1) - 1)
-    return np.take_along_axis(order, rank[:, None], axis=-1)[:, 0]
+class _Text:
+    """The ids (B, T) so far, and which of them count: padding on the left does not."""
+
+    def __init__(self, ids, attention_mask):
+        self.ids = to_numpy(data(ids))
+        if self.ids.ndim != 2 or self.ids.size == 0:
+            raise ValueError(f"ids must be (batch, time) with at least one token, got shape {self.ids.shape}")
+        check_ids(self.ids, np.iinfo(np.int64).max)
+        self.ids = self.ids.astype(np.int64)
+        mask = np.ones(self.ids.shape, bool) if attention_mask is None else to_numpy(data(attention_mask))
+        if mask.shape != self.ids.shape:
+            raise ValueError(f"attention_mask of shape {mask.shape} does not fit ids of shape {self.ids.shape}")
+        self.mask = mask.astype(bool)
+        if (self.mask[:, :-1] > self.mask[:, 1:]).any() or not self.mask[:, -1].all():
+            raise ValueError("to be continued, rows must be padded on the left (padding_side='left')")
+
+    @property
+    def length(self):
+        return self.ids.shape[1]
+
+    def append(self, tokens):
+        self.ids = np.concatenate([self.ids, tokens[:, None]], axis=1)
+        self.mask = np.concatenate([self.mask, np.ones((len(tokens), 1), bool)], axis=1)
+
+    def positions_and_mask(self, start, dropped):
+        """What the model needs to know about padding: {} if there is none. `dropped` tokens are out of sight."""
+        mask = self.mask[:, max(0, dropped) :]
+        if mask.all():
+            return {}
+        positions = np.maximum(np.cumsum(mask, axis=1) - 1, 0)
+        return {"attention_mask": mask, "position_ids": positions[:, start - max(0, dropped) :]}
+
+
+def _stop_tokens(model, given):
+    """The ids that end a row: as given, or the model's."""
+    if given is None:
+        given = model.generation_config.get("eos_token_id", model.config.eos_token_id)
+    return np.array([] if given is None else given, np.int64).reshape(-1)
+
+
+def _pad_token(model, given, stops):
+    """What finished rows are filled up with: as given, the model's, or a stop token."""
+    own = getattr(model.config, "pad_token_id", None)
+    found = next((i for i in (given, model.generation_config.get("pad_token_id"), own) if i is not None), None)
+    return found if found is not None else int(stops[0]) if len(stops) else 0

@@ -6,25 +6,13 @@ Shapes: B batch, T time, C channels (n_embd), H heads, D head size (C = H·D), V
 
 import dataclasses
 from dataclasses import dataclass
-from pathlib import Path
-
-import numpy as np
 
 from .. import nn
 from ..autograd import functional as F
-from ..autograd.backend import to_numpy
-from ..autograd.layout import check_ids
+from ..autograd.fused import head_views
 from ..autograd.tensor import data
-from ..nn.layers import normal
-from ..storage import write_json, write_safetensors
-from .generation import generate
-from .output import CausalLMOutput, shift_labels
-
-ACTIVATIONS = {
-    "gelu_new": lambda x: F.gelu(x, approximate="tanh"),
-    "gelu_pytorch_tanh": lambda x: F.gelu(x, approximate="tanh"),
-    "gelu": lambda x: F.gelu(x, approximate="none"),
-}
+from .activations import ACTIVATIONS, check_activation
+from .causal_lm import CausalLM
 
 
 @dataclass
@@ -57,9 +45,12 @@ class GPT2Config:
                 raise ValueError(f"{name} must be a positive integer, got {getattr(self, name)!r}")
         if self.n_embd % self.n_head:
             raise ValueError(f"n_embd = {self.n_embd} can not be shared equally by n_head = {self.n_head} heads")
-        if self.activation_function not in ACTIVATIONS:
-            known = ", ".join(ACTIVATIONS)
-            raise ValueError(f"activation_function {self.activation_function!r} is not known; known are {known}")
+        check_activation(self.activation_function, "activation_function")
+
+    @property
+    def max_position_embeddings(self):
+        """The context, under the name that other models have for it."""
+        return self.n_positions
 
     def to_dict(self):
         """The fields of config.json."""
@@ -77,7 +68,7 @@ class GPT2Attention(nn.Module):
 
     def __init__(self, config, layer):
         C = config.n_embd
-        self.heads, self.dropout = config.n_head, config.attn_pdrop
+        self.layer, self.heads, self.dropout = layer, config.n_head, config.attn_pdrop
         self.scale = (C // config.n_head) ** -0.5 if config.scale_attn_weights else 1.0
         if config.scale_attn_by_inverse_layer_idx:
             self.scale /= layer + 1
@@ -86,11 +77,22 @@ class GPT2Attention(nn.Module):
         self.c_proj = nn.Conv1D(C, C)
         self.resid_dropout = nn.Dropout(config.resid_pdrop)
 
-    def forward(self, x):
+    def forward(self, x, context):
         qkv = self.c_attn(x)  # (B, T, 3C)
         dropout = self.dropout if self.training else 0.0
-        y = F.self_attention(qkv, self.heads, scale=self.scale, dropout=dropout)  # (B, T, C)
+        if context.cache is None:
+            options = {"scale": self.scale, "dropout": dropout, "key_mask": context.key_mask}
+            y = F.self_attention(qkv, self.heads, **options)  # (B, T, C)
+        else:
+            y = self._attend_to_cache(qkv, context)
         return self.resid_dropout(self.c_proj(y))
+
+    def _attend_to_cache(self, qkv, context):
+        """The same for the next tokens of a text, whose earlier keys and values the cache has."""
+        q, k, v = head_views(data(qkv), self.heads, 3)  # (B, H, T, D) each
+        k, v = context.extend(self.layer, k, v)
+        y = F.attention(q, k, v, scale=self.scale, key_mask=context.key_mask)  # (B, H, T, D)
+        return y.swapaxes(1, 2).reshape(*qkv.shape[:2], -1)
 
 
 class GPT2MLP(nn.Module):
@@ -116,8 +118,8 @@ class GPT2Block(nn.Module):
         self.ln_2 = nn.LayerNorm(config.n_embd, config.layer_norm_epsilon)
         self.mlp = GPT2MLP(config)
 
-    def forward(self, x):
-        x = x + self.attn(self.ln_1(x))
+    def forward(self, x, context):
+        x = x + self.attn(self.ln_1(x), context)
         return x + self.mlp(self.ln_2(x))
 
 
@@ -131,23 +133,24 @@ class GPT2Model(nn.Module):
         self.h = nn.ModuleList(GPT2Block(config, layer) for layer in range(config.n_layer))
         self.ln_f = nn.LayerNorm(config.n_embd, config.layer_norm_epsilon)
 
-    def forward(self, ids):
-        x = self.wte(ids) + self.wpe(np.arange(ids.shape[1]))
+    def forward(self, ids, context):
+        x = self.wte(ids) + self.wpe(context.positions)
         x = self.drop(x)
         for block in self.h:
-            x = block(x)
+            x = block(x, context)
         return self.ln_f(x)
 
 
-class GPT2LMHeadModel(nn.Module):
+class GPT2LMHeadModel(CausalLM):
     """GPT-2 with its language-model head, which shares its weight with the token embedding when the config says so."""
 
+    base_model_prefix = "transformer"
+
     def __init__(self, config):
-        self.config = config
+        super().__init__(config)
         self.transformer = GPT2Model(config)
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
-        if config.tie_word_embeddings:
-            self.lm_head.weight = self.transformer.wte.weight
+        self._tie_weights()
         self._init_weights()
 
     def _init_weights(self):
@@ -156,37 +159,7 @@ class GPT2LMHeadModel(nn.Module):
         for name, p in self.named_parameters():
             if name.endswith("weight") and p.ndim == 2:
                 residual = name.endswith("c_proj.weight")
-                p.data = normal(p.shape, std / (2 * depth) ** 0.5 if residual else std)
+                p.data = nn.normal(p.shape, std / (2 * depth) ** 0.5 if residual else std)
 
-    def generate(self, ids, **options):
-        """Continue `ids`; see `generation.generate` for the options."""
-        return generate(self, ids, **options)
-
-    def save_pretrained(self, directory):
-        """Write config.json and model.safetensors, which Transformers loads too."""
-        write_safetensors(Path(directory) / "model.safetensors", self.state_dict())
-        write_json(Path(directory) / "config.json", self.config.to_dict())
-
-    def get_output_embeddings(self):
-        """The head: the layer that turns hidden states into logits."""
-        return self.lm_head
-
-    def forward(self, input_ids, labels=None):
-        """input_ids (B, T) integers -> an output with .logits (B, T, V) and, if labels are given, .loss.
-
-        labels (B, T): usually the ids themselves. They are shifted here: position t is judged by label t + 1.
-        Positions labelled -100 do not count.
-        """
-        ids = self._check_ids(input_ids)
-        targets = None if labels is None else shift_labels(labels, ids.shape)
-        return CausalLMOutput(self.transformer(ids), self.lm_head, targets)
-
-    def _check_ids(self, ids):
-        """The ids as a NumPy array (B, T): checking them is the host's work, a GPU would have to be waited for."""
-        ids = to_numpy(data(ids))
-        if ids.ndim != 2 or ids.size == 0:
-            raise ValueError(f"input_ids must be (batch, time) with at least one token, got shape {ids.shape}")
-        if ids.shape[1] > self.config.n_positions:
-            raise ValueError(f"{ids.shape[1]} tokens are more than the model's context of {self.config.n_positions}")
-        check_ids(ids, self.config.vocab_size)
-        return ids
+    def get_input_embeddings(self):
+        return self.transformer.wte

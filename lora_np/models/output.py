@@ -6,8 +6,11 @@ import numpy as np
 
 from ..autograd import functional as F
 from ..autograd.backend import to_numpy
+from ..autograd.layout import concatenate
 from ..autograd.tensor import data, is_grad_enabled, no_grad
 from ..nn import Linear
+
+IGNORED = -100  # the label of what does not count
 
 
 class CausalLMOutput:
@@ -15,10 +18,12 @@ class CausalLMOutput:
 
     With labels, the loss is computed without holding the logits (`functional.linear_cross_entropy`), and the logits
     only when somebody asks for them: training never does, and saves B·T·V numbers. That is why the head comes along.
+    `.past_key_values` is the cache that was passed in.
     """
 
-    def __init__(self, hidden, head, targets=None):
+    def __init__(self, hidden, head, targets=None, past_key_values=None):
         self.hidden, self.head, self.grad_enabled = hidden, head, is_grad_enabled()
+        self.past_key_values = past_key_values
         if targets is not None and type(head) is Linear and head.bias is None:
             self._logits, self.loss = None, F.linear_cross_entropy(hidden, head.weight, targets)
         else:  # no labels, or a head of another kind, such as one with an adapter
@@ -33,6 +38,19 @@ class CausalLMOutput:
         return self._logits
 
 
+class ShardedOutput:
+    """The result of a batch that was read in shards: the `.loss` of all, and `.logits` (B, T, V) on demand."""
+
+    past_key_values = None
+
+    def __init__(self, outputs, loss):
+        self.outputs, self.loss = outputs, loss
+
+    @property
+    def logits(self):
+        return concatenate([output.logits for output in self.outputs])
+
+
 def shift_labels(labels, shape):
     """labels (B, T) -> targets (B, T): target t is label t + 1, and the last position has none (-100)."""
     labels = to_numpy(data(labels))
@@ -40,6 +58,6 @@ def shift_labels(labels, shape):
         raise ValueError(f"labels of shape {labels.shape} do not fit input_ids of shape {shape}")
     if shape[1] < 2:
         raise ValueError("labels need at least two tokens in a row: the first has nothing before it to predict it from")
-    targets = np.full(shape, -100, np.int64)
+    targets = np.full(shape, IGNORED, np.int64)
     targets[:, :-1] = labels[:, 1:]
     return targets

@@ -1,0 +1,118 @@
+"""What every language model here has in common: reading ids, the head, the loss, generating, saving."""
+
+import functools
+from pathlib import Path
+
+import numpy as np
+
+from .. import nn
+from ..autograd import threads
+from ..autograd.backend import to_numpy
+from ..autograd.layout import check_ids
+from ..autograd.tensor import data
+from ..storage import write_json, write_safetensors
+from .context import Context
+from .generation import generate, stream
+from .output import IGNORED, CausalLMOutput, ShardedOutput, shift_labels
+
+
+class CausalLM(nn.Module):
+    """A transformer with a head that predicts the next token. Abstract: `gpt2.py` and `llama.py` say which transformer.
+
+    config              has vocab_size, max_position_embeddings, tie_word_embeddings, to_dict()
+    base_model_prefix   the name of the attribute that holds the transformer, (ids, context) -> hidden states (B, T, C)
+    lm_head             hidden states -> logits
+    generation_config   {name: value} of generation_config.json, if there is one: where to stop
+    """
+
+    base_model_prefix = None
+
+    def __init__(self, config):
+        self.config, self.generation_config = config, {}
+
+    def forward(
+        self, input_ids, labels=None, attention_mask=None, position_ids=None, past_key_values=None, logits_to_keep=0
+    ):
+        """input_ids (B, T) integers -> an output with .logits (B, T, V) and, if labels are given, .loss.
+
+        labels (B, T)           usually the ids themselves. They are shifted here: position t is judged by label t + 1.
+                                Positions labelled -100 do not count.
+        attention_mask (B, S)   1 for a token, 0 for padding, for the S tokens read so far, these included
+        position_ids            (B, T) or (T,); without them, tokens are numbered on from those in the cache
+        past_key_values         a `KVCache`, which these tokens are added to; inside `no_grad` only
+        logits_to_keep          logits of the last so many positions only; 0 for all
+        """
+        ids = self._check_ids(input_ids)
+        targets = None if labels is None else shift_labels(labels, ids.shape)
+        if targets is not None and past_key_values is None and (shards := self._shards(targets)):
+            return self._forward_shards(shards, ids, labels, attention_mask, position_ids)
+        context = Context(ids, self.device, attention_mask, position_ids, past_key_values)
+        self._check_positions(context.positions)
+        hidden = getattr(self, self.base_model_prefix)(ids, context)
+        context.close(ids.shape[1])
+        if logits_to_keep and targets is None:
+            hidden = hidden[:, -logits_to_keep:]
+        return CausalLMOutput(hidden, self.lm_head, targets, past_key_values)
+
+    def _shards(self, targets):
+        """The batch's rows in parts for several threads, [] if one thread does better or a part has no target."""
+        count = threads.shard_count(*targets.shape) if self.device == "cpu" else 1
+        shards = np.array_split(np.arange(len(targets)), count) if count > 1 else []
+        return shards if all((targets[rows] != IGNORED).any() for rows in shards) else []
+
+    def _forward_shards(self, shards, ids, labels, attention_mask, position_ids):
+        """`forward`, each shard by a thread of its own. The loss is the mean over the targets of all."""
+        labels = to_numpy(data(labels))
+
+        def forward(rows):
+            mask, positions = (
+                x if x is None or np.ndim(x) < 2 else to_numpy(data(x))[rows] for x in (attention_mask, position_ids)
+            )
+            return self.forward(ids[rows], labels[rows], mask, positions)
+
+        work = [functools.partial(forward, rows) for rows in shards]
+        outputs = threads.run_in_threads(threads.seeded(work) if self.training else work)
+        counted = [int((labels[rows][:, 1:] != IGNORED).sum()) for rows in shards]
+        weights = [n / sum(counted) for n in counted]
+        return ShardedOutput(outputs, threads.weighted_sum([out.loss for out in outputs], weights, self.parameters()))
+
+    def generate(self, ids, **options):
+        """Continue `ids`; see `generation.generate` for the options."""
+        return generate(self, ids, **options)
+
+    def stream(self, ids, **options):
+        """Continue `ids` and yield each step's tokens as they come; see `generation.stream`."""
+        return stream(self, ids, **options)
+
+    def save_pretrained(self, directory):
+        """Write config.json and model.safetensors, which Transformers loads too."""
+        write_safetensors(Path(directory) / "model.safetensors", self.state_dict())
+        write_json(Path(directory) / "config.json", self.config.to_dict())
+        if self.generation_config:
+            write_json(Path(directory) / "generation_config.json", self.generation_config)
+
+    def get_output_embeddings(self):
+        """The head: the layer that turns hidden states into logits."""
+        return self.lm_head
+
+    def get_input_embeddings(self):
+        """The layer that turns ids into vectors."""
+        raise NotImplementedError
+
+    def _tie_weights(self):
+        """Make head and token embedding one parameter, if the config says so."""
+        if self.config.tie_word_embeddings:
+            self.lm_head.weight = self.get_input_embeddings().weight
+
+    def _check_ids(self, ids):
+        """The ids as a NumPy array (B, T): checking them is the host's work, a GPU would have to be waited for."""
+        ids = to_numpy(data(ids))
+        if ids.ndim != 2 or ids.size == 0:
+            raise ValueError(f"input_ids must be (batch, time) with at least one token, got shape {ids.shape}")
+        check_ids(ids, self.config.vocab_size)
+        return ids
+
+    def _check_positions(self, positions):
+        limit = self.config.max_position_embeddings
+        if positions.max() >= limit:
+            raise ValueError(f"{int(positions.max()) + 1} tokens are more than the model's context of {limit}")

@@ -1,0 +1,84 @@
+"""What a token is read in: the positions, which keys count, and what was read before (the KV cache)."""
+
+import numpy as np
+
+from ..autograd import backend
+from ..autograd.layout import check_ids
+from ..autograd.tensor import data, is_grad_enabled
+
+
+class KVCache:
+    """The keys and values of the tokens read so far, of every layer, so that each token is computed once.
+
+    Room for `capacity` tokens is made at the first use: per layer two arrays (B, K, capacity, D), filled from the left.
+    Pass it to a model as `past_key_values`, inside `no_grad`; `length` says how many tokens it holds.
+    """
+
+    def __init__(self, capacity):
+        if capacity < 1:
+            raise ValueError(f"a cache needs room for at least one token, got {capacity}")
+        self.capacity, self.length, self.layers = capacity, 0, {}
+
+    def extend(self, layer, k, v):
+        """Store k and v (B, K, T, D) of the next T tokens; returns all of the layer's, (B, K, length + T, D)."""
+        end = self.length + k.shape[2]
+        if layer not in self.layers:
+            xp, shape = backend.array_module(k), (*k.shape[:2], self.capacity, k.shape[3])
+            self.layers[layer] = xp.empty(shape, k.dtype), xp.empty(shape, v.dtype)
+        keys, values = self.layers[layer]
+        keys[:, :, self.length : end], values[:, :, self.length : end] = k, v
+        return keys[:, :, :end], values[:, :, :end]
+
+    def check_room(self, rows, tokens):
+        """ValueError if `tokens` more do not fit, or if the cache is of another number of rows."""
+        if self.length + tokens > self.capacity:
+            raise ValueError(
+                f"the cache has room for {self.capacity} tokens and holds {self.length}: {tokens} more do not fit"
+            )
+        held = next((len(keys) for keys, _ in self.layers.values()), rows)
+        if held != rows:
+            raise ValueError(f"the cache holds {held} rows, not {rows}")
+
+
+class Context:
+    """What all layers of one forward pass share besides their input.
+
+    positions   integers (T,), or (B, T) where rows stand at different ones
+    key_mask    booleans (B, S), False for padding, on the model's device; None if every key counts
+    """
+
+    def __init__(self, ids, device, attention_mask=None, position_ids=None, cache=None):
+        B, T = ids.shape
+        self.cache, past = cache, 0 if cache is None else cache.length
+        if cache is not None:
+            if is_grad_enabled():
+                raise RuntimeError("past_key_values holds no gradients: call the model inside no_grad()")
+            cache.check_room(B, T)
+        self.positions = np.arange(past, past + T) if position_ids is None else _positions(position_ids, B, T)
+        self.key_mask = None if attention_mask is None else _key_mask(attention_mask, B, past + T, device)
+
+    def extend(self, layer, k, v):
+        """The arrays k and v (B, K, T, D) with those of the tokens before, which the cache has."""
+        return self.cache.extend(layer, data(k), data(v))
+
+    def close(self, tokens):
+        """All layers are done: the cache now holds `tokens` more."""
+        if self.cache is not None:
+            self.cache.length += tokens
+
+
+def _positions(position_ids, B, T):
+    positions = backend.to_numpy(data(position_ids))
+    if positions.shape not in ((T,), (1, T), (B, T)):
+        raise ValueError(f"position_ids must be ({T},) or ({B}, {T}), got {positions.shape}")
+    check_ids(positions, np.iinfo(np.int64).max, "position")
+    return positions[0] if positions.shape == (1, T) else positions
+
+
+def _key_mask(attention_mask, B, S, device):
+    mask = backend.to_numpy(data(attention_mask))
+    if mask.shape != (B, S):
+        raise ValueError(f"attention_mask must be ({B}, {S}), one value for each token read so far, got {mask.shape}")
+    if not np.isin(mask, (0, 1)).all():
+        raise ValueError("attention_mask holds 1 for a token and 0 for padding; it has other values")
+    return None if mask.all() else backend.to_device(mask.astype(bool), device)

@@ -1,0 +1,187 @@
+"""GGUF's names, layouts and settings in Hugging Face's terms, for the architectures "llama" and "gpt2".
+
+What differs, besides names: the rows of Llama's query and key weights stand in another order, because there the
+channels that turn together are neighbours; and GPT-2's weights are stored (out, in), not (in, out) as Conv1D wants.
+"""
+
+import re
+
+import numpy as np
+
+from .rope import inverse_frequencies
+
+LLAMA_NAMES = {
+    "token_embd": "model.embed_tokens",
+    "output_norm": "model.norm",
+    "output": "lm_head",
+    "attn_norm": "input_layernorm",
+    "attn_q": "self_attn.q_proj",
+    "attn_k": "self_attn.k_proj",
+    "attn_v": "self_attn.v_proj",
+    "attn_output": "self_attn.o_proj",
+    "ffn_norm": "post_attention_layernorm",
+    "ffn_gate": "mlp.gate_proj",
+    "ffn_up": "mlp.up_proj",
+    "ffn_down": "mlp.down_proj",
+}
+GPT2_NAMES = {
+    "token_embd": "transformer.wte",
+    "position_embd": "transformer.wpe",
+    "output_norm": "transformer.ln_f",
+    "output": "lm_head",
+    "attn_norm": "ln_1",
+    "attn_qkv": "attn.c_attn",
+    "attn_output": "attn.c_proj",
+    "ffn_norm": "ln_2",
+    "ffn_up": "mlp.c_fc",
+    "ffn_down": "mlp.c_proj",
+}
+NAMES = {"llama": (LLAMA_NAMES, "model.layers"), "gpt2": (GPT2_NAMES, "transformer.h")}
+ROPE_FACTORS = "rope_freqs.weight"
+# Llama 3's stretching in GGUF is one number for each pair of channels; these are the settings it was made from.
+LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
+
+
+def hugging_face_name(architecture, name):
+    """ "blk.3.attn_q.weight" -> "model.layers.3.self_attn.q_proj.weight". ValueError for a name that is not known."""
+    names, blocks = NAMES[architecture]
+    found = re.fullmatch(r"(?:blk\.(\d+)\.)?(\w+)\.(weight|bias)", name)
+    if not found or found[2] not in names:
+        raise ValueError(f"tensor {name!r} is not one of a {architecture} model")
+    block, part, kind = found.groups()
+    return f"{names[part]}.{kind}" if block is None else f"{blocks}.{block}.{names[part]}.{kind}"
+
+
+class GGUFWeights:
+    """The tensors of an open GGUF file as the model wants them: `shapes` {name: shape} and `read_into(name, out)`."""
+
+    def __init__(self, file, fields):
+        self.file, self.fields = file, fields
+        kind = fields["model_type"]
+        self.names = {hugging_face_name(kind, name): name for name in file.shapes if name != ROPE_FACTORS}
+        self.transposed = re.compile(r"c_(attn|proj|fc)\.weight$" if kind == "gpt2" else "(?!)")
+        heads = {"q_proj": fields.get("num_attention_heads"), "k_proj": fields.get("num_key_value_heads")}
+        self.heads = {} if kind == "gpt2" else heads
+        self.shapes = {name: self._shape(name) for name in self.names}
+
+    def _shape(self, name):
+        shape = self.file.shapes[self.names[name]]
+        return shape[::-1] if self.transposed.search(name) else shape
+
+    def read_into(self, name, out):
+        """Fill `out` with a tensor."""
+        heads = self.heads.get(name.split(".")[-2])
+        if heads:
+            out[...] = rows_for_halves(self.file.read(self.names[name]), heads)
+        else:
+            self.file.read_into(self.names[name], out.T if self.transposed.search(name) else out)
+
+
+def rows_for_halves(weight, heads):
+    """Rows of each head from the order 0, D/2, 1, D/2 + 1, ... (partners side by side) to 0, 1, ..., D - 1 (in halves).
+
+    weight (H·D, in), or a bias (H·D,).
+    """
+    shape = weight.shape
+    return weight.reshape(heads, -1, 2, *shape[1:]).swapaxes(1, 2).reshape(shape)
+
+
+def config_from_gguf(file):
+    """The fields of config.json that an open GGUF file stands for. ValueError if one is missing or not supported."""
+    settings = _Settings(file)
+    if settings.architecture == "gpt2":
+        return _gpt2_config(settings, file)
+    return _llama_config(settings, file)
+
+
+class _Settings:
+    """The settings of a file's architecture: `get("block_count")` is llama.block_count of a Llama."""
+
+    def __init__(self, file):
+        self.metadata, self.architecture = file.metadata, file.metadata.get("general.architecture")
+        if not isinstance(self.architecture, str) or self.architecture not in NAMES:
+            known = ", ".join(NAMES)
+            raise ValueError(f"general.architecture {self.architecture!r} is not known ({known})")
+
+    def get(self, name, kind=int, default=None):
+        """The setting's value, an int or a float. ValueError if it is of another type, or missing without a default."""
+        value = self.metadata.get(f"{self.architecture}.{name}", default)
+        if isinstance(value, bool) or not isinstance(value, (int, float) if kind is float else kind):
+            raise ValueError(f"{self.architecture}.{name} must be of type {kind.__name__}, got {value!r}")
+        return kind(value)
+
+    def text(self, name, default):
+        value = self.metadata.get(f"{self.architecture}.{name}", default)
+        if not isinstance(value, str):
+            raise ValueError(f"{self.architecture}.{name} must be a text, got {value!r}")
+        return value
+
+
+def _shared_fields(settings, file):
+    """Vocabulary, special tokens, and whether the head is the embedding."""
+    vocabulary = file.shapes.get("token_embd.weight", (0,))[0]
+    tokens = {"bos_token_id": "bos", "eos_token_id": "eos", "pad_token_id": "padding"}
+    special = {name: settings.metadata.get(f"tokenizer.ggml.{short}_token_id") for name, short in tokens.items()}
+    return {
+        "model_type": settings.architecture,
+        "vocab_size": vocabulary,
+        "tie_word_embeddings": "output.weight" not in file.shapes,
+        **special,
+    }
+
+
+def _gpt2_config(settings, file):
+    shared = _shared_fields(settings, file)
+    shared.pop("pad_token_id")
+    return {
+        **shared,
+        "n_positions": settings.get("context_length"),
+        "n_embd": settings.get("embedding_length"),
+        "n_layer": settings.get("block_count"),
+        "n_head": settings.get("attention.head_count"),
+        "n_inner": settings.get("feed_forward_length"),
+        "layer_norm_epsilon": settings.get("attention.layer_norm_epsilon", float),
+    }
+
+
+def _llama_config(settings, file):
+    hidden, heads = settings.get("embedding_length"), settings.get("attention.head_count")
+    turned = settings.get("rope.dimension_count", default=hidden // max(1, heads))
+    size = settings.get("attention.key_length", default=turned)
+    if turned != size and "llama.rope.dimension_count" in file.metadata:
+        raise ValueError(f"rotary positions on {turned} of the {size} channels of each head are not supported")
+    return {
+        **_shared_fields(settings, file),
+        "hidden_size": hidden,
+        "intermediate_size": settings.get("feed_forward_length"),
+        "num_hidden_layers": settings.get("block_count"),
+        "num_attention_heads": heads,
+        "num_key_value_heads": settings.get("attention.head_count_kv", default=heads),
+        "head_dim": size,
+        "max_position_embeddings": settings.get("context_length"),
+        "rms_norm_eps": settings.get("attention.layer_norm_rms_epsilon", float),
+        "rope_parameters": _rope(settings, file, size),
+        "attention_bias": "blk.0.attn_q.bias" in file.shapes,
+        "mlp_bias": "blk.0.ffn_up.bias" in file.shapes,
+    }
+
+
+def _rope(settings, file, head_dim):
+    """rope_parameters: plain, linear, or Llama 3's, which is told by its factors."""
+    plain = {"rope_type": "default", "rope_theta": settings.get("rope.freq_base", float, 10000.0)}
+    kind = settings.text("rope.scaling.type", "none")
+    if kind not in ("none", "linear"):
+        raise ValueError(f"rope.scaling.type {kind!r} is not supported; supported are none and linear")
+    if ROPE_FACTORS in file.shapes:
+        return _llama3(plain, file.read(ROPE_FACTORS), head_dim)
+    factor = settings.get("rope.scaling.factor", float, 1.0)
+    return {**plain, "rope_type": "linear", "factor": factor} if kind == "linear" else plain
+
+
+def _llama3(plain, factors, head_dim):
+    """The settings whose frequencies are the plain ones divided by `factors`. ValueError if Llama 3's are not."""
+    settings = {**plain, **LLAMA3, "rope_type": "llama3", "factor": float(factors.max())}
+    expected = inverse_frequencies(head_dim, plain) / inverse_frequencies(head_dim, settings)
+    if factors.shape != expected.shape or not np.allclose(factors, expected, rtol=1e-3):
+        raise ValueError(f"the rotary factors in {ROPE_FACTORS} are not those of Llama 3, which are the ones supported")
+    return settings

@@ -1,0 +1,183 @@
+"""Llama (Touvron et al., 2023), bottom up: rotary positions, attention, MLP, block, transformer, language model.
+
+SmolLM2 is one. Configuration fields and parameter names are Hugging Face's, so that checkpoints need no translation.
+Shapes: B batch, T time, C channels (hidden_size), H heads of queries, K heads of keys and values, D head size
+(H·D need not be C), V vocabulary. What differs from GPT-2: norms without mean or bias, positions told by turning
+queries and keys, a gated MLP, and one head of keys and values for several heads of queries.
+"""
+
+import dataclasses
+from dataclasses import dataclass
+
+import numpy as np
+
+from .. import nn
+from ..autograd import backend
+from ..autograd import functional as F
+from .activations import ACTIVATIONS, check_activation
+from .causal_lm import CausalLM
+from .rope import check_rope, inverse_frequencies, rope_parameters
+
+
+@dataclass
+class LlamaConfig:
+    """The shape of a Llama, under the names of Hugging Face's config.json. The defaults are Transformers'."""
+
+    vocab_size: int = 32000
+    hidden_size: int = 4096
+    intermediate_size: int = 11008
+    num_hidden_layers: int = 32
+    num_attention_heads: int = 32
+    num_key_value_heads: int | None = None
+    head_dim: int | None = None
+    hidden_act: str = "silu"
+    max_position_embeddings: int = 2048
+    initializer_range: float = 0.02
+    rms_norm_eps: float = 1e-6
+    rope_parameters: dict | None = None
+    attention_bias: bool = False
+    mlp_bias: bool = False
+    attention_dropout: float = 0.0
+    tie_word_embeddings: bool = False
+    bos_token_id: int | None = 1
+    eos_token_id: int | list | None = 2
+    pad_token_id: int | None = None
+
+    model_type = "llama"
+
+    def __post_init__(self):
+        self.num_key_value_heads = self.num_key_value_heads or self.num_attention_heads
+        sizes = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
+        for name in (*sizes, "num_key_value_heads", "max_position_embeddings"):
+            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
+                raise ValueError(f"{name} must be a positive integer, got {getattr(self, name)!r}")
+        H, K = self.num_attention_heads, self.num_key_value_heads
+        if H % K:
+            raise ValueError(f"num_attention_heads = {H} can not be shared equally by num_key_value_heads = {K}")
+        if self.head_dim is None:
+            if self.hidden_size % H:
+                raise ValueError(f"hidden_size = {self.hidden_size} can not be shared equally by {H} heads")
+            self.head_dim = self.hidden_size // H
+        if self.head_dim < 2 or self.head_dim % 2:
+            raise ValueError(f"head_dim must be even, rotary positions turn pairs of channels; got {self.head_dim}")
+        check_activation(self.hidden_act, "hidden_act")
+        self.rope_parameters = check_rope(self.rope_parameters or {})
+
+    def to_dict(self):
+        """The fields of config.json."""
+        return {"model_type": self.model_type, "architectures": ["LlamaForCausalLM"], **dataclasses.asdict(self)}
+
+    @classmethod
+    def from_dict(cls, fields):
+        """From the fields of a config.json; those that say nothing about the computation are passed over."""
+        names = {field.name for field in dataclasses.fields(cls)}
+        known = {name: value for name, value in fields.items() if name in names}
+        return cls(**{**known, "rope_parameters": rope_parameters(fields)})
+
+
+class LlamaRotaryEmbedding:
+    """The angles of each position: position · inverse frequency, for each pair of channels of a head."""
+
+    def __init__(self, config):
+        self.frequencies = inverse_frequencies(config.head_dim, config.rope_parameters)
+
+    def __call__(self, positions, like):
+        """positions (..., T) -> cos and sin (..., T, D/2), of the dtype and on the device of the Tensor `like`."""
+        angles = positions[..., None].astype(np.float32) * self.frequencies
+        return [backend.to_device(f(angles).astype(like.dtype, copy=False), like.device) for f in (np.cos, np.sin)]
+
+
+class LlamaAttention(nn.Module):
+    """Causal self-attention: queries, keys and values by a product each, turned by their positions."""
+
+    def __init__(self, config, layer):
+        C, D, bias = config.hidden_size, config.head_dim, config.attention_bias
+        self.layer, self.dropout = layer, config.attention_dropout
+        self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
+        self.q_proj = nn.Linear(C, self.heads * D, bias)
+        self.k_proj = nn.Linear(C, self.kv_heads * D, bias)
+        self.v_proj = nn.Linear(C, self.kv_heads * D, bias)
+        self.o_proj = nn.Linear(self.heads * D, C, bias)
+
+    def forward(self, x, context, angles):
+        B, T, _ = x.shape
+        q = F.rotary(self.q_proj(x), *angles, self.heads)  # (B, H, T, D)
+        k = F.rotary(self.k_proj(x), *angles, self.kv_heads)  # (B, K, T, D)
+        v = self.v_proj(x).reshape(B, T, self.kv_heads, -1).swapaxes(1, 2)  # (B, K, T, D)
+        if context.cache is not None:
+            k, v = context.extend(self.layer, k, v)
+        dropout = self.dropout if self.training else 0.0
+        y = F.attention(q, k, v, dropout=dropout, key_mask=context.key_mask)  # (B, H, T, D)
+        return self.o_proj(y.swapaxes(1, 2).reshape(B, T, -1))
+
+
+class LlamaMLP(nn.Module):
+    """Each position by itself: widen twice, let one gate the other, narrow."""
+
+    def __init__(self, config):
+        C, inner, bias = config.hidden_size, config.intermediate_size, config.mlp_bias
+        self.gate_proj = nn.Linear(C, inner, bias)
+        self.up_proj = nn.Linear(C, inner, bias)
+        self.down_proj = nn.Linear(inner, C, bias)
+        self.activation = config.hidden_act
+
+    def forward(self, x):
+        gate, up = self.gate_proj(x), self.up_proj(x)  # (B, T, inner)
+        if self.activation in ("silu", "swish"):
+            return self.down_proj(F.swiglu(gate, up))
+        return self.down_proj(ACTIVATIONS[self.activation](gate) * up)
+
+
+class LlamaDecoderLayer(nn.Module):
+    """x + attention(norm(x)), then x + mlp(norm(x)): the residual stream is only ever added to."""
+
+    def __init__(self, config, layer):
+        self.self_attn = LlamaAttention(config, layer)
+        self.mlp = LlamaMLP(config)
+        self.input_layernorm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
+
+    def forward(self, x, context, angles):
+        x = x + self.self_attn(self.input_layernorm(x), context, angles)
+        return x + self.mlp(self.post_attention_layernorm(x))
+
+
+class LlamaModel(nn.Module):
+    """Token embedding, the blocks, a last norm: ids (B, T) -> hidden states (B, T, C)."""
+
+    def __init__(self, config):
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.layers = nn.ModuleList(LlamaDecoderLayer(config, layer) for layer in range(config.num_hidden_layers))
+        self.norm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
+        self.rotary_emb = LlamaRotaryEmbedding(config)
+
+    def forward(self, ids, context):
+        x = self.embed_tokens(ids)
+        angles = self.rotary_emb(context.positions, like=x)
+        for layer in self.layers:
+            x = layer(x, context, angles)
+        return self.norm(x)
+
+
+class LlamaForCausalLM(CausalLM):
+    """Llama with its language-model head, which shares its weight with the token embedding when the config says so."""
+
+    base_model_prefix = "model"
+
+    def __init__(self, config):
+        super().__init__(config)
+        self.model = LlamaModel(config)
+        self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
+        self._tie_weights()
+        self._init_weights()
+
+    def _init_weights(self):
+        """Normal weights, biases zero."""
+        for name, p in self.named_parameters():
+            if name.endswith("weight") and p.ndim == 2:
+                p.data = nn.normal(p.shape, self.config.initializer_range)
+            elif name.endswith("bias"):
+                p.data = np.zeros(p.shape, np.float32)
+
+    def get_input_embeddings(self):
+        return self.model.embed_tokens
