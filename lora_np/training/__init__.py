@@ -1,6 +1,8 @@
 """Training: optimizers, data, the loop."""
 
 from .data import TextData, load_text, prose_documents, python_documents
+from .docstrings import docstring_examples
+from .examples import ExampleData, load_examples, split_examples, tokenize_example, write_jsonl
 from .groups import parameter_groups
 from .loop import TrainingArguments, evaluate, train
 from .optim import SGD, AdamW, clip_grad_norm_, warmup_cosine
@@ -8,14 +10,20 @@ from .optim import SGD, AdamW, clip_grad_norm_, warmup_cosine
 __all__ = [
     "SGD",
     "AdamW",
+    "ExampleData",
     "TextData",
     "TrainingArguments",
     "clip_grad_norm_",
+    "docstring_examples",
     "evaluate",
+    "load_examples",
     "load_text",
     "parameter_groups",
     "prose_documents",
     "python_documents",
+    "split_examples",
+    "tokenize_example",
     "train",
     "warmup_cosine",
+    "write_jsonl",
 ]

@@ -13,6 +13,8 @@ import numpy as np
 
 from ..storage import existing
 
+IGNORED = -100  # the label of a token that nobody is asked to predict
+
 NOT_SOURCE = {"__pycache__", "encodings", "idle_test", "lib2to3", "pydoc_data", "site-packages", "test", "tests"}
 
 
@@ -68,6 +70,12 @@ def fingerprint(documents):
     return digest.hexdigest()
 
 
+def hashed_place(name):
+    """A number in [0, 1) that follows from a name alone, and is spread evenly over many names."""
+    digest = hashlib.sha256(name.encode("utf-8", errors="surrogateescape")).digest()
+    return int.from_bytes(digest[:8], "little") / 2**64
+
+
 def split_documents(documents, held_out=0.1):
     """{"train", "validation", "test"}: whole documents, each placed by a hash of its name.
 
@@ -76,10 +84,7 @@ def split_documents(documents, held_out=0.1):
     """
     parts = {"train": {}, "validation": {}, "test": {}}
     for name, text in documents.items():
-        place = (
-            int.from_bytes(hashlib.sha256(name.encode("utf-8", errors="surrogateescape")).digest()[:8], "little")
-            / 2**64
-        )
+        place = hashed_place(name)
         part = "test" if place < held_out else "validation" if place < 2 * held_out else "train"
         parts[part][name] = text
     return parts
@@ -96,8 +101,8 @@ def hold_out_last(documents, held_out=0.1):
 class TextData:
     """The tokens of some documents, one after another with the end token between them, cut into windows.
 
-    batch(seed, step)  random windows (B, T) for training: the same numbers for the same seed and step, so a run that
-                       is resumed sees what it would have seen
+    batch(seed, step)  {"input_ids", "labels"}, random windows (B, T) for training: the same numbers for the same seed
+                       and step, so a run that is resumed sees what it would have seen. The labels are the ids.
     windows()          all windows (n, T), one after another: what `evaluate` reads
     """
 
@@ -116,7 +121,8 @@ class TextData:
     def batch(self, seed, step):
         rng = np.random.default_rng((seed, step))
         starts = rng.integers(0, len(self.tokens) - self.length + 1, self.batch_size)
-        return self.tokens[starts[:, None] + np.arange(self.length)].astype(np.int64)
+        ids = self.tokens[starts[:, None] + np.arange(self.length)].astype(np.int64)
+        return {"input_ids": ids, "labels": ids}
 
     def windows(self):
         n = len(self.tokens) // self.length

@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 
 from ..autograd import manual_seed, no_grad
 from ..storage import read_safetensors, write_safetensors
+from .data import IGNORED
 from .groups import parameter_groups
 from .optim import AdamW, clip_grad_norm_, warmup_cosine
 
@@ -61,21 +62,47 @@ class TrainingArguments:
             raise ValueError(f"max_grad_norm must not be negative, got {self.max_grad_norm}")
 
 
-def evaluate(model, windows, batch_size=32):
-    """The mean loss in nats per token over windows (n, T), with the model in evaluation mode and nothing recorded."""
+def evaluate(model, data, batch_size=32):
+    """The mean loss in nats per token, over every token that counts, with nothing recorded and no dropout.
+
+    data: windows (n, T), of which all tokens count; a pair (ids, labels), each (n, T), with labels -100 where nothing
+    counts; or a data set with batches(batch_size), such as `ExampleData`.
+    A batch with few targets weighs little: this is the mean over targets, not over batches.
+    """
     was_training, total, count = model.training, 0.0, 0
     model.eval()
     try:
         with no_grad():
-            for start in range(0, len(windows), batch_size):
-                ids = windows[start : start + batch_size]
-                total += model(input_ids=ids, labels=ids).loss.item() * len(ids)
-                count += len(ids)
+            for batch in _all_batches(data, batch_size):
+                if targets := count_targets(batch["labels"]):
+                    total += model(**batch).loss.item() * targets
+                    count += targets
     finally:
         model.train(was_training)
     if count == 0:
-        raise ValueError("evaluate: there is no window to evaluate on")
+        raise ValueError("evaluate: there is no window to evaluate on, or no label in it that counts")
     return total / count
+
+
+def _all_batches(data, batch_size):
+    """What `evaluate` is given, as {"input_ids", "labels"} of at most `batch_size` rows."""
+    if hasattr(data, "batches"):
+        yield from data.batches(batch_size)
+        return
+    ids, labels = data if isinstance(data, tuple) else (data, data)
+    for start in range(0, len(ids), batch_size):
+        rows = slice(start, start + batch_size)
+        yield {"input_ids": ids[rows], "labels": labels[rows]}
+
+
+def count_targets(labels):
+    """How many labels (B, T) the loss is averaged over: all but -100, and but the first, which nothing precedes."""
+    return int((labels[:, 1:] != IGNORED).sum())
+
+
+def count_tokens(labels):
+    """How many tokens a batch has without its padding: each row's labels (B, T) up to the last that counts."""
+    return int(((labels != IGNORED)[:, ::-1].cumsum(axis=1) > 0).sum())
 
 
 class TrainingRun:
@@ -90,17 +117,19 @@ class TrainingRun:
         self.step, self.history = 0, {"loss": [], "learning_rate": [], "evaluation": []}
 
     def one_step(self, data):
-        """Gradients over `accumulation` batches, clipped; one step of the optimizer; the mean loss.
+        """Gradients over `accumulation` batches, clipped; one step of the optimizer; (mean loss, number of tokens).
 
+        A batch weighs as much as it has targets, so that the step is the one that all its batches in one would give.
         All chance in a step (which windows, which dropout) follows from the seed and the step's number. That is why
         a checkpoint needs no random state: the number is enough.
         """
         args, total = self.args, 0.0
         manual_seed((args.seed, self.step))
         self.model.zero_grad()
-        for part in range(args.accumulation):
-            ids = data.batch(args.seed, self.step * args.accumulation + part)
-            loss = self.model(input_ids=ids, labels=ids).loss * (1 / args.accumulation)
+        batches = [data.batch(args.seed, self.step * args.accumulation + part) for part in range(args.accumulation)]
+        targets = [count_targets(batch["labels"]) for batch in batches]
+        for batch, count in zip(batches, targets, strict=True):
+            loss = self.model(**batch).loss * (count / sum(targets))
             loss.backward()
             total = total + loss.data
         total = float(total)
@@ -116,7 +145,7 @@ class TrainingRun:
         self.step += 1
         self.history["loss"].append(total)
         self.history["learning_rate"].append(args.learning_rate * fraction)
-        return total
+        return total, sum(count_tokens(batch["labels"]) for batch in batches)
 
     def save(self, directory):
         """Write the checkpoint: trained parameters, optimizer state, step and history in one file, replaced at once."""
@@ -161,8 +190,8 @@ def train(model, data, args=None, evaluation=None, directory=None, resume=False,
     """Train what is not frozen in `model` on `data`; returns the history.
 
     model        called as model(input_ids=, labels=), with an output that has .loss
-    data         has batch(seed, step) -> ids (B, T), such as `TextData`
-    evaluation   {name: windows (n, T)}: each is evaluated every `eval_every` steps
+    data         has batch(seed, step) -> {"input_ids", "labels"}, each (B, T), such as `TextData` or `ExampleData`
+    evaluation   {name: what `evaluate` takes}: each is evaluated every `eval_every` steps
     directory    where the checkpoint goes; None for none. With `resume`, the run goes on from the one that is there.
     identity     {name: value} of what else must be the same when a run goes on, such as the data's fingerprint
     Returns {"loss": [...], "learning_rate": [...], "evaluation": [{"step":, name: loss, ...}], "interrupted": bool}.
@@ -192,8 +221,8 @@ def _run_steps(run, data, evaluation, directory, progress, stop):
     bar = tqdm(range(start, args.steps), initial=start, total=args.steps, unit="step", disable=not progress)
     for _ in bar:
         began = time.perf_counter()
-        loss = run.one_step(data)
-        bar.set_postfix(loss=f"{loss:.3f}", ms=f"{1e3 * (time.perf_counter() - began):.0f}")
+        loss, tokens = run.one_step(data)
+        bar.set_postfix_str(f"loss={loss:.3f}, {tokens / (time.perf_counter() - began):,.0f} tokens/s")
         last = run.step == args.steps
         if run.step % args.eval_every == 0 or last:
             _evaluate_all(run, evaluation)
@@ -208,7 +237,7 @@ def _run_steps(run, data, evaluation, directory, progress, stop):
 def _evaluate_all(run, evaluation):
     """Append {"step":, name: loss} to the history."""
     if evaluation:
-        losses = {name: evaluate(run.model, windows) for name, windows in evaluation.items()}
+        losses = {name: evaluate(run.model, held_out) for name, held_out in evaluation.items()}
         run.history["evaluation"].append({"step": run.step, **losses})
 
 

@@ -219,7 +219,7 @@ def test_tokens_are_held_small_and_handed_out_as_int64(vocab_size, dtype):
     Tokenizer.vocab_size = vocab_size
     data = TextData({"a": "", "b": ""}, Tokenizer(), 4, 3)
     assert data.tokens.dtype == dtype
-    assert data.batch(0, 0).dtype == data.windows().dtype == np.int64
+    assert {array.dtype for array in (*data.batch(0, 0).values(), data.windows())} == {np.dtype(np.int64)}
     assert data.windows().tolist() == [[1, 2, vocab_size - 1, 0]] * 2
 
 
@@ -237,8 +237,10 @@ def test_a_batch_is_windows_of_the_text_from_first_to_last():
     starts = set()
     for step in range(40):
         batch = data.batch(0, step)
-        assert batch.shape == (16, 5)
-        for row in batch:
+        assert set(batch) == {"input_ids", "labels"}
+        assert batch["input_ids"].shape == (16, 5)
+        np.testing.assert_array_equal(batch["labels"], batch["input_ids"])
+        for row in batch["input_ids"]:
             start = stream.find(bytes(row.tolist()))
             assert start >= 0, f"{row} is nowhere in the text"
             starts.add(start)
@@ -251,16 +253,16 @@ def test_a_batch_is_decided_by_seed_and_step():
     batches = {}
     for seed in range(4):
         for step in range(6):
-            batches[seed, step] = data.batch(seed, step).tobytes()
+            batches[seed, step] = data.batch(seed, step)["input_ids"].tobytes()
     for (seed, step), batch in reversed(batches.items()):
-        assert again.batch(seed, step).tobytes() == batch
+        assert again.batch(seed, step)["input_ids"].tobytes() == batch
     assert len(set(batches.values())) == len(batches)
 
 
 def test_a_batch_can_be_changed_without_changing_the_data():
     data = byte_data("abcdefgh", 4)
     before = data.tokens.copy()
-    data.batch(0, 0)[:] = 7
+    data.batch(0, 0)["input_ids"][:] = 7
     data.windows()[:] = 7
     np.testing.assert_array_equal(data.tokens, before)
 
@@ -275,4 +277,4 @@ def test_too_little_text_is_refused_at_once(documents):
 def test_text_for_one_window_is_enough():
     data = byte_data("123456789", 10)
     assert len(data.windows()) == 1
-    assert (data.batch(0, 0) == data.windows()[0]).all()
+    assert (data.batch(0, 0)["input_ids"] == data.windows()[0]).all()

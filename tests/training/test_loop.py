@@ -1,14 +1,17 @@
 """The training loop: what a step does, and that a run which was stopped goes on as if it had not been."""
 
 import contextlib
+import itertools
 import json
 import math
 import os
+import re
 import signal
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -78,13 +81,20 @@ def weights(model):
 
 
 class Batches:
-    """Batches given in advance, one per call."""
+    """Ids given in advance, a batch per call; every token counts, unless there are labels that say otherwise."""
 
-    def __init__(self, batches):
-        self.batches = batches
+    def __init__(self, ids, labels=None):
+        self.ids, self.labels = ids, labels or ids
 
     def batch(self, seed, step):
-        return self.batches[step]
+        return {"input_ids": self.ids[step], "labels": self.labels[step]}
+
+
+def partly_labelled(ids, share=0.3, seed=0):
+    """Labels for `ids` of which about this share counts: in the first rows less, in the last ones more."""
+    rng = np.random.default_rng(seed)
+    chance = 2 * share * np.linspace(0.1, 0.9, len(ids))[:, None]
+    return np.where(rng.random(ids.shape) < chance, ids, -100)
 
 
 class CallsBefore:
@@ -168,8 +178,7 @@ def test_a_run_is_torchs_adamw_on_the_same_gradients(max_grad_norm):
         fall = 0.2 + 0.8 * (1 + math.cos(math.pi * (step - 3) / 5)) / 2
         model.load_state_dict({name: p.detach().numpy() for name, p in theirs.items()})
         model.zero_grad()
-        ids = data.batch(0, step)
-        loss = model(input_ids=ids, labels=ids).loss
+        loss = model(**data.batch(0, step)).loss
         loss.backward()
         for name, p in model.named_parameters():
             theirs[name].grad = torch.tensor(p.grad)
@@ -185,16 +194,28 @@ def test_a_run_is_torchs_adamw_on_the_same_gradients(max_grad_norm):
 
 
 @pytest.mark.parametrize("accumulation", [2, 3])
-def test_accumulated_batches_are_one_large_batch(accumulation):
-    small = [text_data(2).batch(0, i) for i in range(4 * accumulation)]
-    large = [np.concatenate(small[i : i + accumulation]) for i in range(0, len(small), accumulation)]
+@pytest.mark.parametrize("all_count", [True, False], ids=["all-count", "some-count"])
+def test_accumulated_batches_are_one_large_batch(accumulation, all_count):
+    """Also where one batch has many more targets than the next: each target weighs the same."""
+
+    def joined(batches):
+        return [np.concatenate(batches[i : i + accumulation]) for i in range(0, len(batches), accumulation)]
+
+    ids = [text_data(2).batch(0, i)["input_ids"] for i in range(4 * accumulation)]
+    labels = ids if all_count else list(partly_labelled(np.stack(ids).reshape(len(ids), -1)).reshape(len(ids), 2, -1))
     parts, whole = tiny().to(dtype=np.float64), tiny().to(dtype=np.float64)
     args = {"steps": 4, "learning_rate": 0.01, "max_grad_norm": 0.5}
-    a = train(parts, Batches(small), TrainingArguments(**args, accumulation=accumulation), progress=False)
-    b = train(whole, Batches(large), TrainingArguments(**args), progress=False)
+    a = train(parts, Batches(ids, labels), TrainingArguments(**args, accumulation=accumulation), progress=False)
+    b = train(whole, Batches(joined(ids), joined(labels)), TrainingArguments(**args), progress=False)
     np.testing.assert_allclose(a["loss"], b["loss"], rtol=1e-12)
     for (name, p), q in zip(parts.named_parameters(), whole.parameters(), strict=True):
         np.testing.assert_allclose(p.data, q.data, rtol=1e-9, atol=1e-11, err_msg=name)
+
+
+def test_a_batch_without_a_target_is_refused():
+    ids = text_data().batch(0, 0)["input_ids"]
+    with pytest.raises(ValueError, match=r"nothing to average.*-100"):
+        run(tiny(), data=Batches([ids] * 12, [np.full_like(ids, -100)] * 12))
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -208,6 +229,21 @@ def test_evaluate_is_the_mean_over_all_tokens_without_dropout(training, batch_si
     logs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
     rows, columns = np.indices(windows[:, 1:].shape)
     assert mean == pytest.approx(-logs[rows, columns, windows[:, 1:]].mean(), rel=1e-6)
+
+
+@pytest.mark.parametrize("batch_size", [1, 2, 3, 32])
+def test_evaluate_weighs_each_target_the_same(batch_size):
+    """Rows with few targets and with many, one with none, one whose only label is the first, which does not count."""
+    model, ids = tiny(), text_data().windows()[:7]
+    labels = partly_labelled(ids)
+    labels[:3] = -100
+    labels[1, 0], labels[2, 5] = ids[1, 0], ids[2, 5]
+    logits = model.eval()(input_ids=ids).logits.data[:, :-1].astype(np.float64)
+    logs = logits - np.log(np.exp(logits).sum(-1, keepdims=True))
+    rows, columns = np.nonzero(labels[:, 1:] != -100)
+    assert len(set(np.bincount(rows))) > 3
+    expected = -logs[rows, columns, labels[rows, columns + 1]].mean()
+    assert evaluate(model, (ids, labels), batch_size) == pytest.approx(expected, rel=1e-6)
 
 
 def test_evaluate_records_nothing():
@@ -236,6 +272,8 @@ def test_evaluate_leaves_the_mode_after_an_error_too():
 def test_evaluate_on_nothing_is_an_error():
     with pytest.raises(ValueError, match="no window"):
         evaluate(tiny(), np.zeros((0, 16), np.int64))
+    with pytest.raises(ValueError, match="no label in it that counts"):
+        evaluate(tiny(), (np.zeros((2, 16), np.int64), np.full((2, 16), -100)))
 
 
 def test_each_batch_is_asked_for_once_and_in_order():
@@ -254,7 +292,7 @@ def test_each_batch_is_asked_for_once_and_in_order():
 
 def test_dropout_differs_in_every_step_and_batch():
     """With a learning rate of almost nothing and always the same batch, only dropout is left to change the loss."""
-    same = Batches([text_data().batch(0, 0)] * 12)
+    same = Batches([text_data().batch(0, 0)["input_ids"]] * 12)
     losses = {k: run(full(), data=same, steps=6, learning_rate=1e-12, accumulation=k)["loss"] for k in (1, 2)}
     assert len(set(losses[1])) == len(set(losses[2])) == 6
     for one, two in zip(losses[1], losses[2], strict=True):
@@ -315,10 +353,23 @@ def test_progress_and_directories_change_no_number(tmp_path, capsys):
     assert os.listdir(tmp_path / "new" / "one") == [FILE]
 
 
+def test_progress_shows_the_tokens_of_a_second_without_padding(monkeypatch, capsys):
+    """The clock says that every step takes a second. Prompts are counted, for they are computed too; padding is not."""
+    monkeypatch.setattr("lora_np.training.loop.time", SimpleNamespace(perf_counter=itertools.count().__next__))
+    ids = np.arange(1, 49).reshape(4, 12)
+    labels = ids.copy()
+    labels[0, 5:] = labels[1, :11] = labels[2, 1:] = labels[3, 3:7] = -100
+    labels[2, 0] = -100  # all of it padding
+    history = train(tiny(), Batches([ids] * 4, [labels] * 4), TrainingArguments(steps=2, accumulation=2))
+    shown = capsys.readouterr().err
+    assert f"loss={history['loss'][-1]:.3f}, {2 * (5 + 12 + 0 + 12)} tokens/s" in shown
+    assert re.search(r"2/2 \[00:\d\d<00:\d\d", shown), "the time left"
+
+
 def test_gradients_from_before_the_run_do_not_enter_it():
     """A notebook shows a gradient, then trains."""
-    model, fresh, ids = tiny(), tiny(), text_data().batch(0, 99)
-    model(input_ids=ids, labels=ids).loss.backward()
+    model, fresh = tiny(), tiny()
+    model(**text_data().batch(0, 99)).loss.backward()
     assert run(model) == run(fresh)
 
 
@@ -347,8 +398,10 @@ def test_the_same_model_can_go_on_after_an_error_in_the_middle_of_a_step(tmp_pat
     """What the broken step had added to the gradients is not part of the next one."""
     whole, model = make(), make()
     history = run(whole, accumulation=2)
-    with pytest.raises(StopHereError):
-        run(model, tmp_path, CallsBefore(13, stop), accumulation=2)
+    ids = [text_data().batch(ARGS["seed"], i)["input_ids"] for i in range(14)]
+    ids[13][0, 0] = 999  # refused by the model, after the first batch of the step has gone through it
+    with pytest.raises(IndexError, match="999"):
+        run(model, tmp_path, Batches(ids), accumulation=2)
     assert run(model, tmp_path, resume=True, accumulation=2) == history
     assert weights(model) == weights(whole)
 
@@ -584,7 +637,7 @@ def killed_while_saving(kind, directory, moment):
         kill()
 
     places = {
-        "in the middle of writing": (lora_np.storage, "save_file", half_written),
+        "in the middle of writing": (lora_np.storage.safetensors, "save_file", half_written),
         "before it is on the disk": (os, "fsync", kill),
         "before it is renamed": (os, "replace", kill),
         "after it is renamed": (os, "replace", after),

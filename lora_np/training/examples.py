@@ -1,0 +1,284 @@
+"""Examples as training data: prompts and the answers to them, of which only the answers are learnt.
+
+An example is a dict of one of three kinds, and every kind may have a "group" beside (see `split_examples`):
+
+    {"text": ...}                                  everything is learnt
+    {"prompt": ..., "completion": ...}             the completion is learnt
+    {"messages": [{"role", "content"}, ...]}       what the role "assistant" says is learnt
+
+What is not learnt has the label -100. The model still reads it: the loss of each learnt token depends on all before.
+"""
+
+import bisect
+import json
+import warnings
+
+import numpy as np
+
+from ..storage import existing, write_text
+from .data import IGNORED, hashed_place
+
+KINDS = ({"text"}, {"prompt", "completion"}, {"messages"})
+EXPECTED = "text, or prompt and completion, or messages (and group, if you like)"
+
+
+def load_examples(path):
+    """The examples in a JSONL file: one JSON object per line, all with the same fields. Blank lines are skipped.
+
+    FileNotFoundError if there is no such file; ValueError with the file's name and the line's number if a line is not
+    JSON, has other fields than an example, has no text where it needs some, or is of another kind than the first.
+    """
+    path, examples, first = existing(path), [], None
+    with open(path, "rb") as file:  # bytes: they are cut at line feeds only, and a line that is no UTF-8 has a number
+        for number, line in enumerate(file, 1):
+            if not line.strip():
+                continue
+            where = f"{path}, line {number}"
+            examples.append(_parse(line, where))
+            check_example(examples[-1], where)
+            fields = ", ".join(sorted(examples[-1]))
+            first = first or fields
+            if fields != first:
+                raise ValueError(f"{where} has the fields {fields}, but the lines above {first}: use one kind per file")
+    if not examples:
+        raise ValueError(f"{path} is empty: there is no example in it")
+    return examples
+
+
+def write_jsonl(path, examples):
+    """Write examples as `load_examples` reads them, one JSON object per line."""
+    write_text(path, "".join(json.dumps(example, ensure_ascii=False) + "\n" for example in examples))
+
+
+def _parse(line, where):
+    try:
+        return json.loads(line.decode("utf-8-sig"))
+    except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
+        raise ValueError(f"{where} is not JSON: {error} (each line should be one JSON object)") from None
+
+
+def check_example(example, where="the example"):
+    """ValueError, beginning with `where`, unless `example` is of one of the three kinds and has something to learn."""
+    if not isinstance(example, dict):
+        raise ValueError(f"{where} should be a JSON object, not a {type(example).__name__}")
+    fields = set(example) - {"group"}
+    if fields not in KINDS:
+        found = ", ".join(sorted(map(str, example))) or "none"
+        raise ValueError(f"{where} has the fields {found}; expected are {EXPECTED}")
+    for name in example.keys() - {"messages"}:
+        _check_text(example[name], f"{where}: {name}")
+    if "messages" in fields:
+        _check_messages(example["messages"], where)
+    for name in fields & {"text", "completion"}:
+        if not example[name].strip():
+            raise ValueError(f"{where}: {name} is empty, so there is nothing to learn from it")
+
+
+def _check_messages(messages, where):
+    """At least one answer, none empty, and somebody who asks first."""
+    if not isinstance(messages, list) or not messages:
+        raise ValueError(f'{where}: messages should be a list of {{"role", "content"}}, got {messages!r:.80}')
+    for number, message in enumerate(messages, 1):
+        place = f"{where}: message {number}"
+        if not isinstance(message, dict) or set(message) != {"role", "content"}:
+            raise ValueError(f"{place} should have exactly the fields role and content, got {message!r:.80}")
+        for name, value in message.items():
+            _check_text(value, f"{place}: {name}")
+        if message["role"] == "assistant" and not message["content"].strip():
+            raise ValueError(f"{place}, an answer of the assistant, is empty, so there is nothing to learn from it")
+    roles = [message["role"] for message in messages]
+    if "assistant" not in roles:
+        raise ValueError(f"{where} has no message with the role assistant, so there is nothing to learn from it")
+    if roles[0] == "assistant":
+        raise ValueError(f"{where} begins with the assistant's message: a prompt has to stand before the answer")
+
+
+def _check_text(value, where):
+    if not isinstance(value, str):
+        raise ValueError(f"{where} should be a string, got {value!r:.80}")
+    try:
+        value.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError(f"{where} is not valid text: half a character (a lone surrogate) at {error.start}") from None
+
+
+def tokenize_example(example, tokenizer, max_length=None):
+    """(ids, labels) of one example, two lists of the same length, at most `max_length`.
+
+    text          the text's ids and the end token; all are targets.
+    prompt and    the prompt's ids, with the special tokens that the tokenizer puts before a text, then the
+    completion    completion's, then the end token; targets from the completion on. The two are tokenised apart,
+                  because at inference the prompt stands alone: a token across the border would never be seen there.
+    messages      the conversation as the tokenizer's chat template renders it; targets are the assistant's turns with
+                  what ends them, but not the header which the template puts before an answer.
+    labels is the id where a target is and -100 elsewhere, also at the first token, which nothing precedes. What comes
+    after the last target is left out, since it has no influence on any. Both lists are empty if no target is left.
+    ValueError if the example is none, or if its targets can not be found with this chat template.
+    """
+    check_example(example)
+    ids, labels = [], []
+    for piece, is_target in _pieces(example, tokenizer):
+        ids += piece
+        labels += piece if is_target else [IGNORED] * len(piece)
+    labels = labels[:max_length]
+    labels[:1] = [IGNORED]
+    while labels and labels[-1] == IGNORED:
+        labels.pop()
+    return ids[: len(labels)], labels
+
+
+def _pieces(example, tokenizer):
+    """[(ids, whether they are targets)], in order."""
+    end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+    if "text" in example:
+        return [(tokenizer.encode(example["text"]) + end, True)]
+    if "prompt" in example:
+        completion = tokenizer.encode(example["completion"], add_special_tokens=False)
+        return [(tokenizer.encode(example["prompt"]), False), (completion + end, True)]
+    turns = _turns(example["messages"], tokenizer)
+    return [(tokenizer.encode(text, add_special_tokens=False), is_target) for text, is_target in turns]
+
+
+def _turns(messages, tokenizer):
+    """[(text, whether it is an answer)]: the rendered conversation, cut where each answer begins and where it ends.
+
+    An answer is what its message adds to the rendering of all before it with the header for an answer at the end.
+    That needs a template which only ever adds: one that rewrites earlier turns gives no such border.
+    """
+    rendered, turns = "", []
+    for i, message in enumerate(messages):
+        if message["role"] == "assistant":
+            asked = tokenizer.apply_chat_template(messages[:i], add_generation_prompt=True, tokenize=False)
+            answered = tokenizer.apply_chat_template(messages[: i + 1], add_generation_prompt=False, tokenize=False)
+            if not (asked.startswith(rendered) and answered.startswith(asked)):
+                raise ValueError(
+                    f"the chat template does not allow completion-only loss: with message {i + 1} it changes what it "
+                    "rendered before, so where the answer begins is unknown; give prompt and completion instead"
+                )
+            turns += [(asked[len(rendered) :], False), (answered[len(asked) :], True)]
+            rendered = answered
+    return turns
+
+
+def split_examples(examples, held_out=0.1, seed=0):
+    """{"train", "validation"}: each example placed by a hash of its content, or of its "group" if all have one.
+
+    Equal examples, and all of a group, are on the same side, so that nothing is validated that was trained on.
+    Validation gets about the share `held_out`, and neither side is ever empty. ValueError if there is only one
+    example or group, if only some have a group, or if `held_out` is not between 0 and 1.
+    """
+    if not 0 < held_out < 1:
+        raise ValueError(f"held_out must be between 0 and 1, got {held_out}")
+    grouped = ["group" in example for example in examples]
+    if any(grouped) and not all(grouped):
+        raise ValueError(f"{sum(grouped)} of {len(grouped)} examples have a group: all need one, or none")
+    keys = [json.dumps(example.get("group", example), sort_keys=True) for example in examples]
+    places = {key: hashed_place(f"{seed}:{key}") for key in keys}
+    if len(places) < 2:
+        what = "of one group" if any(grouped) else "equal"
+        raise ValueError(f"nothing can be held out: the {len(examples)} examples are all {what}")
+    held = {key for key, place in places.items() if place < held_out} or {min(places, key=places.get)}
+    if len(held) == len(places):
+        held.remove(max(places, key=places.get))
+    return {
+        "train": [example for example, key in zip(examples, keys, strict=True) if key not in held],
+        "validation": [example for example, key in zip(examples, keys, strict=True) if key in held],
+    }
+
+
+class ExampleData:
+    """Examples as rows of tokens and labels, in batches padded on the right.
+
+    batch(seed, step)    {"input_ids", "labels"}, (B, T) each. The order of every epoch is a permutation that follows
+                         from the seed and the epoch's number, so the batch of any step follows from seed and step, and
+                         each row comes once per epoch. A batch at the end of an epoch is filled from the next one.
+    batches(batch_size)  every row once, for `evaluate`, rows of like length together.
+    tokens, is_target    all rows, one after another: the ids, and which of them are learnt
+    offsets              where in these each row begins, and where the last one ends
+    examples, rows       how many there are
+
+    T is the longest row of a batch, rounded up to a multiple of 8 (fewer shapes, and such that a GPU likes), but not
+    over `max_length`. An example that is longer is cut at its end; one that has no target left is dropped, with a
+    warning that says how many were.
+
+    packing: several examples share a row of up to `max_length` tokens, so that little is padding. The longest go
+    first, each into the fullest row that still has room for it (best fit decreasing). Attention is not told where an
+    example ends: it sees the earlier ones of the row, and positions run on, as in pretraining. But no example is
+    predicted from another, for the first token of each has the label -100.
+    """
+
+    def __init__(self, examples, tokenizer, max_length, batch_size, packing=False):
+        for what, value, least in (("batch_size", batch_size, 1), ("max_length", max_length, 2)):
+            if value < least:
+                raise ValueError(f"{what} must be at least {least}, got {value}")
+        self.max_length, self.batch_size = max_length, batch_size
+        self.pad_id = next(i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if i is not None)
+        found = [_as_arrays(*tokenize_example(example, tokenizer, max_length)) for example in examples]
+        kept = [(ids, is_target) for ids, is_target in found if len(ids)]
+        _report_dropped(len(found) - len(kept), len(found), max_length)
+        lengths = [len(ids) for ids, _ in kept]
+        rows = pack(lengths, max_length) if packing else [[i] for i in range(len(kept))]
+        order = [i for row in rows for i in row]
+        self.tokens = np.concatenate([kept[i][0] for i in order])
+        self.is_target = np.concatenate([kept[i][1] for i in order])
+        self.offsets = np.cumsum([0, *(sum(lengths[i] for i in row) for row in rows)])
+        self.examples, self.rows = len(kept), len(rows)
+
+    def batch(self, seed, step):
+        places = step * self.batch_size + np.arange(self.batch_size)
+        epochs = places // self.rows
+        orders = {epoch: np.random.default_rng((seed, epoch)).permutation(self.rows) for epoch in np.unique(epochs)}
+        return self._padded([orders[epoch][place % self.rows] for epoch, place in zip(epochs, places, strict=True)])
+
+    def batches(self, batch_size):
+        order = np.argsort(np.diff(self.offsets), kind="stable")
+        for start in range(0, self.rows, batch_size):
+            yield self._padded(order[start : start + batch_size])
+
+    def _padded(self, rows):
+        """The rows with these numbers, as a batch."""
+        spans = [slice(self.offsets[row], self.offsets[row + 1]) for row in rows]
+        longest = max(span.stop - span.start for span in spans)
+        shape = len(rows), min(-(-longest // 8) * 8, self.max_length)
+        ids, labels = np.full(shape, self.pad_id, np.int64), np.full(shape, IGNORED, np.int64)
+        for i, span in enumerate(spans):
+            tokens = self.tokens[span]
+            ids[i, : len(tokens)] = tokens
+            labels[i, : len(tokens)] = np.where(self.is_target[span], tokens, IGNORED)
+        return {"input_ids": ids, "labels": labels}
+
+
+def _as_arrays(ids, labels):
+    """Four bytes for each id, one for whether it is a target."""
+    return np.array(ids, np.int32), np.array(labels, np.int32) != IGNORED
+
+
+def _report_dropped(dropped, total, max_length):
+    if dropped == total:
+        raise ValueError(f"none of the {total} examples has anything to learn within max_length = {max_length} tokens")
+    if dropped:
+        warnings.warn(
+            f"{dropped} of {total} examples were dropped: nothing to learn is left of them within max_length = "
+            f"{max_length} tokens",
+            stacklevel=3,
+        )
+
+
+def pack(lengths, room):
+    """[[number, ...], ...]: things of these lengths in rows of at most `room`, by best fit decreasing.
+
+    The longest first, and of equal ones the earlier; each into the row with the least room left that is enough, and
+    of such rows the one begun first; else into a new row. At most about 11/9 as many rows as the best packing needs.
+    """
+    rows, open_rows = [], []  # open_rows: (room left, number of the row), sorted
+    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
+        place = bisect.bisect_left(open_rows, (lengths[i], 0))
+        if place < len(open_rows):
+            left, row = open_rows.pop(place)
+        else:
+            left, row = room, len(rows)
+            rows.append([])
+        rows[row].append(i)
+        if left > lengths[i]:
+            bisect.insort(open_rows, (left - lengths[i], row))
+    return rows
