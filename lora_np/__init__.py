@@ -5,15 +5,25 @@ Reading order
   2. autograd/tensor.py       Tensor, Node, backward: the whole engine
   3. autograd/ops.py          small operations, each with its gradient
   4. autograd/fused/          larger ones, derived: linear and lora_linear, attention, layer norm, GELU, losses
-  5. nn/, models/gpt2.py      modules, and a transformer made of them
+  5. nn/, models/             modules, and transformers made of them: gpt2.py, llama.py; generation.py
   6. lora/                    adapters on a whole model; its __init__ has the order
   7. training/                optimizers, data, the loop
 """
 
 from .autograd import Tensor, gradcheck, manual_seed, no_grad
 from .lora import LoraConfig, PeftModel, TaskType, get_peft_model
-from .models import AutoModelForCausalLM, AutoTokenizer, ByteTokenizer, GPT2Config, GPT2LMHeadModel
-from .training import SGD, AdamW, TextData, TrainingArguments, evaluate, train
+from .models import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    ByteTokenizer,
+    GPT2Config,
+    GPT2LMHeadModel,
+    KVCache,
+    LlamaConfig,
+    LlamaForCausalLM,
+    PretrainedTokenizer,
+)
+from .training import SGD, AdamW, ExampleData, TextData, TrainingArguments, evaluate, train
 
 __version__ = "0.1.0"
 
@@ -23,10 +33,15 @@ __all__ = [
     "AutoModelForCausalLM",
     "AutoTokenizer",
     "ByteTokenizer",
+    "ExampleData",
     "GPT2Config",
     "GPT2LMHeadModel",
+    "KVCache",
+    "LlamaConfig",
+    "LlamaForCausalLM",
     "LoraConfig",
     "PeftModel",
+    "PretrainedTokenizer",
     "TaskType",
     "Tensor",
     "TextData",

@@ -15,19 +15,25 @@ import numpy as np
 from .autograd import manual_seed, no_grad
 from .lora import LoraConfig, get_peft_model
 from .lora.analysis import format_parameter_table
-from .models import AutoModelForCausalLM, AutoTokenizer
+from .lora.memory import this_library
+from .models import AutoModelForCausalLM, AutoTokenizer, ByteTokenizer
 from .models.auto import TINY_PYTHON
 from .storage import existing
-from .training import TextData, TrainingArguments, evaluate, load_text, prose_documents, python_documents, train
-from .training.data import hold_out_last, split_documents
+from .tasks import make_task
+from .training import TrainingArguments, evaluate, train
 from .training.loop import CHECKPOINT
 
-EVALUATION_WINDOWS, SAMPLE_LENGTH = 64, 240
+# What depends on the base: a tiny model learns fast, and in large batches of its whole context.
+FOR_TINY = {"batch_size": 16, "learning_rate": 1e-2, "max_length": 256}
+FOR_OTHERS = {"batch_size": 4, "learning_rate": 1e-3, "max_length": 256}
 
 
 @dataclass(frozen=True)
 class FinetuneOptions:
-    """The choices of one fine-tuning run; each is an option of `lora-np finetune`."""
+    """The choices of one fine-tuning run; each is an option of `lora-np finetune`.
+
+    None for batch_size, learning_rate or max_length means what suits the base: see `resolved`.
+    """
 
     base: str = TINY_PYTHON
     data: str | None = None
@@ -37,11 +43,23 @@ class FinetuneOptions:
     target_modules: tuple | str = "all-linear"
     dropout: float = 0.0
     steps: int = 160
-    batch_size: int = 16
-    learning_rate: float = 1e-2
+    batch_size: int | None = None
+    learning_rate: float | None = None
+    max_length: int | None = None
+    packing: bool = False
     seed: int = 0
     device: str = "cpu"
     resume: bool = False
+
+    def resolved(self, context):
+        """These options with a number in the place of each None; `context` is the most tokens that the model reads."""
+        suits = FOR_TINY if self.base == TINY_PYTHON else FOR_OTHERS
+        missing = {name: value for name, value in suits.items() if getattr(self, name) is None}
+        options = dataclasses.replace(self, **missing)
+        length = min(options.max_length, context) if self.max_length is None else options.max_length
+        if not 2 <= length <= context:
+            raise ValueError(f"max_length must be from 2 to the model's context of {context}, got {length}")
+        return dataclasses.replace(options, max_length=length)
 
 
 def finetune(options, say=print):
@@ -52,20 +70,15 @@ def finetune(options, say=print):
     """
     tokenizer = AutoTokenizer.from_pretrained(options.base)
     model = AutoModelForCausalLM.from_pretrained(options.base, device=options.device)
-    train_data, evaluation = _read_data(options, tokenizer, model.config.n_positions)
+    options = options.resolved(model.config.max_position_embeddings)
+    task = make_task(options, tokenizer, options.max_length)
     args, peft_model, out = _arguments(options), _adapted(model, options), _output_directory(options)
     peft_model.base_model.check_mergeable()
-    config = peft_model.peft_config["default"]
-    say(
-        f"Base model {options.base}; LoRA of rank {config.r}, alpha {config.lora_alpha:g}, scaling {config.scaling:g}\n"
-    )
-    say(format_parameter_table(peft_model) + "\n")
-    peft_model.print_trainable_parameters()
-    prompt = _prompt(evaluation, tokenizer)
-    before = _sample(peft_model, tokenizer, prompt, options.seed)
+    _announce(peft_model, options, say)
+    before = task.samples(peft_model)
     out.mkdir(parents=True, exist_ok=True)
-    identity = _identity(options, train_data)
-    history = train(peft_model, train_data, args, evaluation, out, options.resume, identity=identity)
+    identity = _identity(options, task.train)
+    history = train(peft_model, task.train, args, task.evaluation, out, options.resume, identity=identity)
     peft_model.save_pretrained(out)
     result = {"history": history, "difference": None, "adapter": out, "picture": None}
     if history["interrupted"]:
@@ -73,17 +86,40 @@ def finetune(options, say=print):
         say(f"\nStopped after step {done} of {options.steps}. The adapter so far and a checkpoint are in {out}.")
         say("The same command with --resume goes on from there.")
         return result
-    _report_losses(peft_model, history, evaluation, say)
-    after = _sample(peft_model, tokenizer, prompt, options.seed)
-    say(f"\nHeld-out text to go on from:\n{_indented(prompt)}")
-    for title, text in (("The base writes on", before), ("With the adapter", after)):
-        say(f"\n{title}:\n{_indented(text)}")
-    difference = result["difference"] = merge_difference(peft_model, next(iter(evaluation.values()))[:4])
+    unit = "nats per byte" if isinstance(tokenizer, ByteTokenizer) else "nats per token"
+    _report_losses(peft_model, history, task.evaluation, unit, say)
+    _report_samples(task, before, task.samples(peft_model), say)
+    difference = result["difference"] = merge_difference(peft_model, task.ids[:4])
     say(f"\nMerged and unmerged logits differ by at most {difference:.1e}: the same model, at the base's cost.")
-    result["picture"] = _draw(history, options, out / "curves.png")
+    result["picture"] = _draw(history, options, unit, out / "curves.png")
     size = (out / "adapter_model.safetensors").stat().st_size
     say(f"\nAdapter (PEFT format, {size / 1024:.0f} KiB): {out}\nPicture: {result['picture']}")
     return result
+
+
+def _announce(peft_model, options, say):
+    """What will be trained, and how much memory it will take."""
+    config = peft_model.peft_config["default"]
+    say(
+        f"Base model {options.base}; LoRA of rank {config.r}, alpha {config.lora_alpha:g}, scaling {config.scaling:g}\n"
+    )
+    say(format_parameter_table(peft_model) + "\n")
+    peft_model.print_trainable_parameters()
+    say(_memory_line(peft_model.config.to_dict(), options) + "\n")
+
+
+def _memory_line(fields, options):
+    targets = options.target_modules if isinstance(options.target_modules, str) else list(options.target_modules)
+    try:
+        parts = this_library(fields, options.rank, targets, batch=options.batch_size, length=options.max_length)
+    except ValueError as error:
+        return f"No estimate of the memory: {error}"
+    weights, activations, total = (f"{parts[name] / 1e6:.0f}" for name in ("weights", "activations", "total"))
+    trained = (parts["adapters"] + parts["gradients"] + parts["optimizer"]) / 1e6
+    return (
+        f"A step of {options.batch_size} x {options.max_length} tokens takes about {total} MB: weights {weights}, "
+        f"adapters with gradients and optimizer {trained:.1f}, activations {activations}"
+    )
 
 
 def _adapted(model, options):
@@ -113,7 +149,7 @@ def _output_directory(options):
 
 def _identity(options, train_data):
     """What makes a run this one and not another, besides how it is trained."""
-    names = ("base", "rank", "alpha", "target_modules", "dropout", "batch_size")
+    names = ("base", "rank", "alpha", "target_modules", "dropout", "batch_size", "max_length", "packing")
     data = hashlib.sha256(train_data.tokens.tobytes()).hexdigest()
     return {**{name: getattr(options, name) for name in names}, "data": data}
 
@@ -129,52 +165,24 @@ def _arguments(options):
     )
 
 
-def _read_data(options, tokenizer, window):
-    """(training data, {name: held-out windows}): the chosen text first, then what the base was trained on, if known."""
-    if options.data is None:
-        parts, name = split_documents(prose_documents()), "English prose"
-    else:
-        parts, name = hold_out_last(load_text(options.data)), Path(options.data).name
-    tokens = {
-        part: TextData(parts[part], tokenizer, window, options.batch_size, f"{name} ({what})")
-        for part, what in (("train", "the part to learn from"), ("test", "the part held out"))
-    }
-    held_out = {name: tokens["test"]}
-    if options.base == TINY_PYTHON:
-        source = split_documents(python_documents(), held_out=0.05)["test"]
-        held_out["Python source"] = TextData(source, tokenizer, window, options.batch_size)
-    return tokens["train"], {name: _spread(text.windows()) for name, text in held_out.items()}
-
-
-def _spread(windows):
-    """At most EVALUATION_WINDOWS windows, evenly spread over all."""
-    if len(windows) <= EVALUATION_WINDOWS:
-        return windows
-    return windows[np.linspace(0, len(windows) - 1, EVALUATION_WINDOWS).astype(int)]
-
-
-def _prompt(evaluation, tokenizer, length=150):
-    """The beginning of a held-out window, up to a space."""
-    text = tokenizer.decode(next(iter(evaluation.values()))[1, :length])
-    return text.rpartition(" ")[0] + " "
-
-
-def _sample(model, tokenizer, prompt, seed):
-    ids = tokenizer(prompt)["input_ids"]
-    text = model.generate(ids, max_new_tokens=SAMPLE_LENGTH, do_sample=True, temperature=0.7, top_p=0.95, seed=seed)
-    return tokenizer.decode(text[0, ids.shape[1] :])
+def _report_samples(task, before, after, say):
+    """What the base and the adapted model answer to the same questions."""
+    for (title, text), base, adapted in zip(task.questions, before, after, strict=True):
+        say(f"\n{title}:\n{_indented(text)}")
+        for name, answer in (("The base writes", base), ("With the adapter", adapted)):
+            say(f"\n{name}:\n{_indented(answer)}")
 
 
 def _indented(text):
     return "\n".join(f"    {line}" for line in text.splitlines())
 
 
-def _report_losses(peft_model, history, evaluation, say):
+def _report_losses(peft_model, history, evaluation, unit, say):
     """Each held-out text's loss with the base, with the adapter, and with the adapter there but switched off."""
     with peft_model.disable_adapter():
         switched_off = {name: evaluate(peft_model, windows) for name, windows in evaluation.items()}
     first, last = history["evaluation"][0], history["evaluation"][-1]
-    title = "held-out loss, nats per byte"
+    title = f"held-out loss, {unit}"
     say(f"\n{title}  {'base':>8} {'adapter':>8} {'adapter off':>12}")
     for name in switched_off:
         say(f"{name:<{len(title)}}  {first[name]:8.3f} {last[name]:8.3f} {switched_off[name]:12.3f}")
@@ -197,11 +205,11 @@ def merge_difference(peft_model, ids):
     return difference
 
 
-def _draw(history, options, path):
+def _draw(history, options, unit, path):
     from . import plots
 
     title = f"LoRA rank {options.rank} on {options.base}"
-    plots.save(plots.training_curves(history, title), path)
+    plots.save(plots.training_curves(history, title, unit), path)
     return path
 
 

@@ -5,6 +5,7 @@ import os
 
 # Before NumPy is loaded: the arrays are small, and BLAS threads of several test processes slow each other down a lot.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
+os.environ.setdefault("LORA_NP_NUM_THREADS", "1")  # batches in shards: tests/autograd/test_threads.py
 
 import numpy as np
 import pytest
@@ -27,8 +28,8 @@ def rng():
 @pytest.fixture
 def short_report(monkeypatch):
     """The main job measures on few windows and writes little, so that a run is quick."""
-    monkeypatch.setattr("lora_np.finetune.EVALUATION_WINDOWS", 4)
-    monkeypatch.setattr("lora_np.finetune.SAMPLE_LENGTH", 8)
+    monkeypatch.setattr("lora_np.tasks.EVALUATION_WINDOWS", 4)
+    monkeypatch.setattr("lora_np.tasks.SAMPLE_LENGTH", 8)
 
 
 @pytest.fixture(autouse=True)

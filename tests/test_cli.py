@@ -65,7 +65,7 @@ def test_finetune_then_resume_when_done(tmp_path, text, capsys):
         (["--rank", "0"], "r must be an integer of at least 1, got 0"),
         (["--dropout", "1"], "lora_dropout must be in [0, 1), got 1.0"),
         (["--target-modules", "q_attn"], "no layer matches 'q_attn'; did you mean 'c_attn'?"),
-        (["--base", "nowhere"], "'nowhere' is neither a directory nor the name of a shipped model"),
+        (["--base", "nowhere"], "'nowhere' is neither a directory, nor a .gguf file, nor the name of a shipped"),
         (["--data", "nowhere.txt"], "nowhere.txt does not exist"),
         (["--steps", "0"], "steps must be a positive integer, got 0"),
         (["--batch-size", "0"], "batch_size must be at least 1, got 0"),

@@ -1,0 +1,122 @@
+"""What a fine-tuning run learns from, measures on and shows: running text, or examples of prompts and answers.
+
+A task has
+    train        the data to learn from, as `training.train` takes it
+    evaluation   {name: held-out data}, as `training.evaluate` takes it; the first is of the kind that is learnt
+    ids          held-out token ids (n, T), on which models can be compared
+    samples(model) -> what the model writes, one text for each `questions`
+    questions    [(title, text)] of what it was asked
+"""
+
+import textwrap
+from pathlib import Path
+
+import numpy as np
+
+from .models.auto import TINY_PYTHON
+from .training import ExampleData, TextData, load_text, prose_documents, python_documents
+from .training.data import hold_out_last, split_documents
+from .training.docstrings import docstring_examples
+from .training.examples import load_examples, split_examples
+
+EVALUATION_WINDOWS, SAMPLE_LENGTH, SHOWN_EXAMPLES = 64, 240, 3
+DOCSTRINGS = "docstrings"
+
+
+def make_task(options, tokenizer, window):
+    """The task that `options.data` names: "docstrings", a .jsonl file of examples, a text; None is English prose."""
+    if options.data == DOCSTRINGS:
+        return ExampleTask(docstring_examples(), "Docstrings", options, tokenizer, window)
+    if options.data is not None and Path(options.data).suffix == ".jsonl":
+        return ExampleTask(load_examples(options.data), Path(options.data).name, options, tokenizer, window)
+    return TextTask(options, tokenizer, window)
+
+
+class TextTask:
+    """Running text, cut into windows; the model learns every token of it."""
+
+    def __init__(self, options, tokenizer, window):
+        if options.data is None:
+            parts, name = split_documents(prose_documents()), "English prose"
+        else:
+            parts, name = hold_out_last(load_text(options.data)), Path(options.data).name
+        tokens = {
+            part: TextData(parts[part], tokenizer, window, options.batch_size, f"{name} ({what})")
+            for part, what in (("train", "the part to learn from"), ("test", "the part held out"))
+        }
+        held_out = {name: tokens["test"]}
+        if options.base == TINY_PYTHON:  # what the base was trained on is known
+            source = split_documents(python_documents(), held_out=0.05)["test"]
+            held_out["Python source"] = TextData(source, tokenizer, window, options.batch_size)
+        self.train, self.tokenizer, self.seed = tokens["train"], tokenizer, options.seed
+        self.evaluation = {name: spread(text.windows()) for name, text in held_out.items()}
+        self.ids = self.evaluation[name]
+        self.prompt = self._prompt(self.ids[min(1, len(self.ids) - 1)])
+        self.questions = [("Held-out text to go on from", self.prompt)]
+
+    def _prompt(self, ids, length=150):
+        """The beginning of a held-out window, up to a space."""
+        text = self.tokenizer.decode(ids[:length])[:length]
+        return text.rpartition(" ")[0] + " "
+
+    def samples(self, model):
+        ids = self.tokenizer(self.prompt)["input_ids"]
+        options = {"do_sample": True, "temperature": 0.7, "top_p": 0.95, "seed": self.seed}
+        text = model.generate(ids, max_new_tokens=SAMPLE_LENGTH, eos_token_id=[], **options)
+        return [self.tokenizer.decode(text[0, ids.shape[1] :])]
+
+
+class ExampleTask:
+    """Prompts and answers; the model learns the answers."""
+
+    def __init__(self, examples, name, options, tokenizer, window):
+        parts = split_examples(examples, seed=options.seed)
+        held_out = spread(np.array(parts["validation"], dtype=object))
+        self.train = ExampleData(parts["train"], tokenizer, window, options.batch_size, options.packing)
+        self.evaluation = {name: ExampleData(held_out, tokenizer, window, options.batch_size)}
+        self.ids = next(self.evaluation[name].batches(4))["input_ids"]
+        self.tokenizer, self.window = tokenizer, window
+        asked = [question_and_answer(example, tokenizer) for example in held_out[:SHOWN_EXAMPLES]]
+        self.prompts = [prompt for _, prompt, _ in asked]
+        self.questions = [(f"Held-out example; wanted: {answer}", shown) for shown, _, answer in asked]
+
+    def samples(self, model):
+        texts = []
+        for prompt in self.prompts:
+            ids = self.tokenizer(prompt, add_special_tokens=False)["input_ids"][:, -self.window :]
+            text = model.generate(ids, max_new_tokens=min(40, SAMPLE_LENGTH), pad_token_id=self.tokenizer.eos_token_id)
+            texts.append(self.tokenizer.decode(text[0, ids.shape[1] :], skip_special_tokens=True).strip())
+        return texts
+
+
+def question_and_answer(example, tokenizer):
+    """(what to show of the question, what the model is given, the answer that is wanted) of an example."""
+    if "messages" in example:
+        last = max(i for i, message in enumerate(example["messages"]) if message["role"] == "assistant")
+        before, answer = example["messages"][:last], example["messages"][last]["content"]
+        shown = before[-1]["content"]
+        prompt = tokenizer.apply_chat_template(before, add_generation_prompt=True, tokenize=False)
+    elif "prompt" in example:
+        shown, answer = example["prompt"], example["completion"]
+        prompt = tokenizer.decode(tokenizer.encode(shown))  # with the special tokens that stand before a text
+    else:
+        half = len(example["text"]) // 2
+        shown, answer = example["text"][:half], example["text"][half:]
+        prompt = tokenizer.decode(tokenizer.encode(shown))
+    return (
+        textwrap.shorten(shown, 400, placeholder=" ...") if "\n" not in shown else _first_lines(shown),
+        prompt,
+        answer,
+    )
+
+
+def _first_lines(text, most=12):
+    lines = text.splitlines()
+    return "\n".join(lines[:most] + ["..."] * (len(lines) > most))
+
+
+def spread(rows):
+    """At most EVALUATION_WINDOWS of the rows, evenly spread over all."""
+    if len(rows) <= EVALUATION_WINDOWS:
+        return rows
+    return rows[np.linspace(0, len(rows) - 1, EVALUATION_WINDOWS).astype(int)]

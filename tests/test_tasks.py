@@ -1,0 +1,133 @@
+"""What a run learns from: texts, files of examples, the standard library's docstrings."""
+
+import dataclasses
+
+import numpy as np
+import pytest
+
+from lora_np import AutoModelForCausalLM, AutoTokenizer
+from lora_np.finetune import FinetuneOptions, finetune
+from lora_np.tasks import ExampleTask, TextTask, make_task, question_and_answer
+from lora_np.training import write_jsonl
+
+TEMPLATE = (
+    "{% for m in messages %}[{{ m.role }}] {{ m.content }}\n{% endfor %}"
+    "{% if add_generation_prompt %}[assistant] {% endif %}"
+)
+PAIRS = [{"prompt": f"{n} plus {n + 1} is ", "completion": f"{2 * n + 1}."} for n in range(40)]
+
+
+@pytest.fixture
+def tokenizer():
+    return AutoTokenizer.from_pretrained("tiny-python")
+
+
+@pytest.fixture
+def jsonl(tmp_path):
+    write_jsonl(tmp_path / "pairs.jsonl", PAIRS)
+    return str(tmp_path / "pairs.jsonl")
+
+
+def options(**changes):
+    return dataclasses.replace(FinetuneOptions(), **changes).resolved(256)
+
+
+def test_what_the_data_is_called_chooses_the_task(tmp_path, tokenizer, jsonl):
+    text = tmp_path / "my.txt"
+    text.write_text("A paragraph of some words.\n\n" * 400)
+    assert isinstance(make_task(options(), tokenizer, 256), TextTask)
+    assert isinstance(make_task(options(data=str(text)), tokenizer, 256), TextTask)
+    assert isinstance(make_task(options(data=jsonl), tokenizer, 256), ExampleTask)
+
+
+def test_examples_are_held_out_whole_and_only_answers_are_judged(tokenizer, jsonl):
+    task = make_task(options(data=jsonl), tokenizer, 64)
+    (held_out,) = task.evaluation.values()
+    assert task.train.examples + held_out.examples == len(PAIRS)
+    shown = {text for _, text in task.questions}
+    trained = tokenizer.decode(task.train.tokens)
+    assert shown
+    assert not any(text in trained for text in shown)
+    batch = task.train.batch(0, 0)
+    for ids, labels in zip(batch["input_ids"], batch["labels"], strict=True):
+        _, _, answer = tokenizer.decode(ids).rstrip("\0").partition(" is ")
+        assert tokenizer.decode(labels[labels >= 0]) == answer + "\0"
+
+
+def test_samples_are_answers_to_the_questions(tokenizer, jsonl):
+    model = AutoModelForCausalLM.from_pretrained("tiny-python")
+    task = make_task(options(data=jsonl), tokenizer, 64)
+    answers = task.samples(model)
+    assert len(answers) == len(task.questions) == min(3, task.evaluation["pairs.jsonl"].examples)
+    ids = tokenizer(task.prompts[0])["input_ids"]
+    expected = model.generate(ids, max_new_tokens=40)[0, ids.shape[1] :]
+    assert answers[0] == tokenizer.decode(expected, skip_special_tokens=True).strip()
+
+
+@pytest.mark.parametrize(
+    ("example", "shown", "prompt", "answer"),
+    [
+        ({"prompt": "1 + 1 = ", "completion": "2"}, "1 + 1 =", "1 + 1 = ", "2"),
+        ({"text": "abcdef"}, "abc", "abc", "def"),
+        (
+            {
+                "messages": [
+                    {"role": r, "content": c} for r, c in [("user", "Hi"), ("assistant", "Yes?"), ("user", "So")]
+                ]
+            },
+            "Hi",
+            "[user] Hi\n[assistant] ",
+            "Yes?",
+        ),
+    ],
+)
+def test_question_and_answer(tokenizer, example, shown, prompt, answer):
+    tokenizer.chat_template = TEMPLATE
+    assert question_and_answer(example, tokenizer) == (shown, prompt, answer)
+
+
+def test_a_long_question_is_shown_in_part(tokenizer):
+    shown, prompt, _ = question_and_answer({"prompt": "line\n" * 30, "completion": "x"}, tokenizer)
+    assert shown == "line\n" * 12 + "..."
+    assert prompt == "line\n" * 30
+
+
+@pytest.mark.usefixtures("short_report")
+@pytest.mark.parametrize("packing", [False, True])
+def test_a_run_on_examples_from_start_to_end(tmp_path, jsonl, packing):
+    lines = []
+    result = finetune(
+        FinetuneOptions(data=jsonl, out=str(tmp_path / "out"), steps=3, batch_size=4, rank=2, packing=packing),
+        say=lines.append,
+    )
+    report = "\n".join(lines)
+    assert (tmp_path / "out" / "adapter_model.safetensors").is_file()
+    assert "A step of 4 x 256 tokens takes about" in report
+    assert "Held-out example; wanted: " in report
+    assert "pairs.jsonl" in report
+    evaluations = [e["pairs.jsonl"] for e in result["history"]["evaluation"]]
+    assert evaluations[-1] < evaluations[0]
+
+
+def test_what_suits_the_base_fills_in_what_was_not_given():
+    tiny, other = FinetuneOptions().resolved(256), FinetuneOptions(base="else").resolved(8192)
+    assert (tiny.batch_size, tiny.learning_rate, tiny.max_length) == (16, 1e-2, 256)
+    assert (other.batch_size, other.learning_rate, other.max_length) == (4, 1e-3, 256)
+    assert FinetuneOptions(base="else").resolved(100).max_length == 100
+    assert FinetuneOptions(batch_size=3, learning_rate=1.0, max_length=7).resolved(256).max_length == 7
+
+
+@pytest.mark.parametrize("length", [1, 0, 257])
+def test_a_max_length_that_does_not_fit_is_refused(length):
+    with pytest.raises(ValueError, match=f"max_length must be from 2 to the model's context of 256, got {length}"):
+        FinetuneOptions(max_length=length).resolved(256)
+
+
+def test_the_standard_librarys_docstrings_are_a_task(tokenizer):
+    tokenizer.chat_template = TEMPLATE
+    task = make_task(options(data="docstrings", max_length=200), tokenizer, 200)
+    (held_out,) = task.evaluation.values()
+    assert task.train.examples > 500
+    assert held_out.examples <= 64
+    assert all("```python" in text and '"""' not in text for _, text in task.questions)
+    assert np.isin(task.ids, range(256)).all()
