@@ -9,7 +9,7 @@ What goes beyond it, each in a room of its own:
     variants.py      the seam; dora.py and projection.py (q, k, v apart) use it
     embedding.py, saved_modules.py     adapted embeddings, modules trained whole
     combine.py, weighted.py            several adapters made into one
-    status.py, analysis.py, sizes.py, memory.py     what is there, what it costs, what was learned
+    status.py, analysis.py, sizes.py, memory.py, step_memory.py     what is there, what it costs, what was learned
 """
 
 from .config import LoraConfig, TaskType

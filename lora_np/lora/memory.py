@@ -1,19 +1,18 @@
 """What a training step holds in memory, by part, from the fields of a config.json: see `sizes.py`.
 
-`memory` is the arithmetic for large models in mixed precision, as training libraries for GPUs do it. `this_library` is
-what this one really keeps for GPT-2, in float32: it follows, operation by operation, what the caches in
-`autograd/fused/` hold. Everything is in bytes; a GB is 10⁹ of them.
+`memory` is the arithmetic for large models in mixed precision, as training libraries for GPUs do it. `this_library`,
+from `step_memory.py`, is what this one really holds, in float32. Everything is in bytes; a GB is 10⁹ of them.
 """
 
 import math
-from collections import Counter
 
 from .sizes import adapter_sizes, count, dimensions, linear_layers, model_size, place_of
+from .step_memory import FLOAT32, this_library
 
-FLOAT32, BFLOAT16 = 4, 2
+__all__ = ["activations", "memory", "this_library"]
+
+BFLOAT16 = 2
 NF4 = (4 + 8 / 64 + 32 / (64 * 256)) / 8
-CHUNK_BYTES = 1 << 25  # of logits that autograd/fused/loss.py holds at once
-BLOCK_BYTES = 1 << 18  # that elementwise operations work on at once (autograd/backend.py, `blocks`)
 METHODS = ("full", "lora", "qlora")
 
 
@@ -79,68 +78,3 @@ def activations(config, trained, batch, length, activation_bytes=BFLOAT16, check
     if checkpointing:
         kept = kept / d["blocks"] + d["blocks"] * d["C"]
     return round(batch * length * (activation_bytes * (kept + d["C"]) + 2 * FLOAT32 * d["V"]))
-
-
-def this_library(config, r, target_modules=None, *, batch=1, length):
-    """`memory`'s dict for a LoRA step of this library on GPT-2 and a CPU, everything in float32.
-
-    "activations" is the most that exists at once beside weights, gradients and optimizer: what the operations keep for
-    the backward pass, and the temporary arrays of the moment. ValueError for another kind of model, and if the head
-    has an adapter: its logits are then held whole, which is not followed here.
-    """
-    kind = config.get("model_type")
-    if kind != "gpt2":
-        raise ValueError(f"this_library follows GPT-2's operations; the config is of a {kind!r} model")
-    adapters = adapter_sizes(config, r, target_modules)
-    if "lm_head" in adapters:
-        raise ValueError("this_library does not follow a head with an adapter")
-    trained = sum(adapters.values())
-    parts = {"weights": model_size(config), "adapters": trained, "gradients": trained, "optimizer": 2 * trained}
-    parts["activations"] = _peak(config, Counter(map(place_of, adapters)), r, batch, length)
-    parts = {part: FLOAT32 * numbers for part, numbers in parts.items()}
-    return {**parts, "total": sum(parts.values())}
-
-
-def _peak(config, adapters, r, batch, length):
-    """The largest of three moments, in numbers: GELU of the last block, forward and backward, and the loss.
-
-    adapters: {place: how many adapters}. Everything that the blocks keep is there each time, less what comes only
-    after GELU's forward.
-    """
-    d, rows, counted = dimensions(config), batch * length, batch * (length - 1)  # the last position has no target
-    C, inner, last = d["C"], d["inner"], d["blocks"] - 1
-    kept = rows * _kept_by_blocks(config, adapters, r, length)
-    # Forward: the block's input, the stream, and the input of c_fc; input, result and two temporary blocks of GELU.
-    work = 2 * min(rows * inner, BLOCK_BYTES // FLOAT32)
-    forward = 3 * C + 2 * inner - (C if (last, 3) in adapters else 0) - (inner if (last, 4) in adapters else 0)
-    # Backward: the stream's gradient; that of c_proj's input, and one more as large: the branch's part, or GELU's.
-    backward = C + (2 * inner if min(adapters) < (last, 4) else 0)
-    # The loss: last norm, hidden states, their gradient, both again for the rows that count, and a chunk of logits.
-    chunk = min(counted, max(1, CHUNK_BYTES // (FLOAT32 * d["V"]))) * d["V"]
-    loss = rows * (3 * C + 1) + 2 * counted * C + chunk
-    return kept + max(rows * forward + work, rows * backward, loss)
-
-
-def _kept_by_blocks(config, adapters, r, length):
-    """Numbers that all blocks keep for the backward pass, for each row (token).
-
-    Nothing is kept below the lowest adapter: no gradient gets there. Above it, see each operation's docstring.
-    """
-    total, needed = 0, False
-    for i in range(config["n_layer"]):
-        for place, numbers in _kept_by_operations(config, length):
-            adapted = adapters.get((i, place), 0)
-            if adapted or (needed and place is None):
-                total += numbers + r * adapted  # for a branch also h = x Aᵀ
-            needed = needed or adapted > 0
-    return total
-
-
-def _kept_by_operations(config, length):
-    """[(place, numbers for a row)] of a block's operations in order; those with a place are kept if it is adapted."""
-    d = dimensions(config)
-    norm = (None, d["C"] + 1)  # x̂ and 1/σ
-    dropout = (None, d["C"] if config.get("resid_pdrop", 0.1) else 0)  # the mask
-    scores = d["heads"] * length * (2 if config.get("attn_pdrop", 0.1) else 1)  # P, and its mask
-    attention = [norm, (0, d["C"]), (None, 3 * d["C"] + scores), (2, d["C"]), dropout]
-    return [*attention, norm, (3, d["C"]), (None, d["inner"]), (4, d["inner"]), dropout]  # GELU keeps its slope

@@ -89,6 +89,10 @@ class PeftModel(nn.Module):
         """Continue `ids` with the active adapters; see the base model's generate."""
         return self.base_model.model.generate(ids, **options)
 
+    def stream(self, ids, **options):
+        """Continue `ids` with the active adapters, token by token; see the base model's stream."""
+        return self.base_model.model.stream(ids, **options)
+
     def add_adapter(self, adapter_name, config):
         """Add an adapter beside the ones there are. It is not active until `set_adapter`."""
         self._refuse_change("adding an adapter")

@@ -573,3 +573,12 @@ class TestOnTheGpu:
         assert {p.device for p in on_cpu.parameters()} == {"cpu"}
         assert {p.device for p in on_gpu.parameters()} == {"cuda:0"}
         assert relative(logits(on_gpu), logits(on_cpu)) < 1e-4
+
+
+def test_streaming_with_an_adapter_is_generating_with_it():
+    model = peft_model()
+    ids = some_ids(model.config, time=3)
+    text = model.generate(ids, max_new_tokens=6)
+    np.testing.assert_array_equal(np.stack(list(model.stream(ids, max_new_tokens=6)), axis=1), text[:, 3:])
+    with model.disable_adapter():
+        assert (model.generate(ids, max_new_tokens=6) != text).any()

@@ -9,6 +9,7 @@ from lora_helpers import fuzz, tiny_config
 
 from lora_np import GPT2LMHeadModel, LoraConfig, get_peft_model
 from lora_np.lora.sizes import adapter_sizes, count, flops, linear_layers, model_size, weight_shapes
+from lora_np.models import LlamaConfig, LlamaForCausalLM
 
 GPT2 = {"model_type": "gpt2", "n_embd": 768, "n_layer": 12, "n_head": 12, "vocab_size": 50257, "n_positions": 1024}
 LLAMA3 = {"model_type": "llama", "vocab_size": 128256, "hidden_size": 4096, "intermediate_size": 14336}
@@ -69,16 +70,49 @@ TARGETS = [None, ["c_attn"], "all-linear", ["mlp.c_proj", "c_fc"], r".*\.0\..*c_
 @fuzz
 @given(gpt2_configs(), st.integers(1, 5), st.sampled_from(TARGETS))
 def test_a_gpt2_that_is_built_has_these_parameters(config, r, targets):
-    model, fields = GPT2LMHeadModel(config), config.to_dict()
+    assert_counts(GPT2LMHeadModel(config), r, targets)
+
+
+def assert_counts(model, r, targets):
+    """Every parameter's name and shape, and what PEFT counts, follow from the config of the model that is built."""
+    fields = model.config.to_dict()
     assert weight_shapes(fields) == {name: p.shape for name, p in model.named_parameters()}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        adapted = get_peft_model(model, LoraConfig(r=r, target_modules=targets, fan_in_fan_out=True))
+        conv1d = fields["model_type"] == "gpt2"
+        adapted = get_peft_model(model, LoraConfig(r=r, target_modules=targets, fan_in_fan_out=conv1d))
     assert count(fields, r, targets) == adapted.get_nb_trainable_parameters()
     sizes = adapter_sizes(fields, r, targets)
     for name, layer in adapted.base_model.layers():
         assert sizes.pop(name) == layer.lora_A["default"].weight.size + layer.lora_B["default"].weight.size
     assert not sizes
+
+
+@st.composite
+def llama_configs(draw):
+    kv_heads, group = draw(st.integers(1, 2)), draw(st.integers(1, 3))
+    heads = kv_heads * group
+    return LlamaConfig(
+        num_attention_heads=heads,
+        num_key_value_heads=draw(st.just(kv_heads) if group > 1 else st.sampled_from([None, kv_heads])),
+        hidden_size=heads * draw(st.sampled_from([2, 4])),
+        head_dim=draw(st.sampled_from([None, 2, 6])),
+        intermediate_size=draw(st.integers(1, 30)),
+        num_hidden_layers=draw(st.integers(1, 3)),
+        vocab_size=draw(st.integers(2, 40)),
+        attention_bias=draw(st.booleans()),
+        mlp_bias=draw(st.booleans()),
+        tie_word_embeddings=draw(st.booleans()),
+    )
+
+
+LLAMA_TARGETS = [None, ["k_proj"], "all-linear", ["down_proj", "up_proj"], r".*\.0\..*(gate|o)_proj", ["lm_head"]]
+
+
+@fuzz
+@given(llama_configs(), st.integers(1, 5), st.sampled_from(LLAMA_TARGETS))
+def test_a_llama_that_is_built_has_these_parameters(config, r, targets):
+    assert_counts(LlamaForCausalLM(config), r, targets)
 
 
 VARIANTS = [

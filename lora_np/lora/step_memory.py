@@ -1,0 +1,234 @@
+"""What a LoRA step of this library holds in memory: the operations of a model, followed one by one.
+
+Nothing is computed here. Each array of a block has a name and a size; each operation keeps some for its backward pass,
+and others exist beside them while it runs, forward and backward. The most that ever exists at once is the answer.
+`Block` has the operations: what they keep is what the docstrings in `autograd/fused/` say. `gpt2_block` and
+`llama_block` put them in order: what exists beside is what the local variables in `models/gpt2.py` and
+`models/llama.py` hold. Python's own objects are left out: 10 to 20 kB a block.
+"""
+
+from collections import Counter
+
+from .sizes import PARTS, adapter_sizes, dimensions, model_size
+
+FLOAT32 = 4
+CHUNK_BYTES = 1 << 25  # of logits that autograd/fused/loss.py holds at once
+BLOCK_BYTES = 1 << 18  # that attention and elementwise operations work on at once (autograd/backend.py, `blocks`)
+SILU = ("silu", "swish")
+
+
+def this_library(config, r, target_modules=None, *, batch=1, length, dropout=0.0, shards=1):
+    """`memory`'s dict for a LoRA step of this library, of GPT-2 or Llama on a CPU, everything in float32.
+
+    dropout   LoraConfig's lora_dropout
+    shards    how many parts of the batch are computed at the same time (autograd/threads.py). They are taken to reach
+              their worst moments together, which is the most that can happen
+
+    All tokens are taken to count in the loss; where only some do, it needs less.
+
+    "activations" is the most that exists at once beside weights, gradients and optimizer: what the operations keep for
+    the backward pass, and the temporary arrays of the moment. ValueError for another kind of model, and if the head
+    has an adapter: its logits are then held whole, which is not followed here.
+    """
+    kind = config.get("model_type")
+    if kind not in BLOCKS:
+        known = " and ".join(BLOCKS)
+        raise ValueError(f"this_library follows the operations of {known}; the config is of a {kind!r} model")
+    adapters = adapter_sizes(config, r, target_modules)
+    if "lm_head" in adapters:
+        raise ValueError("this_library does not follow a head with an adapter")
+    trained = sum(adapters.values())
+    parts = {"weights": model_size(config), "adapters": trained, "gradients": trained, "optimizer": 2 * trained}
+    places, shards = Counter(map(_place, adapters)), min(shards, batch)
+    rows = [batch // shards + (i < batch % shards) for i in range(shards)]
+    parts["activations"] = sum(_peak(config, places, r, dropout, n, length) for n in rows)
+    parts = {part: FLOAT32 * round(numbers) for part, numbers in parts.items()}
+    return {**parts, "total": sum(parts.values())}
+
+
+def _place(name):
+    """Where an adapted layer is: "transformer.h.3.attn.c_attn.q" -> (3, "attn.c_attn")."""
+    path = name.split(".")
+    block = next(i for i, part in enumerate(path) if part.isdecimal())
+    return int(path[block]), ".".join(path[block + 1 : -1 if path[-1] in PARTS else None])
+
+
+def _peak(config, adapters, r, dropout, batch, length):
+    """The most numbers that exist at once. adapters: {(block, layer): how many}."""
+    d, kind = dimensions(config), config["model_type"]
+    sizes, angles = _sizes(d, batch, length), length * d["q"] // d["heads"] if kind == "llama" else 0  # cos and sin
+    most, kept, needed = 0, angles, False  # no gradient is needed below the lowest adapter, so nothing is kept there
+    for i in range(d["blocks"]):
+        ranks = {layer: r * times for (block, layer), times in adapters.items() if block == i}
+        block = Block(sizes, ranks, dropout, needed)
+        BLOCKS[kind](block, config)
+        most, kept, needed = max(most, kept + block.most), kept + block.held, "out" in block.needs
+    return max(most, kept + _loss(d, batch, length))
+
+
+def _sizes(d, batch, length):
+    """{array: its numbers}, for all arrays that a block names.
+
+    x comes in, m is the residual stream after attention, out leaves the block. In the MLP, `bent` is the activation's
+    result and `wide` what the last layer reads.
+    """
+    rows, scores = batch * length, d["heads"] * length * length
+    stream, inner = ("x", "normed_x", "attended", "m", "normed_m", "out"), ("gate", "up", "bent", "slope", "wide")
+    sizes = dict.fromkeys(stream, rows * d["C"]) | dict.fromkeys(inner, rows * d["inner"])
+    sizes |= dict.fromkeys(("q", "heads", "joined"), rows * d["q"]) | dict.fromkeys(("k", "v"), rows * d["kv"])
+    sizes |= {"qkv": 3 * rows * d["C"], "P": batch * scores, "mask": batch * scores, "future": length * length}
+    # Attention takes `some` of the batch at a time; what it made the time before is freed once the next is there.
+    some = min(batch, max(1, BLOCK_BYTES // (FLOAT32 * scores)))
+    sizes |= {"some_P": some * scores, "twice_P": min(2 * some, batch) * scores}
+    # The queries of a group are moved together: dO is copied, and then dQ, when an earlier time's dS is gone already.
+    copies = 0 if d["kv"] == d["q"] else 2 if some == batch else 1
+    sizes |= {"moved": copies * some * length * d["q"], "strips": 2 * min(rows * d["inner"], BLOCK_BYTES // FLOAT32)}
+    return sizes | {"row": rows}
+
+
+def _loss(d, batch, length):
+    """The last norm's x̂ and 1/σ, its result, the gradient of that, both again for the rows that count, and logits."""
+    rows, counted = batch * length, batch * (length - 1)  # the last position has no target
+    chunk = min(counted, max(1, CHUNK_BYTES // (FLOAT32 * d["V"]))) * d["V"]
+    return rows * (3 * d["C"] + 1) + 2 * counted * d["C"] + chunk
+
+
+class Block:
+    """One block of a model while its operations run: what is kept, by name, and the most that existed at once.
+
+    kept     {array: its numbers} that wait for the backward pass. What two operations keep counts once
+    needs    the arrays whose gradients are asked for
+    most     the numbers at the worst moment so far, forward or backward
+
+    `forward` names the arrays that exist beside an operation's input and result, `backward` those whose gradients wait
+    beside its own. Names that are kept anyway, or whose gradient nobody needs, do no harm.
+    """
+
+    def __init__(self, sizes, ranks, dropout, needed):
+        self.sizes, self.ranks, self.dropout = sizes, ranks, dropout
+        self.kept, self.needs, self.most = {}, {"x"} if needed else set(), 0
+
+    @property
+    def held(self):
+        """The numbers kept."""
+        return sum(self.kept.values())
+
+    def norm(self, x, y, forward="", backward=""):
+        """x̂ ∘ w. Keeps x̂ and 1/σ."""
+        normed, needed = self.sizes[x] + self.sizes["row"], x in self.needs
+        if needed:
+            self.kept[f"norm of {x}"] = normed
+        self._run([x], y, forward, backward, 0 if needed else normed)
+
+    def linear(self, layer, x, y, forward="", backward=""):
+        """x Wᵀ. With an adapter: keeps x and h = x Aᵀ; with dropout on that, what is left of x, and the mask."""
+        if layer not in self.ranks:
+            self._run([x], y, forward, backward)
+            return
+        mask, needed = self.sizes[x] if self.dropout else 0, x in self.needs
+        h = self.kept[f"h of {layer}"] = self.ranks[layer] * self.sizes["row"]
+        if mask:
+            self.kept[f"input of {layer}"] = self.sizes[x] + (mask if needed else 0)
+        else:
+            self._keep(x)
+        branch = self.sizes[y] + h + (0 if needed else mask)
+        self._run([x], y, forward, backward, branch, self.sizes[x] + h if needed else h, trained=True)
+
+    def attention(self, inputs, y, dropout, forward="", backward=""):
+        """softmax(Q Kᵀ) V. Keeps P, its dropout mask, and of q, k and v what the gradients of the others need."""
+        needed, kept = self.needs & set(inputs), ["P", "mask"] if dropout else ["P"]
+        if needed:
+            self._keep(*kept, *(x for x in inputs if needed & USED_FOR[x]))
+        forward += " future moved" + (" mask some_P" if dropout else "") + ("" if needed else " twice_P")
+        work = self.sizes["twice_P"] if needed - {"v"} else self.sizes["some_P"] if dropout else 0  # dS, or mask∘P
+        self._run(inputs, y, forward, backward, 0, work + self.sizes["moved"])
+
+    def activation(self, kind, x, y, forward="", backward=""):
+        """f(x). Keeps its slope: for ReLU in a byte each; tanh keeps its result, from which the slope follows.
+
+        GELU works in strips; SiLU and tanh make whole arrays on the way.
+        """
+        if x in self.needs and kind == "tanh":
+            self._keep(y)
+        elif x in self.needs and kind != "linear":
+            self.kept[f"slope at {x}"] = self.sizes[x] / (FLOAT32 if kind == "relu" else 1)
+        arrays = 2 * self.sizes[x] if kind in SILU else 0, self.sizes[x] if kind == "tanh" else 0
+        self._run([x], y, forward, backward, *arrays)
+
+    def product(self, a, b, saved, y, forward="", backward=""):
+        """a ∘ b, or silu(a) ∘ b. `saved`: what the gradients of a and b are made of; keeps those that are needed."""
+        self._keep(*(kept for x, kept in zip((a, b), saved, strict=True) if x in self.needs))
+        self._run([a, b], y, forward, backward)
+
+    def dropout_of(self, x, p, forward="", backward=""):
+        """mask ∘ x in the place of x. Keeps the mask."""
+        if p and x in self.needs:
+            self.kept[f"mask of {x}"] = self.sizes[x]
+        if p:
+            self._run([x], x, forward, backward, 2 * self.sizes[x])
+
+    def same(self, inputs, y):
+        """Adding and reshaping: nothing is kept, and gradients pass through."""
+        if self.needs & set(inputs):
+            self.needs.add(y)
+
+    def _keep(self, *names):
+        self.kept |= {name: self.sizes[name] for name in names}
+
+    def _run(self, inputs, y, forward, backward, forward_work=0, backward_work=0, trained=False):
+        """Note what exists in the forward pass of an operation and, if there is one, in its backward pass."""
+        alive = {*inputs, y, *forward.split()} - set(self.kept)
+        self.most = max(self.most, self.held + self._numbers(alive) + forward_work)
+        needed = [x for x in inputs if x in self.needs]
+        if needed or trained:
+            self.needs.add(y)
+            waiting = [x for x in backward.split() if x in self.needs]
+            self.most = max(self.most, self.held + self._numbers([y, *needed, *waiting]) + backward_work)
+
+    def _numbers(self, names):
+        return sum(self.sizes[name] for name in names)
+
+
+def gpt2_block(block, config):
+    """GPT2Block's operations. While the gradient goes through attention or MLP, that of the stream waits: dx or dm."""
+    p, kind = config.get("resid_pdrop", 0.1), config.get("activation_function", "gelu_new")
+    x, m = ("x", "m") if p else ("", "")  # without dropout, c_proj's dy and the stream's gradient are one array
+    block.norm("x", "normed_x", "x", "m")
+    block.linear("attn.c_attn", "normed_x", "qkv", "x", "x")
+    block.attention(["qkv"], "heads", config.get("attn_pdrop", 0.1), "x normed_x", "x")
+    block.linear("attn.c_proj", "heads", "attended", "x normed_x qkv", x)
+    block.dropout_of("attended", p, "x normed_x qkv heads")
+    block.same(["x", "attended"], "m")
+    block.norm("m", "normed_m", "x", "out")
+    block.linear("mlp.c_fc", "normed_m", "up", "x m", "m")
+    block.activation(kind, "up", "wide", "x m normed_m strips", "m")
+    block.linear("mlp.c_proj", "wide", "out", "x m normed_m", m)
+    block.dropout_of("out", p, "x m normed_m")
+    block.same(["m"], "out")
+
+
+def llama_block(block, config):
+    """LlamaDecoderLayer's operations, but for the turning of q and k: it keeps nothing, and attention takes more."""
+    kind = config.get("hidden_act", "silu")
+    block.norm("x", "normed_x", "x", "m")
+    block.linear("self_attn.q_proj", "normed_x", "q", "x", "x normed_x")
+    block.linear("self_attn.k_proj", "normed_x", "k", "x q", "x q normed_x")
+    block.linear("self_attn.v_proj", "normed_x", "v", "x q k", "x q k")
+    block.attention(["q", "k", "v"], "heads", config.get("attention_dropout", 0.0), "x normed_x", "x")
+    block.same(["heads"], "joined")
+    block.linear("self_attn.o_proj", "joined", "attended", "x normed_x q k v heads")
+    block.same(["x", "attended"], "m")
+    block.norm("m", "normed_m", "x", "out")
+    block.linear("mlp.gate_proj", "normed_m", "gate", "x m", "m normed_m")
+    block.linear("mlp.up_proj", "normed_m", "up", "x m gate", "m gate")
+    if kind in SILU:
+        block.product("gate", "up", ("slope", "bent"), "wide", "x m normed_m strips", "m")
+    else:
+        block.activation(kind, "gate", "bent", "x m normed_m up", "m up")
+        block.product("bent", "up", ("up", "bent"), "wide", "x m normed_m gate", "m")
+    block.linear("mlp.down_proj", "wide", "out", "x m normed_m gate up")
+    block.same(["m"], "out")
+
+
+USED_FOR = {"q": {"k"}, "k": {"q"}, "v": {"q", "k"}, "qkv": {"qkv"}}  # what is kept for whose gradient
+BLOCKS = {"gpt2": gpt2_block, "llama": llama_block}
