@@ -40,8 +40,7 @@ def write(model, tokenizer, prompt, out, **options):
 
 def _ids(model, ids, tokens, options):
     """The ids that the model writes, one by one; each is also put into `tokens`."""
-    base = model.get_base_model() if isinstance(model, PeftModel) else model
-    for (token,) in base.stream(ids, **options):
+    for (token,) in model.stream(ids, **options):
         tokens.append(int(token))
         yield tokens[-1]
 

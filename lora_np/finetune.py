@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from .autograd import manual_seed, no_grad
+from .autograd.threads import shard_count
 from .lora import LoraConfig, get_peft_model
 from .lora.analysis import format_parameter_table
 from .lora.memory import this_library
@@ -110,8 +111,12 @@ def _announce(peft_model, options, say):
 
 def _memory_line(fields, options):
     targets = options.target_modules if isinstance(options.target_modules, str) else list(options.target_modules)
+    batch, length = options.batch_size, options.max_length
+    shards = shard_count(batch, length) if options.device == "cpu" else 1
     try:
-        parts = this_library(fields, options.rank, targets, batch=options.batch_size, length=options.max_length)
+        parts = this_library(
+            fields, options.rank, targets, batch=batch, length=length, dropout=options.dropout, shards=shards
+        )
     except ValueError as error:
         return f"No estimate of the memory: {error}"
     weights, activations, total = (f"{parts[name] / 1e6:.0f}" for name in ("weights", "activations", "total"))

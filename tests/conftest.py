@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 from lora_np import manual_seed
+from lora_np.models import fetch
 
 
 @pytest.fixture(params=["numpy", pytest.param("cupy", marks=pytest.mark.gpu)])
@@ -32,15 +33,30 @@ def short_report(monkeypatch):
     monkeypatch.setattr("lora_np.tasks.SAMPLE_LENGTH", 8)
 
 
+@pytest.fixture(scope="session")
+def smollm2_gguf():
+    """The GGUF file of SmolLM2. Tests that need it are skipped where it has not been fetched, or fail where CI says
+    that it must be there."""
+    path = fetch.cached("smollm2")
+    if path is None:
+        required = os.environ.get("LORA_NP_REQUIRE_PARITY")
+        (pytest.fail if required else pytest.skip)("SmolLM2 is not here: lora-np fetch smollm2")
+    return path
+
+
 @pytest.fixture(autouse=True)
 def _seeded():
     """Every test starts with the same random numbers."""
     manual_seed(0)
 
 
+@pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config, items):
     """GPU tests run when `-m` asks for them. Parity tests are skipped by the name of the oracle that is missing, or
-    refused where CI requires it."""
+    refused where CI requires it. What uses SmolLM2 has a marker, so that `-m smollm2` finds it."""
+    for item in items:
+        if "smollm2_gguf" in getattr(item, "fixturenames", ()):
+            item.add_marker("smollm2")
     if "gpu" not in config.getoption("markexpr"):
         on_gpu = [item for item in items if item.get_closest_marker("gpu")]
         config.hook.pytest_deselected(items=on_gpu)

@@ -9,6 +9,7 @@ from hypothesis import HealthCheck, settings
 
 from lora_np import GPT2Config, GPT2LMHeadModel, LoraConfig, PeftModel, get_peft_model, nn
 from lora_np.lora.adapted import AdaptedLayer
+from lora_np.models import LlamaConfig, LlamaForCausalLM
 from lora_np.storage import read_safetensors
 
 # Fuzzing that is the same in every run and is not hurried.
@@ -43,18 +44,32 @@ def tiny_model(seed=0, **changes):
     return randomize(GPT2LMHeadModel(tiny_config(**changes)), seed).eval()
 
 
+def tiny_llama_config(**changes):
+    """A Llama of the size of `tiny_config`, with two heads of queries for each of keys and values."""
+    small = {"vocab_size": 31, "hidden_size": 16, "intermediate_size": 24, "num_hidden_layers": 2}
+    heads = {"num_attention_heads": 4, "num_key_value_heads": 2, "max_position_embeddings": 12}
+    return LlamaConfig(**{**small, **heads, "eos_token_id": None, **changes})
+
+
+def tiny_llama(seed=0, **changes):
+    """A tiny Llama with random weights, in evaluation mode."""
+    return randomize(LlamaForCausalLM(tiny_llama_config(**changes)), seed).eval()
+
+
 def some_ids(config, batch=2, time=9, seed=1):
     """Random token ids (batch, time) for a model of this config."""
-    return np.random.default_rng(seed).integers(0, config.vocab_size, (batch, min(time, config.n_positions)))
+    shape = batch, min(time, config.max_position_embeddings)
+    return np.random.default_rng(seed).integers(0, config.vocab_size, shape)
 
 
 def peft_model(targets=("c_attn",), model=None, adapter_name="default", **options):
     """A PeftModel on a tiny GPT-2; A and B are both random, so that the adapter does something from the start."""
     targets = targets if targets is None or isinstance(targets, str) else list(targets)
-    conv1d = targets not in ("lm_head", ["lm_head"])  # GPT-2's layers are all Conv1D, but for the head
+    model = tiny_model() if model is None else model
+    # GPT-2's layers are all Conv1D, but for the head; Llama's are all Linear
+    conv1d = isinstance(model, GPT2LMHeadModel) and targets not in ("lm_head", ["lm_head"])
     options = {"r": 4, "lora_alpha": 8, "init_lora_weights": False, "fan_in_fan_out": conv1d, **options}
-    config = LoraConfig(target_modules=targets, **options)
-    return get_peft_model(tiny_model() if model is None else model, config, adapter_name)
+    return get_peft_model(model, LoraConfig(target_modules=targets, **options), adapter_name)
 
 
 def relative(found, expected):
@@ -81,20 +96,45 @@ def refusal(error, action):
 
 
 def hugging_face_twin(model):
-    """Transformers' GPT2LMHeadModel with the configuration, the weights and the mode of `model`."""
+    """Transformers' model with the configuration, the weights and the mode of `model`."""
     import torch
     import transformers
 
     torch.set_num_threads(1)  # several, on models this small, spend their time waiting for each other
-    fields = {k: v for k, v in model.config.to_dict().items() if k not in ("model_type", "architectures")}
-    config = transformers.GPT2Config(**fields, attn_implementation="eager")
-    twin = transformers.GPT2LMHeadModel(config).train(model.training)
-    twin.to(torch.float64 if model.lm_head.weight.dtype == np.float64 else torch.float32)
+    fields = {k: v for k, v in model.config.to_dict().items() if k != "architectures"}
+    config = transformers.AutoConfig.for_model(**fields)
+    # Llama's own ("eager") softmax is in float32 also where the model is in float64; GPT-2's is not.
+    config._attn_implementation = "eager" if model.config.model_type == "gpt2" else "sdpa"
+    twin = transformers.AutoModelForCausalLM.from_config(config).train(model.training)
     state = {name: torch.tensor(array) for name, array in model.state_dict().items()}
     missing, unexpected = twin.load_state_dict(state, strict=False)
     assert not unexpected
     assert set(missing) <= {"lm_head.weight"}  # tied: it comes under its other name
+    if model.lm_head.weight.dtype == np.float64:
+        twin.to(torch.float64).load_state_dict(state, strict=False)
+        _in_float64(twin, model)
     return twin
+
+
+def _in_float64(twin, model):
+    """Have Transformers' Llama compute its norms in float64 too, and take our angles, which are float32 by design.
+
+    Powers of θ differ in the last bit of a float32, so the angles are only held to that here.
+    """
+    import torch
+
+    def rms_norm(self, x):
+        return self.weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.variance_epsilon))
+
+    def rotary(self, x, position_ids):
+        angles = model.model.rotary_emb(position_ids.numpy(), like=model.lm_head.weight)
+        np.testing.assert_allclose(model.model.rotary_emb.frequencies, self.inv_freq, rtol=3e-7)
+        return tuple(torch.tensor(np.concatenate([part, part], -1)) for part in angles)
+
+    for module in twin.modules():
+        for kind, forward in (("LlamaRMSNorm", rms_norm), ("LlamaRotaryEmbedding", rotary)):
+            if type(module).__name__ == kind:
+                module.forward = forward.__get__(module)
 
 
 def peft_twin(model, config):
@@ -106,7 +146,7 @@ def peft_twin(model, config):
     fields = {name: value for name, value in config.to_dict().items() if name not in ("peft_type", "fan_in_fan_out")}
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        options = peft.LoraConfig(**fields, fan_in_fan_out=True)
+        options = peft.LoraConfig(**fields, fan_in_fan_out=model.config.model_type == "gpt2")
         return peft.get_peft_model(hugging_face_twin(model), options).train(model.training)
 
 
@@ -179,7 +219,9 @@ def assert_exchanged_with_peft(config, base, directory):
         assert relative(logits_of(ours), back(ids).logits) < 2e-5
     files = [read_safetensors(directory / who / "adapter_model.safetensors")[0] for who in ("ours", "theirs")]
     layouts = [{name: array.shape for name, array in arrays.items()} for arrays in files]
-    assert layouts[0] == layouts[1]
+    # PEFT puts the base weight of an adapted "embed_tokens" beside the adapter.
+    base_weights = {name for name in layouts[1] if name.endswith("embed_tokens.base_layer.weight")}
+    assert layouts[0] == {name: shape for name, shape in layouts[1].items() if name not in base_weights}
     return layouts[0]
 
 

@@ -41,16 +41,17 @@ def _load_directory(directory):
     single = not (directory / SHARDED).exists() or (directory / SINGLE).exists()
     weights = open_safetensors(directory / SINGLE) if single else open_sharded_safetensors(directory / SHARDED)
     model = _build(fields, directory / "config.json")
-    names = {name: _with_prefix(name, model.base_model_prefix) for name in weights.shapes if not CONSTANTS.search(name)}
-    _fill(model, weights, names, directory)
+    names = [name for name in weights.shapes if not CONSTANTS.search(name)]
+    _fill(model, weights, _with_prefix(names, model.base_model_prefix), directory)
     generation = directory / "generation_config.json"
     model.generation_config = read_json(generation) if generation.exists() else {}
     return model
 
 
-def _with_prefix(name, prefix):
-    """A file of the transformer alone, without its head, leaves the prefix out."""
-    return name if name.startswith((f"{prefix}.", "lm_head.")) else f"{prefix}.{name}"
+def _with_prefix(names, prefix):
+    """{name in the file: name in the model}. A file of the transformer alone, without a head, leaves the prefix out."""
+    bare = not any(name.startswith(f"{prefix}.") for name in names)
+    return {name: f"{prefix}.{name}" if bare and not name.startswith("lm_head.") else name for name in names}
 
 
 def _load_gguf(path):

@@ -2,11 +2,15 @@
 
 import numpy as np
 import pytest
-from lora_helpers import hugging_face_twin, some_ids, tiny_model
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from lora_helpers import fuzz, hugging_face_twin, peft_model, perturbed, some_ids, tiny_llama, tiny_model
 from scipy import stats
 
-from lora_np import AutoModelForCausalLM, AutoTokenizer, manual_seed
+from lora_np import AutoModelForCausalLM, AutoTokenizer, manual_seed, no_grad
 from lora_np.autograd import is_grad_enabled
+
+MAKERS = {"gpt2": tiny_model, "llama": tiny_llama}
 
 
 def shipped_model():
@@ -15,29 +19,256 @@ def shipped_model():
     return model, np.concatenate([tokenizer(text)["input_ids"] for text in ("import os\n", "def main()", "class Node")])
 
 
-def random_model():
+def random_gpt2():
     model = tiny_model(n_positions=40, n_layer=3, tie_word_embeddings=False)
     return model, some_ids(model.config, batch=4, time=5)
 
 
-@pytest.mark.parity
-@pytest.mark.parametrize("make", [shipped_model, random_model])
-def test_greedy_text_is_transformers_token_for_token(make):
+def random_llama():
+    model = tiny_llama(max_position_embeddings=40, num_hidden_layers=3, vocab_size=200)
+    return model, some_ids(model.config, batch=4, time=5)
+
+
+def theirs(model, ids, mask=None, **options):
+    """The text that Transformers writes, with the special tokens that are given here and no others."""
     import torch
 
-    model, ids = make()
     twin = hugging_face_twin(model)
-    twin.generation_config.eos_token_id = None
-    theirs = twin.generate(
-        torch.tensor(ids),
-        attention_mask=torch.ones(ids.shape, dtype=torch.long),
-        max_new_tokens=30,
-        do_sample=False,
-        pad_token_id=0,
-    )
-    ours = model.generate(ids, max_new_tokens=30)
+    twin.generation_config.eos_token_id = twin.generation_config.pad_token_id = None
+    mask = np.ones(ids.shape, int) if mask is None else mask
+    given = {"max_new_tokens": 30, "do_sample": False, "pad_token_id": 0, **options}
+    return twin.generate(torch.tensor(ids), attention_mask=torch.tensor(mask), **given).numpy()
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("options", [{}, {"repetition_penalty": 1.3}, {"repetition_penalty": 0.8}], ids=str)
+@pytest.mark.parametrize("make", [shipped_model, random_gpt2, random_llama])
+def test_greedy_text_is_transformers_token_for_token(make, options):
+    model, ids = make()
+    ours = model.generate(ids, max_new_tokens=30, eos_token_id=[], **options)
     assert ours.shape == (len(ids), ids.shape[1] + 30)
-    np.testing.assert_array_equal(ours, theirs.numpy())
+    np.testing.assert_array_equal(ours, theirs(model, ids, **options))
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("make", [shipped_model, random_gpt2, random_llama])
+def test_padded_rows_go_on_as_in_transformers(make):
+    model, ids = make()
+    mask = left_mask(len(ids), ids.shape[1])
+    ours = model.generate(ids, attention_mask=mask, max_new_tokens=30, eos_token_id=[])
+    np.testing.assert_array_equal(ours, theirs(model, ids, mask))
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("make", [random_gpt2, random_llama])
+def test_rows_stop_and_are_filled_as_in_transformers(make):
+    model, ids = make()
+    whole = model.generate(ids, max_new_tokens=30, eos_token_id=[])
+    for stops in (int(whole[0, 12]), [int(whole[0, 20]), int(whole[1, 9])]):
+        ours = model.generate(ids, max_new_tokens=30, eos_token_id=stops, pad_token_id=3)
+        np.testing.assert_array_equal(ours, theirs(model, ids, eos_token_id=stops, pad_token_id=3))
+        assert (ours != whole[:, : ours.shape[1]]).any() or ours.shape != whole.shape
+
+
+def left_mask(rows, T):
+    """Rows of different lengths, all padded on the left but the first."""
+    mask = np.ones((rows, T), int)
+    for row in range(rows):
+        mask[row, : row * (T - 1) // max(1, rows - 1)] = 0
+    return mask
+
+
+@pytest.fixture(params=MAKERS)
+def make(request):
+    return MAKERS[request.param]
+
+
+# Padding, stopping, and the cache, without any other library
+
+
+@pytest.mark.parametrize("use_cache", [True, False])
+@pytest.mark.parametrize("time", [3, 8, 20], ids=["short", "to the end of the context", "past the context"])
+def test_a_padded_row_goes_on_as_it_does_alone(make, use_cache, time):
+    model, lengths, options = make(), (4, 1, 3), {"use_cache": use_cache, "max_new_tokens": time}
+    ids, mask = some_ids(model.config, 3, 4), np.array([[0] * (4 - n) + [1] * n for n in lengths])
+    found = model.generate(ids, attention_mask=mask, **options)
+    for row, n in enumerate(lengths):
+        # Alone, a row reaches the end of the context later than in the batch, whose longest row counts.
+        same = 12 - 4 + 1 if n < 4 else time
+        alone = model.generate(ids[row : row + 1, 4 - n :], **options)[0, n:]
+        np.testing.assert_array_equal(found[row, 4:][:same], alone[:same])
+
+
+@settings(fuzz, max_examples=20)
+@given(st.sampled_from(list(MAKERS)), st.integers(1, 16), st.integers(0, 14), st.integers(1, 3), st.data())
+def test_the_cache_changes_nothing_in_the_text(kind, time, new, rows, data):
+    model = MAKERS[kind](seed=data.draw(st.integers(0, 5)))
+    ids = np.random.default_rng(time).integers(0, 31, (rows, time))
+    pads = np.array([data.draw(st.integers(0, time - 1)) for _ in range(rows)])
+    options = {"attention_mask": np.arange(time) >= pads[:, None], "max_new_tokens": new, "repetition_penalty": 1.2}
+    cached, plain = (model.generate(ids, use_cache=use, **options) for use in (True, False))
+    np.testing.assert_array_equal(cached, plain)
+
+
+def test_with_the_cache_each_token_is_read_once(make, monkeypatch):
+    """Up to the end of the context; from there on each step reads the last twelve anew, as without a cache."""
+    model, read, forward = make(), [], type(make()).forward
+    monkeypatch.setattr(
+        type(model), "forward", lambda *args, **kw: read.append(args[1].shape[1]) or forward(*args, **kw)
+    )
+    ids = some_ids(model.config, time=3)
+    model.generate(ids, max_new_tokens=12, eos_token_id=[])
+    assert read == [3, *[1] * 9, 12, 12]
+    read.clear()
+    model.generate(ids, max_new_tokens=12, eos_token_id=[], use_cache=False)
+    assert read == [*range(3, 13), 12, 12]
+
+
+def test_rows_stop_at_their_own_token_and_are_filled(make):
+    model = make()
+    ids = some_ids(model.config, batch=3, time=3)
+    whole = model.generate(ids, max_new_tokens=8)
+    stop = int(whole[0, 4])
+    found = model.generate(ids, max_new_tokens=8, eos_token_id=stop, pad_token_id=30)
+    for before, after in zip(whole, found, strict=True):
+        ends = 3 + np.flatnonzero(before[3:] == stop)[:1]
+        end = int(ends[0]) + 1 if len(ends) else len(before)
+        np.testing.assert_array_equal(after[:end], before[:end])
+        assert (after[end:] == 30).all()
+    assert found.shape[1] < whole.shape[1] or (whole[:, 3:] != stop).all(axis=1).any()
+
+
+def test_a_text_ends_when_all_rows_have(make):
+    model = make()
+    ids = some_ids(model.config, batch=1, time=3)
+    whole = model.generate(ids, max_new_tokens=8)
+    for stops in (int(whole[0, 3]), [int(whole[0, 3])], np.array([whole[0, 3], 29])):
+        np.testing.assert_array_equal(model.generate(ids, max_new_tokens=8, eos_token_id=stops), whole[:, :4])
+
+
+def test_what_stops_and_fills_is_told_by_the_files_then_by_the_config(make):
+    model = make()
+    ids = some_ids(model.config, batch=1, time=3)
+    model.config.eos_token_id = None
+    whole = model.generate(ids, max_new_tokens=8)[0].tolist()
+    first, second, both = whole[:4], whole[: whole.index(whole[4], 3) + 1], [whole[3], whole[4]]
+
+    def text(**options):
+        return model.generate(ids, max_new_tokens=8, **options)[0].tolist()
+
+    assert len(whole) == 11
+    model.config.eos_token_id = whole[4]
+    assert text() == second
+    model.generation_config = {"eos_token_id": both}
+    assert text() == first
+    assert text(eos_token_id=whole[4]) == second
+    assert text(eos_token_id=[]) == whole
+
+
+def test_without_a_pad_token_rows_are_filled_with_the_first_stop_token(make):
+    model = make()
+    ids = some_ids(model.config, batch=3, time=3)
+    whole = model.generate(ids, max_new_tokens=8, eos_token_id=[])
+    stops = [int(whole[0, 3]), 30]
+
+    def filled(**options):
+        return set(model.generate(ids, max_new_tokens=8, eos_token_id=stops, **options)[0, 4:].tolist())
+
+    assert (whole[1:, 3:] != stops[0]).any(axis=1).all()  # others go on
+    assert filled() == {stops[0]}
+    model.config.pad_token_id = 7
+    assert filled() == {7}
+    model.generation_config = {"pad_token_id": 8}
+    assert filled() == {8}
+    assert filled(pad_token_id=9) == {9}
+
+
+# One token after another
+
+
+@pytest.mark.parametrize("options", [{}, {"do_sample": True, "seed": 4}, {"use_cache": False}], ids=str)
+def test_a_stream_yields_what_generate_returns(make, options):
+    model = make()
+    ids = some_ids(model.config, time=3)
+    steps = list(model.stream(ids, max_new_tokens=12, **options))
+    assert {step.shape for step in steps} == {(2,)}
+    whole = model.generate(ids, max_new_tokens=12, **options)
+    np.testing.assert_array_equal(whole, np.concatenate([ids, np.stack(steps, 1)], axis=1))
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_between_its_tokens_a_stream_leaves_the_modes_alone(make, training):
+    model = make().train(training)
+    ids = some_ids(model.config, time=3)
+    expected = model.generate(ids, max_new_tokens=6)
+    found, stream = [], model.stream(ids, max_new_tokens=6)
+    for step in stream:
+        assert is_grad_enabled()
+        assert all(module.training == training for module in model.modules())
+        model(ids, labels=ids).loss.backward()  # whoever reads a stream may train meanwhile
+        found.append(step)
+    np.testing.assert_array_equal(np.stack(found, 1), expected[:, 3:])
+
+
+@pytest.mark.parametrize("leave", ["close", "forget", "break"])
+def test_a_stream_abandoned_half_way_leaves_the_modes_alone(make, leave):
+    model = make().train()
+    stream = model.stream(some_ids(model.config, time=3), max_new_tokens=8)
+    next(stream)
+    if leave == "break":
+        for _ in stream:
+            break
+    elif leave == "close":
+        stream.close()
+    del stream
+    assert is_grad_enabled()
+    assert all(module.training for module in model.modules())
+
+
+def test_a_stream_read_inside_no_grad_leaves_that_too(make):
+    model = make()
+    with no_grad():
+        for _ in model.stream(some_ids(model.config, time=3), max_new_tokens=3):
+            assert not is_grad_enabled()
+    assert is_grad_enabled()
+
+
+def test_a_stream_says_at_once_what_is_wrong(make):
+    """Not at the first token, which may be asked for somewhere else."""
+    with pytest.raises(ValueError, match="max_new_tokens must not be negative, got -1"):
+        make().stream([[1]], max_new_tokens=-1)
+    with pytest.raises(ValueError, match="top_k must be at least 1"):
+        make().stream([[1]], top_k=0)
+
+
+def test_two_streams_of_one_model_do_not_disturb_each_other(make):
+    model = make()
+    ids = some_ids(model.config, batch=2, time=3)
+    streams = [model.stream(row[None], max_new_tokens=6) for row in ids]
+    found = [[step[0] for step in pair] for pair in zip(*streams, strict=True)]
+    np.testing.assert_array_equal(np.transpose(found), model.generate(ids, max_new_tokens=6)[:, 3:])
+
+
+# Adapters
+
+
+def test_text_with_an_adapter_on_off_and_merged(make):
+    base = make()
+    ids = some_ids(base.config, time=3)
+    plain = base.generate(ids, max_new_tokens=8)
+    model = perturbed(peft_model("all-linear", base), scale=0.3)
+    adapted = model.generate(ids, max_new_tokens=8)
+    assert (adapted != plain).any()
+    with model.disable_adapter():
+        np.testing.assert_array_equal(model.generate(ids, max_new_tokens=8), plain)
+    np.testing.assert_array_equal(model.generate(ids, max_new_tokens=8, use_cache=False), adapted)
+    model.merge_adapter()
+    np.testing.assert_array_equal(model.generate(ids, max_new_tokens=8), adapted)
+    model.unmerge_adapter()
+    np.testing.assert_array_equal(model.merge_and_unload().generate(ids, max_new_tokens=8), adapted)
+
+
+# Sampling
 
 
 def next_probabilities(model, ids, temperature=1.0, top_k=None, top_p=None):
@@ -128,11 +359,12 @@ def test_without_a_seed_sampling_draws_from_the_librarys_own_generator():
     np.testing.assert_array_equal(texts[0], texts[1])
 
 
+@pytest.mark.parametrize("use_cache", [True, False])
 @pytest.mark.parametrize("time", [2, 6, 8, 15])
-def test_past_the_context_the_model_sees_the_last_part(time):
-    model = tiny_model(n_positions=6)
+@pytest.mark.parametrize("model", [tiny_model(n_positions=6), tiny_llama(max_position_embeddings=6)], ids=MAKERS)
+def test_past_the_context_the_model_sees_the_last_part(model, time, use_cache):
     ids = np.random.default_rng(0).integers(0, 31, (2, time))
-    text = model.generate(ids, max_new_tokens=10)
+    text = model.generate(ids, max_new_tokens=10, eos_token_id=[], use_cache=use_cache)
     assert text.shape == (2, time + 10)
     np.testing.assert_array_equal(text[:, :time], ids)
     for end in range(time, time + 10):
@@ -176,11 +408,28 @@ def test_options_that_make_no_sense_are_refused(options, message):
         ([1, 2, 3], ValueError, r"\(batch, time\).*got shape \(3,\)"),
         (np.zeros((1, 0), int), ValueError, "at least one token"),
         ([[1, 31]], IndexError, "token id 31 is out of range"),
+        ([[1, -1]], IndexError, "token id -1 is out of range"),
+        ([[1.0]], TypeError, "token ids must be integers"),
     ],
 )
-def test_ids_that_make_no_sense_are_refused(ids, error, message):
+def test_ids_that_make_no_sense_are_refused(make, ids, error, message):
     with pytest.raises(error, match=message):
-        tiny_model().generate(ids)
+        make().generate(ids)
+
+
+@pytest.mark.parametrize(
+    ("mask", "message"),
+    [
+        ([[1, 1, 0], [1, 1, 1]], "rows must be padded on the left"),
+        ([[1, 0, 1], [1, 1, 1]], "rows must be padded on the left"),
+        ([[0, 0, 0], [1, 1, 1]], "rows must be padded on the left"),
+        ([[1, 1], [1, 1]], r"attention_mask of shape \(2, 2\) does not fit ids of shape \(2, 3\)"),
+        ([1, 1, 1], r"attention_mask of shape \(3,\) does not fit"),
+    ],
+)
+def test_masks_that_make_no_sense_are_refused(make, mask, message):
+    with pytest.raises(ValueError, match=message):
+        make().generate([[1, 2, 3], [4, 5, 6]], attention_mask=mask)
 
 
 @pytest.mark.parametrize("training", [True, False])
@@ -197,8 +446,8 @@ def test_the_mode_is_restored_also_after_an_error(training):
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("options", [{}, {"do_sample": True, "top_p": 0.9, "seed": 1}], ids=["greedy", "sampled"])
-def test_the_gpu_writes_the_same_text(options):
-    model = tiny_model()
+def test_the_gpu_writes_the_same_text(make, options):
+    model = make()
     ids = some_ids(model.config, time=3)
     expected = model.generate(ids, max_new_tokens=8, **options)
     np.testing.assert_array_equal(model.to("cuda").generate(ids, max_new_tokens=8, **options), expected)

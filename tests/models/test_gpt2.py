@@ -4,15 +4,23 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from lora_helpers import hugging_face_twin, relative, some_ids, tiny_config, tiny_model
+from lora_helpers import relative, some_ids, tiny_config, tiny_model
+from model_helpers import (
+    assert_gradients_are_slopes,
+    assert_is_transformers,
+    assert_loads_in_transformers,
+    loss_and_gradients,
+    some_labels,
+)
 
-from lora_np import GPT2Config, GPT2LMHeadModel, no_grad
+from lora_np import GPT2Config, GPT2LMHeadModel
+from lora_np.models.activations import ACTIVATIONS
 
 CONFIGS = {
     "usual": {},
     "n_inner": {"n_inner": 40},
     "exact gelu": {"activation_function": "gelu"},
-    "gelu_pytorch_tanh": {"activation_function": "gelu_pytorch_tanh"},
+    **{f"activation {name}": {"activation_function": name} for name in ACTIVATIONS if name not in ("gelu", "gelu_new")},
     "unscaled": {"scale_attn_weights": False},
     "scaled by layer": {"scale_attn_by_inverse_layer_idx": True, "n_layer": 3},
     "both scales": {"scale_attn_weights": False, "scale_attn_by_inverse_layer_idx": True},
@@ -21,84 +29,24 @@ CONFIGS = {
     "odd sizes": {"vocab_size": 61, "n_positions": 13, "n_embd": 21, "n_head": 3, "n_layer": 3},
     "one of each": {"n_layer": 1, "n_head": 1, "n_embd": 5},
 }
-TOLERANCE = {np.float32: 2e-5, np.float64: 1e-10}
-
-
-def some_labels(ids):
-    """Labels that differ from the ids, a third of them -100."""
-    rng = np.random.default_rng(2)
-    labels = rng.permutation(ids.reshape(-1)).reshape(ids.shape)
-    return np.where(rng.random(ids.shape) < 0.33, -100, labels)
-
-
-def loss_and_gradients(model, ids, labels):
-    """The loss as a number, and {name: gradient as a NumPy array}."""
-    model.zero_grad()
-    loss = model(input_ids=ids, labels=labels).loss
-    loss.backward()
-    return loss.item(), {name: p.grad for name, p in model.named_parameters()}
 
 
 @pytest.mark.parity
 @pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
 @pytest.mark.parametrize("changes", CONFIGS.values(), ids=CONFIGS.keys())
 def test_logits_loss_and_every_gradient_are_transformers(changes, dtype):
-    import torch
-
-    model = tiny_model(**changes).to(dtype=dtype)
-    twin, tolerance = hugging_face_twin(model), TOLERANCE[dtype]
-    ids = some_ids(model.config, batch=3)
-    labels = some_labels(ids)
-    expected = twin(input_ids=torch.tensor(ids), labels=torch.tensor(labels))
-    if dtype == np.float64:  # Transformers rounds the logits to float32 before its loss
-        rows, targets = expected.logits[:, :-1].flatten(0, 1), torch.tensor(labels)[:, 1:].flatten()
-        expected.loss = torch.nn.functional.cross_entropy(rows, targets)
-    expected.loss.backward()
-    loss, gradients = loss_and_gradients(model, ids, labels)
-    assert relative(model(ids).logits.data, expected.logits.detach()) < tolerance
-    assert relative(loss, expected.loss.item()) < tolerance
-    theirs = {name: p.grad.numpy() for name, p in twin.named_parameters()}
-    assert list(gradients) == list(theirs)
-    for name, gradient in gradients.items():
-        assert gradient.dtype == dtype
-        assert relative(gradient, theirs[name]) < tolerance, name
+    assert_is_transformers(tiny_model(**changes).to(dtype=dtype))
 
 
 @pytest.mark.parity
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
 def test_our_directory_loads_in_transformers(tmp_path, tied):
-    import torch
-    import transformers
-
-    model = tiny_model(tie_word_embeddings=tied, n_inner=24)
-    model.save_pretrained(tmp_path)
-    twin, report = transformers.AutoModelForCausalLM.from_pretrained(tmp_path, output_loading_info=True)
-    assert not report["unexpected_keys"]
-    assert not report["missing_keys"]
-    assert isinstance(twin, transformers.GPT2LMHeadModel)
-    assert twin.dtype == torch.float32
-    ids = some_ids(model.config)
-    with torch.no_grad():
-        assert relative(model(ids).logits.data, twin.eval()(torch.tensor(ids)).logits) < 2e-5
+    assert_loads_in_transformers(tiny_model(tie_word_embeddings=tied, n_inner=24), tmp_path)
 
 
 @pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
 def test_gradients_are_those_of_finite_differences(tied):
-    """A few entries of each parameter, in float64: the one check that needs no other library."""
-    model = tiny_model(n_embd=4, n_layer=1, vocab_size=7, tie_word_embeddings=tied).to(dtype=np.float64)
-    ids, rng, step = some_ids(model.config), np.random.default_rng(0), 1e-6
-    labels = some_labels(ids)
-    _, gradients = loss_and_gradients(model, ids, labels)
-    for name, p in model.named_parameters():
-        for index in {tuple(int(rng.integers(n)) for n in p.shape) for _ in range(3)}:
-            before, values = p.data[index], []
-            for value in (before + step, before - step):
-                p.data[index] = value
-                with no_grad():
-                    values.append(model(ids, labels=labels).loss.item())
-            p.data[index] = before
-            slope = (values[0] - values[1]) / (2 * step)
-            assert abs(gradients[name][index] - slope) < 1e-8 + 1e-6 * abs(slope), (name, index)
+    assert_gradients_are_slopes(tiny_model(n_embd=4, n_layer=1, vocab_size=7, tie_word_embeddings=tied))
 
 
 def test_a_position_sees_only_what_stands_before_it():
@@ -193,7 +141,7 @@ def test_what_makes_no_sense_is_refused_in_words(ids, labels, error, message):
         ({"vocab_size": -5}, "vocab_size must be a positive integer, got -5"),
         ({"n_positions": 2.5}, "n_positions must be a positive integer, got 2.5"),
         ({"n_head": None}, "n_head must be a positive integer, got None"),
-        ({"activation_function": "relu6"}, "'relu6' is not known; known are gelu_new, gelu_pytorch_tanh, gelu"),
+        ({"activation_function": "relu6"}, "activation_function 'relu6' is not known; known are gelu, "),
     ],
 )
 def test_a_config_that_makes_no_sense_is_refused(changes, message):

@@ -1,5 +1,7 @@
 """The layers against plain NumPy, and against PyTorch, in both precisions."""
 
+import threading
+
 import numpy as np
 import pytest
 from scipy import stats
@@ -47,7 +49,10 @@ def test_linear_and_conv1d_say_which_way_their_weight_lies():
     assert (nn.Conv1D(5, 3).in_features, nn.Conv1D(5, 3).out_features) == (3, 5)
 
 
-@pytest.mark.parametrize("make", [lambda: nn.Linear(3, 5), lambda: nn.Conv1D(5, 3), lambda: nn.LayerNorm(3)])
+WIDTH_3 = [lambda: nn.Linear(3, 5), lambda: nn.Conv1D(5, 3), lambda: nn.LayerNorm(3), lambda: nn.RMSNorm(3)]
+
+
+@pytest.mark.parametrize("make", WIDTH_3)
 def test_a_wrong_width_is_refused(make):
     with pytest.raises(ValueError, match="last axis of length 3"):
         make()(np.ones((2, 4), np.float32))
@@ -85,7 +90,18 @@ def test_layer_norm_gives_mean_0_and_variance_1_then_scales(xp, rng, shape, eps)
     np.testing.assert_allclose(on(xp, layer)(as_tensor(xp, x)).numpy(), expected, rtol=1e-10, atol=1e-12)
 
 
-@pytest.mark.parametrize("make", [lambda: nn.Linear(3, 5), lambda: nn.Conv1D(5, 3), lambda: nn.LayerNorm(3)])
+@pytest.mark.parametrize("eps", [1e-6, 0.5])
+@pytest.mark.parametrize("shape", SHAPES)
+def test_rms_norm_gives_mean_square_1_then_scales(xp, rng, shape, eps):
+    layer = double(nn.RMSNorm(3, eps))
+    layer.weight.data = rng.standard_normal(3)
+    x = rng.standard_normal(shape) * 3 + 5
+    expected = x / np.sqrt((x**2).mean(-1, keepdims=True) + eps) * layer.weight.data
+    np.testing.assert_allclose(on(xp, layer)(as_tensor(xp, x)).numpy(), expected, rtol=1e-10, atol=1e-12)
+    assert [name for name, _ in layer.named_parameters()] == ["weight"]
+
+
+@pytest.mark.parametrize("make", WIDTH_3)
 def test_gradients_are_those_of_finite_differences(rng, make):
     layer = double(make())
     x = Tensor(rng.standard_normal((2, 2, 3)), requires_grad=True)
@@ -136,10 +152,13 @@ def test_layers_start_as_they_say():
     assert pvalue(conv.weight.data, stats.norm(0, 0.02).cdf) > 1e-3
     assert pvalue(embedding.weight.data, stats.norm(0, 1).cdf) > 1e-3
     assert not conv.bias.data.any()
-    norm = nn.LayerNorm(4)
+    norm, rms_norm = nn.LayerNorm(4), nn.RMSNorm(4)
     assert (norm.weight.data == 1).all()
     assert (norm.bias.data == 0).all()
-    assert {p.dtype for layer in (linear, conv, embedding, norm) for p in layer.parameters()} == {np.dtype("f4")}
+    assert (rms_norm.weight.data == 1).all()
+    assert {p.dtype for layer in (linear, conv, embedding, norm, rms_norm) for p in layer.parameters()} == {
+        np.dtype("f4")
+    }
 
 
 def test_the_seed_decides_how_layers_start():
@@ -149,6 +168,55 @@ def test_the_seed_decides_how_layers_start():
 
     np.testing.assert_array_equal(weight(5), weight(5))
     assert (weight(5) != weight(6)).any()
+
+
+LAYERS = [lambda: nn.Linear(64, 64), lambda: nn.Conv1D(64, 64), lambda: nn.Embedding(64, 64)]
+
+
+def draws_from_the_generator(make):
+    """Whether making a layer moves the library's generator on."""
+    manual_seed(5)
+    make()
+    found = nn.Linear(4, 4).weight.data
+    manual_seed(5)
+    return (found != nn.Linear(4, 4).weight.data).any()
+
+
+@pytest.mark.parametrize("make", LAYERS)
+def test_uninitialized_layers_draw_nothing_and_have_their_shapes(make):
+    def uninitialized():
+        with nn.uninitialized():
+            return make()
+
+    assert draws_from_the_generator(make)
+    assert not draws_from_the_generator(uninitialized)
+    shapes = [{name: (p.shape, p.dtype) for name, p in layer.named_parameters()} for layer in (make(), uninitialized())]
+    assert shapes[0] == shapes[1]
+
+
+def test_norms_start_as_ones_also_uninitialized():
+    with nn.uninitialized():
+        assert (nn.RMSNorm(4).weight.data == 1).all()
+        assert not nn.Conv1D(3, 4).bias.data.any()
+
+
+def test_after_the_block_layers_are_drawn_again():
+    with nn.uninitialized():
+        with nn.uninitialized():
+            pass
+        assert not draws_from_the_generator(lambda: nn.normal((3,), 1.0))  # the inner block's end is not the outer's
+    with pytest.raises(ZeroDivisionError), nn.uninitialized():
+        1 / 0  # noqa: B018
+    assert draws_from_the_generator(lambda: nn.normal((3,), 1.0))
+
+
+def test_uninitialized_concerns_this_thread_only():
+    found = []
+    with nn.uninitialized():
+        thread = threading.Thread(target=lambda: found.append(nn.normal((1000,), 1.0)))
+        thread.start()
+        thread.join()
+    assert pvalue(found[0], stats.norm(0, 1).cdf) > 1e-3
 
 
 def torch_layer(layer):
@@ -165,6 +233,8 @@ def torch_layer(layer):
             twin = torch.nn.Embedding(layer.num_embeddings, layer.embedding_dim)
         case nn.LayerNorm():
             twin = torch.nn.LayerNorm(layer.weight.shape[0], eps=layer.eps)
+        case nn.RMSNorm():
+            twin = torch.nn.RMSNorm(layer.weight.shape[0], eps=layer.eps)
     first = next(layer.parameters())
     twin.to(torch.float64 if first.dtype == np.float64 else torch.float32)
     twin.load_state_dict({name: torch.tensor(array) for name, array in layer.state_dict().items()})
@@ -180,9 +250,10 @@ def torch_layer(layer):
         lambda: nn.Linear(16, 24, bias=False),
         lambda: nn.Conv1D(24, 16),
         lambda: nn.LayerNorm(16, eps=1e-3),
+        lambda: nn.RMSNorm(16, eps=1e-3),
         lambda: nn.Embedding(16, 24),
     ],
-    ids=["Linear", "Linear without bias", "Conv1D", "LayerNorm", "Embedding"],
+    ids=["Linear", "Linear without bias", "Conv1D", "LayerNorm", "RMSNorm", "Embedding"],
 )
 def test_results_and_gradients_are_pytorchs(rng, make, dtype, rtol):
     import torch

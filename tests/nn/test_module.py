@@ -1,5 +1,7 @@
 """Module: names and order as in PyTorch, states that load whole or not at all, modes, moves."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from lora_helpers import snapshot, some_ids, tiny_model
@@ -201,6 +203,46 @@ def test_a_state_that_does_not_fit_is_refused_and_nothing_is_written(changes, er
     with pytest.raises(error, match=message):
         tree.load_state_dict(changed_state(**changes))
     assert snapshot(tree) == before
+
+
+def shapes_of(state):
+    """Things with a shape and nothing else: a state that is still in its file."""
+    return {name: SimpleNamespace(shape=array.shape) for name, array in state.items()}
+
+
+def test_where_a_state_would_go_is_told_by_shapes_alone():
+    tree = Tree()
+    before = snapshot(tree)
+    places, missing, unexpected = tree.places_of(shapes_of(tree.state_dict()))
+    assert list(places) == NAMES
+    assert all(places[name] is p for name, p in tree.named_parameters())
+    assert (missing, unexpected) == ([], [])
+    assert snapshot(tree) == before
+
+
+def test_both_names_of_a_shared_parameter_have_its_place():
+    tree, state = Tree(), shapes_of(changed_state())
+    state["head.weight"] = state["embed.weight"]
+    places, missing, _ = tree.places_of(state)
+    assert places["head.weight"] is places["embed.weight"] is tree.embed.weight
+    del state["embed.weight"]
+    assert tree.places_of(state)[1:] == ([], [])
+    assert missing == []
+
+
+@pytest.mark.parametrize("strict", [True, False])
+def test_a_state_without_a_place_is_refused(strict):
+    tree = Tree()
+    state = shapes_of(changed_state(branch__gain=None, bough=np.ones(2)))
+    if strict:
+        with pytest.raises(KeyError, match=r"missing branch\.gain; unexpected bough"):
+            tree.places_of(state)
+    else:
+        places, missing, unexpected = tree.places_of(state, strict=False)
+        assert sorted(places) == sorted(set(NAMES) - {"branch.gain"})
+        assert (missing, unexpected) == (["branch.gain"], ["bough"])
+    with pytest.raises(ValueError, match=r"scale: \(2,\) instead of \(1,\)"):
+        tree.places_of({**state, "scale": np.ones(2)}, strict)
 
 
 def test_many_misfits_are_summed_up():

@@ -2,18 +2,8 @@
 
 import pytest
 
-from lora_np.models.fetch import cached
 from lora_np.models.tokenizers import tokenizer_from_gguf
 from lora_np.storage import open_gguf
-
-
-@pytest.fixture(scope="session")
-def smollm2_gguf():
-    """The path of SmolLM2's GGUF file."""
-    path = cached("smollm2")
-    if path is None:
-        pytest.skip("SmolLM2 is not fetched")
-    return path
 
 
 @pytest.fixture(scope="session")

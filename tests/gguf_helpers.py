@@ -1,0 +1,87 @@
+"""GGUF files of small models, written with the gguf package in the way that llama.cpp's converter lays them out."""
+
+import numpy as np
+
+
+def rows_side_by_side(weight, heads):
+    """llama.cpp's order of a Llama's query and key rows: the two halves of each head shuffled into each other."""
+    return np.concatenate([np.stack(np.split(head, 2), 1).reshape(head.shape) for head in np.split(weight, heads)])
+
+
+def gguf_tensors(model):
+    """{name: array} as they stand in the file. The names are the gguf package's for Hugging Face's."""
+    import gguf
+
+    config, kind = model.config, model.config.model_type
+    architecture = {"llama": gguf.MODEL_ARCH.LLAMA, "gpt2": gguf.MODEL_ARCH.GPT2}[kind]
+    names = gguf.get_tensor_name_map(architecture, len(getattr(model, model.base_model_prefix).__dict__))
+    tensors = {}
+    for name, array in model.state_dict().items():
+        if kind == "gpt2" and name.endswith(("c_attn.weight", "c_proj.weight", "c_fc.weight")):
+            array = array.T
+        for part, heads in (("q_proj", "num_attention_heads"), ("k_proj", "num_key_value_heads")):
+            array = rows_side_by_side(array, getattr(config, heads)) if part in name else array
+        tensors[names.get_name(name, (".weight", ".bias"))] = np.ascontiguousarray(array)
+    return tensors
+
+
+def gguf_metadata(model):
+    """{key: value} that llama.cpp's converter writes for this model, without a tokenizer."""
+    config = model.config
+    if config.model_type == "gpt2":
+        fields = {
+            "context_length": config.n_positions,
+            "embedding_length": config.n_embd,
+            "block_count": config.n_layer,
+            "attention.head_count": config.n_head,
+            "feed_forward_length": config.n_inner or 4 * config.n_embd,
+            "attention.layer_norm_epsilon": config.layer_norm_epsilon,
+        }
+    else:
+        fields = {
+            "context_length": config.max_position_embeddings,
+            "embedding_length": config.hidden_size,
+            "block_count": config.num_hidden_layers,
+            "attention.head_count": config.num_attention_heads,
+            "attention.head_count_kv": config.num_key_value_heads,
+            "feed_forward_length": config.intermediate_size,
+            "attention.layer_norm_rms_epsilon": config.rms_norm_eps,
+            "rope.dimension_count": config.head_dim,
+            "rope.freq_base": float(config.rope_parameters["rope_theta"]),
+            "vocab_size": config.vocab_size,
+        }
+    fields = {f"{config.model_type}.{name}": value for name, value in fields.items()}
+    return {**fields, "tokenizer.ggml.bos_token_id": 1, "tokenizer.ggml.eos_token_id": 2}
+
+
+def write_gguf(path, model, coding="F32", metadata=None, tensors=None):
+    """A GGUF file of `model`; weights coded as said, biases and norms F32. Returns the path.
+
+    metadata, tensors: changes to what the file would hold; None takes a key or a tensor out.
+    """
+    import gguf
+
+    coding = gguf.GGMLQuantizationType[coding]
+    fields = {**gguf_metadata(model), **(metadata or {})}
+    architecture = fields.pop("general.architecture", model.config.model_type)
+    writer = gguf.GGUFWriter(path, architecture or "none", use_temp_file=False)
+    if architecture is None:
+        writer.kv_data[0].pop("general.architecture")
+    for key, value in fields.items():
+        _add(writer, key, value)
+    for name, array in {**gguf_tensors(model), **(tensors or {})}.items():
+        if array is not None:
+            kind = coding if array.ndim == 2 else gguf.GGMLQuantizationType.F32
+            writer.add_tensor(name, gguf.quants.quantize(array, kind), raw_dtype=kind)
+    for write in (writer.write_header_to_file, writer.write_kv_data_to_file, writer.write_tensors_to_file):
+        write()
+    writer.close()
+    return path
+
+
+def _add(writer, key, value):
+    adders = {int: writer.add_uint32, float: writer.add_float32, str: writer.add_string, bool: writer.add_bool}
+    if isinstance(value, list):
+        writer.add_array(key, value)
+    elif value is not None:
+        adders[type(value)](key, value)

@@ -1,0 +1,229 @@
+"""Llama as a whole: logits, loss and every gradient against Transformers; its configuration; what it refuses."""
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from lora_helpers import fuzz, hugging_face_twin, relative, some_ids, tiny_llama, tiny_llama_config
+from model_helpers import (
+    assert_gradients_are_slopes,
+    assert_is_transformers,
+    assert_loads_in_transformers,
+    loss_and_gradients,
+    some_labels,
+)
+
+from lora_np.models import LlamaConfig, LlamaForCausalLM
+from lora_np.models.activations import ACTIVATIONS
+from lora_np.models.checkpoints import load_pretrained
+
+LINEAR = {"rope_type": "linear", "factor": 3.0, "rope_theta": 100.0}
+# With D = 16, a context of 8 and these factors, pairs of channels fall into each of the three regions.
+LLAMA3 = {
+    "rope_type": "llama3",
+    "rope_theta": 50.0,
+    "factor": 8.0,
+    "low_freq_factor": 0.2,
+    "high_freq_factor": 0.8,
+    "original_max_position_embeddings": 8,
+}
+CONFIGS = {
+    "usual": {},
+    "multi-head": {"num_key_value_heads": 4},
+    "multi-query": {"num_key_value_heads": 1},
+    "one of each": {"num_hidden_layers": 1, "num_attention_heads": 1, "num_key_value_heads": 1, "hidden_size": 6},
+    "wide heads": {"head_dim": 10},
+    "narrow heads": {"head_dim": 2},
+    "attention_bias": {"attention_bias": True},
+    "mlp_bias": {"mlp_bias": True},
+    "both biases": {"attention_bias": True, "mlp_bias": True, "head_dim": 6},
+    "tied": {"tie_word_embeddings": True},
+    "rope theta": {"rope_parameters": {"rope_type": "default", "rope_theta": 123.0}},
+    "rope linear": {"rope_parameters": LINEAR},
+    "rope llama3": {"rope_parameters": LLAMA3, "head_dim": 16},
+    "large epsilon": {"rms_norm_eps": 0.1},
+    **{f"activation {name}": {"hidden_act": name} for name in ACTIVATIONS if name != "silu"},
+    "odd sizes": {
+        "vocab_size": 61,
+        "hidden_size": 21,
+        "intermediate_size": 13,
+        "num_hidden_layers": 3,
+        "num_attention_heads": 3,
+        "num_key_value_heads": 1,
+        "head_dim": 14,
+        "max_position_embeddings": 13,
+    },
+}
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
+@pytest.mark.parametrize("changes", CONFIGS.values(), ids=CONFIGS.keys())
+def test_logits_loss_and_every_gradient_are_transformers(changes, dtype):
+    assert_is_transformers(tiny_llama(**changes).to(dtype=dtype))
+
+
+@st.composite
+def configs(draw):
+    """Small sizes of every kind, and every branch on or off."""
+    kv_heads, group = draw(st.integers(1, 3)), draw(st.integers(1, 3))
+    heads, width = kv_heads * group, draw(st.integers(1, 7))
+    rope = draw(st.sampled_from([{}, {"rope_theta": 20.0}, LINEAR, LLAMA3]))
+    return {
+        "vocab_size": draw(st.integers(2, 40)),
+        "hidden_size": heads * width,
+        "intermediate_size": draw(st.integers(1, 20)),
+        "num_hidden_layers": draw(st.integers(1, 3)),
+        "num_attention_heads": heads,
+        "num_key_value_heads": kv_heads,
+        "head_dim": 2 * draw(st.integers(1, 6)),
+        "max_position_embeddings": draw(st.integers(5, 12)),
+        "rope_parameters": rope,
+        "hidden_act": draw(st.sampled_from(["silu", "gelu", "relu"])),
+        "rms_norm_eps": draw(st.sampled_from([1e-6, 1e-3])),
+        **{name: draw(st.booleans()) for name in ("attention_bias", "mlp_bias", "tie_word_embeddings")},
+    }
+
+
+@pytest.mark.parity
+@settings(fuzz, max_examples=15)
+@given(configs(), st.integers(0, 1000))
+def test_any_config_is_transformers(changes, seed):
+    # In float64, so that small differences are no rounding errors that a strange config makes large.
+    assert_is_transformers(tiny_llama(seed, **changes).to(dtype=np.float64))
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+def test_our_directory_loads_in_transformers(tmp_path, tied):
+    changes = {"tie_word_embeddings": tied, "attention_bias": True, "rope_parameters": LLAMA3, "head_dim": 16}
+    assert_loads_in_transformers(tiny_llama(**changes), tmp_path)
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("tied", [True, False], ids=["tied", "untied"])
+def test_transformers_directory_loads_here(tmp_path, tied):
+    import torch
+
+    twin = hugging_face_twin(tiny_llama(tie_word_embeddings=tied, mlp_bias=True, head_dim=6, rope_parameters=LINEAR))
+    twin.save_pretrained(tmp_path)
+    loaded = load_pretrained(tmp_path)
+    ids = some_ids(loaded.config)
+    with torch.no_grad():
+        assert relative(loaded(ids).logits.data, twin(torch.tensor(ids)).logits) < 2e-5
+    assert (loaded.lm_head.weight is loaded.model.embed_tokens.weight) == tied
+
+
+SLOPES = {
+    "grouped": {},
+    "tied": {"tie_word_embeddings": True},
+    "llama3 and biases": {"rope_parameters": LLAMA3, "attention_bias": True, "mlp_bias": True, "hidden_act": "gelu"},
+}
+
+
+@pytest.mark.parametrize("changes", SLOPES.values(), ids=SLOPES.keys())
+def test_gradients_are_those_of_finite_differences(changes):
+    small = {"hidden_size": 4, "intermediate_size": 5, "num_hidden_layers": 1, "vocab_size": 7, "head_dim": 4}
+    assert_gradients_are_slopes(tiny_llama(**{**small, **changes}))
+
+
+def test_a_position_sees_only_what_stands_before_it():
+    model = tiny_llama()
+    ids = some_ids(model.config)
+    changed = ids.copy()
+    changed[:, 5:] = (ids[:, 5:] + 1) % model.config.vocab_size
+    before, after = model(ids).logits.data, model(changed).logits.data
+    assert relative(after[:, :5], before[:, :5]) < 1e-6
+    assert relative(after[:, 5:], before[:, 5:]) > 1e-3
+
+
+def test_only_the_distances_between_positions_count():
+    """What rotary positions are for: the whole text moved by three is the same text."""
+    model = tiny_llama().to(dtype=np.float64)
+    ids = some_ids(model.config)
+    moved = model(ids, position_ids=np.arange(9) + 3).logits.data
+    assert relative(moved, model(ids).logits.data) < 1e-5
+    assert relative(model(ids, position_ids=np.zeros(9, int)).logits.data, moved) > 1e-3
+
+
+def test_dropout_of_attention_works_in_training_only():
+    model, plain = tiny_llama(attention_dropout=0.5), tiny_llama()
+    ids = some_ids(model.config)
+    expected = plain(ids).logits.data
+    np.testing.assert_array_equal(model(ids).logits.data, expected)
+    first, second = (model.train()(ids).logits.data for _ in range(2))
+    assert relative(first, expected) > 1e-3
+    assert relative(first, second) > 1e-3
+    np.testing.assert_array_equal(model.eval()(ids).logits.data, expected)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"hidden_size": 10, "num_attention_heads": 4}, "hidden_size = 10 can not be shared equally by 4 heads"),
+        ({"num_key_value_heads": 3}, "num_attention_heads = 4 can not be shared equally by num_key_value_heads = 3"),
+        ({"num_key_value_heads": -1}, "num_key_value_heads must be a positive integer, got -1"),
+        ({"head_dim": 5}, "head_dim must be even.* got 5"),
+        ({"head_dim": 0}, "head_dim must be even.* got 0"),
+        ({"vocab_size": 0}, "vocab_size must be a positive integer, got 0"),
+        ({"intermediate_size": 2.5}, "intermediate_size must be a positive integer, got 2.5"),
+        ({"num_hidden_layers": None}, "num_hidden_layers must be a positive integer, got None"),
+        ({"max_position_embeddings": "many"}, "max_position_embeddings must be a positive integer, got 'many'"),
+        ({"hidden_act": "relu6"}, "hidden_act 'relu6' is not known; known are gelu, "),
+        ({"rope_parameters": {"rope_type": "yarn"}}, "rope_type 'yarn' is not supported"),
+    ],
+)
+def test_a_config_that_makes_no_sense_is_refused(changes, message):
+    with pytest.raises(ValueError, match=message):
+        tiny_llama_config(**changes)
+
+
+def test_heads_are_as_wide_and_as_many_as_the_others_say():
+    config = LlamaConfig(hidden_size=24, num_attention_heads=3)
+    assert (config.num_key_value_heads, config.head_dim) == (3, 8)
+
+
+@pytest.mark.parity
+def test_the_defaults_are_transformers():
+    import transformers
+
+    ours, theirs = LlamaConfig().to_dict(), transformers.LlamaConfig().to_dict()
+    known = {name: theirs[name] for name in ours if name != "architectures"}
+    assert {name: value for name, value in ours.items() if name != "architectures"} == known
+
+
+def test_a_config_comes_back_from_its_dictionary():
+    config = tiny_llama_config(rope_parameters=LLAMA3, attention_bias=True, eos_token_id=[1, 2], head_dim=16)
+    fields = config.to_dict()
+    assert fields["model_type"] == "llama"
+    assert fields["architectures"] == ["LlamaForCausalLM"]
+    assert LlamaConfig.from_dict({**fields, "pretraining_tp": 1, "use_cache": True}) == config
+
+
+def test_the_start_is_normal_weights_and_no_biases():
+    config = tiny_llama_config(hidden_size=64, intermediate_size=96, initializer_range=0.1, attention_bias=True)
+    model = LlamaForCausalLM(config)
+    layer = model.model.layers[1]
+    for p in (layer.self_attn.q_proj.weight, layer.mlp.down_proj.weight, model.model.embed_tokens.weight):
+        assert abs(p.data.std() / 0.1 - 1) < 0.1
+    assert not layer.self_attn.q_proj.bias.data.any()
+    assert (layer.input_layernorm.weight.data == 1).all()
+    assert (model.model.norm.weight.data == 1).all()
+    assert model.lm_head.weight is not model.model.embed_tokens.weight
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("changes", CONFIGS.values(), ids=CONFIGS.keys())
+def test_the_gpu_gives_the_same_logits_loss_and_gradients(changes):
+    model = tiny_llama(**changes)
+    ids = some_ids(model.config, batch=3)
+    labels = some_labels(ids)
+    logits = model(ids).logits.numpy()
+    loss, gradients = loss_and_gradients(model, ids, labels)
+    model.zero_grad()
+    model.to("cuda")
+    assert relative(model(ids).logits.numpy(), logits) < 1e-4
+    on_gpu, gpu_gradients = loss_and_gradients(model, ids, labels)
+    assert relative(on_gpu, loss) < 1e-4
+    for name, gradient in gradients.items():
+        assert relative(gpu_gradients[name].get(), gradient) < 1e-4, name
