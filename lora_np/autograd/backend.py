@@ -6,6 +6,7 @@ somebody asks for a GPU; a machine without one never needs it.
 """
 
 import ctypes
+import os
 import sys
 import threading
 
@@ -20,9 +21,14 @@ def array_module(x):
     return cupy if cupy is not None and isinstance(x, cupy.ndarray) else np
 
 
+def on_gpu(x):
+    """Is `x` an array on a GPU?"""
+    return array_module(x) is not np
+
+
 def is_array(x):
     """Is `x` an array of either library? NumPy's scalars (`np.float32(1)`) count as 0-d arrays."""
-    return isinstance(x, (np.ndarray, np.generic)) or array_module(x) is not np
+    return isinstance(x, (np.ndarray, np.generic)) or on_gpu(x)
 
 
 def is_float(x):
@@ -87,6 +93,22 @@ def blocks(length, row_bytes, xp, cache_bytes=1 << 18):
     """
     rows = length if xp is not np else max(1, cache_bytes // max(1, row_bytes))
     return [slice(start, min(start + rows, length)) for start in range(0, length, max(1, rows))]
+
+
+_precision = {"tf32": os.environ.get("LORA_NP_TF32", "0") == "1"}
+
+
+def set_tf32(enabled):
+    """Let float32 products on a GPU round their inputs to TF32: 10 bits of mantissa, several times as fast.
+
+    Off unless LORA_NP_TF32=1. It holds for every product of the engine; what is added up stays float32.
+    """
+    _precision["tf32"] = bool(enabled)
+
+
+def tf32_enabled():
+    """May float32 products on a GPU use TF32?"""
+    return _precision["tf32"]
 
 
 class _Random(threading.local):

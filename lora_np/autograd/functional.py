@@ -1,17 +1,30 @@
 """The fused pairs on Tensors: check the shapes, run the forward, record the backward."""
 
+import numpy as np
+
 from . import fused
-from .backend import to_numpy
+from .backend import on_gpu, to_numpy
 from .layout import check_ids
 from .ops import dropout_mask
 from .tensor import data, needs_grad, record
 
 
-def _apply(forward, backward, inputs, *options):
+def _apply(name, inputs, *options):
     """Run a fused pair on Tensors (or arrays, or None for an input that is left out)."""
-    needs = needs_grad(*inputs)
-    out, cache = forward(*map(data, inputs), *options, needs=needs)
+    needs, arrays = needs_grad(*inputs), [data(x) for x in inputs]
+    forward, backward = _pair(name, [x for x in arrays if x is not None])
+    out, cache = forward(*arrays, *options, needs=needs)
     return record(out, inputs, lambda dout: backward(dout, cache))
+
+
+def _pair(name, arrays):
+    """An operation's forward and backward: in CUDA for float32 on a GPU, otherwise as NumPy and CuPy both run it."""
+    place = fused
+    if all(on_gpu(x) and x.dtype == np.float32 for x in arrays):
+        from . import cuda
+
+        place = cuda if hasattr(cuda, f"{name}_forward") else fused
+    return getattr(place, f"{name}_forward"), getattr(place, f"{name}_backward")
 
 
 def _check_width(x, width, what):
@@ -29,7 +42,7 @@ def linear(x, weight, bias=None, fan_in_fan_out=False):
     fan_in, fan_out = weight.shape if fan_in_fan_out else weight.shape[::-1]
     _check_width(x, fan_in, "linear")
     _check_bias(bias, fan_out, "linear")
-    return _apply(fused.linear_forward, fused.linear_backward, (x, weight, bias), fan_in_fan_out)
+    return _apply("linear", (x, weight, bias), fan_in_fan_out)
 
 
 def lora_linear(x, weight, bias, lora_A, lora_B, scaling, fan_in_fan_out=False, dropout=0.0):
@@ -45,44 +58,44 @@ def lora_linear(x, weight, bias, lora_A, lora_B, scaling, fan_in_fan_out=False, 
         )
     mask = dropout_mask(x.shape, dropout, data(x)) if dropout else None
     inputs = (x, weight, bias, lora_A, lora_B)
-    return _apply(fused.lora_linear_forward, fused.lora_linear_backward, inputs, scaling, fan_in_fan_out, mask)
+    return _apply("lora_linear", inputs, scaling, fan_in_fan_out, mask)
 
 
 def layer_norm(x, weight, bias, eps=1e-5):
     """Each row of x (..., C) to mean 0 and variance 1, then times weight plus bias; see `fused.layer_norm_forward`."""
     _check_width(x, weight.shape[0], "layer_norm")
     _check_bias(bias, weight.shape[0], "layer_norm")
-    return _apply(fused.layer_norm_forward, fused.layer_norm_backward, (x, weight, bias), eps)
+    return _apply("layer_norm", (x, weight, bias), eps)
 
 
 def rms_norm(x, weight, eps=1e-6):
     """Each row of x (..., C) divided by its root mean square, then times weight; see `fused.rms_norm_forward`."""
     _check_width(x, weight.shape[0], "rms_norm")
-    return _apply(fused.rms_norm_forward, fused.rms_norm_backward, (x, weight), eps)
+    return _apply("rms_norm", (x, weight), eps)
 
 
 def gelu(x, approximate="none"):
     """GELU, exact ("none", by the error function) or GPT-2's ("tanh"); see `fused.gelu_forward`."""
     if approximate not in ("none", "tanh"):
         raise ValueError(f"gelu: approximate must be 'none' or 'tanh', got {approximate!r}")
-    return _apply(fused.gelu_forward, fused.gelu_backward, (x,), approximate)
+    return _apply("gelu", (x,), approximate)
 
 
 def silu(x):
     """x σ(x), also called swish; see `fused.silu_forward`."""
-    return _apply(fused.silu_forward, fused.silu_backward, (x,))
+    return _apply("silu", (x,))
 
 
 def swiglu(gate, up):
     """silu(gate) ∘ up, for two inputs of one shape; see `fused.swiglu_forward`."""
     if gate.shape != up.shape:
         raise ValueError(f"swiglu: gate {gate.shape} and up {up.shape} must have one shape")
-    return _apply(fused.swiglu_forward, fused.swiglu_backward, (gate, up))
+    return _apply("swiglu", (gate, up))
 
 
 def relu(x):
     """max(x, 0); see `fused.relu_forward`."""
-    return _apply(fused.relu_forward, fused.relu_backward, (x,))
+    return _apply("relu", (x,))
 
 
 def rotary(x, cos, sin, heads):
@@ -94,7 +107,7 @@ def rotary(x, cos, sin, heads):
     half = width // heads // 2
     if width != 2 * half * heads or cos.shape != sin.shape or cos.shape not in ((T, half), (B, T, half)):
         raise ValueError(f"rotary: x {x.shape} in {heads} heads does not go with angles {cos.shape} and {sin.shape}")
-    return _apply(fused.rotary_forward, fused.rotary_backward, (x,), cos, sin, heads)
+    return _apply("rotary", (x,), cos, sin, heads)
 
 
 def attention(q, k, v, causal=True, scale=None, dropout=0.0, key_mask=None):
@@ -109,8 +122,7 @@ def attention(q, k, v, causal=True, scale=None, dropout=0.0, key_mask=None):
         raise ValueError(f"attention: q {q.shape} has more queries than k {k.shape} has keys: the first would see none")
     _check_key_mask(key_mask, (k.shape[0], k.shape[2]))
     mask = dropout_mask((*q.shape[:3], k.shape[2]), dropout, data(q)) if dropout else None
-    pair = fused.attention_forward, fused.attention_backward
-    return _apply(*pair, (q, k, v), causal, scale, mask, key_mask)
+    return _apply("attention", (q, k, v), causal, scale, mask, key_mask)
 
 
 def self_attention(qkv, heads, causal=True, scale=None, dropout=0.0, key_mask=None):
@@ -120,8 +132,7 @@ def self_attention(qkv, heads, causal=True, scale=None, dropout=0.0, key_mask=No
     B, T, _ = qkv.shape
     _check_key_mask(key_mask, (B, T))
     mask = dropout_mask((B, heads, T, T), dropout, data(qkv)) if dropout else None
-    pair = fused.self_attention_forward, fused.self_attention_backward
-    return _apply(*pair, (qkv,), heads, causal, scale, mask, key_mask)
+    return _apply("self_attention", (qkv,), heads, causal, scale, mask, key_mask)
 
 
 def _check_key_mask(key_mask, shape):
@@ -136,8 +147,7 @@ def cross_entropy(logits, targets, ignore_index=-100):
     """
     targets = _check_targets(targets, logits.shape, logits.shape[-1], ignore_index)
     logits = logits.reshape(-1, logits.shape[-1])
-    pair = fused.cross_entropy_forward, fused.cross_entropy_backward
-    return _apply(*pair, (logits,), targets, ignore_index)
+    return _apply("cross_entropy", (logits,), targets, ignore_index)
 
 
 def linear_cross_entropy(x, weight, targets, ignore_index=-100):
@@ -148,8 +158,7 @@ def linear_cross_entropy(x, weight, targets, ignore_index=-100):
     _check_width(x, weight.shape[1], "linear_cross_entropy")
     targets = _check_targets(targets, x.shape, weight.shape[0], ignore_index)
     x = x.reshape(-1, x.shape[-1])
-    pair = fused.linear_cross_entropy_forward, fused.linear_cross_entropy_backward
-    return _apply(*pair, (x, weight), targets, ignore_index)
+    return _apply("linear_cross_entropy", (x, weight), targets, ignore_index)
 
 
 def _check_targets(targets, shape, size, ignore_index):

@@ -126,8 +126,18 @@ def _product(xp, x, w):
     """x w; a stack of matrices times one matrix is one large product, not many small ones."""
     if x.ndim > 2 and w.ndim == 2:
         rows = math.prod(x.shape[:-1])
-        return (x.reshape(rows, x.shape[-1]) @ w).reshape(*x.shape[:-1], w.shape[-1])
-    return xp.matmul(x, w)
+        return _multiply(xp, x.reshape(rows, x.shape[-1]), w).reshape(*x.shape[:-1], w.shape[-1])
+    return _multiply(xp, x, w)
+
+
+def _multiply(xp, x, w):
+    """xp.matmul(x, w); on a GPU in the precision that `set_tf32` chose."""
+    stacks = x.ndim == w.ndim and 2 <= x.ndim <= 3 and x.shape[:-2] == w.shape[:-2]
+    if xp is np or not stacks or not x.dtype == w.dtype == np.float32:
+        return xp.matmul(x, w)
+    from .cuda.blas import gemm
+
+    return gemm(x, w)
 
 
 def _matmul_unbroadcast(xp, x, w, shape):
@@ -135,7 +145,7 @@ def _matmul_unbroadcast(xp, x, w, shape):
     if len(shape) == 2 and x.ndim == w.ndim > 2:  # the sum over the stack is part of one larger product
         x, w = xp.moveaxis(x, -2, 0), xp.moveaxis(w, -1, 0)
         stacked = math.prod(x.shape[1:])
-        return x.reshape(len(x), stacked) @ w.reshape(len(w), stacked).T
+        return _multiply(xp, x.reshape(len(x), stacked), w.reshape(len(w), stacked).T)
     y = _product(xp, x, w)
     target = shape if len(shape) > 1 else (y.shape[-2:] if y.ndim > 1 else y.shape)
     return unbroadcast(y, target).reshape(shape)

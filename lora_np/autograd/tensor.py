@@ -189,11 +189,20 @@ def _reachable(root):
 def _is_fresh(d, dy, gradients):
     """Did the operation make the array `d` anew, for one parent only? Then it may be added to in place.
 
-    An operation may pass `dy` itself on (as add does, to both its parents), a view of it (an array with a base), or
-    one array twice. So it must not return an array that it keeps.
+    An operation may pass `dy` itself on (as add does, to both its parents), a view of it, or one array twice: then the
+    memory is not its own. So it must not return an array that it keeps. Nor does a number that was only repeated
+    (broadcast) have a place for each element.
     """
-    shared = sum(other is d or getattr(other, "base", None) is d for other in gradients) > 1
-    return d is not dy and d.base is None and not shared
+    if not d.flags.c_contiguous:
+        return False
+    memory = _owner(d)
+    shared = sum(other is not None and _owner(other) is memory for other in gradients) > 1
+    return memory is not _owner(dy) and not shared
+
+
+def _owner(array):
+    """The array whose memory this one is a view of, or itself."""
+    return array if array.base is None else array.base
 
 
 class _Gradients:

@@ -14,12 +14,14 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from ..autograd import manual_seed, no_grad
+from ..autograd.backend import on_gpu
 from ..storage import read_safetensors, write_safetensors
 from .data import IGNORED
 from .groups import parameter_groups
 from .optim import AdamW, clip_grad_norm_, warmup_cosine
 
 CHECKPOINT = "checkpoint.safetensors"
+SETTLE_EVERY = 10  # steps after which a GPU's losses are looked at
 
 
 @dataclass(frozen=True)
@@ -115,9 +117,12 @@ class TrainingRun:
         self.optimizer = AdamW(groups, betas=args.betas)
         self.highest_rates = [group["lr"] for group in self.optimizer.param_groups]
         self.step, self.history = 0, {"loss": [], "learning_rate": [], "evaluation": []}
+        self.pending = []  # losses that are not in the history yet
 
     def one_step(self, data):
-        """Gradients over `accumulation` batches, clipped; one step of the optimizer; (mean loss, number of tokens).
+        """Gradients over `accumulation` batches, clipped; one step of the optimizer; the number of tokens.
+
+        The mean loss goes to `pending`, and from there to the history: see `settle`.
 
         A batch weighs as much as it has targets, so that the step is the one that all its batches in one would give.
         All chance in a step (which windows, which dropout) follows from the seed and the step's number. That is why
@@ -132,9 +137,9 @@ class TrainingRun:
             loss = self.model(**batch).loss * (count / sum(targets))
             loss.backward()
             total = total + loss.data
-        total = float(total)
-        if not math.isfinite(total):  # before the weights are touched, so that they stay as they were
-            raise FloatingPointError(f"the loss became {total} at step {self.step}: try a lower learning rate")
+        self.pending.append(total)
+        if not on_gpu(total):
+            self.settle()  # before the weights are touched, so that they stay as they were
         if args.max_grad_norm:
             clip_grad_norm_(self.trainable.values(), args.max_grad_norm)
         fraction = warmup_cosine(self.step, args.steps, args.warmup_steps, args.min_lr_ratio)
@@ -143,12 +148,24 @@ class TrainingRun:
         self.optimizer.step()
         self.model.zero_grad()
         self.step += 1
-        self.history["loss"].append(total)
         self.history["learning_rate"].append(args.learning_rate * fraction)
-        return total, sum(count_tokens(batch["labels"]) for batch in batches)
+        return sum(count_tokens(batch["labels"]) for batch in batches)
+
+    def settle(self):
+        """Move the losses of the last steps to the history; FloatingPointError if one is not finite.
+
+        On a GPU this waits until all of its work is done. That is why the losses stay there for some steps.
+        """
+        for total in self.pending:
+            step, total = len(self.history["loss"]), float(total)
+            if not math.isfinite(total):
+                raise FloatingPointError(f"the loss became {total} at step {step}: try a lower learning rate")
+            self.history["loss"].append(total)
+        self.pending = []
 
     def save(self, directory):
         """Write the checkpoint: trained parameters, optimizer state, step and history in one file, replaced at once."""
+        self.settle()
         arrays = {f"model.{name}": p.data for name, p in self.trainable.items()}
         for name, value in self.optimizer.state_dict().items():
             arrays[f"optimizer.{name}"] = np.asarray(value) if isinstance(value, int) else value
@@ -219,11 +236,15 @@ def _run_steps(run, data, evaluation, directory, progress, stop):
     if run.step == 0:
         _evaluate_all(run, evaluation)
     bar = tqdm(range(start, args.steps), initial=start, total=args.steps, unit="step", disable=not progress)
+    began, tokens = time.perf_counter(), 0
     for _ in bar:
-        began = time.perf_counter()
-        loss, tokens = run.one_step(data)
-        bar.set_postfix_str(f"loss={loss:.3f}, {tokens / (time.perf_counter() - began):,.0f} tokens/s")
+        tokens += run.one_step(data)
         last = run.step == args.steps
+        if last or stop.is_set() or not run.pending or len(run.pending) == SETTLE_EVERY:
+            run.settle()
+            loss, now = run.history["loss"][-1], time.perf_counter()
+            bar.set_postfix_str(f"loss={loss:.3f}, {tokens / (now - began):,.0f} tokens/s")
+            began, tokens = now, 0
         if run.step % args.eval_every == 0 or last:
             _evaluate_all(run, evaluation)
         if directory and (run.step % args.checkpoint_every == 0 or last or stop.is_set()):

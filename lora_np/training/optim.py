@@ -2,6 +2,8 @@
 
 import math
 
+import numpy as np
+
 from ..autograd import Tensor, backend
 
 
@@ -43,9 +45,12 @@ class Optimizer:
     def step(self):
         """Change every parameter that has a gradient, in place."""
         for group in self.param_groups:
-            for p in group["params"]:
-                if p.grad is not None:
-                    self.update(p, p.grad, self.state.setdefault(id(p), {}), group)
+            self.update_group([p for p in group["params"] if p.grad is not None], group)
+
+    def update_group(self, params, group):
+        """Change parameters that have gradients and one group's settings."""
+        for p in params:
+            self.update(p, p.grad, self.state.setdefault(id(p), {}), group)
 
     def update(self, p, grad, state, group):
         """Change one parameter. `state` is its own dict, empty at first."""
@@ -119,6 +124,25 @@ class AdamW(Optimizer):
     def __init__(self, params, lr=1e-3, betas=(0.9, 0.999), eps=1e-8, weight_decay=0.01):
         super().__init__(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
 
+    def update_group(self, params, group):
+        """On a GPU all parameters of one age at once: there, starting many small operations takes the most time."""
+        if not params or not _all_on_gpu(params):
+            super().update_group(params, group)
+            return
+        ages = {}
+        for p in params:
+            state = self.state.setdefault(id(p), {})
+            if not state:
+                xp = backend.array_module(p.data)
+                state.update(step=0, m=xp.zeros_like(p.data), v=xp.zeros_like(p.data))
+            state["step"] += 1
+            ages.setdefault(state["step"], []).append((p.data, p.grad, state["m"], state["v"]))
+        from ..autograd.cuda.optim import adamw
+
+        options = {name: group[name] for name in ("lr", "betas", "eps", "weight_decay")}
+        for step, arrays in ages.items():
+            adamw(*zip(*arrays, strict=True), step=step, **options)
+
     def update(self, p, grad, state, group):
         xp, (beta1, beta2) = backend.array_module(p.data), group["betas"]
         if not state:
@@ -145,15 +169,27 @@ class AdamW(Optimizer):
 def clip_grad_norm_(parameters, max_norm):
     """Scale all gradients together so that their joint Euclidean norm is at most `max_norm`; returns the norm before.
 
-    The direction of the step stays, only its length is bounded (Pascanu et al., 2013).
+    The direction of the step stays, only its length is bounded (Pascanu et al., 2013). On a GPU the norm is an array
+    there, so that nobody waits for it.
     """
-    grads = [p.grad for p in parameters if p.grad is not None]
+    parameters = [p for p in parameters if p.grad is not None]
+    grads = [p.grad for p in parameters]
+    if grads and _all_on_gpu(parameters):
+        from ..autograd.cuda.optim import clip
+
+        return clip(grads, max_norm)
     squares = [float((g * g).sum()) for g in grads]
     norm = math.sqrt(sum(squares))
     if norm > max_norm:
         for g in grads:
             g *= max_norm / (norm + 1e-6)
     return norm
+
+
+def _all_on_gpu(params):
+    """Are these float32 parameters and gradients, laid out in order, on a GPU?"""
+    arrays = [array for p in params for array in (p.data, p.grad)]
+    return all(backend.on_gpu(x) and x.dtype == np.float32 and x.flags.c_contiguous for x in arrays)
 
 
 def warmup_cosine(step, total, warmup=0, floor=0.0):

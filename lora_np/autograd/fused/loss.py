@@ -14,7 +14,7 @@ def cross_entropy_forward(logits, targets, ignore_index=-100, needs=(True,)):
     dlogits = dloss (p - onehot(target)) / n, with n the number of rows that count; 0 in the other rows.
     """
     xp = array_module(logits)
-    rows, picked = _counted_rows(targets, logits, ignore_index)
+    rows, picked = counted_rows(targets, logits, ignore_index)
     p = logits.copy() if isinstance(rows, slice) else logits[rows]
     losses = _softmax_and_losses(xp, p, picked)
     cache = (p, rows, picked, logits.shape) if needs[0] else None
@@ -44,7 +44,7 @@ def linear_cross_entropy_forward(x, weight, targets, ignore_index=-100, needs=(T
     Saved: dx and dW for dloss = 1; the backward multiplies them by dloss.
     """
     xp = array_module(x)
-    rows, picked = _counted_rows(targets, x, ignore_index)
+    rows, picked = counted_rows(targets, x, ignore_index)
     counted = x[rows]
     n, V = len(counted), len(weight)
     dx = xp.empty_like(counted) if needs[0] else None
@@ -64,7 +64,7 @@ def linear_cross_entropy_forward(x, weight, targets, ignore_index=-100, needs=(T
     for d in (dx, dw):
         if d is not None:
             d *= 1 / n
-    return total / n, (_spread(dx, rows, x.shape), dw)
+    return total / n, (spread(dx, rows, x.shape), dw)
 
 
 def linear_cross_entropy_backward(dloss, cache):
@@ -72,7 +72,7 @@ def linear_cross_entropy_backward(dloss, cache):
     return tuple(None if d is None else d * dloss for d in cache)
 
 
-def _counted_rows(targets, like, ignore_index):
+def counted_rows(targets, like, ignore_index):
     """The numbers of the rows that count, and their targets, where the array `like` lives."""
     targets = to_numpy(targets)
     rows = np.flatnonzero(targets != ignore_index)
@@ -92,7 +92,7 @@ def _softmax_and_losses(xp, z, picked):
     return xp.log(sums[:, 0]) - at_target
 
 
-def _spread(d, rows, shape):
+def spread(d, rows, shape):
     """The rows' gradients at their places in an array of `shape`, zeros elsewhere."""
     if d is None or isinstance(rows, slice):
         return d

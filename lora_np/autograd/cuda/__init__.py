@@ -1,0 +1,43 @@
+"""The fused pairs for NVIDIA GPUs, with the signatures that they have in `fused/`, for float32.
+
+Each file here stands beside one of the same name there, which has the formulas and runs everywhere. CuPy alone would
+run that code too, as a chain of small kernels. These do each operation in one or a few, because on a GPU every
+start costs and every pass over memory costs. Nothing here is imported before there is a CuPy array.
+"""
+
+from .activation import gelu_backward, gelu_forward, swiglu_backward, swiglu_forward
+from .attention import attention_backward, attention_forward, self_attention_backward, self_attention_forward
+from .linear import linear_backward, linear_forward, lora_linear_backward, lora_linear_forward
+from .loss import (
+    cross_entropy_backward,
+    cross_entropy_forward,
+    linear_cross_entropy_backward,
+    linear_cross_entropy_forward,
+)
+from .norm import layer_norm_backward, layer_norm_forward, rms_norm_backward, rms_norm_forward
+from .rotary import rotary_backward, rotary_forward
+
+__all__ = [
+    "attention_backward",
+    "attention_forward",
+    "cross_entropy_backward",
+    "cross_entropy_forward",
+    "gelu_backward",
+    "gelu_forward",
+    "layer_norm_backward",
+    "layer_norm_forward",
+    "linear_backward",
+    "linear_cross_entropy_backward",
+    "linear_cross_entropy_forward",
+    "linear_forward",
+    "lora_linear_backward",
+    "lora_linear_forward",
+    "rms_norm_backward",
+    "rms_norm_forward",
+    "rotary_backward",
+    "rotary_forward",
+    "self_attention_backward",
+    "self_attention_forward",
+    "swiglu_backward",
+    "swiglu_forward",
+]

@@ -1,0 +1,266 @@
+// The CUDA side of autograd/fused/: the same formulas, one block of threads for each row, float32 throughout.
+// Each kernel's derivation stands in the docstring of the Python function of the same name.
+
+namespace {
+
+constexpr float SQRT_2_OVER_PI = 0.7978845608028654f, CUBIC = 0.044715f;
+constexpr float SQRT_HALF = 0.7071067811865476f, INV_SQRT_2PI = 0.3989422804014327f;
+
+#define MINUS_INFINITY __int_as_float(0xff800000)  // NVRTC knows no INFINITY
+
+// The sum of `value` over all threads of the block, for every thread. At most 1024 threads.
+__device__ float block_sum(float value) {
+    __shared__ float parts[32];
+    for (int i = 16; i > 0; i /= 2) value += __shfl_xor_sync(0xffffffff, value, i);
+    __syncthreads();  // so that a call before this one has been read
+    if (threadIdx.x % 32 == 0) parts[threadIdx.x / 32] = value;
+    __syncthreads();
+    float sum = 0;
+    for (int i = 0; i < (blockDim.x + 31) / 32; ++i) sum += parts[i];
+    return sum;
+}
+
+__device__ float block_max(float value) {
+    __shared__ float parts[32];
+    for (int i = 16; i > 0; i /= 2) value = fmaxf(value, __shfl_xor_sync(0xffffffff, value, i));
+    __syncthreads();
+    if (threadIdx.x % 32 == 0) parts[threadIdx.x / 32] = value;
+    __syncthreads();
+    float largest = parts[0];
+    for (int i = 1; i < (blockDim.x + 31) / 32; ++i) largest = fmaxf(largest, parts[i]);
+    return largest;
+}
+
+__device__ long long first_index() { return blockIdx.x * (long long)blockDim.x + threadIdx.x; }
+__device__ long long stride() { return gridDim.x * (long long)blockDim.x; }
+
+}  // namespace
+
+extern "C" {
+
+// y[row] += bias.
+__global__ void add_bias(float* y, const float* bias, long long size, int width) {
+    for (long long i = first_index(); i < size; i += stride()) y[i] += bias[i % width];
+}
+
+__global__ void layer_norm_forward(const float* x, const float* weight, const float* bias, float* y, float* normed,
+                                   float* inv_std, int width, float eps) {
+    long long start = blockIdx.x * (long long)width;
+    float sum = 0;
+    for (int i = threadIdx.x; i < width; i += blockDim.x) sum += x[start + i];
+    float mean = block_sum(sum) / width, squares = 0;
+    for (int i = threadIdx.x; i < width; i += blockDim.x) {
+        float centred = x[start + i] - mean;
+        squares += centred * centred;
+    }
+    float scale = 1.0f / sqrtf(block_sum(squares) / width + eps);
+    if (inv_std && threadIdx.x == 0) inv_std[blockIdx.x] = scale;
+    for (int i = threadIdx.x; i < width; i += blockDim.x) {
+        float value = (x[start + i] - mean) * scale;
+        if (normed) normed[start + i] = value;
+        y[start + i] = value * weight[i] + bias[i];
+    }
+}
+
+__global__ void layer_norm_backward(const float* dy, const float* weight, const float* normed, const float* inv_std,
+                                    float* dx, int width) {
+    long long start = blockIdx.x * (long long)width;
+    float sum = 0, along = 0;
+    for (int i = threadIdx.x; i < width; i += blockDim.x) {
+        float g = dy[start + i] * weight[i];
+        sum += g;
+        along += g * normed[start + i];
+    }
+    float mean = block_sum(sum) / width, slope = block_sum(along) / width, scale = inv_std[blockIdx.x];
+    for (int i = threadIdx.x; i < width; i += blockDim.x)
+        dx[start + i] = (dy[start + i] * weight[i] - mean - normed[start + i] * slope) * scale;
+}
+
+__global__ void rms_norm_forward(const float* x, const float* weight, float* y, float* normed, float* inv_rms,
+                                 int width, float eps) {
+    long long start = blockIdx.x * (long long)width;
+    float squares = 0;
+    for (int i = threadIdx.x; i < width; i += blockDim.x) squares += x[start + i] * x[start + i];
+    float scale = 1.0f / sqrtf(block_sum(squares) / width + eps);
+    if (inv_rms && threadIdx.x == 0) inv_rms[blockIdx.x] = scale;
+    for (int i = threadIdx.x; i < width; i += blockDim.x) {
+        float value = x[start + i] * scale;
+        if (normed) normed[start + i] = value;
+        y[start + i] = value * weight[i];
+    }
+}
+
+__global__ void rms_norm_backward(const float* dy, const float* weight, const float* normed, const float* inv_rms,
+                                  float* dx, int width) {
+    long long start = blockIdx.x * (long long)width;
+    float along = 0;
+    for (int i = threadIdx.x; i < width; i += blockDim.x) along += dy[start + i] * weight[i] * normed[start + i];
+    float slope = block_sum(along) / width, scale = inv_rms[blockIdx.x];
+    for (int i = threadIdx.x; i < width; i += blockDim.x)
+        dx[start + i] = (dy[start + i] * weight[i] - normed[start + i] * slope) * scale;
+}
+
+__global__ void gelu_forward(const float* x, float* y, float* slope, long long size, int exact) {
+    for (long long i = first_index(); i < size; i += stride()) {
+        float v = x[i], below, rise;
+        if (exact) {
+            below = 0.5f * (1.0f + erff(v * SQRT_HALF));
+            rise = INV_SQRT_2PI * expf(-0.5f * v * v);
+        } else {
+            float t = tanhf(SQRT_2_OVER_PI * (v + CUBIC * v * v * v));
+            below = 0.5f * (1.0f + t);
+            rise = 0.5f * (1.0f - t * t) * SQRT_2_OVER_PI * (1.0f + 3.0f * CUBIC * v * v);
+        }
+        y[i] = v * below;
+        if (slope) slope[i] = below + v * rise;
+    }
+}
+
+__global__ void swiglu_forward(const float* gate, const float* up, float* y, float* slope, float* through,
+                               long long size) {
+    for (long long i = first_index(); i < size; i += stride()) {
+        float x = gate[i], sigmoid = 1.0f / (1.0f + expf(-x)), a = x * sigmoid;
+        if (slope) slope[i] = (sigmoid + a * (1.0f - sigmoid)) * up[i];
+        if (through) through[i] = a;
+        y[i] = a * up[i];
+    }
+}
+
+__global__ void swiglu_backward(const float* dy, const float* slope, const float* through, float* dgate, float* dup,
+                                long long size) {
+    for (long long i = first_index(); i < size; i += stride()) {
+        if (dgate) dgate[i] = dy[i] * slope[i];
+        if (dup) dup[i] = dy[i] * through[i];
+    }
+}
+
+// x (B, T, H, D) -> y (B, H, T, D) turned, or with `back` the other way round, turned back.
+// Angles (T, D/2), or (B, T, D/2) with `by_row`. One thread for each pair of channels.
+__global__ void rotary(const float* x, const float* cosines, const float* sines, float* y, long long pairs, int T,
+                       int H, int half, int by_row, int back) {
+    for (long long i = first_index(); i < pairs; i += stride()) {
+        int c = i % half, t = i / half % T, h = i / half / T % H;
+        long long b = i / half / T / H;
+        long long angle = ((by_row ? b * T : 0) + t) * half + c;
+        long long by_time = ((b * T + t) * H + h) * 2 * half + c, by_head = ((b * H + h) * T + t) * 2 * half + c;
+        long long from = back ? by_head : by_time, to = back ? by_time : by_head;
+        float cosine = cosines[angle], sine = back ? -sines[angle] : sines[angle];
+        float first = x[from], second = x[from + half];
+        y[to] = first * cosine - second * sine;
+        y[to + half] = second * cosine + first * sine;
+    }
+}
+
+// x (B, T, P, H, D) -> y (P, B, H, T, D), or with `back` the other way round.
+__global__ void swap_heads(const float* x, float* y, long long size, int B, int T, int P, int H, int D, int back) {
+    for (long long i = first_index(); i < size; i += stride()) {
+        int d = i % D, t = i / D % T, h = i / D / T % H;
+        long long b = i / D / T / H % B, p = i / D / T / H / B;
+        long long by_time = (((b * T + t) * P + p) * H + h) * D + d;
+        if (back) y[by_time] = x[i]; else y[i] = x[by_time];
+    }
+}
+
+// The keys that matter to query t: up to its own place with `causal`. Beyond the last key of its stripe of queries
+// nobody reads or writes; a stripe of 0 queries means that rows are whole.
+__device__ int keys_seen(int t, int T, int S, int causal) { return causal ? t + 1 + S - T : S; }
+__device__ int keys_kept(int t, int T, int S, int stripe) {
+    return stripe ? S - T + min(T, (t / stripe + 1) * stripe) : S;
+}
+
+// Softmax of scale * scores, in place. Row r is query r % T; each batch element has `rows_per_batch` rows.
+__global__ void softmax_forward(float* scores, const bool* key_mask, int T, int S, int causal, int stripe,
+                                float scale, int rows_per_batch) {
+    long long row = blockIdx.x;
+    float* p = scores + row * S;
+    int seen = keys_seen(row % T, T, S, causal), kept = keys_kept(row % T, T, S, stripe);
+    const bool* counts = key_mask ? key_mask + row / rows_per_batch * S : nullptr;
+    float largest = MINUS_INFINITY;
+    for (int s = threadIdx.x; s < seen; s += blockDim.x)
+        if (!counts || counts[s]) largest = fmaxf(largest, scale * p[s]);
+    largest = block_max(largest);
+    bool nothing = largest == MINUS_INFINITY;  // only padding sees nothing: some average instead of NaN
+    float sum = 0;
+    for (int s = threadIdx.x; s < seen; s += blockDim.x) {
+        float e = nothing ? 1.0f : !counts || counts[s] ? expf(scale * p[s] - largest) : 0.0f;
+        p[s] = e;
+        sum += e;
+    }
+    float factor = 1.0f / block_sum(sum);
+    for (int s = threadIdx.x; s < kept; s += blockDim.x) p[s] = s < seen ? p[s] * factor : 0.0f;
+}
+
+// dP -> dS = P (dP - rowsum(dP P)) scale, in place.
+__global__ void softmax_backward(float* dscores, const float* probabilities, const float* mask, int T, int S,
+                                 int causal, int stripe, float scale) {
+    long long row = blockIdx.x;
+    float* d = dscores + row * S;
+    const float* p = probabilities + row * S;
+    const float* m = mask ? mask + row * S : nullptr;
+    int seen = keys_seen(row % T, T, S, causal), kept = keys_kept(row % T, T, S, stripe);
+    float along = 0;
+    for (int s = threadIdx.x; s < seen; s += blockDim.x) along += (m ? d[s] * m[s] : d[s]) * p[s];
+    along = block_sum(along);
+    for (int s = threadIdx.x; s < kept; s += blockDim.x)
+        d[s] = s < seen ? ((m ? d[s] * m[s] : d[s]) - along) * p[s] * scale : 0.0f;
+}
+
+// For each row of logits (stored `stride` apart): losses[row] = ln sum e^z - z[target], and, with a factor that is not 0,
+// z <- (softmax(z) - onehot(target)) * factor. The largest logit and the sum are found in one reading.
+__global__ void cross_entropy_rows(float* logits, const long long* targets, float* losses, int V, long long row_stride,
+                                   float factor) {
+    float* z = logits + blockIdx.x * row_stride;
+    float largest = MINUS_INFINITY, sum = 0;
+    for (int i = threadIdx.x; i < V; i += blockDim.x) {
+        float value = z[i];
+        if (value > largest) {
+            sum = sum * expf(largest - value) + 1.0f;
+            largest = value;
+        } else {
+            sum += expf(value - largest);
+        }
+    }
+    float top = block_max(largest);
+    sum = block_sum(largest == MINUS_INFINITY ? 0.0f : sum * expf(largest - top));
+    int target = targets[blockIdx.x];
+    if (threadIdx.x == 0) losses[blockIdx.x] = logf(sum) + (top - z[target]);
+    __syncthreads();
+    if (factor == 0.0f) return;
+    float inverse = factor / sum;
+    for (int i = threadIdx.x; i < V; i += blockDim.x)
+        z[i] = expf(z[i] - top) * inverse - (i == target ? factor : 0.0f);
+}
+
+// One step of AdamW for many parameters: table[i] = {p, g, m, v, size}; block row y is parameter y.
+__global__ void adamw(const long long* table, float lr, float beta1, float beta2, float eps, float decay,
+                      float correction1, float correction2) {
+    const long long* entry = table + 5 * blockIdx.y;
+    float* p = reinterpret_cast<float*>(entry[0]);
+    const float* g = reinterpret_cast<const float*>(entry[1]);
+    float* m = reinterpret_cast<float*>(entry[2]);
+    float* v = reinterpret_cast<float*>(entry[3]);
+    for (long long i = first_index(); i < entry[4]; i += stride()) {
+        float grad = g[i];
+        m[i] = beta1 * m[i] + (1.0f - beta1) * grad;
+        v[i] = beta2 * v[i] + (1.0f - beta2) * grad * grad;
+        float step = lr * (m[i] * correction1) / (sqrtf(v[i] * correction2) + eps);
+        p[i] = p[i] * (1.0f - lr * decay) - step;
+    }
+}
+
+// squares[i] = the sum of the squares of gradient i; one block each, in a fixed order.
+__global__ void sum_squares(const long long* table, float* squares) {
+    const float* g = reinterpret_cast<const float*>(table[2 * blockIdx.x]);
+    float sum = 0;
+    for (long long i = threadIdx.x; i < table[2 * blockIdx.x + 1]; i += blockDim.x) sum += g[i] * g[i];
+    sum = block_sum(sum);
+    if (threadIdx.x == 0) squares[blockIdx.x] = sum;
+}
+
+// Every gradient times *factor.
+__global__ void scale_all(const long long* table, const float* factor) {
+    float* g = reinterpret_cast<float*>(table[2 * blockIdx.y]);
+    for (long long i = first_index(); i < table[2 * blockIdx.y + 1]; i += stride()) g[i] *= *factor;
+}
+
+}  // extern "C"

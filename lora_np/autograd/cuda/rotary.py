@@ -1,0 +1,27 @@
+"""Rotary positions in CUDA; derived in `fused/rotary.py`."""
+
+import cupy
+
+from .launch import by_elements, long
+
+
+def rotary_forward(x, cos, sin, heads, needs=(True,)):
+    """x (B, T, H·D) -> (B, H, T, D), turned."""
+    B, T, width = x.shape
+    y = cupy.empty((B, heads, T, width // heads), x.dtype)
+    _turn(x, cos, sin, y, (T, heads, width // heads), back=False)
+    return y, (cos, sin)
+
+
+def rotary_backward(dy, cache):
+    """dx (B, T, H·D)."""
+    B, H, T, D = dy.shape
+    dx = cupy.empty((B, T, H * D), dy.dtype)
+    _turn(dy, *cache, dx, (T, H, D), back=True)
+    return (dx,)
+
+
+def _turn(x, cos, sin, out, sizes, back):
+    T, H, D = sizes
+    x, cos, sin = map(cupy.ascontiguousarray, (x, cos, sin))
+    by_elements("rotary", x.size // 2, x, cos, sin, out, long(x.size // 2), T, H, D // 2, cos.ndim == 3, back)

@@ -1,0 +1,194 @@
+"""The GPU rows: `python tests/benchmarks/gpu.py`, on a machine with an NVIDIA GPU, CuPy, torch, Transformers and PEFT.
+
+Each system trains in a process of its own on the same random weights, adapter and batch. A measurement is STEPS steps
+without any waiting in between, then one synchronisation; measurements alternate between the systems. The losses after
+the first measurement must agree. Memory is what the allocator holds at most. The floor is the step's FLOPs over the
+rate of a 4096-cubed product in the same precision.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from pathlib import Path
+
+import numpy as np
+from workloads import Workload
+
+STEPS, ROUNDS, LEARNING_RATE = 10, 6, 1e-3
+WORKLOADS = {
+    "gpt2": Workload("GPT-2 124M, c_attn r=8, 8x512", 50257, 768, 12, 12, batch=8, length=512),
+    "medium": Workload("GPT-2 medium, c_attn r=8, 8x512", 50257, 1024, 24, 16, batch=8, length=512),
+    "small": Workload("4 layers x 128 wide, c_attn r=8, 32x128", 256, 128, 4, 4, batch=32, length=128),
+}
+SYSTEMS = {  # name: (library, precision)
+    "lora_np float32": ("lora_np", "float32"),
+    "torch float32": ("torch", "float32"),
+    "lora_np TF32": ("lora_np", "tf32"),
+    "torch TF32": ("torch", "tf32"),
+    "torch bfloat16": ("torch", "bfloat16"),
+}
+
+
+def lora_np_system(workload, folder, precision):
+    """(step, wait, peak bytes) of lora_np: step() -> a loss on the GPU."""
+    import cupy
+
+    import lora_np
+    from lora_np.autograd import backend
+
+    backend.set_tf32(precision == "tf32")
+    model = lora_np.AutoModelForCausalLM.from_pretrained(folder, device="cuda")
+    model = lora_np.PeftModel.from_pretrained(model, Path(folder) / "adapter", is_trainable=True).train()
+    optimizer = lora_np.AdamW([p for p in model.parameters() if p.requires_grad], lr=LEARNING_RATE)
+    wait = cupy.cuda.Device().synchronize
+    return stepper(model, optimizer, batch_of(workload)), wait, cupy.get_default_memory_pool().total_bytes
+
+
+def torch_system(workload, folder, precision):
+    """The same of PyTorch + PEFT, eager."""
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    torch.backends.cuda.matmul.allow_tf32 = torch.backends.cudnn.allow_tf32 = precision == "tf32"
+    dtype = torch.bfloat16 if precision == "bfloat16" else torch.float32
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=dtype).cuda()
+    model = PeftModel.from_pretrained(model, str(Path(folder) / "adapter"), is_trainable=True).train()
+    optimizer = torch.optim.AdamW([p for p in model.parameters() if p.requires_grad], lr=LEARNING_RATE)
+    ids = torch.from_numpy(batch_of(workload)).cuda()
+    return stepper(model, optimizer, ids), torch.cuda.synchronize, torch.cuda.max_memory_reserved
+
+
+def stepper(model, optimizer, ids):
+    def step():
+        loss = model(input_ids=ids, labels=ids).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        return loss
+
+    return step
+
+
+def batch_of(workload):
+    return np.random.default_rng(0).integers(0, workload.vocab_size, (workload.batch, workload.length))
+
+
+def work(system, name, folder):
+    """Obey lines on standard input: each "go" is a measurement, answered with seconds per step and the last loss."""
+    library, precision = SYSTEMS[system]
+    make = {"lora_np": lora_np_system, "torch": torch_system}[library]
+    step, wait, peak = make(WORKLOADS[name], folder, precision)
+    print(json.dumps({"ready": True}), flush=True)
+    for _ in sys.stdin:
+        wait()
+        began = time.perf_counter()
+        for _ in range(STEPS):
+            loss = step()
+        launched = time.perf_counter()
+        wait()
+        seconds = (time.perf_counter() - began) / STEPS
+        host = (launched - began) / STEPS
+        print(json.dumps({"seconds": seconds, "host": host, "loss": float(loss.item()), "peak": peak()}), flush=True)
+
+
+class Worker:
+    """A system in its own process."""
+
+    def __init__(self, system, name, folder):
+        command = [sys.executable, __file__, "--work", system, name, folder]
+        self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+        self.answers = []
+        self.read()
+
+    def read(self):
+        for line in self.process.stdout:
+            if line.startswith("{"):
+                return json.loads(line)
+        raise RuntimeError(f"a benchmark process ended early with status {self.process.wait()}")
+
+    def go(self):
+        self.process.stdin.write("go\n")
+        self.process.stdin.flush()
+        self.answers.append(self.read())
+
+    def end(self):
+        self.process.stdin.close()
+        self.process.wait()
+
+
+def matmul_rate(precision, size=4096, repeats=20):
+    """FLOP/s of a square product."""
+    import cupy
+
+    from lora_np.autograd import backend
+    from lora_np.autograd.cuda.blas import gemm
+
+    backend.set_tf32(precision == "tf32")
+    a = cupy.random.standard_normal((size, size), dtype=np.float32)
+    out = gemm(a, a)
+    cupy.cuda.Device().synchronize()
+    began = time.perf_counter()
+    for _ in range(repeats):
+        gemm(a, a, out=out)
+    cupy.cuda.Device().synchronize()
+    return 2 * size**3 * repeats / (time.perf_counter() - began)
+
+
+def measure(name, systems):
+    """Print one workload's table."""
+    from systems import prepare
+
+    workload = WORKLOADS[name]
+    flops = sum(2 * m * k * n * repeats for m, k, n, repeats in workload.products())
+    with tempfile.TemporaryDirectory() as folder:
+        prepare(workload, folder)
+        workers = {system: Worker(system, name, folder) for system in systems}
+        for _ in range(ROUNDS + 1):
+            for worker in workers.values():
+                worker.go()
+        for worker in workers.values():
+            worker.end()
+    first = {system: worker.answers[0]["loss"] for system, worker in workers.items() if "float32" in system}
+    assert np.ptp(list(first.values())) < 1e-3 * max(first.values()), f"the losses differ: {first}"
+    print(
+        f"\n{workload.title}, {flops / 1e12:.2f} TFLOP of products\n  {'system':<18}{'ms':>8}{'host ms':>9}{'GiB':>7}"
+    )
+    for system, worker in workers.items():
+        seconds = statistics.median(answer["seconds"] for answer in worker.answers[1:])
+        host = statistics.median(answer["host"] for answer in worker.answers[1:])
+        peak = worker.answers[-1]["peak"] / 2**30
+        print(f"  {system:<18}{1e3 * seconds:>8.2f}{1e3 * host:>9.2f}{peak:>7.2f}", flush=True)
+    for precision, rate in RATES.items():
+        print(f"  products alone, {precision}: {1e3 * flops / rate:.2f} ms at {rate / 1e12:.0f} TFLOP/s")
+
+
+RATES = {}
+
+
+def main():
+    """Read the command line, measure, print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--workloads", nargs="+", choices=WORKLOADS, default=list(WORKLOADS))
+    parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS))
+    parser.add_argument("--work", nargs=3, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.work:
+        work(*options.work)
+        return
+    import cupy
+
+    print(cupy.cuda.runtime.getDeviceProperties(0)["name"].decode())
+    for precision in ("float32", "tf32"):
+        RATES[precision] = matmul_rate(precision)
+    cupy.get_default_memory_pool().free_all_blocks()
+    for name in options.workloads:
+        measure(name, options.systems)
+
+
+if __name__ == "__main__":
+    main()
