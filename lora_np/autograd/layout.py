@@ -3,6 +3,8 @@
 Their gradients move dy back to where the numbers came from; numbers used more than once get the sum.
 """
 
+from typing import NamedTuple
+
 import numpy as np
 
 from .backend import array_module, device_of, is_array, to_device
@@ -93,21 +95,31 @@ def check_ids(ids, size, what="token id"):
         raise IndexError(f"{what} {wrong} is out of range: there are {size}, numbered 0 to {size - 1}")
 
 
+class Checked(NamedTuple):
+    """Ids that are known to be in range and lie where they are needed."""
+
+    array: object
+
+
 def embedding(weight, ids):
-    """y = weight[ids]: one row of weight (V, C) for each id; ids (...) -> y (..., C).
+    """y = weight[ids]: one row of weight (V, C) for each id; ids (...), or `Checked` ids -> y (..., C).
 
     dweight: row v is the sum of dy over all places where the id is v.
     """
-    table, ids = operand(weight), data(ids)
-    ids = ids if is_array(ids) else np.asarray(ids)
-    check_ids(ids, table.shape[0])
-    ids = to_device(ids, device_of(table))
-    shape = table.shape
+    table = operand(weight)
+    ids, shape = ids.array if isinstance(ids, Checked) else _checked(data(ids), table), table.shape
 
     def backward(dy):
         return (_sum_rows(dy.reshape(-1, shape[1]), ids.reshape(-1), shape[0]),)
 
     return record(table[ids], (weight,), backward)
+
+
+def _checked(ids, table):
+    """The ids as an array beside the table, once each of them is known to be one of its rows."""
+    ids = ids if is_array(ids) else np.asarray(ids)
+    check_ids(ids, table.shape[0])
+    return to_device(ids, device_of(table))
 
 
 def _sum_rows(rows, ids, size):

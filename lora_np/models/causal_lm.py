@@ -14,6 +14,7 @@ from ..storage import write_json, write_safetensors
 from .context import Context
 from .generation import generate, stream
 from .output import IGNORED, CausalLMOutput, ShardedOutput, shift_labels
+from .prepared import PreparedBatch
 
 
 class CausalLM(nn.Module):
@@ -41,7 +42,11 @@ class CausalLM(nn.Module):
         position_ids            (B, T) or (T,); without them, tokens are numbered on from those in the cache
         past_key_values         a `KVCache`, which these tokens are added to; inside `no_grad` only
         logits_to_keep          logits of the last so many positions only; 0 for all
+        Instead of all this, a `PreparedBatch`, which has ids, labels and positions.
         """
+        if isinstance(input_ids, PreparedBatch):
+            hidden = getattr(self, self.base_model_prefix)(input_ids.ids, input_ids)
+            return CausalLMOutput(hidden, self.lm_head, input_ids.targets)
         ids = self._check_ids(input_ids)
         targets = None if labels is None else shift_labels(labels, ids.shape)
         if targets is not None and past_key_values is None and (shards := self._shards(targets)):

@@ -14,6 +14,7 @@ import numpy as np
 from .. import nn
 from ..autograd import backend
 from ..autograd import functional as F
+from ..autograd.layout import Checked
 from .activations import ACTIVATIONS, check_activation
 from .causal_lm import CausalLM
 from .rope import check_rope, inverse_frequencies, rope_parameters
@@ -79,12 +80,22 @@ class LlamaRotaryEmbedding:
     """The angles of each position: position · inverse frequency, for each pair of channels of a head."""
 
     def __init__(self, config):
-        self.frequencies = inverse_frequencies(config.head_dim, config.rope_parameters)
+        self.frequencies, self.sent = inverse_frequencies(config.head_dim, config.rope_parameters), {}
 
     def __call__(self, positions, like):
         """positions (..., T) -> cos and sin (..., T, D/2), of the dtype and on the device of the Tensor `like`."""
+        if isinstance(positions, Checked):  # on a GPU already: nothing comes from the host
+            xp, positions = backend.array_module(positions.array), positions.array
+            angles = positions[..., None].astype(np.float32) * self._on(like.device)
+            return [xp.cos(angles), xp.sin(angles)]
         angles = positions[..., None].astype(np.float32) * self.frequencies
         return [backend.to_device(f(angles).astype(like.dtype, copy=False), like.device) for f in (np.cos, np.sin)]
+
+    def _on(self, device):
+        """The frequencies on a device, sent there once."""
+        if device not in self.sent:
+            self.sent[device] = backend.to_device(self.frequencies, device)
+        return self.sent[device]
 
 
 class LlamaAttention(nn.Module):

@@ -6,11 +6,13 @@ from .examples import ExampleData, load_examples, split_examples, tokenize_examp
 from .groups import parameter_groups
 from .loop import TrainingArguments, evaluate, train
 from .optim import SGD, AdamW, clip_grad_norm_, warmup_cosine
+from .recorded import RecordedStep
 
 __all__ = [
     "SGD",
     "AdamW",
     "ExampleData",
+    "RecordedStep",
     "TextData",
     "TrainingArguments",
     "clip_grad_norm_",

@@ -1,5 +1,6 @@
 """Optimizers: from gradients to the next weights. And two helpers around them: clipping and the learning rate."""
 
+import functools
 import math
 
 import numpy as np
@@ -135,13 +136,12 @@ class AdamW(Optimizer):
             if not state:
                 xp = backend.array_module(p.data)
                 state.update(step=0, m=xp.zeros_like(p.data), v=xp.zeros_like(p.data))
-            state["step"] += 1
-            ages.setdefault(state["step"], []).append((p.data, p.grad, state["m"], state["v"]))
+            ages.setdefault(state["step"], []).append((p, state))
         from ..autograd.cuda.optim import adamw
 
-        options = {name: group[name] for name in ("lr", "betas", "eps", "weight_decay")}
-        for step, arrays in ages.items():
-            adamw(*zip(*arrays, strict=True), step=step, **options)
+        for found in ages.values():
+            arrays = ((p.data, p.grad, state["m"], state["v"]) for p, state in found)
+            adamw(*zip(*arrays, strict=True), functools.partial(_next_step, group, [state for _, state in found]))
 
     def update(self, p, grad, state, group):
         xp, (beta1, beta2) = backend.array_module(p.data), group["betas"]
@@ -184,6 +184,15 @@ def clip_grad_norm_(parameters, max_norm):
         for g in grads:
             g *= max_norm / (norm + 1e-6)
     return norm
+
+
+def _next_step(group, states):
+    """Count a step of AdamW in these states; the numbers that it needs."""
+    for state in states:
+        state["step"] += 1
+    t, (beta1, beta2) = states[0]["step"], group["betas"]
+    corrections = 1 / (1 - beta1**t), 1 / (1 - beta2**t)
+    return [group["lr"], beta1, beta2, group["eps"], group["weight_decay"], *corrections]
 
 
 def _all_on_gpu(params):

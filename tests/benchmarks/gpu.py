@@ -26,26 +26,32 @@ WORKLOADS = {
 }
 SYSTEMS = {  # name: (library, precision)
     "lora_np float32": ("lora_np", "float32"),
+    "  recorded": ("recorded", "float32"),
     "torch float32": ("torch", "float32"),
     "lora_np TF32": ("lora_np", "tf32"),
+    "  recorded, TF32": ("recorded", "tf32"),
     "torch TF32": ("torch", "tf32"),
     "torch bfloat16": ("torch", "bfloat16"),
 }
 
 
-def lora_np_system(workload, folder, precision):
+def lora_np_system(workload, folder, precision, recorded=False):
     """(step, wait, peak bytes) of lora_np: step() -> a loss on the GPU."""
     import cupy
 
     import lora_np
     from lora_np.autograd import backend
+    from lora_np.training.recorded import RecordedStep
 
     backend.set_tf32(precision == "tf32")
     model = lora_np.AutoModelForCausalLM.from_pretrained(folder, device="cuda")
     model = lora_np.PeftModel.from_pretrained(model, Path(folder) / "adapter", is_trainable=True).train()
     optimizer = lora_np.AdamW([p for p in model.parameters() if p.requires_grad], lr=LEARNING_RATE)
-    wait = cupy.cuda.Device().synchronize
-    return stepper(model, optimizer, batch_of(workload)), wait, cupy.get_default_memory_pool().total_bytes
+    ids, wait = batch_of(workload), cupy.cuda.Device().synchronize
+    if not recorded:
+        return stepper(model, optimizer, ids), wait, cupy.get_default_memory_pool().total_bytes
+    step, usual = RecordedStep(model, optimizer), cupy.get_default_memory_pool().total_bytes
+    return lambda: step({"input_ids": ids, "labels": ids}), wait, lambda: usual() + step.recording.pool.total_bytes()
 
 
 def torch_system(workload, folder, precision):
@@ -81,8 +87,9 @@ def batch_of(workload):
 def work(system, name, folder):
     """Obey lines on standard input: each "go" is a measurement, answered with seconds per step and the last loss."""
     library, precision = SYSTEMS[system]
-    make = {"lora_np": lora_np_system, "torch": torch_system}[library]
-    step, wait, peak = make(WORKLOADS[name], folder, precision)
+    make = torch_system if library == "torch" else lora_np_system
+    options = {"recorded": True} if library == "recorded" else {}
+    step, wait, peak = make(WORKLOADS[name], folder, precision, **options)
     print(json.dumps({"ready": True}), flush=True)
     for _ in sys.stdin:
         wait()

@@ -1,13 +1,15 @@
 """Matrix products by cuBLAS, with transposes as flags and not as copies.
 
-`cupy.matmul` copies stacks of matrices that are not laid out one after another, and can not add to what is there.
+`cupy.matmul` copies stacks of matrices that are not laid out one after another, can not add to what is there, and can
+not be recorded (see `record.py`). So cuBLAS, which CuPy has loaded, is called here directly.
 """
 
+import ctypes
 import functools
+import threading
 
 import cupy
 import numpy as np
-from cupy.cuda import device as cupy_device
 from cupy_backends.cuda.libs import cublas
 
 from .. import backend
@@ -15,6 +17,7 @@ from .. import backend
 NO, YES = 0, 1  # CUBLAS_OP_N, CUBLAS_OP_T
 FLOAT32, ANY_ALGORITHM = 0, -1  # CUDA_R_32F, CUBLAS_GEMM_DEFAULT
 COMPUTE_FLOAT32, COMPUTE_TF32 = 68, 77  # CUBLAS_COMPUTE_32F, CUBLAS_COMPUTE_32F_FAST_TF32
+WORKSPACE = 1 << 25  # bytes that cuBLAS may work in
 
 
 def gemm(a, b, out=None, alpha=1.0, beta=0.0):
@@ -34,27 +37,72 @@ def gemm(a, b, out=None, alpha=1.0, beta=0.0):
     step_out = out.strides[-2] // 4
     mode = COMPUTE_TF32 if backend.tf32_enabled() else COMPUTE_FLOAT32
     # cuBLAS counts columns first. Read that way our arrays are transposed, and outᵀ = bᵀ aᵀ.
-    sizes = (n, m, k, _number(alpha), b.data.ptr, FLOAT32, step_b)
-    handle, end = cupy_device.get_cublas_handle(), (mode, ANY_ALGORITHM)
+    sizes = (_handle(), flag_b, flag_a, n, m, k, _number(alpha))
+    left, right = (b.data.ptr, FLOAT32, step_b), (a.data.ptr, FLOAT32, step_a)
+    result = (out.data.ptr, FLOAT32, step_out)
     if a.ndim == 2:
-        rest = (a.data.ptr, FLOAT32, step_a, _number(beta), out.data.ptr, FLOAT32, step_out)
-        cublas.gemmEx(handle, flag_b, flag_a, *sizes, *rest, *end)
+        status = _library().cublasGemmEx(*sizes, *left, *right, _number(beta), *result, mode, ANY_ALGORITHM)
     else:
-        stack = (a.data.ptr, FLOAT32, step_a, a.strides[0] // 4, _number(beta), out.data.ptr, FLOAT32, step_out)
-        cublas.gemmStridedBatchedEx(
-            handle, flag_b, flag_a, *sizes, b.strides[0] // 4, *stack, out.strides[0] // 4, len(out), *end
-        )
+        steps = (x.strides[0] // 4 for x in (b, a, out))
+        left, right, result = ((*x, step) for x, step in zip((left, right, result), steps, strict=True))
+        end = (len(out), mode, ANY_ALGORITHM)
+        status = _library().cublasGemmStridedBatchedEx(*sizes, *left, *right, _number(beta), *result, *end)
+    if status:
+        raise RuntimeError(f"cuBLAS refused a product of {a.shape} and {b.shape} (status {status})")
     return out
+
+
+@functools.cache
+def _library():
+    """cuBLAS, with the types of what it is given."""
+    version = cublas.getVersion(cupy.cuda.device.get_cublas_handle())
+    library = ctypes.CDLL(f"libcublas.so.{version // 10000}")
+    pointer, number, step = ctypes.c_void_p, ctypes.c_int, ctypes.c_longlong
+    start = [pointer, number, number, number, number, number, pointer]
+    matrix, end = [pointer, number, number], [number, number]
+    library.cublasGemmEx.argtypes = [*start, *matrix, *matrix, pointer, *matrix, *end]
+    matrix = [*matrix, step]
+    library.cublasGemmStridedBatchedEx.argtypes = [*start, *matrix, *matrix, pointer, *matrix, number, *end]
+    library.cublasSetStream_v2.argtypes = [pointer, pointer]
+    library.cublasSetWorkspace_v2.argtypes = [pointer, pointer, ctypes.c_size_t]
+    return library
+
+
+class _Handles(threading.local):
+    """For each device, this thread's cuBLAS handle, its workspace, and the stream that it was last set to."""
+
+    def __init__(self):
+        self.of = {}
+
+
+_handles = _Handles()
+
+
+def _handle():
+    """The handle for the current device, working in the current stream."""
+    device, stream = cupy.cuda.runtime.getDevice(), cupy.cuda.get_current_stream().ptr
+    if device not in _handles.of:
+        handle = ctypes.c_void_p()
+        _library().cublasCreate_v2(ctypes.byref(handle))
+        _handles.of[device] = [handle, cupy.cuda.Memory(WORKSPACE), None]
+    entry = _handles.of[device]
+    handle, workspace, before = entry
+    if stream != before:
+        _library().cublasSetStream_v2(handle, stream)
+        _library().cublasSetWorkspace_v2(handle, workspace.ptr, WORKSPACE)
+        entry[2] = stream
+    return handle
 
 
 @functools.lru_cache(maxsize=256)
 def _scalar(value):
-    return np.array(value, np.float32)
+    array = np.array(value, np.float32)
+    return array, array.ctypes.data
 
 
 def _number(value):
     """The address of a float32 with this value."""
-    return _scalar(value).ctypes.data
+    return _scalar(value)[1]
 
 
 def _layout(x):

@@ -232,8 +232,9 @@ __global__ void cross_entropy_rows(float* logits, const long long* targets, floa
 }
 
 // One step of AdamW for many parameters: table[i] = {p, g, m, v, size}; block row y is parameter y.
-__global__ void adamw(const long long* table, float lr, float beta1, float beta2, float eps, float decay,
-                      float correction1, float correction2) {
+__global__ void adamw(const long long* table, const float* settings) {
+    float lr = settings[0], beta1 = settings[1], beta2 = settings[2], eps = settings[3], decay = settings[4];
+    float correction1 = settings[5], correction2 = settings[6];
     const long long* entry = table + 5 * blockIdx.y;
     float* p = reinterpret_cast<float*>(entry[0]);
     const float* g = reinterpret_cast<const float*>(entry[1]);

@@ -4,15 +4,22 @@ import cupy
 import numpy as np
 
 from .launch import by_elements, by_rows
+from .record import upload
 
 
-def adamw(parameters, grads, means, squares, step, lr, betas, eps, weight_decay):
-    """One step `step` (from 1) of AdamW on float32 arrays, in place; the formula is in `training/optim.py`."""
-    beta1, beta2 = betas
+def adamw(parameters, grads, means, squares, numbers):
+    """One step of AdamW on float32 arrays, in place; the formula is in `training/optim.py`.
+
+    numbers() -> [lr, β₁, β₂, eps, weight decay, 1 / (1 - β₁ᵗ), 1 / (1 - β₂ᵗ)] of this step, and when the step is
+    replayed, of the next ones.
+    """
     table = _table(parameters, grads, means, squares, [p.size for p in parameters])
-    corrections = (float(1 / (1 - beta1**step)), float(1 / (1 - beta2**step)))
-    numbers = (float(lr), float(beta1), float(beta2), float(eps), float(weight_decay), *corrections)
-    by_elements("adamw", max(p.size for p in parameters), table, *numbers, rows=len(parameters))
+
+    def as_array():
+        return np.array(numbers(), np.float32)
+
+    settings = upload(as_array(), refresh=as_array)
+    by_elements("adamw", max(p.size for p in parameters), table, settings, rows=len(parameters))
 
 
 def clip(grads, max_norm):
@@ -29,4 +36,4 @@ def clip(grads, max_norm):
 def _table(*columns):
     """One row for each parameter: addresses of arrays, and numbers, as 64-bit integers on the GPU."""
     rows = [[x if isinstance(x, int) else x.data.ptr for x in row] for row in zip(*columns, strict=True)]
-    return cupy.asarray(np.array(rows, np.int64))
+    return upload(np.array(rows, np.int64))

@@ -1,5 +1,7 @@
 """Cross-entropy: on logits, and on hidden states without ever holding all the logits."""
 
+from typing import NamedTuple
+
 import numpy as np
 
 from ..backend import array_module, device_of, to_device, to_numpy
@@ -72,14 +74,23 @@ def linear_cross_entropy_backward(dloss, cache):
     return tuple(None if d is None else d * dloss for d in cache)
 
 
-def counted_rows(targets, like, ignore_index):
-    """The numbers of the rows that count, and their targets, where the array `like` lives."""
+class CountedRows(NamedTuple):
+    """The rows that count, numbers or a slice, and their targets."""
+
+    rows: object
+    picked: object
+
+
+def counted_rows(targets, like, ignore_index=-100):
+    """The `CountedRows` of the targets, where the array `like` lives; targets that are these already stay."""
+    if isinstance(targets, CountedRows):
+        return targets
     targets = to_numpy(targets)
     rows = np.flatnonzero(targets != ignore_index)
     if len(rows) == 0:
         raise ValueError(f"the loss has nothing to average: every target is {ignore_index}, the value that is ignored")
     picked = to_device(targets[rows].astype(np.int64), device_of(like))
-    return slice(None) if len(rows) == len(targets) else to_device(rows, device_of(like)), picked
+    return CountedRows(slice(None) if len(rows) == len(targets) else to_device(rows, device_of(like)), picked)
 
 
 def _softmax_and_losses(xp, z, picked):

@@ -1,0 +1,65 @@
+"""Recording a stretch of work for the GPU, to start it again as a whole (a CUDA graph).
+
+A small model's step is a few hundred kernels of a few microseconds each; starting them one by one from Python takes
+longer than running them. Recorded once, they start with one call. What is recorded are addresses, so all arrays
+have to stay where they are: the work has a memory pool of its own. What the host sends along changes from time to
+time; `upload` marks it, and it is sent again before each replay.
+"""
+
+from contextlib import contextmanager
+
+import cupy
+
+_current = None
+
+
+def upload(host, refresh=None):
+    """A NumPy array on the GPU. While a recording is made, it is sent later; `refresh()` is its value for a replay."""
+    if _current is None:
+        return cupy.asarray(host)
+    with cupy.cuda.using_allocator(cupy.get_default_memory_pool().malloc):
+        array = cupy.empty(host.shape, host.dtype)  # in the work's own pool, earlier parts of the work would use it too
+    _current.uploads.append((array, host, refresh))
+    return array
+
+
+class Recording:
+    """Work that was recorded, the arrays it uses, and the stream it runs in, which waits for the usual one."""
+
+    def __init__(self):
+        self.stream, self.pool = cupy.cuda.Stream(), cupy.cuda.MemoryPool()
+        self.uploads, self.graph = [], None
+
+    @contextmanager
+    def place(self):
+        """Inside this block, work goes to the recording's stream and takes its memory."""
+        with self.stream, cupy.cuda.using_allocator(self.pool.malloc):
+            yield
+
+    def record(self, function):
+        """Record what `function` does on the GPU, without doing it; returns its result, whose values come by `replay`.
+
+        It should have run once inside `place`, so that nothing is compiled or set up meanwhile. It must not wait for
+        the GPU, nor draw random numbers, which would be the same in every replay.
+        """
+        global _current
+        with self.place():
+            self.stream.begin_capture()
+            _current = self
+            try:
+                result = function()
+            finally:
+                _current = None
+                self.graph = self.stream.end_capture()
+            for array, host, _ in self.uploads:
+                array[...] = cupy.asarray(host)
+            self.graph.launch(self.stream)
+        return result
+
+    def replay(self):
+        """Do the recorded work again, with refreshed uploads."""
+        with self.place():
+            for array, _, refresh in self.uploads:
+                if refresh is not None:
+                    array[...] = cupy.asarray(refresh())
+            self.graph.launch(self.stream)

@@ -1,0 +1,62 @@
+"""A training step on a GPU that is recorded once and then started as a whole."""
+
+from ..autograd.backend import on_gpu
+from ..models.prepared import PreparedBatch
+from ..nn import Dropout
+from .optim import clip_grad_norm_
+
+
+class RecordedStep:
+    """Forward, backward, clipping and the optimizer's step of one batch, as one piece of work for the GPU.
+
+        step = RecordedStep(model, optimizer)
+        loss = step({"input_ids": ids, "labels": labels})    # a number on the GPU
+
+    The first call runs as usual, the second is recorded, and from the third on it is replayed: the host hands over the
+    batch and starts one thing. Batches of another shape, or with another number of targets, run as usual. ValueError
+    if the model is not on a GPU, or if dropout is on, whose masks would be the same in every replay.
+
+    model          a language model, or a PeftModel around one, in training mode
+    max_grad_norm  gradients are scaled down together if their norm is larger; 0 turns this off
+    """
+
+    def __init__(self, model, optimizer, max_grad_norm=0.0):
+        _check(model)
+        from ..autograd.cuda.record import Recording
+
+        self.model, self.optimizer, self.max_grad_norm = model, optimizer, max_grad_norm
+        self.language_model = model.get_base_model() if hasattr(model, "get_base_model") else model
+        self.recording, self.batch, self.loss, self.calls = Recording(), None, None, 0
+
+    def __call__(self, batch):
+        new = PreparedBatch(self.language_model, batch["input_ids"], batch["labels"])
+        self.calls += 1
+        if self.calls == 1 or not (self.batch is None or self.batch.fits(new)):
+            with self.recording.place():
+                loss = self._run(new)
+            return loss.copy()  # into memory that no replay writes to
+        if self.batch is None:
+            self.batch = new
+            self.loss = self.recording.record(lambda: self._run(self.batch))
+        else:
+            self.batch.take(new)
+            self.recording.replay()
+        return self.loss.copy()
+
+    def _run(self, batch):
+        loss = self.model(batch).loss
+        loss.backward()
+        if self.max_grad_norm:
+            clip_grad_norm_(self.optimizer.parameters(), self.max_grad_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+        return loss.data
+
+
+def _check(model):
+    if not all(on_gpu(p.data) and p.dtype == "float32" for p in model.parameters()):
+        raise ValueError("a recorded step needs a model in float32 on a GPU: call model.to('cuda') first")
+    rates = [module.p for module in model.modules() if isinstance(module, Dropout)]
+    rates += [getattr(module, "dropout", 0.0) for module in model.modules() if not isinstance(module, Dropout)]
+    if any(rate for rate in rates if isinstance(rate, float)):
+        raise ValueError("a recorded step would draw the same dropout masks every time: set all dropout to 0")

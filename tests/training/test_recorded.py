@@ -1,0 +1,117 @@
+"""A recorded step trains exactly as an ordinary one."""
+
+import numpy as np
+import pytest
+from lora_helpers import peft_model, relative, tiny_llama, tiny_model
+
+from lora_np import AdamW, LoraConfig, get_peft_model, manual_seed
+from lora_np.training.recorded import RecordedStep
+
+gpu = pytest.mark.gpu
+
+
+def make(kind, **changes):
+    """A model on the GPU with an adapter, the same every time."""
+    manual_seed(0)
+    if kind == "gpt2":
+        return peft_model(model=tiny_model(**changes)).to("cuda").train()
+    model = tiny_llama(**changes)
+    config = LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False)
+    return get_peft_model(model, config).to("cuda").train()
+
+
+def batches(model, count, masked=False):
+    rng = np.random.default_rng(0)
+    for _ in range(count):
+        ids = rng.integers(0, model.config.vocab_size, (3, 8))
+        labels = ids.copy()
+        if masked:  # as many targets in every batch, at other places
+            for row in labels:
+                row[rng.choice(np.arange(1, 8), 3, replace=False)] = -100
+        yield {"input_ids": ids, "labels": labels}
+
+
+def optimizer_of(model):
+    named = [(name, p) for name, p in model.named_parameters() if p.requires_grad]
+    groups = [
+        {"params": [p for name, p in named if part in name], "lr": lr}
+        for part, lr in (("lora_A", 0.01), ("lora_B", 0.02))
+    ]
+    return AdamW(groups, weight_decay=0.1)
+
+
+@gpu
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+@pytest.mark.parametrize("max_norm", [0.0, 0.5])
+@pytest.mark.parametrize("masked", [False, True])
+def test_a_recorded_step_trains_as_an_ordinary_one(kind, max_norm, masked):
+    from lora_np.training import clip_grad_norm_
+
+    losses, weights, states = [], [], []
+    for recorded in (False, True):
+        model = make(kind)
+        optimizer = optimizer_of(model)
+        step, found = RecordedStep(model, optimizer, max_norm) if recorded else None, []
+        for number, batch in enumerate(batches(model, 7, masked)):
+            optimizer.param_groups[0]["lr"] = 0.01 / (number + 1)  # as a schedule would change it
+            if recorded:
+                found.append(step(batch))
+                continue
+            loss = model(**batch).loss
+            loss.backward()
+            if max_norm:
+                clip_grad_norm_(optimizer.parameters(), max_norm)
+            optimizer.step()
+            optimizer.zero_grad()
+            found.append(loss.data)
+        losses.append([float(loss) for loss in found])
+        weights.append([p.data.get() for p in optimizer.parameters()])
+        states.append(optimizer.state_dict())
+    np.testing.assert_allclose(losses[1], losses[0], rtol=1e-5)
+    assert losses[0][0] != losses[0][-1]
+    for a, b in zip(*weights, strict=True):
+        assert relative(b, a) < 1e-4
+    assert all(states[0][name] == states[1][name] == 7 for name in states[0] if name.endswith("step"))
+
+
+@gpu
+def test_a_batch_of_another_shape_runs_as_usual_in_between():
+    model = make("gpt2")
+    step = RecordedStep(model, optimizer_of(model))
+    all_batches = list(batches(model, 6))
+    all_batches[3] = {name: x[:, :5] for name, x in all_batches[3].items()}
+    found = [float(step(batch)) for batch in all_batches]
+    model = make("gpt2")
+    optimizer, expected = optimizer_of(model), []
+    for batch in all_batches:
+        loss = model(**batch).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        expected.append(loss.item())
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+@gpu
+@pytest.mark.parametrize("wrong", [31, -1])
+def test_ids_are_checked_also_in_a_replay(wrong):
+    model = make("gpt2")
+    step = RecordedStep(model, optimizer_of(model))
+    for batch in batches(model, 4):
+        step(batch)
+    batch["input_ids"][0, 0] = wrong
+    with pytest.raises(IndexError, match=f"token id {wrong} is out of range"):
+        step(batch)
+
+
+@gpu
+@pytest.mark.parametrize("changes", [{"resid_pdrop": 0.1}, {"attn_pdrop": 0.1}, {"embd_pdrop": 0.1}])
+def test_dropout_is_refused(changes):
+    with pytest.raises(ValueError, match="the same dropout masks"):
+        RecordedStep(make("gpt2", **changes), None)
+
+
+def test_a_model_that_is_not_on_a_gpu_is_refused():
+    model = peft_model()
+    with pytest.raises(ValueError, match=r"on a GPU: call model.to\('cuda'\) first"):
+        RecordedStep(model, AdamW([p for p in model.parameters() if p.requires_grad]))
