@@ -1,64 +1,50 @@
-"""Compare lora_np with PyTorch + PEFT and with the matrix products alone: `python tests/benchmarks/run.py`.
+"""Compare lora_np with PyTorch, Transformers, PEFT, other NumPy libraries and the matrix products alone:
+
+    pip install -e '.[parity]'
+    pip install mygrad autograd        # optional, for the workload "full"
+    python tests/benchmarks/run.py
 
 Each system runs in a process of its own on the same weights, adapter and batch. Steps alternate between the systems,
-so that a machine that slows down slows all of them; only ratios within one run mean anything. The losses of the
-first steps must agree. Needs `pip install -e '.[parity]'`.
+so that a machine that slows down slows all of them; only ratios within one run mean anything. The systems must compute
+the same: the losses of the first steps agree, and generated tokens are equal. A system whose libraries are not
+installed is left out, and the run says so. "+mallopt" is a library whose process keeps freed memory for reuse, which
+lora_np asks for by itself.
 """
 
 import argparse
-import json
+import importlib.util
 import os
 import platform
 import statistics
-import subprocess
-import sys
 import tempfile
 import time
-from pathlib import Path
 
+from processes import Worker, import_once
 from systems import SYSTEMS, prepare
 from workloads import WORKLOADS
 
 WARMUP, PAUSE = 2, 0.3  # seconds between systems: thread pools spin for a while before they sleep
-
-
-class Worker:
-    """A system in its own process."""
-
-    def __init__(self, system, workload, folder):
-        command = [sys.executable, Path(__file__).with_name("systems.py"), system, workload, folder]
-        self.process = subprocess.Popen(
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True
-        )
-        self.seconds, self.losses = [], []
-        self.read()
-
-    def read(self):
-        """The next line that is JSON; libraries may print others."""
-        for line in self.process.stdout:
-            if line.startswith("{"):
-                return json.loads(line)
-        raise RuntimeError(f"a benchmark process ended early with status {self.process.wait()}")
-
-    def say(self, line):
-        self.process.stdin.write(line + "\n")
-        self.process.stdin.flush()
-        return self.read()
-
-    def step(self):
-        answer = self.say("step")
-        self.seconds.append(answer["seconds"])
-        self.losses.append(answer["loss"])
-
-    def finish(self):
-        """The peak memory in bytes."""
-        peak = self.say("end")["peak_bytes"]
-        self.process.wait()
-        return peak
+IMPORT_STEPS, IMPORTS = 5, ("lora_np", "torch")
+REFERENCES = {  # kind of workload: {head of a column: system that all are compared with}
+    "lora": {"torch": "torch + PEFT", "floor": "products alone"},
+    "full": {"torch": "torch", "mygrad": "mygrad", "floor": "products alone"},
+    "generate": {"Transf.": "Transformers"},
+    "merged": {"base": "base"},
+    "import": {"torch": "torch"},
+}
+PACKAGES = {
+    "torch + PEFT": ("torch", "transformers", "peft"),
+    "torch": ("torch", "transformers"),
+    "Transformers": ("torch", "transformers"),
+    "mygrad": ("mygrad",),
+    "autograd": ("autograd",),
+    "mygrad+mallopt": ("mygrad",),
+    "autograd+mallopt": ("autograd",),
+}
 
 
 def measure(name, systems, steps=None):
-    """{system: {"seconds": median, "peak": bytes}} of one workload, once the losses are known to agree."""
+    """{system: {"seconds": median, "peak": bytes}} of one workload, once the results are known to agree."""
     workload = WORKLOADS[name]
     with tempfile.TemporaryDirectory() as folder:
         prepare(workload, folder)
@@ -68,45 +54,116 @@ def measure(name, systems, steps=None):
                 worker.step()
                 time.sleep(PAUSE)
         peaks = {system: worker.finish() for system, worker in workers.items()}
-    check_losses({system: worker.losses for system, worker in workers.items() if worker.losses[0] is not None})
+    results = {system: worker.results for system, worker in workers.items() if worker.results[0] is not None}
+    check_agreement(results)
+    if workload.kind in ("lora", "full"):
+        check_learning(results)
     return {
         system: {"seconds": statistics.median(worker.seconds[WARMUP:]), "peak": peaks[system]}
         for system, worker in workers.items()
     }
 
 
-def check_losses(losses, steps=5, tolerance=1e-4):
-    """The systems must compute the same thing: the losses of the first steps agree."""
-    first, *others = losses.values()
+def measure_imports(packages, steps=None):
+    """The same for the import of a package, each time in a new process; the first reads the files from the disk."""
+    found = {package: [] for package in packages}
+    for _ in range(1 + (steps or IMPORT_STEPS)):
+        for package, answers in found.items():
+            answers.append(import_once(package))
+    return {
+        package: {
+            "seconds": statistics.median(answer["seconds"] for answer in answers[1:]),
+            "peak": max(answer["peak_bytes"] for answer in answers),
+        }
+        for package, answers in found.items()
+    }
+
+
+def check_agreement(results, steps=5, tolerance=1e-4):
+    """The systems must compute the same thing: the numbers of the first steps agree, tokens are equal."""
+    first, *others = results.values() if results else [[]]
     for other in others:
         for a, b in zip(first[:steps], other[:steps], strict=True):
-            if abs(a - b) > tolerance * abs(a):
-                raise AssertionError(f"the systems do not compute the same losses: {losses}")
+            if a != b if isinstance(a, list) else abs(a - b) > tolerance * abs(a):
+                raise AssertionError(f"the systems do not compute the same: {results}")
 
 
-def print_table(name, results):
-    """One workload's rows: milliseconds, ratios, memory."""
-    torch, floor = results.get("torch + PEFT"), results.get("products alone")
-    print(f"\n{WORKLOADS[name].title}")
-    print(f"  {'system':<16} {'ms/step':>9} {'/ torch':>8} {'/ floor':>8} {'peak MiB':>9}")
+def check_learning(results):
+    """Each step must change the weights: the losses of the first steps differ."""
+    for system, losses in results.items():
+        if len(set(losses[:3])) < len(losses[:3]):
+            raise AssertionError(f"{system} does not learn: its losses are {losses}")
+
+
+def available(systems):
+    """Those systems whose libraries are installed; says which are not."""
+    found = []
+    for system in systems:
+        missing = [name for name in PACKAGES.get(system, ()) if importlib.util.find_spec(name) is None]
+        if missing:
+            print(f"  {system} is left out, not installed: pip install {' '.join(missing)}")
+        else:
+            found.append(system)
+    return found
+
+
+def print_table(kind, results, new_tokens=0):
+    """One workload's rows: milliseconds, ratios to the references, memory; tokens per second if it writes any."""
+    references = {head: results[name] for head, name in REFERENCES[kind].items() if name in results}
+    columns = ["ms", *(f"/ {head}" for head in references), "peak MiB", *(f"/ {head}" for head in list(references)[:1])]
+    print_row("", columns + ["tokens/s"] * bool(new_tokens))
     for system, row in results.items():
-        ratios = [f"{row['seconds'] / other['seconds']:.2f}" if other else "-" for other in (torch, floor)]
-        print(
-            f"  {system:<16} {1e3 * row['seconds']:>9.1f} {ratios[0]:>8} {ratios[1]:>8} {row['peak'] / 2**20:>9.0f}",
-            flush=True,
-        )
+        times = [f"{row['seconds'] / other['seconds']:.2f}" for other in references.values()]
+        memory = [f"{row['peak'] / other['peak']:.2f}" for other in list(references.values())[:1]]
+        cells = [f"{1e3 * row['seconds']:.1f}", *times, f"{row['peak'] / 2**20:.0f}", *memory]
+        print_row(system, cells + [f"{new_tokens / row['seconds']:.1f}"] * bool(new_tokens))
+
+
+def print_row(name, cells):
+    print(f"  {name:<18}" + "".join(f"{cell:>10}" for cell in cells), flush=True)
+
+
+def run(name, wanted, steps):
+    """Measure one workload and print its table."""
+    workload = WORKLOADS.get(name)
+    kind = workload.kind if workload else name
+    print(f"\n{workload.title if workload else 'Import, each time in a new process'}")
+    systems = IMPORTS if kind == "import" else SYSTEMS[kind]
+    systems = available([system for system in systems if system in wanted])
+    if not systems:
+        print("  nothing to compare here")
+    elif kind == "import":
+        print_table(kind, measure_imports(systems, steps))
+    else:
+        print_table(kind, measure(name, systems, steps), workload.new_tokens)
 
 
 def main():
     """Read the command line, measure, print."""
+    everything = list(dict.fromkeys(system for systems in (*SYSTEMS.values(), IMPORTS) for system in systems))
+    names = [*WORKLOADS, "import"]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--workloads", nargs="+", choices=WORKLOADS, default=list(WORKLOADS), help="which to run")
-    parser.add_argument("--systems", nargs="+", choices=SYSTEMS, default=list(SYSTEMS), help="which to compare")
+    parser.add_argument(
+        "--workloads",
+        nargs="+",
+        choices=names,
+        default=names,
+        metavar="WORKLOAD",
+        help=f"which to run: {', '.join(names)}",
+    )
+    parser.add_argument(
+        "--systems",
+        nargs="+",
+        choices=everything,
+        default=everything,
+        metavar="SYSTEM",
+        help=f"which to compare: {', '.join(everything)}",
+    )
     parser.add_argument("--steps", type=int, help="timed steps per system, instead of each workload's own number")
     options = parser.parse_args()
     print(f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores, Python {platform.python_version()}")
     for name in options.workloads:
-        print_table(name, measure(name, options.systems, options.steps))
+        run(name, options.systems, options.steps)
 
 
 if __name__ == "__main__":
