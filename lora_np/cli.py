@@ -35,6 +35,15 @@ Count the parameters that adapters have and the memory that training takes, from
 BASE = "a shipped or fetched model's name, a directory, a .gguf file, or a name on the Hugging Face hub"
 
 
+class _HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
+    """Shows defaults, but not where there is none to speak of."""
+
+    def _get_help_string(self, action):
+        if action.default in (None, False) or isinstance(action.default, list) or "default" in action.help:
+            return action.help
+        return super()._get_help_string(action)
+
+
 def build_parser():
     """The parser of the whole command line."""
     parser = argparse.ArgumentParser(prog="lora-np", description=DESCRIPTION)
@@ -76,25 +85,24 @@ def _add_finetune(parser):
     add("--dropout", "dropout in front of A, while training", type=float, metavar="P")
     add("--steps", "optimizer steps", type=int, metavar="N")
     add("--batch-size", "windows or examples per step (default: 16 for tiny-python, else 4)", type=int, metavar="N")
-    add("--learning-rate", "the highest (default: 0.01 for tiny-python, else 0.001)", type=float, metavar="X")
+    add("--learning-rate", "peak rate (default: 0.01 for tiny-python, else 0.001)", type=float, metavar="X")
     add("--max-length", "tokens in a window, or at most in an example (default: 256)", type=int, metavar="N")
     add("--packing", "put several examples into one row, so that little is padding", action="store_true")
     add("--seed", "the same seed gives the same run", type=int, metavar="N")
     add("--device", "cpu, cuda or cuda:N; a GPU needs CuPy")
     resume = "go on from the checkpoint in --out, all other options being the same"
     parser.add_argument("--resume", action="store_true", help=resume)
+    parser.add_argument("--overwrite", action="store_true", help="write over the adapter that --out holds")
 
 
-def _add_model(parser):
-    parser.add_argument(
-        "--base", metavar="NAME", help=f"the model: {BASE} (default: the adapter's base, or tiny-python)"
-    )
+def _add_model(parser, default):
+    parser.add_argument("--base", metavar="NAME", help=f"the model: {BASE} (default: the adapter's base, or {default})")
     parser.add_argument("--adapter", metavar="DIR", help="a LoRA adapter for it, in PEFT's format")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (a GPU needs CuPy)")
 
 
 def _add_sampling(parser, max_new_tokens):
-    parser.formatter_class = argparse.ArgumentDefaultsHelpFormatter
+    parser.formatter_class = _HelpFormatter
     add = parser.add_argument
     add("--max-new-tokens", type=int, metavar="N", default=max_new_tokens, help="the most tokens that are written")
     add("--greedy", action="store_true", help="always the most likely token, instead of drawing one at random")
@@ -121,14 +129,14 @@ def _add_generate(parser):
     parser.add_argument(
         "prompt", help="the text to go on from; for a chat model, what the user says; - reads it from stdin"
     )
-    _add_model(parser)
+    _add_model(parser, "tiny-python")
     parser.add_argument("--raw", action="store_true", help="go on from the prompt as it is, without the chat template")
     _add_sampling(parser, 128)
 
 
 def _add_chat(parser):
     parser.description = "Talk to a model, one line at a time. /reset begins anew, /quit or the end of the input ends."
-    _add_model(parser)
+    _add_model(parser, "smollm2")
     parser.add_argument("--system", metavar="TEXT", help="instructions that stand before the conversation")
     _add_sampling(parser, 256)
 
@@ -140,16 +148,11 @@ def _add_merge(parser):
 
 
 def _add_params(parser):
-    parser.formatter_class = argparse.ArgumentDefaultsHelpFormatter
+    parser.formatter_class = _HelpFormatter
     add = parser.add_argument
     add("--base", metavar="NAME", default="tiny-python", help=f"{BASE}, or a config.json")
     add("--rank", type=int, nargs="+", metavar="R", default=[8], dest="ranks", help="one rank, or several to compare")
-    add(
-        "--target-modules",
-        nargs="+",
-        metavar="NAME",
-        help="as for finetune; by default the layers that PEFT would take",
-    )
+    add("--target-modules", nargs="+", metavar="NAME", default="all-linear", help="as for finetune")
     add("--batch-size", type=int, metavar="N", default=1, dest="batch", help="sequences per training step")
     add("--max-length", type=int, metavar="N", dest="length", help="tokens in a sequence (at most 1024 if not given)")
 
@@ -159,7 +162,7 @@ def _add_fetch(parser):
 
 
 def _add_pretrain(parser):
-    parser.formatter_class = argparse.ArgumentDefaultsHelpFormatter
+    parser.formatter_class = _HelpFormatter
     add = parser.add_argument
     add("--out", metavar="DIR", default="runs/tiny-python", help="where the model goes")
     add("--steps", type=int, metavar="N", default=6000, help="optimizer steps")

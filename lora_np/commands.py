@@ -1,14 +1,18 @@
 """What the command line does with a model that is there: write on, chat, merge an adapter, count parameters."""
 
+import contextlib
 import sys
 import time
 from pathlib import Path
 
 from .lora import PeftModel, sizes
 from .lora.memory import METHODS, memory
+from .lora.memory import this_library as memory_here
 from .models import AutoModelForCausalLM, AutoTokenizer
 from .models.auto import TINY_PYTHON, config_fields
 from .storage import read_json
+
+CHAT_MODEL = "smollm2"
 
 
 def load(base=None, adapter=None, device="cpu"):
@@ -29,6 +33,8 @@ def load(base=None, adapter=None, device="cpu"):
 
 def write(model, tokenizer, prompt, out, **options):
     """Continue the text `prompt`, writing to the stream `out` as the tokens come; returns (text, tokens, seconds)."""
+    if not prompt:
+        raise ValueError("the prompt is empty: there is nothing to go on from")
     ids = tokenizer(prompt, add_special_tokens=not tokenizer.chat_template)["input_ids"]
     began, tokens, text = time.perf_counter(), [], ""
     for piece in tokenizer.decode_stream(_ids(model, ids, tokens, options), skip_special_tokens=True):
@@ -65,16 +71,22 @@ def chat(base, adapter, system=None, device="cpu", lines=None, out=None, **optio
     A line /reset begins anew, /quit ends, as does the end of the input.
     """
     out = out or sys.stdout
-    model, tokenizer = load(base, adapter, device)
+    model, tokenizer = load(base or (None if adapter else CHAT_MODEL), adapter, device)
     if not tokenizer.chat_template:
         raise ValueError("this model has no chat template, it was not trained to chat: use  lora-np generate")
     start = [{"role": "system", "content": system}] if system else []
     messages = list(start)
-    for line in _prompted(lines or sys.stdin, out):
+    interactive = lines is None and sys.stdin.isatty()
+    if interactive:
+        out.write("/reset begins anew, /quit ends.\n")
+    for line in _prompted(lines or sys.stdin, out if interactive else None):
         if line == "/quit":
             break
         if line == "/reset":
             messages = list(start)
+            continue
+        if line.startswith("/"):
+            out.write(f"There is no {line}; there are /reset and /quit.\n")
             continue
         messages.append({"role": "user", "content": line})
         prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
@@ -84,14 +96,14 @@ def chat(base, adapter, system=None, device="cpu", lines=None, out=None, **optio
 
 
 def _prompted(lines, out):
-    """The lines that are not empty, each asked for with a sign."""
+    """The lines that are not empty, each asked for with a sign if there is somebody to see it."""
     lines = iter(lines)
     while True:
-        out.write("> ")
-        out.flush()
+        if out:
+            out.write("> ")
+            out.flush()
         line = next(lines, None)
         if line is None:
-            out.write("\n")
             return
         if line.strip():
             yield line.strip()
@@ -111,7 +123,7 @@ def merge(adapter, out, base=None, say=print):
     say(f"The merged model ({merged.num_parameters():,} parameters) is in {out}")
 
 
-def params(base, ranks, target_modules=None, batch=1, length=None, say=print):
+def params(base, ranks, target_modules="all-linear", batch=1, length=None, say=print):
     """Count what adapters of these ranks have and need, from the base's configuration alone: no weights are read."""
     fields = config_fields(base)
     d = sizes.dimensions(fields)
@@ -126,13 +138,22 @@ def params(base, ranks, target_modules=None, batch=1, length=None, say=print):
     for r in ranks:
         trained, total = sizes.count(fields, r, target_modules)
         say(f"{r:>6} {trained:>14,} {100 * trained / total:>8.4f}% {4 * trained / 1e6:>10.1f} MB")
-    say(f"\nA training step of {batch} x {length} tokens at rank {ranks[0]}, weights in bfloat16 (an estimate, in MB):")
+    say(f"\nA training step of {batch} x {length} tokens at rank {ranks[0]}, in MB. Weights in bfloat16, an estimate:")
     say(f"{'':>6} {'weights':>10} {'gradients':>10} {'optimizer':>10} {'activations':>12} {'all':>10}")
     for method in METHODS:
         parts = memory(fields, ranks[0], target_modules, batch=batch, length=length, method=method)
         columns = (parts["weights"] + parts["adapters"], parts["gradients"], parts["optimizer"], parts["activations"])
-        numbers = [f"{value / 1e6:,.1f}" for value in (*columns, parts["total"])]
-        say("{:>6} {:>10} {:>10} {:>10} {:>12} {:>10}".format(method, *numbers))
+        _say_row(method, columns, parts["total"], say)
+    with contextlib.suppress(ValueError):  # a model, or a target, that is not followed
+        parts = memory_here(fields, ranks[0], target_modules, batch=batch, length=length)
+        columns = (parts["weights"] + parts["adapters"], parts["gradients"], parts["optimizer"], parts["activations"])
+        say("What lora-np finetune takes, everything in float32:")
+        _say_row("lora", columns, parts["total"], say)
+
+
+def _say_row(name, columns, total, say):
+    numbers = [f"{value / 1e6:,.1f}" for value in (*columns, total)]
+    say("{:>6} {:>10} {:>10} {:>10} {:>12} {:>10}".format(name, *numbers))
 
 
 def _by_part(adapters):

@@ -24,6 +24,8 @@ from .tasks import make_task
 from .training import TrainingArguments, evaluate, train
 from .training.loop import CHECKPOINT
 
+ADAPTER = "adapter_config.json"
+
 # What depends on the base: a tiny model learns fast, and in large batches of its whole context.
 FOR_TINY = {"batch_size": 16, "learning_rate": 1e-2, "max_length": 256}
 FOR_OTHERS = {"batch_size": 4, "learning_rate": 1e-3, "max_length": 256}
@@ -51,6 +53,7 @@ class FinetuneOptions:
     seed: int = 0
     device: str = "cpu"
     resume: bool = False
+    overwrite: bool = False
 
     def resolved(self, context):
         """These options with a number in the place of each None; `context` is the most tokens that the model reads."""
@@ -76,6 +79,8 @@ def finetune(options, say=print):
     args, peft_model, out = _arguments(options), _adapted(model, options), _output_directory(options)
     peft_model.base_model.check_mergeable()
     _announce(peft_model, options, say)
+    for line in task.notes:
+        say(line)
     before = task.samples(peft_model)
     out.mkdir(parents=True, exist_ok=True)
     identity = _identity(options, task.train)
@@ -143,12 +148,31 @@ def _adapted(model, options):
 
 
 def _output_directory(options):
-    """Where the results go: as asked, or runs/ and the name of the text. Nothing is made yet."""
-    out = Path(options.out or f"runs/{Path(options.data).stem if options.data else 'prose'}")
+    """Where the results go: as asked, or runs/ and the name of the data, with a number if that is taken.
+
+    Nothing is made yet, and no other adapter is written over.
+    """
+    if options.out is None:
+        return _free_directory(Path("runs") / (Path(options.data).stem if options.data else "prose"), options.resume)
+    out = Path(options.out)
     if out.exists() and not out.is_dir():
         raise ValueError(f"--out {out} is a file; it must be a directory, or a new name")
     if options.resume:
         existing(out / CHECKPOINT)
+    elif (out / ADAPTER).exists() and not options.overwrite:
+        raise ValueError(f"{out} holds an adapter already: choose another --out, or go on from it with --resume")
+    return out
+
+
+def _free_directory(first, resume):
+    """`first`, or the name with the next number, -2, -3, ..., that holds no adapter; to resume, the last that does."""
+    taken, out, number = None, first, 1
+    while (out / ADAPTER).exists():
+        taken, number = out, number + 1
+        out = first.with_name(f"{first.name}-{number}")
+    if resume:
+        existing((taken or first) / CHECKPOINT)
+        return taken or first
     return out
 
 
@@ -173,7 +197,7 @@ def _arguments(options):
 def _report_samples(task, before, after, say):
     """What the base and the adapted model answer to the same questions."""
     for (title, text), base, adapted in zip(task.questions, before, after, strict=True):
-        say(f"\n{title}:\n{_indented(text)}")
+        say(f"\n{title}\n{_indented(text)}")
         for name, answer in (("The base writes", base), ("With the adapter", adapted)):
             say(f"\n{name}:\n{_indented(answer)}")
 

@@ -6,9 +6,11 @@ A task has
     ids          held-out token ids (n, T), on which models can be compared
     samples(model) -> what the model writes, one text for each `questions`
     questions    [(title, text)] of what it was asked
+    notes        lines about the data for the user
 """
 
 import textwrap
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -52,11 +54,15 @@ class TextTask:
         self.evaluation = {name: spread(text.windows()) for name, text in held_out.items()}
         self.ids = self.evaluation[name]
         self.prompt = self._prompt(self.ids[min(1, len(self.ids) - 1)])
-        self.questions = [("Held-out text to go on from", self.prompt)]
+        self.questions = [("Held-out text to go on from:", self.prompt)]
+        passes = options.steps * options.batch_size * window / len(tokens["train"].tokens)
+        learnt, held = len(tokens["train"].tokens), len(tokens["test"].tokens)
+        self.notes = [f"{learnt:,} tokens to learn from ({passes:.1f} passes), {held:,} held out\n"]
 
     def _prompt(self, ids, length=150):
-        """The beginning of a held-out window, up to a space."""
-        text = self.tokenizer.decode(ids[:length])[:length]
+        """Some words of a held-out window, from a line's beginning on."""
+        text = self.tokenizer.decode(ids).replace("\0", "\n")
+        text = text[text.find("\n") + 1 :].lstrip("\n")[:length]
         return text.rpartition(" ")[0] + " "
 
     def samples(self, model):
@@ -72,13 +78,20 @@ class ExampleTask:
     def __init__(self, examples, name, options, tokenizer, window):
         parts = split_examples(examples, seed=options.seed)
         held_out = spread(np.array(parts["validation"], dtype=object))
-        self.train = ExampleData(parts["train"], tokenizer, window, options.batch_size, options.packing)
-        self.evaluation = {name: ExampleData(held_out, tokenizer, window, options.batch_size)}
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            self.train = ExampleData(parts["train"], tokenizer, window, options.batch_size, options.packing)
+            self.evaluation = {name: ExampleData(held_out, tokenizer, window, options.batch_size)}
+        passes = options.steps * options.batch_size / self.train.rows
+        learnt, measured, held = self.train.examples, len(held_out), len(parts["validation"])
+        counts = f"{learnt:,} examples to learn from ({passes:.1f} passes), {held:,} held out"
+        self.notes = [f"Note: {warning.message}" for warning in caught]
+        self.notes += [counts + (f", {measured} of them measured\n" if measured < held else "\n")]
         self.ids = next(self.evaluation[name].batches(4))["input_ids"]
         self.tokenizer, self.window = tokenizer, window
         asked = [question_and_answer(example, tokenizer) for example in held_out[:SHOWN_EXAMPLES]]
         self.prompts = [prompt for _, prompt, _ in asked]
-        self.questions = [(f"Held-out example; wanted: {answer}", shown) for shown, _, answer in asked]
+        self.questions = [(f"Held-out example, answer: {answer.strip()}", shown) for shown, _, answer in asked]
 
     def samples(self, model):
         texts = []

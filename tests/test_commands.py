@@ -63,6 +63,11 @@ def test_generate_with_an_adapter_finds_its_base_and_writes_something_else(adapt
     assert adapted != plain
 
 
+def test_an_empty_prompt_is_refused(capsys):
+    assert main(["generate", ""]) == 2
+    assert "the prompt is empty" in capsys.readouterr().err
+
+
 def test_the_prompt_can_come_from_standard_input(monkeypatch, capsys):
     monkeypatch.setattr("sys.stdin", io.StringIO("class A:\n"))
     assert main(["generate", "-", "--max-new-tokens", "5"]) == 0
@@ -92,14 +97,15 @@ def test_chat_keeps_the_conversation_until_it_is_reset(chatty, monkeypatch):
 
 
 def test_chat_really_answers_and_ends_with_the_input(chatty):
-    text = written(chat, base=chatty, adapter=None, lines=["Hello\n"], max_new_tokens=8)
-    assert text.startswith("> ")
-    assert text.endswith("\n> \n")
-    assert len(text) > len("> \n> \n")
+    text = written(chat, base=chatty, adapter=None, lines=["Hello\n", "/what\n"], max_new_tokens=8)
+    answer, _, rest = text.rpartition("There is no /what")
+    assert len(answer) > 1
+    assert rest == "; there are /reset and /quit.\n"
+    assert "> " not in answer
 
 
 def test_a_model_without_a_chat_template_is_not_for_chatting(capsys):
-    assert main(["chat"]) == 2
+    assert main(["chat", "--base", "tiny-python"]) == 2
     assert "has no chat template" in capsys.readouterr().err
 
 

@@ -98,3 +98,23 @@ def test_a_model_whose_merge_does_not_agree_is_found(text):
     layer.merged_parameters = lambda: (layer.base_layer.weight.data * 1.01, None)
     with pytest.raises(RuntimeError, match="more than rounding"):
         merge_difference(model, ids)
+
+
+def test_another_adapter_is_not_written_over(tmp_path, text, monkeypatch):
+    run(tmp_path, data=str(text))
+    before = (tmp_path / "out" / "adapter_model.safetensors").read_bytes()
+    with pytest.raises(ValueError, match="holds an adapter already: choose another --out"):
+        run(tmp_path, data=str(text), seed=1)
+    assert (tmp_path / "out" / "adapter_model.safetensors").read_bytes() == before
+    run(tmp_path, data=str(text), seed=1, overwrite=True)
+    assert (tmp_path / "out" / "adapter_model.safetensors").read_bytes() != before
+
+
+def test_without_a_choice_of_folder_the_next_free_one_is_taken_and_the_last_resumed(tmp_path, text, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    options = {"data": str(text), **FEW}
+    folders = [finetune(FinetuneOptions(**options), say=lambda line: None)["adapter"] for _ in range(2)]
+    assert [str(folder) for folder in folders] == ["runs/my", "runs/my-2"]
+    resumed = finetune(FinetuneOptions(**options, resume=True), say=lambda line: None)
+    assert str(resumed["adapter"]) == "runs/my-2"
+    assert len(list((tmp_path / "runs").iterdir())) == 2

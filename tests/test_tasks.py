@@ -103,8 +103,9 @@ def test_a_run_on_examples_from_start_to_end(tmp_path, jsonl, packing):
     report = "\n".join(lines)
     assert (tmp_path / "out" / "adapter_model.safetensors").is_file()
     assert "A step of 4 x 256 tokens takes about" in report
-    assert "Held-out example; wanted: " in report
+    assert "Held-out example, answer: " in report
     assert "pairs.jsonl" in report
+    assert "examples to learn from (" in report
     evaluations = [e["pairs.jsonl"] for e in result["history"]["evaluation"]]
     assert evaluations[-1] < evaluations[0]
 

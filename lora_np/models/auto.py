@@ -1,5 +1,6 @@
 """`from_pretrained` by name or path, as in Transformers."""
 
+import difflib
 import re
 from importlib import resources
 from pathlib import Path
@@ -39,9 +40,11 @@ def resolve(name_or_path, gguf_file=None):
 def _unknown(name):
     """The FileNotFoundError for a name that is none of those that `resolve` knows."""
     known = ", ".join(map(repr, (TINY_PYTHON, *fetch.FETCHABLE)))
+    close = difflib.get_close_matches(name, (TINY_PYTHON, *fetch.FETCHABLE), n=1)
+    hint = f"; did you mean {close[0]!r}?" if close else ""
     return FileNotFoundError(
         f"{name!r} is neither a directory, nor a .gguf file, nor the name of a shipped or fetched model ({known}), "
-        "nor a name on the Hugging Face hub (owner/model)"
+        f"nor a name on the Hugging Face hub (owner/model){hint}"
     )
 
 
@@ -66,9 +69,9 @@ def _from_hub(name, gguf_file):
         ) from None
     except RepositoryNotFoundError:
         raise FileNotFoundError(f"{missing} no such model on the Hugging Face hub") from None
-    except Exception as error:  # without a network, behind a broken proxy, ...: errors of several libraries
+    except Exception:  # without a network, behind a broken proxy, ...: errors of several libraries
         raise FileNotFoundError(
-            f"{missing} the Hugging Face hub can not be reached ({type(error).__name__}): "
+            f"{missing} the Hugging Face hub can not be reached to look for a model of this name: "
             "give a path, or try again with a network"
         ) from None
 

@@ -175,8 +175,8 @@ def split_examples(examples, held_out=0.1, seed=0):
     keys = [json.dumps(example.get("group", example), sort_keys=True) for example in examples]
     places = {key: hashed_place(f"{seed}:{key}") for key in keys}
     if len(places) < 2:
-        what = "of one group" if any(grouped) else "equal"
-        raise ValueError(f"nothing can be held out: the {len(examples)} examples are all {what}")
+        what = "groups" if any(grouped) else "different examples"
+        raise ValueError(f"nothing can be held out: at least two {what} are needed, here is {len(places)}")
     held = {key for key, place in places.items() if place < held_out} or {min(places, key=places.get)}
     if len(held) == len(places):
         held.remove(max(places, key=places.get))

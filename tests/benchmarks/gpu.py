@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from workloads import Workload
 
-STEPS, ROUNDS, LEARNING_RATE = 10, 6, 1e-3
+STEPS, ROUNDS, LEARNING_RATE = 10, 4, 1e-3
 WORKLOADS = {
     "gpt2": Workload("GPT-2 124M, c_attn r=8, 8x512", 50257, 768, 12, 12, batch=8, length=512),
     "medium": Workload("GPT-2 medium, c_attn r=8, 8x512", 50257, 1024, 24, 16, batch=8, length=512),

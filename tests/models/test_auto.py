@@ -56,7 +56,7 @@ def test_a_directory_by_its_path(tmp_path, kind):
 UNKNOWN = [
     "gpt3",
     "a/b/c",
-    "smollm3",
+    "another model",
     # These look like names on the hub, but it has no such ones, so it is not asked.
     "../pretrained",
     "owner/a..b",
@@ -157,7 +157,7 @@ def test_a_model_that_the_hub_gives_to_some_only(ask):
 
 
 UNREACHABLE = (
-    r"there is no directory 'owner/model', and the Hugging Face hub can not be reached \(\w+\): "
+    "there is no directory 'owner/model', and the Hugging Face hub can not be reached to look for a model of this name: "
     "give a path, or try again with a network"
 )
 
@@ -234,3 +234,9 @@ def test_a_model_loads_straight_to_the_gpu(base):
     assert {p.device for p in model.parameters()} == {"cuda:0"}
     for p, q in zip(model.parameters(), base[0].parameters(), strict=True):
         np.testing.assert_array_equal(backend.to_numpy(p.data), q.data)
+
+
+@pytest.mark.parametrize(("typed", "meant"), [("tiny-pyhton", "tiny-python"), ("smolm2", "smollm2")])
+def test_a_slip_of_the_pen_gets_a_hint(typed, meant):
+    with pytest.raises(FileNotFoundError, match=f"did you mean '{meant}'"):
+        resolve(typed)

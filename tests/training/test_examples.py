@@ -516,9 +516,9 @@ def test_neither_side_is_ever_empty(count, held_out, seed, grouped):
 @pytest.mark.parametrize(
     ("examples", "held_out", "message"),
     [
-        ([TEXT], 0.1, "nothing can be held out: the 1 examples are all equal"),
-        ([TEXT] * 3, 0.1, "the 3 examples are all equal"),
-        ([{**e, "group": "g"} for e in MANY[:4]], 0.1, "the 4 examples are all of one group"),
+        ([TEXT], 0.1, "nothing can be held out: at least two different examples are needed, here is 1"),
+        ([TEXT] * 3, 0.1, "at least two different examples are needed"),
+        ([{**e, "group": "g"} for e in MANY[:4]], 0.1, "at least two groups are needed"),
         ([TEXT, {**TEXT, "group": "g"}, TEXT], 0.1, "1 of 3 examples have a group"),
         (MANY, 0.0, "held_out must be between 0 and 1, got 0"),
         (MANY, 1.5, "held_out must be between 0 and 1, got 1.5"),

@@ -9,7 +9,7 @@ import math
 import cupy
 
 from .blas import gemm
-from .launch import by_elements, by_rows, long
+from .launch import by_rows
 
 STRIPE = 256  # queries; shorter stripes would cost more starts of kernels than they save
 
@@ -81,7 +81,7 @@ def heads_first(x, heads, parts):
     B, T, width = x.shape
     y = cupy.empty((parts, B, heads, T, width // (parts * heads)), x.dtype)
     x = cupy.ascontiguousarray(x)
-    by_elements("swap_heads", x.size, x, y, long(x.size), B, T, parts, heads, y.shape[-1], False)
+    by_rows("swap_heads", B * T, width, x, y, B, T, parts, heads, y.shape[-1], False)
     return y
 
 
@@ -89,7 +89,7 @@ def heads_last(x):
     """x (parts, B, H, T, D) -> (B, T, parts·H·D)."""
     parts, B, heads, T, D = x.shape
     y = cupy.empty((B, T, parts * heads * D), x.dtype)
-    by_elements("swap_heads", x.size, x, y, long(x.size), B, T, parts, heads, D, True)
+    by_rows("swap_heads", B * T, y.shape[-1], x, y, B, T, parts, heads, D, True)
     return y
 
 

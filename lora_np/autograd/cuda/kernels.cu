@@ -39,8 +39,9 @@ __device__ long long stride() { return gridDim.x * (long long)blockDim.x; }
 extern "C" {
 
 // y[row] += bias.
-__global__ void add_bias(float* y, const float* bias, long long size, int width) {
-    for (long long i = first_index(); i < size; i += stride()) y[i] += bias[i % width];
+__global__ void add_bias(float* y, const float* bias, int width) {
+    float* row = y + blockIdx.x * (long long)width;
+    for (int i = threadIdx.x; i < width; i += blockDim.x) row[i] += bias[i];
 }
 
 __global__ void layer_norm_forward(const float* x, const float* weight, const float* bias, float* y, float* normed,
@@ -134,30 +135,32 @@ __global__ void swiglu_backward(const float* dy, const float* slope, const float
     }
 }
 
-// x (B, T, H, D) -> y (B, H, T, D) turned, or with `back` the other way round, turned back.
-// Angles (T, D/2), or (B, T, D/2) with `by_row`. One thread for each pair of channels.
-__global__ void rotary(const float* x, const float* cosines, const float* sines, float* y, long long pairs, int T,
-                       int H, int half, int by_row, int back) {
-    for (long long i = first_index(); i < pairs; i += stride()) {
-        int c = i % half, t = i / half % T, h = i / half / T % H;
-        long long b = i / half / T / H;
-        long long angle = ((by_row ? b * T : 0) + t) * half + c;
-        long long by_time = ((b * T + t) * H + h) * 2 * half + c, by_head = ((b * H + h) * T + t) * 2 * half + c;
+// x (B, T, H, D) -> y (B, H, T, D) turned, or with `back` the other way round, turned back. One block for each (b, t).
+// Angles (T, D/2), or (B, T, D/2) with `by_row`.
+__global__ void rotary(const float* x, const float* cosines, const float* sines, float* y, int T, int H, int half,
+                       int by_row, int back) {
+    int t = blockIdx.x % T;
+    long long b = blockIdx.x / T, angles = (by_row ? (long long)blockIdx.x : t) * half;
+    for (int i = threadIdx.x; i < H * half; i += blockDim.x) {
+        int h = i / half, c = i % half;
+        long long by_time = (blockIdx.x * (long long)H + h) * 2 * half + c;
+        long long by_head = ((b * H + h) * T + t) * 2 * half + c;
         long long from = back ? by_head : by_time, to = back ? by_time : by_head;
-        float cosine = cosines[angle], sine = back ? -sines[angle] : sines[angle];
+        float cosine = cosines[angles + c], sine = back ? -sines[angles + c] : sines[angles + c];
         float first = x[from], second = x[from + half];
         y[to] = first * cosine - second * sine;
         y[to + half] = second * cosine + first * sine;
     }
 }
 
-// x (B, T, P, H, D) -> y (P, B, H, T, D), or with `back` the other way round.
-__global__ void swap_heads(const float* x, float* y, long long size, int B, int T, int P, int H, int D, int back) {
-    for (long long i = first_index(); i < size; i += stride()) {
-        int d = i % D, t = i / D % T, h = i / D / T % H;
-        long long b = i / D / T / H % B, p = i / D / T / H / B;
-        long long by_time = (((b * T + t) * P + p) * H + h) * D + d;
-        if (back) y[by_time] = x[i]; else y[i] = x[by_time];
+// x (B, T, P, H, D) -> y (P, B, H, T, D), or with `back` the other way round. One block for each (b, t).
+__global__ void swap_heads(const float* x, float* y, int B, int T, int P, int H, int D, int back) {
+    int t = blockIdx.x % T, b = blockIdx.x / T, width = P * H * D;
+    for (int i = threadIdx.x; i < width; i += blockDim.x) {
+        int d = i % D, h = i / D % H, p = i / D / H;
+        long long by_time = blockIdx.x * (long long)width + i;
+        long long by_head = ((((long long)p * B + b) * H + h) * T + t) * D + d;
+        if (back) y[by_time] = x[by_head]; else y[by_head] = x[by_time];
     }
 }
 

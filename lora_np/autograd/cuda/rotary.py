@@ -2,7 +2,7 @@
 
 import cupy
 
-from .launch import by_elements, long
+from .launch import by_rows
 
 
 def rotary_forward(x, cos, sin, heads, needs=(True,)):
@@ -24,4 +24,4 @@ def rotary_backward(dy, cache):
 def _turn(x, cos, sin, out, sizes, back):
     T, H, D = sizes
     x, cos, sin = map(cupy.ascontiguousarray, (x, cos, sin))
-    by_elements("rotary", x.size // 2, x, cos, sin, out, long(x.size // 2), T, H, D // 2, cos.ndim == 3, back)
+    by_rows("rotary", x.size // (H * D), H * D // 2, x, cos, sin, out, T, H, D // 2, cos.ndim == 3, back)
