@@ -84,7 +84,7 @@ def to_numpy(x):
     return np.asarray(x) if array_module(x) is np else x.get()
 
 
-def blocks(length, row_bytes, xp, cache_bytes=1 << 18):
+def blocks(length, row_bytes, xp, cache_bytes=1 << 19):
     """Slices that cover range(length), each about as many rows as fit the processor's cache.
 
     Several elementwise steps in a row then find their block still in the cache, instead of sending a large array

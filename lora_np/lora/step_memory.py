@@ -13,7 +13,7 @@ from .sizes import PARTS, adapter_sizes, dimensions, model_size
 
 FLOAT32 = 4
 CHUNK_BYTES = 1 << 25  # of logits that autograd/fused/loss.py holds at once
-BLOCK_BYTES = 1 << 18  # that attention and elementwise operations work on at once (autograd/backend.py, `blocks`)
+BLOCK_BYTES = 1 << 19  # that attention and elementwise operations work on at once (autograd/backend.py, `blocks`)
 SILU = ("silu", "swish")
 
 
@@ -82,8 +82,10 @@ def _sizes(d, batch, length):
     sizes |= {"some_P": some * scores, "twice_P": min(2 * some, batch) * scores}
     # The queries of a group are moved together: dO is copied, and then dQ, when an earlier time's dS is gone already.
     copies = 0 if d["kv"] == d["q"] else 2 if some == batch else 1
-    sizes |= {"moved": copies * some * length * d["q"], "strips": 2 * min(rows * d["inner"], BLOCK_BYTES // FLOAT32)}
-    return sizes | {"row": rows}
+    # Activations work in strips. GELU needs two beside each; of SwiGLU's one, the last is freed once the next is there.
+    inner, strip = rows * d["inner"], BLOCK_BYTES // FLOAT32
+    sizes |= {"gelu_strips": 2 * min(inner, strip), "swiglu_strips": min(inner, 2 * strip)}
+    return sizes | {"moved": copies * some * length * d["q"], "row": rows}
 
 
 def _loss(d, batch, length):
@@ -201,7 +203,8 @@ def gpt2_block(block, config):
     block.same(["x", "attended"], "m")
     block.norm("m", "normed_m", "x", "out")
     block.linear("mlp.c_fc", "normed_m", "up", "x m", "m")
-    block.activation(kind, "up", "wide", "x m normed_m strips", "m")
+    strips = " gelu_strips" if kind.startswith("gelu") else ""
+    block.activation(kind, "up", "wide", f"x m normed_m{strips}", "m")
     block.linear("mlp.c_proj", "wide", "out", "x m normed_m", m)
     block.dropout_of("out", p, "x m normed_m")
     block.same(["m"], "out")
@@ -222,7 +225,7 @@ def llama_block(block, config):
     block.linear("mlp.gate_proj", "normed_m", "gate", "x m", "m normed_m")
     block.linear("mlp.up_proj", "normed_m", "up", "x m gate", "m gate")
     if kind in SILU:
-        block.product("gate", "up", ("slope", "bent"), "wide", "x m normed_m strips", "m")
+        block.product("gate", "up", ("slope", "bent"), "wide", "x m normed_m swiglu_strips", "m")
     else:
         block.activation(kind, "gate", "bent", "x m normed_m up", "m up")
         block.product("bent", "up", ("up", "bent"), "wide", "x m normed_m gate", "m")

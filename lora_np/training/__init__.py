@@ -2,9 +2,10 @@
 
 from .data import TextData, load_text, prose_documents, python_documents
 from .docstrings import docstring_examples
+from .evaluation import evaluate
 from .examples import ExampleData, load_examples, split_examples, tokenize_example, write_jsonl
 from .groups import parameter_groups
-from .loop import TrainingArguments, evaluate, train
+from .loop import TrainingArguments, train
 from .optim import SGD, AdamW, clip_grad_norm_, warmup_cosine
 from .recorded import RecordedStep
 

@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from tqdm.auto import tqdm
 
-from ..autograd import manual_seed, no_grad
+from ..autograd import manual_seed
 from ..autograd.backend import on_gpu
 from ..storage import read_safetensors, write_safetensors
-from .data import IGNORED
+from .distributed import SoloCommunicator, own_rows, start_together
+from .evaluation import count_targets, count_tokens, evaluate
 from .groups import parameter_groups
 from .optim import AdamW, clip_grad_norm_, warmup_cosine
 
@@ -64,54 +64,12 @@ class TrainingArguments:
             raise ValueError(f"max_grad_norm must not be negative, got {self.max_grad_norm}")
 
 
-def evaluate(model, data, batch_size=32):
-    """The mean loss in nats per token, over every token that counts, with nothing recorded and no dropout.
-
-    data: windows (n, T), of which all tokens count; a pair (ids, labels), each (n, T), with labels -100 where nothing
-    counts; or a data set with batches(batch_size), such as `ExampleData`.
-    A batch with few targets weighs little: this is the mean over targets, not over batches.
-    """
-    was_training, total, count = model.training, 0.0, 0
-    model.eval()
-    try:
-        with no_grad():
-            for batch in _all_batches(data, batch_size):
-                if targets := count_targets(batch["labels"]):
-                    total += model(**batch).loss.item() * targets
-                    count += targets
-    finally:
-        model.train(was_training)
-    if count == 0:
-        raise ValueError("evaluate: there is no window to evaluate on, or no label in it that counts")
-    return total / count
-
-
-def _all_batches(data, batch_size):
-    """What `evaluate` is given, as {"input_ids", "labels"} of at most `batch_size` rows."""
-    if hasattr(data, "batches"):
-        yield from data.batches(batch_size)
-        return
-    ids, labels = data if isinstance(data, tuple) else (data, data)
-    for start in range(0, len(ids), batch_size):
-        rows = slice(start, start + batch_size)
-        yield {"input_ids": ids[rows], "labels": labels[rows]}
-
-
-def count_targets(labels):
-    """How many labels (B, T) the loss is averaged over: all but -100, and but the first, which nothing precedes."""
-    return int((labels[:, 1:] != IGNORED).sum())
-
-
-def count_tokens(labels):
-    """How many tokens a batch has without its padding: each row's labels (B, T) up to the last that counts."""
-    return int(((labels != IGNORED)[:, ::-1].cumsum(axis=1) > 0).sum())
-
-
 class TrainingRun:
     """A model, its optimizer and how far they have come: everything that a checkpoint holds."""
 
-    def __init__(self, model, args, identity=None):
+    def __init__(self, model, args, identity=None, communicator=None):
         self.model, self.args, self.identity = model, args, identity or {}
+        self.communicator = communicator or SoloCommunicator()
         self.trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
         groups = parameter_groups(model, args.learning_rate, args.weight_decay, args.loraplus_lr_ratio)
         self.optimizer = AdamW(groups, betas=args.betas)
@@ -128,15 +86,11 @@ class TrainingRun:
         All chance in a step (which windows, which dropout) follows from the seed and the step's number. That is why
         a checkpoint needs no random state: the number is enough.
         """
-        args, total = self.args, 0.0
-        manual_seed((args.seed, self.step))
+        args = self.args
+        manual_seed((args.seed, self.step, self.communicator.rank))  # a seed stays the same with a 0 put after it
         self.model.zero_grad()
         batches = [data.batch(args.seed, self.step * args.accumulation + part) for part in range(args.accumulation)]
-        targets = [count_targets(batch["labels"]) for batch in batches]
-        for batch, count in zip(batches, targets, strict=True):
-            loss = self.model(**batch).loss * (count / sum(targets))
-            loss.backward()
-            total = total + loss.data
+        total = self._gradients(batches)
         self.pending.append(total)
         if not on_gpu(total):
             self.settle()  # before the weights are touched, so that they stay as they were
@@ -151,6 +105,19 @@ class TrainingRun:
         self.history["learning_rate"].append(args.learning_rate * fraction)
         return sum(count_tokens(batch["labels"]) for batch in batches)
 
+    def _gradients(self, batches):
+        """Add up the gradients of these batches, in this process those of its rows, and over all; the mean loss."""
+        total, targets = 0.0, sum(count_targets(batch["labels"]) for batch in batches)
+        for batch in batches:
+            own = own_rows(batch, self.communicator)
+            count = count_targets(own["labels"])
+            if count == 0 and count_targets(batch["labels"]):
+                continue  # the other processes have all its targets
+            loss = self.model(**own).loss * (count / targets)
+            loss.backward()
+            total = total + loss.data
+        return self.communicator.sum_step(list(self.trainable.values()), total)
+
     def settle(self):
         """Move the losses of the last steps to the history; FloatingPointError if one is not finite.
 
@@ -164,12 +131,17 @@ class TrainingRun:
         self.pending = []
 
     def save(self, directory):
-        """Write the checkpoint: trained parameters, optimizer state, step and history in one file, replaced at once."""
+        """Write the checkpoint: trained parameters, optimizer state, step and history in one file, replaced at once.
+
+        Of several processes, the first writes: all have the same to write.
+        """
         self.settle()
+        if self.communicator.rank > 0:
+            return
         arrays = {f"model.{name}": p.data for name, p in self.trainable.items()}
         for name, value in self.optimizer.state_dict().items():
             arrays[f"optimizer.{name}"] = np.asarray(value) if isinstance(value, int) else value
-        run = {"step": self.step, "history": self.history, "arguments": self._arguments()}
+        run = {"step": self.step, "history": self.history, "arguments": self.arguments()}
         write_safetensors(Path(directory) / CHECKPOINT, arrays, {"run": json.dumps(run)})
 
     def load(self, directory):
@@ -187,12 +159,12 @@ class TrainingRun:
         self.model.load_state_dict({name: arrays[f"model.{name}"] for name in self.trainable}, strict=False)
         self.step, self.history = run["step"], run["history"]
 
-    def _arguments(self):
+    def arguments(self):
         """What must be the same for a run to go on: the arguments, and what the caller says it is about."""
         return {**dataclasses.asdict(self.args), **self.identity}
 
     def _check_fits(self, path, arrays, run):
-        ours = json.loads(json.dumps(self._arguments()))
+        ours = json.loads(json.dumps(self.arguments()))
         other = [
             f"{k} was {run['arguments'].get(k)!r}, now {v!r}" for k, v in ours.items() if run["arguments"].get(k) != v
         ]
@@ -203,7 +175,17 @@ class TrainingRun:
             raise ValueError(f"{path} is of another model: its trained parameters have other names or shapes")
 
 
-def train(model, data, args=None, evaluation=None, directory=None, resume=False, progress=True, identity=None):
+def train(
+    model,
+    data,
+    args=None,
+    evaluation=None,
+    directory=None,
+    resume=False,
+    progress=True,
+    identity=None,
+    communicator=None,
+):
     """Train what is not frozen in `model` on `data`; returns the history.
 
     model        called as model(input_ids=, labels=), with an output that has .loss
@@ -211,45 +193,58 @@ def train(model, data, args=None, evaluation=None, directory=None, resume=False,
     evaluation   {name: what `evaluate` takes}: each is evaluated every `eval_every` steps
     directory    where the checkpoint goes; None for none. With `resume`, the run goes on from the one that is there.
     identity     {name: value} of what else must be the same when a run goes on, such as the data's fingerprint
+    communicator several processes train together, each on its rows of every batch: see `distributed.py`
     Returns {"loss": [...], "learning_rate": [...], "evaluation": [{"step":, name: loss, ...}], "interrupted": bool}.
 
     Ctrl-C ends the run after the step in progress, with a checkpoint; a second Ctrl-C ends it at once.
     """
     args = args or TrainingArguments()
-    run = TrainingRun(model, args, identity)
+    run = TrainingRun(model, args, identity, communicator)
     if resume:
         if directory is None:
             raise ValueError("resume needs the directory that the checkpoint is in")
         run.load(directory)
+    start_together(run, lambda: data.batch(args.seed, run.step * args.accumulation), progress)
     model.train()
     try:
         with _stop_on_interrupt() as stop:
             _run_steps(run, data, evaluation or {}, directory, progress, stop)
     finally:
         model.eval()
+    run.communicator.barrier()  # the checkpoint is there for all
     return {**run.history, "interrupted": run.step < args.steps}
 
 
 def _run_steps(run, data, evaluation, directory, progress, stop):
     """Steps until the end or until `stop` is set, with evaluations and checkpoints in between."""
-    args, start = run.args, run.step
+    from tqdm.auto import tqdm  # takes longer to import than most of this library
+
+    args, start, communicator = run.args, run.step, run.communicator
     if run.step == 0:
         _evaluate_all(run, evaluation)
-    bar = tqdm(range(start, args.steps), initial=start, total=args.steps, unit="step", disable=not progress)
+    bar = tqdm(
+        range(start, args.steps),
+        initial=start,
+        total=args.steps,
+        unit="step",
+        disable=not progress or communicator.rank > 0,
+    )
     began, tokens = time.perf_counter(), 0
     for _ in bar:
         tokens += run.one_step(data)
-        last = run.step == args.steps
-        if last or stop.is_set() or not run.pending or len(run.pending) == SETTLE_EVERY:
+        last, stopping = run.step == args.steps, communicator.any(stop.is_set())
+        if last or stopping or not run.pending or len(run.pending) == SETTLE_EVERY:
             run.settle()
             loss, now = run.history["loss"][-1], time.perf_counter()
             bar.set_postfix_str(f"loss={loss:.3f}, {tokens / (now - began):,.0f} tokens/s")
             began, tokens = now, 0
         if run.step % args.eval_every == 0 or last:
+            run.settle()
             _evaluate_all(run, evaluation)
-        if directory and (run.step % args.checkpoint_every == 0 or last or stop.is_set()):
+            began, tokens = time.perf_counter(), 0
+        if directory and (run.step % args.checkpoint_every == 0 or last or stopping):
             run.save(directory)
-        if stop.is_set():
+        if stopping:
             bar.update()  # leaving the loop would not count this step
             break
     bar.close()

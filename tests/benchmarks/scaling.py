@@ -61,13 +61,17 @@ def draw(points, path):
     """The five curves side by side, time and memory, both axes logarithmic."""
     from lora_np import plots
 
-    figure, axes = plots.new_figure(columns=len(CURVES), width=3.0, height=3.2)
+    figure, axes = plots.new_figure(columns=len(CURVES), width=3.2, height=3.2)
     for ax, name in zip(axes, CURVES, strict=True):
         values, rows = CURVES[name], points[name]
         ax.loglog(values, [1e3 * seconds for seconds, _ in rows], "o-", color=plots.BLUE, label="ms")
         ax.loglog(values, [peak / 2**20 for _, peak in rows], "s--", color=plots.ORANGE, label="MiB")
-        ax.set_title(f"by {name}")
-        ax.set_xlabel(name)
+        ax.set(title=f"by {name}", xlabel=name)
+        ax.set_xticks(values, [str(value) for value in values], fontsize="small")
+        low, high = ax.get_ylim()
+        marks = [m for m in (10, 20, 50, 100, 200, 500, 1000, 2000) if low <= m <= high]
+        ax.set_yticks(marks, [str(mark) for mark in marks])
+        ax.minorticks_off()
     axes[0].set_ylabel("step time (ms), peak memory (MiB)")
     axes[0].legend()
     plots.save(figure, path)

@@ -157,8 +157,8 @@ def test_a_model_that_the_hub_gives_to_some_only(ask):
 
 
 UNREACHABLE = (
-    "there is no directory 'owner/model', and the Hugging Face hub can not be reached to look for a model of this name: "
-    "give a path, or try again with a network"
+    "there is no directory 'owner/model', and the Hugging Face hub can not be reached to look for a model of this "
+    "name: give a path, or try again with a network"
 )
 
 

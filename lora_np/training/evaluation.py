@@ -1,0 +1,47 @@
+"""How good a model is on data that it was not trained on, and what counts in a batch."""
+
+from ..autograd import no_grad
+from .data import IGNORED
+
+
+def evaluate(model, data, batch_size=32):
+    """The mean loss in nats per token, over every token that counts, with nothing recorded and no dropout.
+
+    data: windows (n, T), of which all tokens count; a pair (ids, labels), each (n, T), with labels -100 where nothing
+    counts; or a data set with batches(batch_size), such as `ExampleData`.
+    A batch with few targets weighs little: this is the mean over targets, not over batches.
+    """
+    was_training, total, count = model.training, 0.0, 0
+    model.eval()
+    try:
+        with no_grad():
+            for batch in _all_batches(data, batch_size):
+                if targets := count_targets(batch["labels"]):
+                    total += model(**batch).loss.item() * targets
+                    count += targets
+    finally:
+        model.train(was_training)
+    if count == 0:
+        raise ValueError("evaluate: there is no window to evaluate on, or no label in it that counts")
+    return total / count
+
+
+def _all_batches(data, batch_size):
+    """What `evaluate` is given, as {"input_ids", "labels"} of at most `batch_size` rows."""
+    if hasattr(data, "batches"):
+        yield from data.batches(batch_size)
+        return
+    ids, labels = data if isinstance(data, tuple) else (data, data)
+    for start in range(0, len(ids), batch_size):
+        rows = slice(start, start + batch_size)
+        yield {"input_ids": ids[rows], "labels": labels[rows]}
+
+
+def count_targets(labels):
+    """How many labels (B, T) the loss is averaged over: all but -100, and but the first, which nothing precedes."""
+    return int((labels[:, 1:] != IGNORED).sum())
+
+
+def count_tokens(labels):
+    """How many tokens a batch has without its padding: each row's labels (B, T) up to the last that counts."""
+    return int(((labels != IGNORED)[:, ::-1].cumsum(axis=1) > 0).sum())
