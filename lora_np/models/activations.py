@@ -9,6 +9,22 @@ def gelu_tanh(x):
     return F.gelu(x, approximate="tanh")
 
 
+def gelu_10(x):
+    """GELU, at most 10."""
+    y = F.gelu(x)
+    return y - F.relu(y - 10.0)
+
+
+def quick_gelu(x):
+    """x σ(1.702 x), a cheaper approximation of GELU."""
+    return F.silu(x * 1.702) * (1 / 1.702)
+
+
+def relu6(x):
+    """ReLU, at most 6."""
+    return F.relu(x) - F.relu(x - 6.0)
+
+
 ACTIVATIONS = {
     "gelu": F.gelu,
     "gelu_python": F.gelu,
@@ -17,9 +33,16 @@ ACTIVATIONS = {
     "gelu_accurate": gelu_tanh,
     "gelu_pytorch_tanh": gelu_tanh,
     "gelu_python_tanh": gelu_tanh,
+    "gelu_10": gelu_10,
+    "quick_gelu": quick_gelu,
     "silu": F.silu,
     "swish": F.silu,
+    "hardswish": lambda x: x * relu6(x + 3.0) * (1 / 6),
     "relu": F.relu,
+    "relu2": lambda x: F.relu(x) ** 2,
+    "relu6": relu6,
+    "leaky_relu": lambda x: F.relu(x) - F.relu(-x) * 0.01,
+    "sigmoid": lambda x: ops.tanh(x * 0.5) * 0.5 + 0.5,
     "tanh": ops.tanh,
     "linear": lambda x: x,
 }

@@ -300,7 +300,7 @@ def test_a_missing_file_is_named(saved, name):
         ({"n_layer": 1}, "unexpected transformer.h.1"),
         ({"tie_word_embeddings": False}, "missing lm_head.weight"),
         ({"n_positions": 13}, r"transformer.wpe.weight: \(12, 16\) instead of \(13, 16\)"),
-        ({"activation_function": "relu6"}, "activation_function 'relu6' is not known"),
+        ({"activation_function": "prelu"}, "activation_function 'prelu' is not known"),
     ],
 )
 def test_a_config_that_does_not_fit_the_weights_is_refused(saved, changes, message):

@@ -141,7 +141,7 @@ def test_what_makes_no_sense_is_refused_in_words(ids, labels, error, message):
         ({"vocab_size": -5}, "vocab_size must be a positive integer, got -5"),
         ({"n_positions": 2.5}, "n_positions must be a positive integer, got 2.5"),
         ({"n_head": None}, "n_head must be a positive integer, got None"),
-        ({"activation_function": "relu6"}, "activation_function 'relu6' is not known; known are gelu, "),
+        ({"activation_function": "prelu"}, "activation_function 'prelu' is not known; known are gelu, "),
     ],
 )
 def test_a_config_that_makes_no_sense_is_refused(changes, message):

@@ -169,7 +169,7 @@ def test_dropout_of_attention_works_in_training_only():
         ({"intermediate_size": 2.5}, "intermediate_size must be a positive integer, got 2.5"),
         ({"num_hidden_layers": None}, "num_hidden_layers must be a positive integer, got None"),
         ({"max_position_embeddings": "many"}, "max_position_embeddings must be a positive integer, got 'many'"),
-        ({"hidden_act": "relu6"}, "hidden_act 'relu6' is not known; known are gelu, "),
+        ({"hidden_act": "prelu"}, "hidden_act 'prelu' is not known; known are gelu, "),
         ({"rope_parameters": {"rope_type": "yarn"}}, "rope_type 'yarn' is not supported"),
     ],
 )
