@@ -9,6 +9,7 @@ import ctypes
 import os
 import sys
 import threading
+from contextlib import contextmanager
 
 import numpy as np
 
@@ -128,6 +129,17 @@ def manual_seed(seed):
     """
     entropy = np.random.SeedSequence(seed)  # refuses what is not a valid seed
     _random.seed, _random.generators = entropy, {}
+
+
+@contextmanager
+def random_seed(seed):
+    """Inside this block, random numbers follow from `seed`; after it they go on as if it had not been."""
+    before = _random.seed, _random.generators
+    manual_seed(seed)
+    try:
+        yield
+    finally:
+        _random.seed, _random.generators = before
 
 
 def generator(xp=np):

@@ -27,6 +27,7 @@ class CausalLM(nn.Module):
     """
 
     base_model_prefix = None
+    gradient_checkpointing = False
 
     def __init__(self, config):
         self.config, self.generation_config = config, {}
@@ -51,7 +52,8 @@ class CausalLM(nn.Module):
         targets = None if labels is None else shift_labels(labels, ids.shape)
         if targets is not None and past_key_values is None and (shards := self._shards(targets)):
             return self._forward_shards(shards, ids, labels, attention_mask, position_ids)
-        context = Context(ids, self.device, attention_mask, position_ids, past_key_values)
+        recompute = self.gradient_checkpointing
+        context = Context(ids, self.device, attention_mask, position_ids, past_key_values, recompute)
         self._check_positions(context.positions)
         hidden = getattr(self, self.base_model_prefix)(ids, context)
         context.close(ids.shape[1])
@@ -95,6 +97,17 @@ class CausalLM(nn.Module):
         write_json(Path(directory) / "config.json", self.config.to_dict())
         if self.generation_config:
             write_json(Path(directory) / "generation_config.json", self.generation_config)
+
+    def gradient_checkpointing_enable(self):
+        """Keep only the input of each block for the backward pass, and compute the block again there.
+
+        A step takes a third longer, and its activations less memory, the more blocks the less. See `recompute`.
+        """
+        self.gradient_checkpointing = True
+
+    def gradient_checkpointing_disable(self):
+        """Keep what the backward pass needs, as usual."""
+        self.gradient_checkpointing = False
 
     def get_output_embeddings(self):
         """The head: the layer that turns hidden states into logits."""

@@ -4,6 +4,7 @@ import numpy as np
 
 from ..autograd import backend
 from ..autograd.layout import check_ids
+from ..autograd.recompute import recompute
 from ..autograd.tensor import data, is_grad_enabled
 
 
@@ -45,10 +46,12 @@ class Context:
 
     positions   integers (T,), or (B, T) where rows stand at different ones
     key_mask    booleans (B, S), False for padding, on the model's device; None if every key counts
+    recompute   is each block's forward pass to be repeated in the backward pass, instead of being kept?
     """
 
-    def __init__(self, ids, device, attention_mask=None, position_ids=None, cache=None):
+    def __init__(self, ids, device, attention_mask=None, position_ids=None, cache=None, recompute=False):
         B, T = ids.shape
+        self.recompute = recompute
         self.cache, past = cache, 0 if cache is None else cache.length
         if cache is not None:
             if is_grad_enabled():
@@ -65,6 +68,13 @@ class Context:
         """All layers are done: the cache now holds `tokens` more."""
         if self.cache is not None:
             self.cache.length += tokens
+
+
+def run_block(block, x, context, *more):
+    """block(x, context, ...), recomputed in the backward pass if the context says so."""
+    if not (context.recompute and is_grad_enabled()):
+        return block(x, context, *more)
+    return recompute(lambda x: block(x, context, *more), x, block.parameters())
 
 
 def _positions(position_ids, B, T):

@@ -13,6 +13,7 @@ from ..autograd.fused import head_views
 from ..autograd.tensor import data
 from .activations import ACTIVATIONS, check_activation
 from .causal_lm import CausalLM
+from .context import run_block
 
 
 @dataclass
@@ -137,7 +138,7 @@ class GPT2Model(nn.Module):
         x = self.wte(ids) + self.wpe(context.positions)
         x = self.drop(x)
         for block in self.h:
-            x = block(x, context)
+            x = run_block(block, x, context)
         return self.ln_f(x)
 
 

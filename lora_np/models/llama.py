@@ -17,6 +17,7 @@ from ..autograd import functional as F
 from ..autograd.layout import Checked
 from .activations import ACTIVATIONS, check_activation
 from .causal_lm import CausalLM
+from .context import run_block
 from .rope import check_rope, inverse_frequencies, rope_parameters
 
 
@@ -166,7 +167,7 @@ class LlamaModel(nn.Module):
         x = self.embed_tokens(ids)
         angles = self.rotary_emb(context.positions, like=x)
         for layer in self.layers:
-            x = layer(x, context, angles)
+            x = run_block(layer, x, context, angles)
         return self.norm(x)
 
 

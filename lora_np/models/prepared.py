@@ -16,6 +16,7 @@ class PreparedBatch:
     """
 
     cache = key_mask = None
+    recompute = False
 
     def __init__(self, model, input_ids, labels):
         ids = model._check_ids(input_ids)
