@@ -8,7 +8,8 @@ def recompute(function, x, parameters):
     """y = function(x), of which only x is kept. (Chen et al., 2016, "Training deep nets with sublinear memory cost".)
 
     The forward pass records nothing. The backward pass runs `function` once more, this time recorded, and goes back
-    through it at once: for a model of L such stretches the memory is that of one, and L inputs, for a third more time.
+    through it at once: for a model of L such stretches the memory is that of one, and L inputs, for a third more
+    arithmetic.
     Random numbers (dropout) are the same both times: they follow from a seed that is drawn before.
 
     function: one Tensor -> one Tensor, of the same result each time. parameters: those that it uses.
