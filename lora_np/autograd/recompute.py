@@ -9,7 +9,7 @@ def recompute(function, x, parameters):
 
     The forward pass records nothing. The backward pass runs `function` once more, this time recorded, and goes back
     through it at once: for a model of L such stretches the memory is that of one, and L inputs, for a third more
-    arithmetic.
+    arithmetic (half more where weights are frozen, as with LoRA).
     Random numbers (dropout) are the same both times: they follow from a seed that is drawn before.
 
     function: one Tensor -> one Tensor, of the same result each time. parameters: those that it uses.

@@ -11,10 +11,13 @@ import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 
-from .backend import generator, manual_seed
+from .backend import generator, random_seed
 from .tensor import Tensor, collect_gradients, is_grad_enabled, no_grad, record
 
-LEAST_ROWS = 64  # tokens in a shard: with fewer, handing the work over costs more than it saves
+LEAST_TOKENS = 64  # tokens in a shard: with fewer, handing the work over costs more than it saves
+
+
+_one_at_a_time = threading.Lock()  # the number of cores for products is the whole process's
 
 
 class _Limit(threading.local):
@@ -25,7 +28,7 @@ _limit = _Limit()
 
 
 def num_threads():
-    """How many shards a batch may be cut into: LORA_NP_NUM_THREADS, or as many as there are cores for this process."""
+    """How many shards a batch may be cut into: as `limit_threads` says, else LORA_NP_NUM_THREADS, else one per core."""
     if _limit.threads is not None:
         return _limit.threads
     asked = os.environ.get("LORA_NP_NUM_THREADS")
@@ -49,10 +52,10 @@ def limit_threads(threads):
 def shard_count(batch, length):
     """How many shards a batch (B, T) is worth: one for each core, or 1, which means none.
 
-    With fewer rows than cores a shard would leave cores without work; then the products' own threads do better.
+    With fewer sequences than cores a shard would leave cores without work; then the products' own threads do better.
     """
     threads = num_threads()
-    return threads if batch >= threads and (batch // threads) * length >= LEAST_ROWS else 1
+    return threads if batch >= threads and (batch // threads) * length >= LEAST_TOKENS else 1
 
 
 def run_in_threads(functions):
@@ -66,7 +69,7 @@ def run_in_threads(functions):
         with limit_threads(1), nullcontext() if recording else no_grad():
             return function()
 
-    with _one_core_per_product():
+    with _one_at_a_time, _one_core_per_product():
         futures = [_pool(len(functions)).submit(run, function) for function in functions[1:]]
         results = [_outcome(functools.partial(run, functions[0])), *(_outcome(future.result) for future in futures)]
     for _, error in results:
@@ -88,8 +91,8 @@ def seeded(functions):
 
     def with_seed(seed, function):
         def run():
-            manual_seed(seed)
-            return function()
+            with random_seed(seed):
+                return function()
 
         return run
 

@@ -1,4 +1,4 @@
-"""What a token is read in: the positions, which keys count, and what was read before (the KV cache)."""
+"""What a forward pass knows besides its ids: positions, which keys count, what was read before (the KV cache)."""
 
 import numpy as np
 
@@ -45,7 +45,8 @@ class Context:
     """What all layers of one forward pass share besides their input.
 
     positions   integers (T,), or (B, T) where rows stand at different ones
-    key_mask    booleans (B, S), False for padding, on the model's device; None if every key counts
+    key_mask    booleans (B, S) for the S tokens so far, these included, on the model's device: False for padding;
+                None if every key counts
     recompute   is each block's forward pass to be repeated in the backward pass, instead of being kept?
     """
 
@@ -61,7 +62,7 @@ class Context:
         self.key_mask = None if attention_mask is None else _key_mask(attention_mask, B, past + T, device)
 
     def extend(self, layer, k, v):
-        """The arrays k and v (B, K, T, D) with those of the tokens before, which the cache has."""
+        """Add k and v (B, K, T, D) to the cache; returns those of all tokens so far."""
         return self.cache.extend(layer, data(k), data(v))
 
     def close(self, tokens):

@@ -40,7 +40,7 @@ def stream(
     use_cache        keep the keys and values of earlier tokens (`KVCache`) instead of computing them again
     sampling         do_sample, temperature, top_k, top_p, repetition_penalty, seed: see `Sampler`
     Where the text outgrows the model's context, the model sees the last part of it, without a cache from then on:
-    each token then stands at a new position. The model is in evaluation mode while it writes.
+    each token then stands at a new position. The model is in evaluation mode during each step.
     """
     if max_new_tokens < 0:
         raise ValueError(f"max_new_tokens must not be negative, got {max_new_tokens}")
@@ -52,12 +52,12 @@ def stream(
 
 
 def _stream(model, text, sampler, stops, pad, max_new_tokens, use_cache):
-    context = model.config.max_position_embeddings
-    cache = KVCache(min(context, text.length + max_new_tokens)) if use_cache and text.length <= context else None
+    window = model.config.max_position_embeddings
+    cache = KVCache(min(window, text.length + max_new_tokens)) if use_cache and text.length <= window else None
     finished = np.zeros(len(text.ids), bool)
     for _ in range(max_new_tokens):
-        cache = cache if text.length <= context else None
-        logits = _next_logits(model, text, cache, context)
+        cache = cache if text.length <= window else None
+        logits = _next_logits(model, text, cache, window)
         tokens = np.where(finished, pad, sampler.choose(logits, text))
         text.append(tokens)
         finished |= np.isin(tokens, stops)
@@ -66,10 +66,10 @@ def _stream(model, text, sampler, stops, pad, max_new_tokens, use_cache):
             return
 
 
-def _next_logits(model, text, cache, context):
+def _next_logits(model, text, cache, window):
     """The logits (B, V) of the next token, in float64 on the host."""
-    start = cache.length if cache is not None else max(0, text.length - context)
-    options = text.positions_and_mask(start, text.length - context if cache is None else 0)
+    start = cache.length if cache is not None else max(0, text.length - window)
+    options = text.positions_and_mask(start, text.length - window if cache is None else 0)
     was_training = model.training
     model.eval()
     try:

@@ -169,13 +169,17 @@ def _llama_config(settings, file):
 def _rope(settings, file, head_dim):
     """rope_parameters: plain, linear, or Llama 3's, which is told by its factors."""
     plain = {"rope_type": "default", "rope_theta": settings.get("rope.freq_base", float, 10000.0)}
-    kind = settings.text("rope.scaling.type", "none")
+    kind = settings.text("rope.scaling.type", "linear")  # where nothing is said, a factor means linear
     if kind not in ("none", "linear"):
         raise ValueError(f"rope.scaling.type {kind!r} is not supported; supported are none and linear")
+    older = settings.get("rope.scale_linear", float, 1.0)
+    factor = settings.get("rope.scaling.factor", float, older) if kind == "linear" else 1.0
+    stretched = factor not in (0.0, 1.0)
     if ROPE_FACTORS in file.shapes:
+        if stretched:
+            raise ValueError(f"a rope.scaling.factor of {factor} beside {ROPE_FACTORS} is not supported")
         return _llama3(plain, file.read(ROPE_FACTORS), head_dim)
-    factor = settings.get("rope.scaling.factor", float, 1.0)
-    return {**plain, "rope_type": "linear", "factor": factor} if kind == "linear" else plain
+    return {**plain, "rope_type": "linear", "factor": factor} if stretched else plain
 
 
 def _llama3(plain, factors, head_dim):

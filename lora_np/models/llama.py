@@ -78,7 +78,7 @@ class LlamaConfig:
 
 
 class LlamaRotaryEmbedding:
-    """The angles of each position: position · inverse frequency, for each pair of channels of a head."""
+    """Cosines and sines of each position's angles, position · inverse frequency for each pair of channels of a head."""
 
     def __init__(self, config):
         self.frequencies, self.sent = inverse_frequencies(config.head_dim, config.rope_parameters), {}

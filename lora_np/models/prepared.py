@@ -11,15 +11,14 @@ from .output import IGNORED, shift_labels
 class PreparedBatch:
     """Ids and targets that were checked and lie where the model is: pass it to the model as `input_ids`.
 
-    It is the model's context too (see `context.Context`): no cache, no padding that would have to be hidden. With a
-    mask of labels like that of another batch, it can take over that batch's contents in place.
+    It is the model's context too (see `context.Context`): no cache, no padding that would have to be hidden. It can
+    take over, in place, the contents of a batch of the same shape with as many targets.
     """
 
     cache = key_mask = None
-    recompute = False
 
     def __init__(self, model, input_ids, labels):
-        ids = model._check_ids(input_ids)
+        ids, self.recompute = model._check_ids(input_ids), model.gradient_checkpointing
         targets = shift_labels(labels, ids.shape).reshape(-1)
         check_ids(targets[targets != IGNORED], model.config.vocab_size, "target")
         model._check_positions(np.arange(ids.shape[1]))

@@ -12,9 +12,10 @@ class RecordedStep:
         step = RecordedStep(model, optimizer)
         loss = step({"input_ids": ids, "labels": labels})    # a number on the GPU
 
-    The first call runs as usual, the second is recorded, and from the third on it is replayed: the host hands over the
-    batch and starts one thing. Batches of another shape, or with another number of targets, run as usual. ValueError
-    if the model is not on a GPU, or if dropout is on, whose masks would be the same in every replay.
+    The first call runs as usual, the second, if its batch is of the same shape, is recorded, and from the third on it
+    is replayed: the host hands over the batch and starts one thing. Batches of another shape, or with another number of
+    targets, run as usual. ValueError if the model is not on a GPU, if dropout is on, whose masks would be the same in
+    every replay, or if a batch brings an attention_mask.
 
     model          a language model, or a PeftModel around one, in training mode
     max_grad_norm  gradients are scaled down together if their norm is larger; 0 turns this off
@@ -26,22 +27,25 @@ class RecordedStep:
 
         self.model, self.optimizer, self.max_grad_norm = model, optimizer, max_grad_norm
         self.language_model = model.get_base_model() if hasattr(model, "get_base_model") else model
-        self.recording, self.batch, self.loss, self.calls = Recording(), None, None, 0
+        self.recording, self.loss = Recording(), None
+        self.before = self.batch = None  # the batch of the last ordinary run, and the one that replays read
 
     def __call__(self, batch):
-        new = PreparedBatch(self.language_model, batch["input_ids"], batch["labels"])
-        self.calls += 1
-        if self.calls == 1 or not (self.batch is None or self.batch.fits(new)):
-            with self.recording.place():
-                loss = self._run(new)
-            return loss.copy()  # into memory that no replay writes to
-        if self.batch is None:
-            self.batch = new
-            self.loss = self.recording.record(lambda: self._run(self.batch))
-        else:
+        if set(batch) != {"input_ids", "labels"}:
+            raise ValueError(f"a recorded step takes input_ids and labels, not {', '.join(sorted(batch))}")
+        new = PreparedBatch(self.language_model, **batch)
+        if self.batch is not None and not self.batch.fits(new):
+            return self._run(new)
+        if self.batch is not None:
             self.batch.take(new)
             self.recording.replay()
-        return self.loss.copy()
+        elif self.before is not None and self.before.fits(new):
+            self.loss, self.batch = self.recording.record(lambda: self._run(new)), new
+        else:
+            self.before = new
+            with self.recording.place():
+                self.loss = self._run(new)
+        return self.loss.copy()  # into memory that no replay writes to
 
     def _run(self, batch):
         loss = self.model(batch).loss

@@ -72,7 +72,7 @@ def loss_and_gradients(model, ids):
 @pytest.mark.parametrize("shards", [1, 2])
 @pytest.mark.parametrize("make", [tiny_model, tiny_llama, peft_model], ids=["gpt2", "llama", "adapter"])
 def test_a_model_with_checkpointing_trains_as_one_without(make, shards, monkeypatch):
-    monkeypatch.setattr(threads, "LEAST_ROWS", 1)
+    monkeypatch.setattr(threads, "LEAST_TOKENS", 1)
     model = make()
     ids = some_ids(model.config, batch=4)
     with threads.limit_threads(shards):

@@ -16,7 +16,7 @@ from lora_np.autograd.backend import generator
 def two_threads(monkeypatch):
     """A machine with two cores, and batches that are never too small for them."""
     monkeypatch.setenv("LORA_NP_NUM_THREADS", "2")
-    monkeypatch.setattr(threads, "LEAST_ROWS", 1)
+    monkeypatch.setattr(threads, "LEAST_TOKENS", 1)
 
 
 def loss_and_gradients(model, **batch):

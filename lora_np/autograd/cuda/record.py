@@ -6,7 +6,7 @@ have to stay where they are: the work has a memory pool of its own. What the hos
 time; `upload` marks it, and it is sent again before each replay.
 """
 
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import cupy
 
@@ -18,7 +18,8 @@ def upload(host, refresh=None):
     if _current is None:
         return cupy.asarray(host)
     with cupy.cuda.using_allocator(cupy.get_default_memory_pool().malloc):
-        array = cupy.empty(host.shape, host.dtype)  # in the work's own pool, earlier parts of the work would use it too
+        # Not from the work's own pool: there, kernels recorded earlier might use the same memory, and overwrite it.
+        array = cupy.empty(host.shape, host.dtype)
     _current.uploads.append((array, host, refresh))
     return array
 
@@ -37,7 +38,7 @@ class Recording:
             yield
 
     def record(self, function):
-        """Record what `function` does on the GPU, without doing it; returns its result, whose values come by `replay`.
+        """Record what `function` does on the GPU, then do it; returns its result, which each replay overwrites.
 
         It should have run once inside `place`, so that nothing is compiled or set up meanwhile. It must not wait for
         the GPU, nor draw random numbers, which would be the same in every replay.
@@ -48,9 +49,14 @@ class Recording:
             _current = self
             try:
                 result = function()
+            except BaseException:
+                self.uploads = []
+                with suppress(cupy.cuda.runtime.CUDARuntimeError):  # the first error is the one to be told
+                    self.stream.end_capture()
+                raise
             finally:
                 _current = None
-                self.graph = self.stream.end_capture()
+            self.graph = self.stream.end_capture()
             for array, host, _ in self.uploads:
                 array[...] = cupy.asarray(host)
             self.graph.launch(self.stream)
