@@ -142,17 +142,18 @@ def params(base, ranks, target_modules="all-linear", batch=1, length=None, say=p
     say(f"{'':>6} {'weights':>10} {'gradients':>10} {'optimizer':>10} {'activations':>12} {'all':>10}")
     for method in METHODS:
         parts = memory(fields, ranks[0], target_modules, batch=batch, length=length, method=method)
-        columns = (parts["weights"] + parts["adapters"], parts["gradients"], parts["optimizer"], parts["activations"])
-        _say_row(method, columns, parts["total"], say)
+        _say_row(method, parts, say)
     with contextlib.suppress(ValueError):  # a model, or a target, that is not followed
         parts = memory_here(fields, ranks[0], target_modules, batch=batch, length=length)
-        columns = (parts["weights"] + parts["adapters"], parts["gradients"], parts["optimizer"], parts["activations"])
         say("What lora-np finetune takes, everything in float32:")
-        _say_row("lora", columns, parts["total"], say)
+        _say_row("lora", parts, say)
 
 
-def _say_row(name, columns, total, say):
-    numbers = [f"{value / 1e6:,.1f}" for value in (*columns, total)]
+def _say_row(name, parts, say):
+    """One line of the memory table, in MB."""
+    weights = parts["weights"] + parts["adapters"]
+    columns = (weights, *(parts[part] for part in ("gradients", "optimizer", "activations", "total")))
+    numbers = [f"{value / 1e6:,.1f}" for value in columns]
     say("{:>6} {:>10} {:>10} {:>10} {:>12} {:>10}".format(name, *numbers))
 
 

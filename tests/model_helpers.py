@@ -80,3 +80,13 @@ def assert_loads_in_transformers(model, directory):
     ids = some_ids(model.config)
     with torch.no_grad():
         assert relative(model(ids).logits.data, twin.eval()(torch.tensor(ids)).logits) < 2e-5
+
+
+def assert_a_position_sees_only_what_stands_before(model):
+    """Other tokens from position 5 on change the logits there and not before."""
+    ids = some_ids(model.config)
+    changed = ids.copy()
+    changed[:, 5:] = (ids[:, 5:] + 1) % model.config.vocab_size
+    before, after = model(ids).logits.data, model(changed).logits.data
+    assert relative(after[:, :5], before[:, :5]) < 1e-6
+    assert relative(after[:, 5:], before[:, 5:]) > 1e-3

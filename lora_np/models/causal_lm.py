@@ -48,13 +48,13 @@ class CausalLM(nn.Module):
         if isinstance(input_ids, PreparedBatch):
             hidden = getattr(self, self.base_model_prefix)(input_ids.ids, input_ids)
             return CausalLMOutput(hidden, self.lm_head, input_ids.targets)
-        ids = self._check_ids(input_ids)
+        ids = self.checked_ids(input_ids)
         targets = None if labels is None else shift_labels(labels, ids.shape)
         if targets is not None and past_key_values is None and (shards := self._shards(targets)):
-            return self._forward_shards(shards, ids, labels, attention_mask, position_ids)
+            return self._forward_shards(shards, ids, labels, targets, attention_mask, position_ids)
         recompute = self.gradient_checkpointing
         context = Context(ids, self.device, attention_mask, position_ids, past_key_values, recompute)
-        self._check_positions(context.positions)
+        self.check_positions(context.positions)
         hidden = getattr(self, self.base_model_prefix)(ids, context)
         context.close(ids.shape[1])
         if logits_to_keep and targets is None:
@@ -67,7 +67,7 @@ class CausalLM(nn.Module):
         shards = np.array_split(np.arange(len(targets)), count) if count > 1 else []
         return shards if all((targets[rows] != IGNORED).any() for rows in shards) else []
 
-    def _forward_shards(self, shards, ids, labels, attention_mask, position_ids):
+    def _forward_shards(self, shards, ids, labels, targets, attention_mask, position_ids):
         """`forward`, each shard by a thread of its own. The loss is the mean over the targets of all."""
         labels = to_numpy(data(labels))
 
@@ -79,7 +79,7 @@ class CausalLM(nn.Module):
 
         work = [functools.partial(forward, rows) for rows in shards]
         outputs = threads.run_in_threads(threads.seeded(work) if self.training else work)
-        counted = [int((labels[rows][:, 1:] != IGNORED).sum()) for rows in shards]
+        counted = [int((targets[rows] != IGNORED).sum()) for rows in shards]
         weights = [n / sum(counted) for n in counted]
         return ShardedOutput(outputs, threads.weighted_sum([out.loss for out in outputs], weights, self.parameters()))
 
@@ -122,7 +122,7 @@ class CausalLM(nn.Module):
         if self.config.tie_word_embeddings:
             self.lm_head.weight = self.get_input_embeddings().weight
 
-    def _check_ids(self, ids):
+    def checked_ids(self, ids):
         """The ids as a NumPy array (B, T): checking them is the host's work, a GPU would have to be waited for."""
         ids = to_numpy(data(ids))
         if ids.ndim != 2 or ids.size == 0:
@@ -130,7 +130,8 @@ class CausalLM(nn.Module):
         check_ids(ids, self.config.vocab_size)
         return ids
 
-    def _check_positions(self, positions):
+    def check_positions(self, positions):
+        """ValueError if a position lies beyond the model's context."""
         limit = self.config.max_position_embeddings
         if positions.max() >= limit:
             raise ValueError(f"{int(positions.max()) + 1} tokens are more than the model's context of {limit}")

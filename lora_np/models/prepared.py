@@ -18,10 +18,10 @@ class PreparedBatch:
     cache = key_mask = None
 
     def __init__(self, model, input_ids, labels):
-        ids, self.recompute = model._check_ids(input_ids), model.gradient_checkpointing
+        ids, self.recompute = model.checked_ids(input_ids), model.gradient_checkpointing
         targets = shift_labels(labels, ids.shape).reshape(-1)
         check_ids(targets[targets != IGNORED], model.config.vocab_size, "target")
-        model._check_positions(np.arange(ids.shape[1]))
+        model.check_positions(np.arange(ids.shape[1]))
         self.ids = Checked(to_device(ids.astype(np.int64), model.device))
         self.positions = Checked(to_device(np.arange(ids.shape[1]), model.device))
         self.targets = counted_rows(targets, next(model.parameters()).data)

@@ -133,9 +133,7 @@ class AdamW(Optimizer):
         ages = {}
         for p in params:
             state = self.state.setdefault(id(p), {})
-            if not state:
-                xp = backend.array_module(p.data)
-                state.update(step=0, m=xp.zeros_like(p.data), v=xp.zeros_like(p.data))
+            _begin(state, p)
             ages.setdefault(state["step"], []).append((p, state))
         from ..autograd.cuda.optim import adamw
 
@@ -145,8 +143,7 @@ class AdamW(Optimizer):
 
     def update(self, p, grad, state, group):
         xp, (beta1, beta2) = backend.array_module(p.data), group["betas"]
-        if not state:
-            state.update(step=0, m=xp.zeros_like(p.data), v=xp.zeros_like(p.data))
+        _begin(state, p)
         state["step"] += 1
         m, v, t = state["m"], state["v"], state["step"]
         work = xp.multiply(grad, 1 - beta1, out=xp.empty_like(p.data))
@@ -184,6 +181,13 @@ def clip_grad_norm_(parameters, max_norm):
         for g in grads:
             g *= max_norm / (norm + 1e-6)
     return norm
+
+
+def _begin(state, p):
+    """Fill a parameter's empty state of AdamW: no step yet, m and v zero."""
+    if not state:
+        xp = backend.array_module(p.data)
+        state.update(step=0, m=xp.zeros_like(p.data), v=xp.zeros_like(p.data))
 
 
 def _next_step(group, states):

@@ -5,7 +5,7 @@ import numpy as np
 
 from ..fused.loss import counted_rows, spread
 from .blas import gemm
-from .launch import by_rows
+from .launch import by_rows, long
 
 CHUNK_BYTES = 1 << 28  # of logits at once
 
@@ -59,9 +59,7 @@ def linear_cross_entropy_backward(dloss, cache):
 def _rows(z, picked, factor):
     """Each row's loss; z becomes its gradient times `factor`, unless that is 0."""
     losses = cupy.empty(len(z), np.float32)
-    by_rows("cross_entropy_rows", len(z), z.shape[1], z, picked, losses, z.shape[1], _row_stride(z), float(factor))
+    by_rows(
+        "cross_entropy_rows", len(z), z.shape[1], z, picked, losses, z.shape[1], long(z.strides[0] // 4), float(factor)
+    )
     return losses
-
-
-def _row_stride(z):
-    return np.int64(z.strides[0] // 4)

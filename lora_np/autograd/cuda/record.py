@@ -2,8 +2,8 @@
 
 A small model's step is a few hundred kernels of a few microseconds each; starting them one by one from Python takes
 longer than running them. Recorded once, they start with one call. What is recorded are addresses, so all arrays
-have to stay where they are: the work has a memory pool of its own. What the host sends along changes from time to
-time; `upload` marks it, and it is sent again before each replay.
+have to stay where they are: the work has a memory pool of its own. What the host sends along goes through
+`upload`; what can be refreshed is sent again before each replay.
 """
 
 from contextlib import contextmanager, suppress
