@@ -128,8 +128,8 @@ def _first_lines(text, most=12):
     return "\n".join(lines[:most] + ["..."] * (len(lines) > most))
 
 
-def spread(rows):
-    """At most EVALUATION_WINDOWS of the rows, evenly spread over all."""
-    if len(rows) <= EVALUATION_WINDOWS:
+def spread(rows, most=EVALUATION_WINDOWS):
+    """At most `most` of the rows, evenly spread over all."""
+    if len(rows) <= most:
         return rows
-    return rows[np.linspace(0, len(rows) - 1, EVALUATION_WINDOWS).astype(int)]
+    return rows[np.linspace(0, len(rows) - 1, most).astype(int)]

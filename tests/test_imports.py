@@ -20,6 +20,7 @@ FLOORS = {
     "models": {"autograd", "storage", "nn"},
     "training": {"autograd", "storage", "nn", "lora", "models"},
     "plots": {"storage"},
+    "course": {"autograd", "storage", "nn", "lora", "models", "training", "plots", "tasks"},
     "tasks": {"models", "training"},
     "finetune": {"autograd", "storage", "nn", "lora", "models", "training", "plots", "tasks"},
     "commands": {"autograd", "storage", "lora", "models"},

@@ -192,3 +192,9 @@ def test_import_loads_no_heavy_library():
     code = "import sys, lora_np; print([m for m in ('cupy', 'torch', 'scipy', 'transformers') if m in sys.modules])"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"
+
+
+def test_a_device_has_a_name_for_people():
+    assert backend.device_name("cpu").endswith("CPU cores")
+    with pytest.raises(ValueError, match="unknown device 'tpu'"):
+        backend.device_name("tpu")

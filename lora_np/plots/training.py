@@ -1,28 +1,6 @@
-"""Pictures, in one style: titled, with units, colours that colour-blind readers can tell apart (Okabe and Ito)."""
+"""Pictures of training: loss curves, and losses before and after."""
 
-from pathlib import Path
-
-from .storage import replacing
-
-BLUE, ORANGE, GREEN, GREY = "#0072B2", "#D55E00", "#009E73", "#999999"
-
-
-def new_figure(columns=1, width=6.0, height=3.8):
-    """(figure, [axes]) with `columns` panels side by side, each `width` by `height` inches."""
-    from matplotlib.figure import Figure  # no pyplot: nothing global, works with no screen
-
-    figure = Figure(figsize=(columns * width, height), layout="constrained", dpi=120)
-    axes = figure.subplots(1, columns, squeeze=False)[0]
-    for ax in axes:
-        ax.spines[["top", "right"]].set_visible(False)
-        ax.grid(alpha=0.25)
-    return figure, list(axes)
-
-
-def save(figure, path):
-    """Write the figure as a PNG, replaced in one step."""
-    with replacing(Path(path)) as temporary:
-        figure.savefig(temporary, format="png")
+from .style import BLUE, GREEN, GREY, ORANGE, new_figure
 
 
 def training_curves(history, title, unit="nats per byte"):

@@ -1,0 +1,12 @@
+"""What the notebooks share: the size of their runs, and the experiment that several of them make.
+
+budget.py       how much a notebook computes: `LORA_NP_BUDGET=small` for a quick look
+adaptation.py   from Python source to English prose: the same task for every method that is compared
+sweep.py        the rank sweep that notebook 06 shows: `python -m lora_np.course.sweep`
+exercises/      the checks of the exercises, and the reference solutions they fall back on
+"""
+
+from .adaptation import Adaptation, Outcome
+from .budget import budget
+
+__all__ = ["Adaptation", "Outcome", "budget"]

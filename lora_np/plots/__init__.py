@@ -1,0 +1,26 @@
+"""Pictures, in one style: titled, with units. Each function takes numbers and returns a matplotlib Figure.
+
+A Figure is shown by a notebook as it stands; `save(figure, path)` writes it as a PNG. One file for each kind of
+picture; `style.py` has the colours and the axes.
+"""
+
+from .style import BLACK, BLUE, CYCLE, GREEN, GREY, HEAT, MARKERS, ORANGE, PURPLE, SKY, YELLOW, new_figure, save, show
+from .training import training_curves
+
+__all__ = [
+    "BLACK",
+    "BLUE",
+    "CYCLE",
+    "GREEN",
+    "GREY",
+    "HEAT",
+    "MARKERS",
+    "ORANGE",
+    "PURPLE",
+    "SKY",
+    "YELLOW",
+    "new_figure",
+    "save",
+    "show",
+    "training_curves",
+]

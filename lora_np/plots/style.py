@@ -1,0 +1,41 @@
+"""The one style of all pictures: quiet axes, colours that colour-blind readers can tell apart (Okabe and Ito)."""
+
+from pathlib import Path
+
+from ..storage import replacing
+
+BLUE, ORANGE, GREEN, PURPLE, SKY, YELLOW = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00"
+GREY, BLACK = "#999999", "#222222"
+CYCLE = (BLUE, ORANGE, GREEN, PURPLE, SKY, YELLOW)  # in this order, each with its own marker
+MARKERS = "osD^vP"
+HEAT = "cividis"  # for pictures of matrices: as clear in grey, and to colour-blind readers
+
+
+def new_figure(columns=1, rows=1, width=6.0, height=3.8):
+    """(figure, [axes]) with rows x columns panels in reading order, each `width` by `height` inches."""
+    from matplotlib.figure import Figure  # no pyplot: nothing global, works with no screen
+
+    figure = Figure(figsize=(columns * width, rows * height), layout="constrained", dpi=120)
+    axes = figure.subplots(rows, columns, squeeze=False).ravel()
+    for ax in axes:
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.grid(alpha=0.25)
+    return figure, list(axes)
+
+
+def save(figure, path):
+    """Write the figure as a PNG, replaced in one step."""
+    with replacing(Path(path)) as temporary:
+        figure.savefig(temporary, format="png")
+
+
+def show(figure):
+    """Display the figure in a notebook, at the width of the page."""
+    import io
+
+    from IPython.display import Image, display
+
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png")
+    width = figure.get_figwidth() * figure.dpi
+    display(Image(picture.getvalue(), width=min(900, round(width))))
