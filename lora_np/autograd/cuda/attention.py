@@ -9,14 +9,18 @@ import math
 import cupy
 
 from .blas import gemm
-from .launch import by_rows
+from .launch import by_rows, in_fours
 
+HELD = 16  # keys for each thread of a block: the kernels keep them in registers
+MOST_KEYS = HELD * 1024
 STRIPE = 256  # queries; shorter stripes would cost more starts of kernels than they save
 
 
 def attention_forward(q, k, v, causal=True, scale=None, mask=None, key_mask=None, needs=(True, True, True)):
-    """softmax(s Q Kᵀ) V: q (B, H, T, D), k and v (B, K, S, D) -> (B, H, T, D)."""
+    """softmax(s Q Kᵀ) V: q (B, H, T, D), k and v (B, K, S, D) -> (B, H, T, D). ValueError for S > MOST_KEYS."""
     (B, H, T, D), (K, S) = q.shape, k.shape[1:3]
+    if S > MOST_KEYS:
+        raise ValueError(f"attention on a GPU reads at most {MOST_KEYS:,} keys, got {S:,}")
     scale = 1 / math.sqrt(D) if scale is None else scale
     q, k, v = _stack(q, B * K), _stack(k, B * K), _stack(v, B * K)  # (B·K, G·T, D), (B·K, S, D) twice
     stripes = _stripes(T, S, causal and H == K)
@@ -26,7 +30,7 @@ def attention_forward(q, k, v, causal=True, scale=None, mask=None, key_mask=None
     if key_mask is not None:
         key_mask = cupy.ascontiguousarray(key_mask)
     stripe = STRIPE if len(stripes) > 1 else 0
-    by_rows("softmax_forward", B * H * T, S, P, key_mask, T, S, causal, stripe, float(scale), H * T)
+    by_rows("softmax_forward", B * H * T, S, P, key_mask, T, S, causal, stripe, float(scale), H * T, each=HELD)
     mask = None if mask is None else cupy.ascontiguousarray(mask).reshape(P.shape)
     out = cupy.empty(q.shape, q.dtype)
     weights = P if mask is None else P * mask
@@ -51,7 +55,7 @@ def attention_backward(dout, cache, out=None):
         for t, s in stripes:
             gemm(do[:, t], v[:, s].swapaxes(1, 2), out=ds[:, t, s])
         stripe = STRIPE if len(stripes) > 1 else 0
-        by_rows("softmax_backward", B * H * T, S, ds, P, mask, T, S, causal, stripe, float(scale))
+        by_rows("softmax_backward", B * H * T, S, ds, P, mask, T, S, causal, stripe, float(scale), each=HELD)
     if needs[0]:
         for t, s in stripes:
             gemm(ds[:, t, s], k[:, s], out=dq[:, t])
@@ -80,8 +84,7 @@ def heads_first(x, heads, parts):
     """x (B, T, parts·H·D) -> (parts, B, H, T, D)."""
     B, T, width = x.shape
     y = cupy.empty((parts, B, heads, T, width // (parts * heads)), x.dtype)
-    x = cupy.ascontiguousarray(x)
-    by_rows("swap_heads", B * T, width, x, y, B, T, parts, heads, y.shape[-1], False)
+    _swap_heads(cupy.ascontiguousarray(x), y, y.shape, back=False)
     return y
 
 
@@ -89,8 +92,15 @@ def heads_last(x):
     """x (parts, B, H, T, D) -> (B, T, parts·H·D)."""
     parts, B, heads, T, D = x.shape
     y = cupy.empty((B, T, parts * heads * D), x.dtype)
-    by_rows("swap_heads", B * T, y.shape[-1], x, y, B, T, parts, heads, D, True)
+    _swap_heads(x, y, x.shape, back=True)
     return y
+
+
+def _swap_heads(x, y, shape, back):
+    """Copy x to y, one of them (parts, B, H, T, D) and the other (B, T, parts·H·D)."""
+    parts, B, heads, T, D = shape
+    name, unit = ("swap_heads_by_fours", 4) if in_fours(D, x, y) else ("swap_heads", 1)
+    by_rows(name, B * T, parts * heads * D // unit, x, y, B, T, parts, heads, D // unit, back)
 
 
 def _stack(x, size):

@@ -7,6 +7,9 @@ constexpr float SQRT_2_OVER_PI = 0.7978845608028654f, CUBIC = 0.044715f;
 constexpr float SQRT_HALF = 0.7071067811865476f, INV_SQRT_2PI = 0.3989422804014327f;
 
 #define MINUS_INFINITY __int_as_float(0xff800000)  // NVRTC knows no INFINITY
+#define LOWEST __int_as_float(0xff7fffff)          // the lowest finite number: LOWEST - LOWEST is not NaN
+
+constexpr int HELD = 16;  // how many numbers of a row of scores a thread keeps in registers
 
 // The sum of `value` over all threads of the block, for every thread. At most 1024 threads.
 __device__ float block_sum(float value) {
@@ -34,14 +37,32 @@ __device__ float block_max(float value) {
 __device__ long long first_index() { return blockIdx.x * (long long)blockDim.x + threadIdx.x; }
 __device__ long long stride() { return gridDim.x * (long long)blockDim.x; }
 
+template <typename Pack>
+__device__ void swap_packs(const Pack* x, Pack* y, int B, int T, int P, int H, int D, int back) {
+    int t = blockIdx.x % T, b = blockIdx.x / T, width = P * H * D;
+    for (int i = threadIdx.x; i < width; i += blockDim.x) {
+        int d = i % D, h = i / D % H, p = i / D / H;
+        long long by_time = blockIdx.x * (long long)width + i;
+        long long by_head = ((((long long)p * B + b) * H + h) * T + t) * D + d;
+        if (back) y[by_time] = x[by_head]; else y[by_head] = x[by_time];
+    }
+}
+
 }  // namespace
 
 extern "C" {
 
-// y[row] += bias.
-__global__ void add_bias(float* y, const float* bias, int width) {
+// y[row] += bias. `fours`: by four numbers at a time, which all have to begin at multiples of 16 bytes.
+__global__ void add_bias(float* y, const float* bias, int width, int fours) {
     float* row = y + blockIdx.x * (long long)width;
-    for (int i = threadIdx.x; i < width; i += blockDim.x) row[i] += bias[i];
+    if (!fours) {
+        for (int i = threadIdx.x; i < width; i += blockDim.x) row[i] += bias[i];
+        return;
+    }
+    for (int i = 4 * threadIdx.x; i < width; i += 4 * blockDim.x) {
+        float4 value = *reinterpret_cast<float4*>(row + i), b = *reinterpret_cast<const float4*>(bias + i);
+        *reinterpret_cast<float4*>(row + i) = {value.x + b.x, value.y + b.y, value.z + b.z, value.w + b.w};
+    }
 }
 
 __global__ void layer_norm_forward(const float* x, const float* weight, const float* bias, float* y, float* normed,
@@ -101,7 +122,9 @@ __global__ void rms_norm_backward(const float* dy, const float* weight, const fl
         dx[start + i] = (dy[start + i] * weight[i] - normed[start + i] * slope) * scale;
 }
 
-__global__ void gelu_forward(const float* x, float* y, float* slope, long long size, int exact) {
+__global__ void gelu_forward(const float* __restrict__ x, float* __restrict__ y, float* __restrict__ slope,
+                             long long size, int exact) {
+#pragma unroll 4
     for (long long i = first_index(); i < size; i += stride()) {
         float v = x[i], below, rise;
         if (exact) {
@@ -115,6 +138,12 @@ __global__ void gelu_forward(const float* x, float* y, float* slope, long long s
         y[i] = v * below;
         if (slope) slope[i] = below + v * rise;
     }
+}
+
+__global__ void gelu_backward(const float* __restrict__ dy, const float* __restrict__ slope, float* __restrict__ dx,
+                              long long size) {
+#pragma unroll 4
+    for (long long i = first_index(); i < size; i += stride()) dx[i] = dy[i] * slope[i];
 }
 
 __global__ void swiglu_forward(const float* gate, const float* up, float* y, float* slope, float* through,
@@ -155,13 +184,12 @@ __global__ void rotary(const float* x, const float* cosines, const float* sines,
 
 // x (B, T, P, H, D) -> y (P, B, H, T, D), or with `back` the other way round. One block for each (b, t).
 __global__ void swap_heads(const float* x, float* y, int B, int T, int P, int H, int D, int back) {
-    int t = blockIdx.x % T, b = blockIdx.x / T, width = P * H * D;
-    for (int i = threadIdx.x; i < width; i += blockDim.x) {
-        int d = i % D, h = i / D % H, p = i / D / H;
-        long long by_time = blockIdx.x * (long long)width + i;
-        long long by_head = ((((long long)p * B + b) * H + h) * T + t) * D + d;
-        if (back) y[by_time] = x[by_head]; else y[by_head] = x[by_time];
-    }
+    swap_packs(x, y, B, T, P, H, D, back);
+}
+
+// The same by four numbers at a time, for D that is divisible by 4; D counts packs of four here.
+__global__ void swap_heads_by_fours(const float4* x, float4* y, int B, int T, int P, int H, int D, int back) {
+    swap_packs(x, y, B, T, P, H, D, back);
 }
 
 // The keys that matter to query t: up to its own place with `causal`. Beyond the last key of its stripe of queries
@@ -172,25 +200,30 @@ __device__ int keys_kept(int t, int T, int S, int stripe) {
 }
 
 // Softmax of scale * scores, in place. Row r is query r % T; each batch element has `rows_per_batch` rows.
+// A row has at most HELD * blockDim.x keys: it is read once and written once.
 __global__ void softmax_forward(float* scores, const bool* key_mask, int T, int S, int causal, int stripe,
                                 float scale, int rows_per_batch) {
     long long row = blockIdx.x;
     float* p = scores + row * S;
     int seen = keys_seen(row % T, T, S, causal), kept = keys_kept(row % T, T, S, stripe);
     const bool* counts = key_mask ? key_mask + row / rows_per_batch * S : nullptr;
-    float largest = MINUS_INFINITY;
-    for (int s = threadIdx.x; s < seen; s += blockDim.x)
-        if (!counts || counts[s]) largest = fmaxf(largest, scale * p[s]);
+    float e[HELD], largest = MINUS_INFINITY, sum = 0;
+#pragma unroll
+    for (int j = 0, s = threadIdx.x; j < HELD; ++j, s += blockDim.x) {
+        e[j] = s < seen && (!counts || counts[s]) ? scale * p[s] : MINUS_INFINITY;
+        largest = fmaxf(largest, e[j]);
+    }
     largest = block_max(largest);
     bool nothing = largest == MINUS_INFINITY;  // only padding sees nothing: some average instead of NaN
-    float sum = 0;
-    for (int s = threadIdx.x; s < seen; s += blockDim.x) {
-        float e = nothing ? 1.0f : !counts || counts[s] ? expf(scale * p[s] - largest) : 0.0f;
-        p[s] = e;
-        sum += e;
+#pragma unroll
+    for (int j = 0, s = threadIdx.x; j < HELD; ++j, s += blockDim.x) {
+        e[j] = s >= seen ? 0.0f : nothing ? 1.0f : expf(e[j] - largest);
+        sum += e[j];
     }
     float factor = 1.0f / block_sum(sum);
-    for (int s = threadIdx.x; s < kept; s += blockDim.x) p[s] = s < seen ? p[s] * factor : 0.0f;
+#pragma unroll
+    for (int j = 0, s = threadIdx.x; j < HELD; ++j, s += blockDim.x)
+        if (s < kept) p[s] = e[j] * factor;
 }
 
 // dP -> dS = P (dP - rowsum(dP P)) scale, in place.
@@ -201,37 +234,49 @@ __global__ void softmax_backward(float* dscores, const float* probabilities, con
     const float* p = probabilities + row * S;
     const float* m = mask ? mask + row * S : nullptr;
     int seen = keys_seen(row % T, T, S, causal), kept = keys_kept(row % T, T, S, stripe);
-    float along = 0;
-    for (int s = threadIdx.x; s < seen; s += blockDim.x) along += (m ? d[s] * m[s] : d[s]) * p[s];
+    float dp[HELD], weight[HELD], along = 0;
+#pragma unroll
+    for (int j = 0, s = threadIdx.x; j < HELD; ++j, s += blockDim.x) {
+        dp[j] = s >= seen ? 0.0f : m ? d[s] * m[s] : d[s];
+        weight[j] = s >= seen ? 0.0f : p[s];
+        along += dp[j] * weight[j];
+    }
     along = block_sum(along);
-    for (int s = threadIdx.x; s < kept; s += blockDim.x)
-        d[s] = s < seen ? ((m ? d[s] * m[s] : d[s]) - along) * p[s] * scale : 0.0f;
+#pragma unroll
+    for (int j = 0, s = threadIdx.x; j < HELD; ++j, s += blockDim.x)
+        if (s < kept) d[s] = (dp[j] - along) * weight[j] * scale;
 }
 
-// For each row of logits (stored `stride` apart): losses[row] = ln sum e^z - z[target], and, with a factor that is not 0,
-// z <- (softmax(z) - onehot(target)) * factor. The largest logit and the sum are found in one reading.
+// For each row of logits (stored `row_stride` apart): losses[row] = ln sum e^z - z[target], and, with a factor that is
+// not 0, z <- (softmax(z) - onehot(target)) * factor. The largest logit and the sum are found in one reading. Rows are
+// read by four numbers at a time: they begin at multiples of 16 bytes, and what lies between them may be overwritten.
 __global__ void cross_entropy_rows(float* logits, const long long* targets, float* losses, int V, long long row_stride,
                                    float factor) {
     float* z = logits + blockIdx.x * row_stride;
-    float largest = MINUS_INFINITY, sum = 0;
-    for (int i = threadIdx.x; i < V; i += blockDim.x) {
-        float value = z[i];
-        if (value > largest) {
-            sum = sum * expf(largest - value) + 1.0f;
-            largest = value;
-        } else {
-            sum += expf(value - largest);
-        }
+    float largest = LOWEST, sum = 0;
+    for (int i = 4 * threadIdx.x; i < V; i += 4 * blockDim.x) {
+        float4 v = *reinterpret_cast<const float4*>(z + i);
+        if (i + 1 >= V) v.y = MINUS_INFINITY;
+        if (i + 2 >= V) v.z = MINUS_INFINITY;
+        if (i + 3 >= V) v.w = MINUS_INFINITY;
+        float top = fmaxf(fmaxf(fmaxf(v.x, v.y), fmaxf(v.z, v.w)), largest);
+        sum = sum * expf(largest - top) + (expf(v.x - top) + expf(v.y - top)) + (expf(v.z - top) + expf(v.w - top));
+        largest = top;
     }
     float top = block_max(largest);
-    sum = block_sum(largest == MINUS_INFINITY ? 0.0f : sum * expf(largest - top));
+    sum = block_sum(sum * expf(largest - top));
     int target = targets[blockIdx.x];
     if (threadIdx.x == 0) losses[blockIdx.x] = logf(sum) + (top - z[target]);
-    __syncthreads();
     if (factor == 0.0f) return;
+    __syncthreads();
     float inverse = factor / sum;
-    for (int i = threadIdx.x; i < V; i += blockDim.x)
-        z[i] = expf(z[i] - top) * inverse - (i == target ? factor : 0.0f);
+    for (int i = 4 * threadIdx.x; i < V; i += 4 * blockDim.x) {
+        float4 v = *reinterpret_cast<const float4*>(z + i);
+        v = {expf(v.x - top) * inverse, expf(v.y - top) * inverse, expf(v.z - top) * inverse, expf(v.w - top) * inverse};
+        *reinterpret_cast<float4*>(z + i) = v;
+    }
+    __syncthreads();
+    if (threadIdx.x == 0) z[target] -= factor;
 }
 
 // One step of AdamW for many parameters: table[i] = {p, g, m, v, size}; block row y is parameter y.

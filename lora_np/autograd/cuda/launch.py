@@ -21,11 +21,19 @@ def _kernel(name, device):
     return _module().get_function(name)
 
 
-def by_rows(name, rows, width, *arguments):
-    """Start a kernel with one block for each of `rows` rows of `width` numbers. Nothing happens if there are none."""
+def by_rows(name, rows, width, *arguments, each=4):
+    """Start a kernel with one block for each of `rows` rows of `width` numbers, about `each` of them for every thread.
+
+    Nothing happens if there are no rows.
+    """
     if rows:
-        threads = min(1024, max(32, 32 * -(-width // 128)))  # about four numbers for each thread
+        threads = min(1024, max(32, 32 * -(-width // (32 * each))))
         _start(name, (rows,), threads, arguments)
+
+
+def in_fours(width, *arrays):
+    """Can rows of `width` numbers be read by four at a time? All then begin at multiples of 16 bytes."""
+    return width % 4 == 0 and all(array.data.ptr % 16 == 0 for array in arrays)
 
 
 def by_elements(name, size, *arguments, rows=1):

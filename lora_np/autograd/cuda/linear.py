@@ -1,7 +1,7 @@
 """The linear layer and LoRA's, in CUDA; derived in `fused/linear.py`. Sums of products are added by cuBLAS itself."""
 
 from .blas import gemm
-from .launch import by_rows
+from .launch import by_rows, in_fours
 
 
 def linear_forward(x, weight, bias, fan_in_fan_out=False, needs=(True, True, True)):
@@ -63,7 +63,7 @@ def lora_linear_backward(dy, cache):
 
 def _with_bias(y, bias):
     if bias is not None:
-        by_rows("add_bias", len(y), y.shape[1], y, bias, y.shape[1])
+        by_rows("add_bias", len(y), y.shape[1], y, bias, y.shape[1], in_fours(y.shape[1], y, bias))
     return y
 
 

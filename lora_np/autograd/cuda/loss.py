@@ -13,7 +13,8 @@ CHUNK_BYTES = 1 << 28  # of logits at once
 def cross_entropy_forward(logits, targets, ignore_index=-100, needs=(True,)):
     """The mean of -ln softmax(logits)[target] over the rows that count."""
     rows, picked = counted_rows(targets, logits, ignore_index)
-    z = cupy.array(logits, order="C", copy=True) if isinstance(rows, slice) else logits[rows]
+    z = _empty(len(picked), logits.shape[1])
+    z[...] = logits[rows]
     losses = _rows(z, picked, 1 / len(z) if needs[0] else 0.0)
     return losses.sum() / len(z), (z, rows, logits.shape) if needs[0] else None
 
@@ -27,26 +28,26 @@ def cross_entropy_backward(dloss, cache):
 
 
 def linear_cross_entropy_forward(x, weight, targets, ignore_index=-100, needs=(True, True), chunk_bytes=CHUNK_BYTES):
-    """cross_entropy(x Wᵀ, targets), `chunk_bytes` of logits at a time.
-
-    The rows of the logits begin at multiples of 32 bytes, whatever the vocabulary's size: tensor cores want that.
-    """
+    """cross_entropy(x Wᵀ, targets), at most `chunk_bytes` of logits at a time, in chunks of one size."""
     rows, picked = counted_rows(targets, x, ignore_index)
     counted = x[rows]
     n, V = len(counted), len(weight)
     dx = cupy.empty_like(counted) if needs[0] else None
     dw = cupy.zeros_like(weight) if needs[1] else None
-    step = max(1, min(n, chunk_bytes // (4 * V)))
-    z = cupy.empty((step, -(-V // 8) * 8), np.float32)[:, :V]
-    losses = []
+    chunks = -(-n // max(1, chunk_bytes // (4 * V)))
+    step = -(-n // chunks)
+    z, losses = _empty(step, V), []
     for start in range(0, n, step):
         chunk = slice(start, min(start + step, n))
-        logits = gemm(counted[chunk], weight.T, out=z[: chunk.stop - start])
+        logits = z[: chunk.stop - start]
+        for words in _parts(V):
+            gemm(counted[chunk], weight[words].T, out=logits[:, words])
         losses.append(_rows(logits, picked[chunk], 1 / n if any(needs) else 0.0))
-        if needs[0]:
-            gemm(logits, weight, out=dx[chunk])
-        if needs[1]:
-            gemm(logits.T, counted[chunk], out=dw, beta=1.0)
+        for words in _parts(V):
+            if needs[0]:
+                gemm(logits[:, words], weight[words], out=dx[chunk], beta=1.0 if words.start else 0.0)
+            if needs[1]:
+                gemm(logits[:, words].T, counted[chunk], out=dw[words], beta=1.0)
     total = (losses[0] if len(losses) == 1 else cupy.concatenate(losses)).sum()
     return total / n, (spread(dx, rows, x.shape), dw)
 
@@ -56,10 +57,23 @@ def linear_cross_entropy_backward(dloss, cache):
     return tuple(None if d is None else d * dloss for d in cache)
 
 
+def _empty(rows, V):
+    """Room for logits (rows, V), each row beginning at a multiple of 32 bytes."""
+    return cupy.empty((rows, -(-V // 8) * 8), np.float32)[:, :V]
+
+
+def _parts(V):
+    """The vocabulary as slices: a multiple of 8, and what is left.
+
+    Tensor cores want sizes that 4 divides. With GPT-2's 50,257 words in one piece the two products of the loss took
+    5.1 of a step's 21.9 ms on an NVIDIA H200 in TF32, in two pieces 2.2.
+    """
+    whole = V - V % 8
+    return [part for part in (slice(0, whole), slice(whole, V)) if part.start < part.stop]
+
+
 def _rows(z, picked, factor):
     """Each row's loss; z becomes its gradient times `factor`, unless that is 0."""
-    losses = cupy.empty(len(z), np.float32)
-    by_rows(
-        "cross_entropy_rows", len(z), z.shape[1], z, picked, losses, z.shape[1], long(z.strides[0] // 4), float(factor)
-    )
+    losses, V = cupy.empty(len(z), np.float32), z.shape[1]
+    by_rows("cross_entropy_rows", len(z), V, z, picked, losses, V, long(z.strides[0] // 4), float(factor))
     return losses

@@ -164,6 +164,18 @@ def test_long_attention_in_stripes(T, more, padded):
     compare("attention", arrays, True, None, None, key_mask)
 
 
+def test_more_keys_than_a_block_can_hold_are_refused():
+    import cupy
+
+    from lora_np.autograd import cuda
+
+    q, k = cupy.ones((1, 1, 1, 2), np.float32), cupy.ones((1, 1, 16_385, 2), np.float32)
+    with pytest.raises(ValueError, match="at most 16,384 keys, got 16,385"):
+        cuda.attention_forward(q, k, k)
+    y, _ = cuda.attention_forward(q, k[:, :, 1:], k[:, :, 1:])
+    assert_close(y, np.ones((1, 1, 1, 2), np.float32), **CLOSE)
+
+
 @few
 @given(B=st.integers(1, 3), T=st.sampled_from([1, 3, 40]), H=st.integers(1, 3), D=st.sampled_from([1, 4, 32]))
 def test_self_attention(B, T, H, D):
@@ -224,6 +236,31 @@ def test_large_logits_do_not_overflow():
     logits = np.array([[1e4, -1e4, 0], [-1e30, -1e30, -1e30], [88, 89, 90]], np.float32)
     compare("cross_entropy", [logits], np.array([0, 1, 2]))
     compare("cross_entropy", [logits], np.array([1, 0, -100]))
+
+
+def test_words_that_are_ruled_out_have_no_probability():
+    logits = np.array([[-np.inf, 0, 1, -np.inf, 2], [-np.inf] * 4 + [3]], np.float32)
+    compare("cross_entropy", [logits], np.array([2, 4]))
+
+
+def test_numbers_that_do_not_begin_at_multiples_of_16_bytes():
+    import cupy
+
+    from lora_np.autograd import cuda
+
+    def shifted(array):
+        """The same numbers, four bytes off."""
+        room = cupy.empty(array.size + 1, np.float32)
+        room[1:] = cupy.asarray(array).ravel()
+        return room[1:].reshape(array.shape)
+
+    x, weight, bias, qkv = arrays_of((6, 8), (4, 8), 4, (2, 5, 3 * 2 * 4))
+    y, _ = cuda.linear_forward(*map(shifted, (x, weight, bias)))
+    assert_close(y, fused.linear_forward(x, weight, bias)[0], **CLOSE)
+    y, _ = cuda.self_attention_forward(shifted(qkv), 2)
+    assert_close(y, fused.self_attention_forward(qkv, 2)[0], **CLOSE)
+    y, _ = cuda.cross_entropy_forward(shifted(x), np.arange(6))
+    assert_close(y, fused.cross_entropy_forward(x, np.arange(6))[0], **CLOSE)
 
 
 def test_inputs_that_are_not_contiguous():
