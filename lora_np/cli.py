@@ -88,6 +88,10 @@ def _add_finetune(parser):
     add("--learning-rate", "peak rate (default: 0.01 for tiny-python, else 0.001)", type=float, metavar="X")
     add("--max-length", "tokens in a window, or at most in an example (default: 256)", type=int, metavar="N")
     add("--packing", "put several examples into one row, so that little is padding", action="store_true")
+    checkpointing = (
+        "keep only each block's input and compute the rest again in the backward pass: slower, far less memory"
+    )
+    add("--gradient-checkpointing", checkpointing, action="store_true")
     add("--seed", "the same seed gives the same run", type=int, metavar="N")
     add("--device", "cpu, cuda or cuda:N; a GPU needs CuPy")
     resume = "go on from the checkpoint in --out, all other options being the same"

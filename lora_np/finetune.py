@@ -50,6 +50,7 @@ class FinetuneOptions:
     learning_rate: float | None = None
     max_length: int | None = None
     packing: bool = False
+    gradient_checkpointing: bool = False
     seed: int = 0
     device: str = "cpu"
     resume: bool = False
@@ -126,14 +127,17 @@ def _memory_line(fields, options):
         return f"No estimate of the memory: {error}"
     weights, activations, total = (f"{parts[name] / 1e6:.0f}" for name in ("weights", "activations", "total"))
     trained = (parts["adapters"] + parts["gradients"] + parts["optimizer"]) / 1e6
-    return (
+    line = (
         f"A step of {options.batch_size} x {options.max_length} tokens takes about {total} MB: weights {weights}, "
         f"adapters with gradients and optimizer {trained:.1f}, activations {activations}"
     )
+    return f"{line}; less here, as blocks are computed again" if options.gradient_checkpointing else line
 
 
 def _adapted(model, options):
     """The model with a fresh adapter."""
+    if options.gradient_checkpointing:
+        model.gradient_checkpointing_enable()
     manual_seed(options.seed)
     targets = options.target_modules if isinstance(options.target_modules, str) else list(options.target_modules)
     config = LoraConfig(

@@ -118,3 +118,10 @@ def test_without_a_choice_of_folder_the_next_free_one_is_taken_and_the_last_resu
     resumed = finetune(FinetuneOptions(**options, resume=True), say=lambda line: None)
     assert str(resumed["adapter"]) == "runs/my-2"
     assert len(list((tmp_path / "runs").iterdir())) == 2
+
+
+def test_blocks_computed_again_learn_the_same(tmp_path, text):
+    kept, _ = run(tmp_path, data=str(text))
+    again, report = run(tmp_path / "again", data=str(text), gradient_checkpointing=True)
+    np.testing.assert_allclose(again["history"]["loss"], kept["history"]["loss"], rtol=1e-5)
+    assert "computed again" in report
