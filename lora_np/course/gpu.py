@@ -5,77 +5,33 @@
 """
 
 import argparse
-import dataclasses
 import json
 import platform
 import statistics
-import threading
+import time
 from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
-from ..autograd import backend, fused, manual_seed
+from ..autograd import backend, manual_seed
 from ..lora import LoraConfig, get_peft_model
 from ..models import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
 from ..models.auto import TINY_PYTHON
 from ..storage import replacing
 from ..training import AdamW, TextData, prose_documents
 from ..training.recorded import RecordedStep
+from .timeline import Span, Timeline, time_line
 
 GPT2_SHAPE = "GPT-2 124M"
 BATCHES = {TINY_PYTHON: (16, 256), GPT2_SHAPE: (8, 512)}  # model: (sequences, tokens in each) of a step
-ORDINARY, RECORDED = "ordinary", "recorded"
-MODES = {  # on a GPU: (kind of step, TF32?)
-    "float32": (ORDINARY, False),
-    "float32, recorded": (RECORDED, False),
-    "TF32": (ORDINARY, True),
-    "TF32, recorded": (RECORDED, True),
+MODES = {  # on a GPU: (is the step recorded, TF32?)
+    "float32": (False, False),
+    "float32, recorded": (True, False),
+    "TF32": (False, True),
+    "TF32, recorded": (True, True),
 }
-
-PARTS = {  # what the picture tells apart: the engine's fused operations
-    "linear layers": ("linear", "lora_linear"),
-    "attention": ("self_attention", "attention", "rotary"),
-    "norm, GELU": ("layer_norm", "rms_norm", "gelu", "silu", "swiglu", "relu"),
-    "head and loss": ("linear_cross_entropy", "cross_entropy"),
-    "optimizer": ("adamw",),
-}
-REST = "the rest"  # residual sums, embedding, Python between the operations, waiting
-
-
-class Span(NamedTuple):
-    """One operation of a step. Times in milliseconds since the step began; `lane` is the number of its thread."""
-
-    part: str
-    phase: str  # "forward", "backward" or "step"
-    start: float
-    end: float
-    lane: int
-
-
-@dataclasses.dataclass
-class Timeline:
-    """One training step: its operations and how long it took, in milliseconds."""
-
-    spans: list
-    milliseconds: float
-
-    @property
-    def lanes(self):
-        """How many threads worked on it."""
-        return 1 + max((span.lane for span in self.spans), default=0)
-
-    def by_part(self):
-        """{part: milliseconds}, with the `REST`; they add up to the step.
-
-        Where several threads worked at the same time, each operation counts by its share of them.
-        """
-        totals = dict.fromkeys(PARTS, 0.0)
-        for span in self.spans:
-            totals[span.part] += (span.end - span.start) / self.lanes
-        return {**totals, REST: max(0.0, self.milliseconds - sum(totals.values()))}
 
 
 def make_model(name, device="cpu", started=True):
@@ -120,7 +76,7 @@ def train_step(model, optimizer, batch):
 
 
 def parity(device="cpu", sequences=4):
-    """How far float32, and on a GPU TF32, are from float64 on the CPU: [{"device", "precision", "logits", "gradients"}].
+    """How far float32, on a GPU also TF32, is from the CPU's float64: [{"device", "precision", "logits", "gradients"}].
 
     logits: ‖x - x₆₄‖ / ‖x₆₄‖; gradients: the same, of that adapter matrix for which it is largest.
     """
@@ -166,102 +122,43 @@ def _tf32(enabled):
 
 
 def step_times(step, device, rounds=3, steps=10, warm_up=3):
-    """Milliseconds per step, one number for each round of `steps` steps with no waiting in between."""
+    """(milliseconds a step, milliseconds until Python has handed it over), each a list with a number for each round.
+
+    A round is `steps` steps with no waiting in between: a GPU works while Python hands over what comes next. Then one
+    more step is handed over to a GPU that has nothing else to do; a CPU has done it when Python is through.
+    """
     for _ in range(warm_up):
         step()
-    times = []
+    times, host = [], []
     for _ in range(rounds):
         backend.synchronize(device)
-        start = backend.moment(device)
+        began = time.perf_counter()
         for _ in range(steps):
             step()
-        times.append(1e3 * backend.seconds_between(start, backend.moment(device)) / steps)
-    return times
+        backend.synchronize(device)
+        times.append(1e3 * (time.perf_counter() - began) / steps)
+        if device != "cpu":
+            began = time.perf_counter()
+            step()
+            host.append(1e3 * (time.perf_counter() - began))
+    return times, host or times
 
 
 def time_model(name, device, mode="float32", **repeats):
     """Time the training step of one model on one device in one of `MODES`; `repeats` as for `step_times`.
 
-    {"model", "device", "mode", "tokens" of a step, "milliseconds" of each round}. On a CPU the mode is float32.
+    {"model", "device", "mode", "tokens" of a step, "milliseconds" a step, "host": until Python has handed it over}.
+    Both times are lists, a number for each round. On a CPU the mode is float32.
     """
-    kind, tf32 = MODES[mode]
+    is_recorded, tf32 = MODES[mode]
     model, batch = make_model(name, device), make_batch(name)
     optimizer = make_optimizer(model)
     with _tf32(tf32):
-        recorded = RecordedStep(model, optimizer) if kind == RECORDED else None
+        recorded = RecordedStep(model, optimizer) if is_recorded else None
         step = (lambda: recorded(batch)) if recorded else (lambda: train_step(model, optimizer, batch))
-        times = [round(t, 4) for t in step_times(step, device, **repeats)]
-    return {"model": name, "device": device, "mode": mode, "tokens": batch["input_ids"].size, "milliseconds": times}
-
-
-# Where does the time go?
-
-
-@contextmanager
-def watched(device="cpu"):
-    """Inside this block, each fused operation of the engine notes when it begins and ends; yields the list of notes.
-
-    A note is (operation, phase, moment of beginning, moment of end, thread). The engine looks its operations up by
-    name at each call; here others stand under these names, which note, call the first, and note again.
-    """
-    places = [fused]
-    if device != "cpu":
-        from ..autograd import cuda
-
-        places.append(cuda)
-    notes, before = [], []
-    for place in places:
-        for name in place.__all__:
-            operation, _, phase = name.rpartition("_")
-            if phase in ("forward", "backward"):
-                function = getattr(place, name)
-                before.append((place, name, function))
-                setattr(place, name, _noting(function, operation, phase, device, notes))
-    try:
-        yield notes
-    finally:
-        for place, name, function in before:
-            setattr(place, name, function)
-
-
-def _noting(function, operation, phase, device, notes):
-    def noting(*args, **kwargs):
-        start = backend.moment(device)
-        result = function(*args, **kwargs)
-        notes.append((operation, phase, start, backend.moment(device), threading.get_ident()))
-        return result
-
-    return noting
-
-
-def time_line(model, optimizer, batch, device="cpu", warm_up=2):
-    """The `Timeline` of one training step, after some that are not looked at.
-
-    Nobody waits between them, so that a GPU that is slower than Python still has work when the step that is looked at
-    begins, and an operation's time there is its own.
-    """
-    for _ in range(warm_up):
-        train_step(model, optimizer, batch)
-    with watched(device) as notes:
-        start = backend.moment(device)
-        model(**batch).loss.backward()
-        before = backend.moment(device)
-        optimizer.step()
-        end = backend.moment(device)
-    optimizer.zero_grad()
-    notes.append(("adamw", "step", before, end, threading.get_ident()))
-    return Timeline(_spans(notes, start), 1e3 * backend.seconds_between(start, end))
-
-
-def _spans(notes, start):
-    part_of = {operation: part for part, operations in PARTS.items() for operation in operations}
-    lanes = {threading.get_ident(): 0}
-    spans = []
-    for operation, phase, begin, end, thread in notes:
-        lane = lanes.setdefault(thread, len(lanes))
-        times = (1e3 * backend.seconds_between(start, moment) for moment in (begin, end))
-        spans.append(Span(part_of[operation], phase, *times, lane))
-    return sorted(spans, key=lambda span: span.start)
+        times, host = ([round(t, 4) for t in found] for found in step_times(step, device, **repeats))
+    row = {"model": name, "device": device, "mode": mode, "tokens": batch["input_ids"].size}
+    return {**row, "milliseconds": times, "host": host}
 
 
 # All of it, and the file that is shipped
@@ -276,9 +173,7 @@ def measure(rounds=3, steps=10, say=lambda line: None):
     device = "cuda" if gpu else "cpu"
     about = {"gpu": backend.device_name("cuda") if gpu else None, "cpu": backend.device_name("cpu")}
     result = {"about": {**about, "python": platform.python_version()}, "parity": parity(device), "times": []}
-    once = {"rounds": 1, "steps": 1, "warm_up": 1}  # a step of GPT-2 takes seconds on a CPU
-    plan = [(name, device, mode, {}) for name in BATCHES for mode in MODES] if gpu else []
-    plan += [(TINY_PYTHON, "cpu", "float32", {})] + ([(GPT2_SHAPE, "cpu", "float32", once)] if gpu else [])
+    plan = _plan(gpu)
     for name, place, mode, fewer in plan:
         row = time_model(name, place, mode, **{"rounds": rounds, "steps": steps, **fewer})
         say(f"{name}, {place}, {mode}: {statistics.median(row['milliseconds']):.2f} ms a step")
@@ -289,6 +184,16 @@ def measure(rounds=3, steps=10, say=lambda line: None):
         if (name, place) != (GPT2_SHAPE, "cpu")
     ]
     return result
+
+
+def _plan(gpu):
+    """[(model, device, mode, what is other than usual)] of all that is timed."""
+    plan = [(TINY_PYTHON, "cpu", "float32", {})]
+    if not gpu:
+        return plan
+    plan += [(name, "cuda", mode, {}) for name in BATCHES for mode in MODES]
+    once = {"rounds": 1, "steps": 1, "warm_up": 1}  # a step of GPT-2 takes seconds on a CPU
+    return [*plan, (GPT2_SHAPE, "cpu", "float32", once)]
 
 
 def model_time_line(name, device="cpu"):
@@ -322,20 +227,33 @@ def describe(result):
     return f"{about['gpu'] or 'no GPU'}; {about['cpu']}; Python {about['python']}"
 
 
+def milliseconds(result, model, mode, device="cuda"):
+    """The median time of a step over the rounds; NaN if this was not measured."""
+    wanted = (model, mode, device)
+    found = [row for row in result["times"] if (row["model"], row["mode"], row["device"]) == wanted]
+    return statistics.median(found[0]["milliseconds"]) if found else float("nan")
+
+
 def format_times(result):
-    """A table: the median over the rounds, their range, and how many times as fast as the CPU."""
-    lines = [
-        f"{'model':<12} {'device':<6} {'mode':<18} {'ms a step':>10} {'(range)':>18} {'tokens/s':>12} {'vs CPU':>8}"
+    """A table: the median over the rounds and their range, Python's part of it, tokens a second, times the CPU's."""
+    head = ("model", "device", "mode", "ms a step", "range", "Python, ms", "tokens/s", "x CPU")
+    rows = sorted(result["times"], key=lambda row: (list(BATCHES).index(row["model"]), row["device"]))
+    lines = [head, *(_row_of(row, milliseconds(result, row["model"], "float32", "cpu")) for row in rows)]
+    widths = (12, 6, 18, 10, 15, 11, 10, 7)
+    texts = [
+        [x.ljust(w) if i < 3 else x.rjust(w) for i, (x, w) in enumerate(zip(line, widths, strict=True))]
+        for line in lines
     ]
-    on_cpu = {row["model"]: statistics.median(row["milliseconds"]) for row in result["times"] if row["device"] == "cpu"}
-    for row in sorted(result["times"], key=lambda row: (list(BATCHES).index(row["model"]), row["device"])):
-        times, middle = row["milliseconds"], statistics.median(row["milliseconds"])
-        spread = f"({min(times):.2f} - {max(times):.2f})" if len(times) > 1 else "(once)"
-        ratio = f"{on_cpu[row['model']] / middle:.1f}x" if row["model"] in on_cpu else ""
-        rate = f"{1e3 * row['tokens'] / middle:,.0f}"
-        head = f"{row['model']:<12} {row['device']:<6} {row['mode']:<18}"
-        lines.append(f"{head} {middle:>10.2f} {spread:>18} {rate:>12} {ratio:>8}")
-    return "\n".join(lines)
+    return "\n".join(" ".join(text) for text in texts)
+
+
+def _row_of(row, on_cpu):
+    """A row of the table, as texts."""
+    times, middle = row["milliseconds"], statistics.median(row["milliseconds"])
+    spread = f"{min(times):.2f}-{max(times):.2f}" if len(times) > 1 else "once"
+    host = "" if row["device"] == "cpu" else f"{statistics.median(row['host']):.2f}"
+    rate, ratio = f"{1e3 * row['tokens'] / middle:,.0f}", f"{on_cpu / middle:.1f}" if on_cpu == on_cpu else ""
+    return row["model"], row["device"], row["mode"], f"{middle:.2f}", spread, host, rate, ratio
 
 
 def write(result, path):

@@ -19,8 +19,8 @@ def attention_maps(maps, text="", title="", columns=4):
         if text and np.shape(weights) != (len(text), len(text)):
             raise ValueError(f"map {name!r} is {np.shape(weights)}, the text has {len(text)} characters")
     columns = min(columns, len(maps))
-    size = 7.5 if len(maps) == 1 else max(2.4, 9 / columns)
-    figure, axes = new_figure(columns, -(-len(maps) // columns), size, size)
+    width, height = (7.5, 6.7) if len(maps) == 1 else (9 / columns, 9 / columns)
+    figure, axes = new_figure(columns, -(-len(maps) // columns), width, height)
     for ax, (name, weights) in zip(axes, maps.items(), strict=False):
         image = _draw(ax, np.asarray(weights), name)
     for ax in axes[len(maps) :]:

@@ -43,9 +43,13 @@ def number(value):
 
 
 def _finish(ax, title, unit):
+    from matplotlib.ticker import MaxNLocator
+
     ax.set(title=title, xlabel=unit)
     ax.invert_yaxis()
     ax.grid(axis="y", visible=False)
-    ax.margins(x=0.14)
+    ax.margins(x=0.18)  # room for the numbers
     ax.set_xlim(left=0)
+    ax.xaxis.set_major_locator(MaxNLocator(5))
+    ax.xaxis.set_major_formatter("{x:,.10g}")
     ax.axvline(0, color=GREY, linewidth=0.8)

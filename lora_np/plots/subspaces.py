@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from .bars import HATCHES
 from .style import BLACK, CYCLE, GREY, HEAT, MARKERS, new_figure
 
 SMALLEST = 1e-3  # of the largest singular value: what is below is not drawn
@@ -10,8 +11,8 @@ SMALLEST = 1e-3  # of the largest singular value: what is below is not drawn
 def spectra(matrices, title):
     """Two panels: singular values over the largest one, and the share of the energy ‖·‖²_F that the first k hold.
 
-    matrices: {label: singular values, largest first}, or {label: a list of them}, which are drawn as their mean with
-    a band from the least to the greatest. ValueError if the spectra of one label differ in length.
+    matrices: {label: singular values, largest first}, or {label: a list of them}, drawn as the mean of their curves.
+    ValueError if the spectra of one label differ in length.
     """
     figure, (values, energy) = new_figure(columns=2)
     styles = zip(CYCLE, ("-", "--", "-.", ":"), strict=False)
@@ -20,7 +21,6 @@ def spectra(matrices, title):
         k = np.arange(1, rows.shape[1] + 1)
         for ax, curves in ((values, rows / rows[:, :1]), (energy, 100 * energy_share(rows))):
             ax.plot(k, curves.mean(axis=0), color=colour, linestyle=style, linewidth=2, label=label)
-            ax.fill_between(k, curves.min(axis=0), curves.max(axis=0), color=colour, alpha=0.15, linewidth=0)
     values.set(title=title, xlabel="number of the singular value", ylabel="over the largest one")
     values.set(yscale="log", ylim=(SMALLEST, 1.3))
     energy.set(title="Energy in the first k directions", xlabel="k", ylabel="share of the squared norm (%)")
@@ -73,7 +73,7 @@ def loss_by_rank(curves, points, levels, title, unit="nats per byte"):
     points  {label: (ranks, losses)}, drawn as large markers
     levels  {label: loss}, drawn as horizontal lines: what does not depend on the rank
     """
-    figure, (ax,) = new_figure(width=8.0, height=4.2)
+    figure, (ax,) = new_figure(width=8.0, height=4.8)
     colours, markers = iter(CYCLE), iter(MARKERS)
     for label, (ranks, losses) in curves.items():
         ax.plot(ranks, losses, color=next(colours), marker=next(markers), label=label)
@@ -85,7 +85,7 @@ def loss_by_rank(curves, points, levels, title, unit="nats per byte"):
         ax.axhline(loss, color=colour, linestyle=style, label=label)
     ax.set(title=title, xlabel="rank k", ylabel=f"loss ({unit})", xscale="log")
     _plain_ticks(ax, max(max(ranks) for ranks, _ in curves.values()))
-    ax.legend(frameon=False)
+    figure.legend(loc="outside lower center", ncols=2, frameon=False)
     return figure
 
 
@@ -97,16 +97,18 @@ def _plain_ticks(ax, most):
 
 
 def norm_bars(groups, title, ylabel):
-    """Bars in groups, on a logarithmic scale: {label of a group: {label of a bar: number}}, all with the same bars."""
-    figure, (ax,) = new_figure(width=8.0)
+    """Bars in groups, each with its number: {label of a group: {label of a bar: number}}, all with the same bars."""
+    figure, (ax,) = new_figure(width=8.0, height=4.2)
     bars = list(next(iter(groups.values())))
     width = 0.8 / len(bars)
-    for number, (bar, colour, hatch) in enumerate(zip(bars, CYCLE, ("", "//", "..", "xx", "\\\\", "++"), strict=False)):
+    for number, (bar, colour, hatch) in enumerate(zip(bars, CYCLE, HATCHES, strict=False)):
         at = np.arange(len(groups)) + (number - (len(bars) - 1) / 2) * width
         heights = [group[bar] for group in groups.values()]
-        ax.bar(at, heights, width=0.92 * width, color=colour, hatch=hatch, edgecolor="white", label=bar)
+        drawn = ax.bar(at, heights, width=0.92 * width, color=colour, hatch=hatch, edgecolor="white", label=bar)
+        ax.bar_label(drawn, fmt="%.2f", padding=2)
     ax.set_xticks(range(len(groups)), list(groups))
-    ax.set(title=title, ylabel=ylabel, yscale="log")
+    ax.set(title=title, ylabel=ylabel)
     ax.grid(axis="x", visible=False)
-    ax.legend(frameon=False, ncols=len(bars), loc="upper center", bbox_to_anchor=(0.5, -0.1))
+    ax.margins(y=0.1)
+    figure.legend(loc="outside lower center", ncols=len(bars), frameon=False)
     return figure

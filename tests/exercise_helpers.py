@@ -1,0 +1,48 @@
+"""For the tests of the course's exercises: notebooks' code run in this process, and wrong answers shown to a check."""
+
+import contextlib
+import io
+import re
+from pathlib import Path
+
+import pytest
+
+from lora_np.course.exercises.checking import WrongAnswerError
+from lora_np.course.exercises.generate import BEGIN, read
+
+NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
+
+
+def code_cells(path):
+    """The sources of a notebook's code cells."""
+    return ["".join(cell["source"]) for cell in read(path)["cells"] if cell["cell_type"] == "code"]
+
+
+def run_cells(path):
+    """Run a notebook's code cells one after the other; returns (its names, all that was printed)."""
+    names, printed = {}, io.StringIO()
+    with contextlib.redirect_stdout(printed):
+        for number, source in enumerate(code_cells(path)):
+            exec(compile(source, f"{path.name}[{number}]", "exec"), names)
+    return names, printed.getvalue()
+
+
+def solutions(topic):
+    """{name: function}: the solutions in the notebook NN_topic, with its imports and without its checks."""
+    (path,) = (NOTEBOOKS / "solutions").glob(f"[0-9][0-9]_{topic}.ipynb")
+    names, cells = {}, code_cells(path)
+    exec(cells[0], names)
+    for source in cells:
+        if BEGIN in source:
+            exec(source, names)
+    functions = [name for source in cells if BEGIN in source for name in re.findall(r"^def (\w+)", source, re.M)]
+    return {name: names[name] for name in functions}
+
+
+def assert_told(check, function, hint, name, capsys):
+    """The check says that `function`, under the exercise's name, is wrong, and that `hint` (a pattern) is why."""
+    function.__name__ = name
+    capsys.readouterr()
+    with pytest.raises(WrongAnswerError, match=hint):
+        check(function)
+    assert re.search(hint, capsys.readouterr().out)
