@@ -2,7 +2,9 @@
 
 budget.py       how much a notebook computes: `LORA_NP_BUDGET=small` for a quick look
 adaptation.py   from Python source to English prose: the same task for every method that is compared
-sweep.py        the rank sweep that notebook 06 shows: `python -m lora_np.course.sweep`
+sweep.py        the rank sweep that notebooks 05 and 06 show: `python -m lora_np.course.sweep`
+timeline.py     one training step taken apart: which operation began and ended when
+gpu.py          CPU and GPU side by side, for notebook 11: `python -m lora_np.course.gpu`
 exercises/      the checks of the exercises, and the reference solutions they fall back on
 """
 

@@ -30,7 +30,7 @@ def save(figure, path):
 
 
 def show(figure):
-    """Display the figure in a notebook, at the width of the page."""
+    """Display the figure in a notebook, at the width of the page, with its titles for those who can not see it."""
     import io
 
     from IPython.display import Image, display
@@ -38,4 +38,6 @@ def show(figure):
     picture = io.BytesIO()
     figure.savefig(picture, format="png")
     width = figure.get_figwidth() * figure.dpi
-    display(Image(picture.getvalue(), width=min(900, round(width))))
+    titles = [figure.get_suptitle(), *(ax.get_title() for ax in figure.axes)]
+    alt = "; ".join(" ".join(title.split()) for title in titles if title)
+    display(Image(picture.getvalue(), width=min(900, round(width)), alt=alt))

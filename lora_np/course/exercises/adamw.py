@@ -88,6 +88,20 @@ def _uphill(p, g, m, v, t, lr, weight_decay, betas, eps):
     return 2 * shrunk - new, m, v
 
 
+def _grows(p, g, m, v, t, lr, weight_decay, betas, eps):
+    return _right(p, g, m, v, t, lr, -weight_decay, betas, eps)
+
+
+def _shrunk_last(p, g, m, v, t, lr, weight_decay, betas, eps):
+    new, m, v = _right(p, g, m, v, t, lr, 0.0, betas, eps)
+    return new - lr * weight_decay * new, m, v
+
+
+def _plain_gradient(p, g, m, v, t, lr, weight_decay, betas, eps):
+    new_m, new_v = _right(p, g, m, v, t, lr, weight_decay, betas, eps)[1:]
+    return p - lr * weight_decay * p - lr * g / (np.sqrt(new_v / (1 - betas[1] ** t)) + eps), new_m, new_v
+
+
 def _hats_kept(p, g, m, v, t, lr, weight_decay, betas, eps):
     new, m, v = _right(p, g, m, v, t, lr, weight_decay, betas, eps)
     return new, m / (1 - betas[0] ** t), v / (1 - betas[1] ** t)
@@ -112,6 +126,14 @@ MISTAKES = (
         "the correction has no power t: it is 1 - βᵗ, which goes to 1.",
         _adamw(unbias=lambda m, v, t, beta1, beta2: (m / (1 - beta1), v / (1 - beta2))),
     ),
+    Mistake(
+        "β · t stands where βᵗ should: beta**t.",
+        _adamw(unbias=lambda m, v, t, beta1, beta2: (m / (1 - beta1 * t), v / (1 - beta2 * t))),
+    ),
+    Mistake(
+        "t is one too large: at the first step it is 1 already.",
+        _adamw(unbias=lambda m, v, t, beta1, beta2: (m / (1 - beta1 ** (t + 1)), v / (1 - beta2 ** (t + 1)))),
+    ),
     Mistake("eps is under the root; it is added to it.", _adamw(step=lambda m, v, eps: m / np.sqrt(v + eps))),
     Mistake("eps is missing.", _adamw(step=lambda m, v, eps: m / np.sqrt(v))),
     Mistake("the root of v̂ is missing.", _adamw(step=lambda m, v, eps: m / (v + eps))),
@@ -121,10 +143,14 @@ MISTAKES = (
         "the weight decay is added to the gradient. That is Adam with L2; AdamW shrinks p beside the step.",
         _in_the_gradient,
     ),
+    Mistake("the weight decay makes p larger: subtract it.", _grows),
+    Mistake("the decay is taken of the new p; it is lr · λ times the p before the step.", _shrunk_last),
+    Mistake("the step is along g; it should be along m̂, the mean of the gradients.", _plain_gradient),
     Mistake("β₁ and β₂ have changed places.", _betas_swapped),
     Mistake(
         "in v, the gradient is to be squared.", _adamw(square=lambda v, g, beta: beta * v + (1 - beta) * np.abs(g))
     ),
+    Mistake("in v, the gradient is to be squared.", _adamw(square=lambda v, g, beta: beta * v + (1 - beta) * g)),
     Mistake("in m, the new gradient counts 1 - β₁.", _adamw(mean=lambda m, g, beta: beta * m + g)),
     Mistake("in m, β₁ and 1 - β₁ have changed places.", _adamw(mean=lambda m, g, beta: (1 - beta) * m + beta * g)),
     Mistake("the step goes up the gradient: subtract it.", _uphill),
@@ -142,11 +168,11 @@ def _example():
     return params, steps
 
 
-def _run(function):
-    """(params, state, did it return anything?) after the example's three steps."""
-    params, steps = _example()
+def _run(function, steps=3):
+    """(params, state, did it return anything?) after the example's three steps, or the first of them."""
+    params, gradients = _example()
     state, returned = {}, None
-    for t, grads in enumerate(steps, 1):
+    for t, grads in enumerate(gradients[:steps], 1):
         returned = function(params, grads, state, t, 0.1)
     return params, state, returned
 
@@ -172,7 +198,10 @@ def keeps_the_state(function):
     (params, _, _), (expected, _, _) = _run(function), _run(step_adapters)
     if all(np.allclose(params[name], expected[name]) for name in expected):
         return None
-    return "the first step may be right, but later ones are not: are m and v of the last step taken from `state`?"
+    (first, _, _), (right, _, _) = _run(function, steps=1), _run(step_adapters, steps=1)
+    if not all(np.allclose(first[name], right[name]) for name in right):
+        return "the first step is wrong: give adamw_step t and lr, and leave its other settings as they are."
+    return "the first step is right, later ones are not: are m and v taken from `state`, and is t handed on?"
 
 
 check = checker(

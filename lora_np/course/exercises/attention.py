@@ -37,8 +37,8 @@ def _seen(scores, offset=0):
     return np.tril(np.ones(scores.shape[-2:], bool), offset)
 
 
-def _hidden(scores, seen):
-    return np.where(seen, scores, -1e9)
+def _hidden(scores, seen, low=-1e9):
+    return np.where(seen, scores, low)
 
 
 def _attend(weights):
@@ -61,15 +61,31 @@ def _look_ahead(q, k):
     return _softmax(_hidden(scores, ~_seen(scores, -1)))
 
 
-def _not_itself(q, k):
-    scores = _scores(q, k)
-    return _softmax(_hidden(scores, _seen(scores, -1)))
+def _not_itself(low):
+    """Weights of s < t. At position 0 all scores are `low`: NaN if that is -∞."""
+    return lambda q, k: _softmax(_hidden(_scores(q, k), _seen(_scores(q, k), -1), low))
+
+
+def _turned(low):
+    """Weights of s > t, as np.where gives them with its last two arguments in the wrong order."""
+    return lambda q, k: _softmax(_hidden(_scores(q, k), ~_seen(_scores(q, k)), low))
+
+
+def _over_heads(q, k):
+    return _softmax(_hidden(_scores(q, k), _seen(_scores(q, k)), -np.inf), axis=0)
 
 
 MISTAKES = (
     Mistake(
         "the mask is the wrong way round: here each position looks at itself and at what comes after it.",
         _attend(_look_ahead),
+    ),
+    *(
+        Mistake(
+            "the mask is the wrong way round: here each position looks only at what comes after it.",
+            _attend(_turned(low)),
+        )
+        for low in (-1e9, -np.inf)
     ),
     Mistake("there is no mask: each position sees what comes after it.", _attend(lambda q, k: _softmax(_scores(q, k)))),
     Mistake(
@@ -80,7 +96,14 @@ MISTAKES = (
         "hidden scores are 0, and e^0 = 1 is a weight like any other: they have to be -infinity.",
         _attend(lambda q, k: _softmax(_scores(q, k) * _seen(_scores(q, k)))),
     ),
-    Mistake("a position has to see itself too: s ≤ t, not s < t.", _attend(_not_itself)),
+    *(
+        Mistake("a position has to see itself too: s ≤ t, not s < t.", _attend(_not_itself(low)))
+        for low in (-1e9, -np.inf)
+    ),
+    Mistake(
+        "every number is NaN. If a mask of 0 and 1 is multiplied by -np.inf: 0 · ∞ is NaN. Use np.where.",
+        _attend(lambda q, k: np.nan * _scores(q, k)),
+    ),
     Mistake("the scores are not divided by √D.", _masked(lambda q, k: q @ k.swapaxes(-1, -2))),
     Mistake(
         "the scores are divided by D; it should be √D.", _masked(lambda q, k: q @ k.swapaxes(-1, -2) / q.shape[-1])
@@ -96,6 +119,7 @@ MISTAKES = (
         "the softmax runs over the queries; each query's weights add up to 1: axis=-1.",
         _attend(lambda q, k: _softmax(_hidden(_scores(q, k), _seen(_scores(q, k))), axis=-2)),
     ),
+    Mistake("the softmax runs over the heads; each query's weights add up to 1: axis=-1.", _attend(_over_heads)),
     Mistake(
         "the values are mixed by Pᵀ; row t of P has the weights of position t: P @ v.",
         lambda q, k, v: (causal_attention(q, k, v)[1].swapaxes(-1, -2) @ v, causal_attention(q, k, v)[1]),

@@ -8,6 +8,7 @@ attempted, so that the rest of the notebook runs. A wrong one is a `WrongAnswerE
 import copy
 import dataclasses
 import os
+import re
 import traceback
 from collections.abc import Callable
 
@@ -161,28 +162,49 @@ def _tolerance(exercise, case):
 def difference(found, expected, tolerance):
     """None if `found` is as expected; otherwise a sentence that says how it differs.
 
-    Numbers and arrays are compared in shape and values, everything else with ==.
+    Numbers and arrays are compared in shape and values, everything else with ==. NaN and infinity are right where they
+    are expected.
     """
     if not _is_numeric(expected):
-        return None if found == expected else f"it is {found!r:.200}; it should be {expected!r:.200}"
+        return None if found == expected else _other_value(found, expected)
     expected = np.asarray(expected)
     if not _is_numeric(found):
         return f"it is {_describe(found)}; it should be an array of shape {expected.shape}"
     found = np.asarray(found)
     if found.shape != expected.shape:
         return f"its shape is {found.shape}; it should be {expected.shape}"
-    off = np.abs(found - expected)
-    wrong = ~(off <= tolerance * (1 + np.abs(expected)))  # so that NaN counts as wrong
+    with np.errstate(invalid="ignore"):  # ∞ - ∞
+        off = np.abs(found - expected)
+    as_expected = (found == expected) | (np.isnan(found) & np.isnan(expected))
+    wrong = ~(as_expected | (off <= tolerance * (1 + np.abs(expected))))  # so that NaN counts as wrong
     if not wrong.any():
         return None
     if np.isnan(found).any():
         return "it has entries that are not numbers (NaN)"
+    if not off.shape:
+        return f"it is {_number(found)}; it should be {_number(expected)}"
     at = np.unravel_index(np.argmax(np.where(wrong, off, -1)), off.shape)
-    place = f" at index {tuple(map(int, at))}" if off.shape else ""
     return (
-        f"the largest difference is {off[at]:.3g}{place}: {found[at]:.6g}, which should be {expected[at]:.6g} "
-        f"({int(wrong.sum())} of {wrong.size} entries differ)"
+        f"the largest difference is {off[at]:.3g} at index {tuple(map(int, at))}: {found[at]:.6g}, which should be "
+        f"{expected[at]:.6g} ({int(wrong.sum())} of {wrong.size} entries differ)"
     )
+
+
+def _number(x):
+    """A whole number in full, another with six digits."""
+    return f"{x}" if x.dtype.kind in "iu" else f"{x:.6g}"
+
+
+def _other_value(found, expected):
+    """How something that is not numeric differs; of two lists only what one of them has."""
+    if not (isinstance(found, list) and isinstance(expected, list)):
+        return f"it is {found!r:.200}; it should be {expected!r:.200}"
+    missing = [x for x in expected if x not in found]
+    extra = [x for x in found if x not in expected]
+    if not missing and not extra:
+        return f"it is {found!r:.200}: the right entries, but in another order, or one of them twice"
+    parts = [f"it lacks {missing!r:.200}"] if missing else []
+    return "; ".join(parts + ([f"it should not have {extra!r:.200}"] if extra else []))
 
 
 def _is_numeric(value):
@@ -225,17 +247,33 @@ def _gives(exercise, mistake, i, case, found):
 
 
 def _general_hint(found, expected):
-    """What can be said about a wrong array without knowing the exercise: a transpose or a factor."""
+    """What can be said about a wrong array without knowing the exercise: a transpose, a factor, a source of NaN."""
     if not (_is_numeric(found) and _is_numeric(expected)):
         return None
     found, expected = np.asarray(found), np.asarray(expected)
+    if np.isnan(found).any():
+        return "NaN comes from 0/0, ∞ - ∞, 0 · ∞, or the root or logarithm of a negative number."
     if found.ndim == 2 and found.shape == expected.T.shape and np.allclose(found.T, expected):
         return "it is the transpose of what it should be."
+    if found.shape != expected.shape and _longer_axes(found) == _longer_axes(expected):
+        return "only an axis of length 1 is too many or missing: a matter of keepdims, or of reshape."
     if found.shape == expected.shape and np.any(expected):
         factor = float((found * expected).sum() / (expected * expected).sum())
-        if abs(factor) > 1e-12 and np.allclose(found, factor * expected):
-            return f"it is {factor:.6g} times what it should be."
+        if abs(factor) > 1e-12 and np.allclose(found, factor * expected) and (found.size > 1 or _is_round(factor)):
+            wrong_sign = "it has the wrong sign."
+            return wrong_sign if np.isclose(factor, -1) else f"it is {factor:.6g} times what it should be."
     return None
+
+
+def _longer_axes(array):
+    """The lengths of an array's axes without those of length 1."""
+    return [length for length in array.shape if length > 1]
+
+
+def _is_round(factor):
+    """Is it a whole number, or 1 over one? Of two numbers the one is always some multiple of the other."""
+    larger = max(abs(factor), 1 / abs(factor))
+    return larger < 1000 and np.isclose(larger, round(larger), rtol=1e-9)
 
 
 def _fail(exercise, problem, hint=None, case=None):
@@ -251,15 +289,41 @@ def _fail(exercise, problem, hint=None, case=None):
 
 def _explain(exercise, error, case):
     """Print in which line of the student's function an error arose, and what such an error usually means."""
-    lines = [frame for frame in traceback.extract_tb(error.__traceback__) if frame.name == exercise.name]
-    where = f" at `{lines[-1].line}`" if lines and lines[-1].line else ""
+    frames = traceback.extract_tb(error.__traceback__)
+    own = [frame for frame in frames if frame.name == exercise.name]
+    line = own[-1].line if own else ""
+    where = f" at `{line}`" if line else ""
     print(f"{exercise.name}: your function stopped{where} with {type(error).__name__}: {error}")
-    if isinstance(error, ValueError):
-        print("  Hint: print the shapes just before that line, and compare them with the docstring's.")
-    elif isinstance(error, NameError):
-        print("  Hint: is the name spelled as in the cell above, and has the cell with the imports been run?")
+    if case and own and frames[-1].filename == own[-1].filename and (frames[-1].line or "").startswith("raise"):
+        hint = "your own `raise` stopped it; with these arguments there should be a result."
+    else:
+        hint = _usual_cause(error, line or "", case)
+    if hint:
+        print(f"  Hint: {hint}")
     if case:
         print(f"  It was called with {_arguments(case)}.")
+
+
+def _usual_cause(error, line, case):
+    """What an error of this kind, in this line, mostly means; None if there is nothing to say."""
+    text = str(error)
+    if isinstance(error, NameError):
+        return "is the name spelled as in the cell above, and has the cell with the imports been run?"
+    if isinstance(error, IndexError):
+        return "indices run from 0 to the length minus 1; x[:i] takes the first i."
+    if isinstance(error, AttributeError) and "'dict'" in text:
+        return 'an entry of a dict is taken with brackets: d["name"].'
+    if not isinstance(error, ValueError):
+        return None
+    if "truth value" in text:
+        return "an array is no truth value: ask `x is None`, or .any() or .all() of its entries."
+    shapes = re.search(r"shapes \((\d+),(\d+)\) \((\d+),(\d+)\)", text)
+    if shapes and shapes.group(1, 2) == shapes.group(4, 3):
+        return "the two shapes are each other's transpose: a transpose is missing, or there is one too many."
+    deep = any(isinstance(value, np.ndarray) and value.ndim > 2 for value in (case or {}).values())
+    if deep and ".T" in line:
+        return "`.T` turns all axes round. With three axes, use swapaxes(-1, -2), or make rows first: reshape(-1, n)."
+    return "print the shapes just before that line, and compare them with the docstring's."
 
 
 def _arguments(case):
@@ -270,7 +334,11 @@ def _arguments(case):
 def _describe(value):
     if isinstance(value, np.ndarray):
         return f"{value.shape}"
-    return f"= {value!r:.60}" if isinstance(value, (int, float, str, bool)) else f"a {type(value).__name__}"
+    if isinstance(value, (int, float, str, bool)):
+        return f"= {value!r:.60}"
+    return (
+        f"= {value!r}" if isinstance(value, (list, tuple)) and len(repr(value)) < 100 else f"a {type(value).__name__}"
+    )
 
 
 def _same(a, b):
@@ -293,7 +361,7 @@ def _how_close(exercise, found):
         worst = max(float(np.abs(np.asarray(a) - b).max(initial=0)) for a, b in pairs)
         text = f" Largest difference from the reference: {worst:.1e}"
     if exercise.gradients:
-        text += f"; from finite differences: {from_finite_differences(exercise, found[0]):.1e}"
+        text = f"\n {text}; from finite differences: {from_finite_differences(exercise, found[0]):.1e}"
     return f"{text}." if text else ""
 
 

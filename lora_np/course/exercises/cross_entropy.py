@@ -76,6 +76,22 @@ MISTAKES = (
         "the target's logit is added to ln Σ e^z; it has to be subtracted.",
         _loss(lambda z, p, c: (np.log(np.exp(z).sum(axis=1)) + _of(z, c)).mean()),
     ),
+    Mistake(
+        "the largest logit is subtracted in ln Σ e^z, and not from z[target]: take both from the same logits.",
+        _loss(lambda z, p, c: -np.log(_of(p, c)).mean() - z.max(axis=1).mean()),
+    ),
+    Mistake(
+        "the largest logit is subtracted from z[target], and not in ln Σ e^z: take both from the same logits.",
+        _loss(lambda z, p, c: -np.log(_of(p, c)).mean() + z.max(axis=1).mean()),
+    ),
+    Mistake(
+        "[:, targets] takes whole columns. One entry of each row is [np.arange(N), targets].",
+        _loss(lambda z, p, c: -np.log(p[:, c]).mean()),
+    ),
+    Mistake(
+        "1 is subtracted in whole columns, [:, targets]. One entry of each row is [np.arange(N), targets].",
+        _gradient(lambda p, one: (p - one.any(axis=0)) / len(p)),
+    ),
     Mistake("dlogits is not divided by N: the loss is a mean.", _gradient(lambda p, one: p - one)),
     Mistake("dlogits has the wrong sign: predicted minus true.", _gradient(lambda p, one: (one - p) / len(p))),
     Mistake("dlogits is p / N: 1 at the target is still to be subtracted.", _gradient(lambda p, one: p / len(p))),

@@ -140,7 +140,23 @@ BACKWARD_MISTAKES = (
         _dx(lambda g, n, s, dy: (g - g.mean() - n * (g * n).mean()) / s),
     ),
     Mistake(
+        "in dx, mean(g) is taken over all rows; each row has its own: axis=-1.",
+        _dx(lambda g, n, s, dy: (g - g.mean() - n * _mean(g * n)) / s),
+    ),
+    Mistake(
+        "in dx, mean(g ∘ x̂) is taken over all rows; each row has its own: axis=-1.",
+        _dx(lambda g, n, s, dy: (g - _mean(g) - n * (g * n).mean()) / s),
+    ),
+    Mistake(
+        "in dx, only the first term is divided by σ; all three are.",
+        _dx(lambda g, n, s, dy: g / s - _mean(g) - n * _mean(g * n)),
+    ),
+    Mistake(
         "in dx, mean(g ∘ x̂) is still to be multiplied by x̂.", _dx(lambda g, n, s, dy: (g - _mean(g) - _mean(g * n)) / s)
+    ),
+    Mistake(
+        "dweight and dbias have changed places.",
+        lambda *case: tuple(layer_norm_backward(*case)[i] for i in (0, 2, 1)),
     ),
     Mistake("dweight takes x; it should be x̂.", _dweight(lambda dy, n, x, w: _over_rows(dy * x))),
     Mistake(

@@ -36,7 +36,7 @@ def _with(base=1, branch=lambda s: s, for_A=lambda s, n: s, for_B=lambda s, n: s
     """The backward with other factors: of dx's two parts, of dA and of dB. s is alpha / r, n the number of rows."""
 
     def backward(dy, x, W, A, B, alpha):
-        rows, dys, s = x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1]), alpha / len(A)
+        rows, dys, s = _rows(x), _rows(dy), alpha / len(A)
         n = len(rows)
         dx = base * (dy @ W) + branch(s) * (dy @ B @ A)
         return dx, for_A(s, n) * ((dys @ B).T @ rows), for_B(s, n) * (dys.T @ (rows @ A.T))
@@ -50,12 +50,26 @@ def _not_flattened(dy, x, W, A, B, alpha):
     return dx, s * (dy @ B).swapaxes(-1, -2) @ x, s * dy.swapaxes(-1, -2) @ (x @ A.T)
 
 
+def _rows(x):
+    """All leading axes as one."""
+    return x.reshape(-1, x.shape[-1])
+
+
+def _in_order(*order):
+    """The right results in another order."""
+    return lambda *case: tuple(lora_backward(*case)[i] for i in order)
+
+
 MISTAKES = (
     Mistake("alpha / r is missing from the branch's part of dx. Do dA and dB have it?", _with(branch=lambda s: 1)),
     Mistake("the branch's part is missing: x also reaches y through A and B.", _with(branch=lambda s: 0)),
     Mistake(
         "the frozen layer's part, dy W, is missing. W is not trained, but the layers below need what comes through it.",
         _with(base=0),
+    ),
+    Mistake(
+        "dA is zero only while B is, at the start of training. The formula has to hold for every B.",
+        _with(for_A=lambda s, n: 0),
     ),
     Mistake("alpha / r is missing from dA.", _with(for_A=lambda s, n: 1)),
     Mistake("alpha / r is in dA twice.", _with(for_A=lambda s, n: s * s)),
@@ -68,6 +82,14 @@ MISTAKES = (
     Mistake(
         "the axes before the last are still there: flatten x and dy into rows first; the product then sums over them.",
         _not_flattened,
+    ),
+    Mistake(
+        "dx is flattened into rows; it has the shape of x. Only dA and dB need the rows.",
+        lambda *case: (_rows(lora_backward(*case)[0]), *lora_backward(*case)[1:]),
+    ),
+    *(
+        Mistake("the three results are in another order: dx, dA, dB.", _in_order(*order))
+        for order in ((1, 2, 0), (2, 1, 0), (0, 2, 1))
     ),
 )
 

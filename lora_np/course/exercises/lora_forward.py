@@ -30,23 +30,36 @@ def cases():
 
 def _with(scale):
     """The forward with another factor before the branch."""
-    return lambda x, W, b, A, B, alpha: x @ W.T + b + scale(alpha, len(A), len(W)) * (x @ A.T @ B.T)
+    return lambda x, W, b, A, B, alpha: x @ W.T + b + scale(alpha, len(A), *W.shape) * (x @ A.T @ B.T)
 
 
 MISTAKES = (
-    Mistake("alpha / r is missing: the branch has to be scaled.", _with(lambda alpha, r, out: 1.0)),
-    Mistake("the branch is scaled by alpha, and not divided by the rank r.", _with(lambda alpha, r, out: alpha)),
-    Mistake("the branch is scaled by r / alpha: turn it round.", _with(lambda alpha, r, out: r / alpha)),
+    Mistake("alpha / r is missing: the branch has to be scaled.", _with(lambda alpha, r, *sizes: 1.0)),
+    Mistake("the branch is scaled by alpha, and not divided by the rank r.", _with(lambda alpha, r, *sizes: alpha)),
+    Mistake("the branch is scaled by r / alpha: turn it round.", _with(lambda alpha, r, *sizes: r / alpha)),
     Mistake(
         "the branch is divided by len(B), the number of outputs: r is B's second axis and A's first.",
-        _with(lambda alpha, r, out: alpha / out),
+        _with(lambda alpha, r, n_out, n_in: alpha / n_out),
     ),
-    Mistake("this is the base layer alone: the branch is missing.", _with(lambda alpha, r, out: 0.0)),
+    Mistake(
+        "the branch is divided by the number of inputs: r is A's first axis, len(A).",
+        _with(lambda alpha, r, n_out, n_in: alpha / n_in),
+    ),
+    Mistake("// leaves the remainder out: alpha / r.", _with(lambda alpha, r, *sizes: alpha // r)),
+    Mistake("the branch is scaled by alpha · r: divide.", _with(lambda alpha, r, *sizes: alpha * r)),
+    Mistake(
+        "the branch is scaled by alpha / √r, as in rsLoRA; here it is alpha / r.", _with(lambda a, r, *_: a / r**0.5)
+    ),
+    Mistake("this is the base layer alone: the branch is missing.", _with(lambda alpha, r, *sizes: 0.0)),
     Mistake(
         "this is the branch alone: the frozen layer x Wᵀ + b is missing.",
         lambda x, W, b, A, B, alpha: alpha / len(A) * (x @ A.T @ B.T),
     ),
     Mistake("the bias b is missing.", lambda x, W, b, A, B, alpha: x @ W.T + alpha / len(A) * (x @ A.T @ B.T)),
+    Mistake(
+        "alpha / r scales the bias too: only the branch is scaled.",
+        lambda x, W, b, A, B, alpha: x @ W.T + alpha / len(A) * (x @ A.T @ B.T + b),
+    ),
     Mistake(
         "alpha / r scales the frozen layer too: only the branch is scaled.",
         lambda x, W, b, A, B, alpha: alpha / len(A) * (x @ W.T + b + x @ A.T @ B.T),

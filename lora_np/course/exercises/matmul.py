@@ -53,6 +53,14 @@ MISTAKES = (
         "the sum runs over the rows of x. Count axes from the end: axis=-2 is i, however many axes x has.",
         lambda x, w: _terms(x, w).sum(axis=0),
     ),
+    Mistake(
+        "axis=1 is i only where x has two axes. Count from the end: axis=-2 is i, however many axes x has.",
+        lambda x, w: _terms(x, w).sum(axis=1),
+    ),
+    Mistake(
+        "x may have one axis, or three: loops over two see only some. x[..., :, None] * w needs none.",
+        lambda x, w: np.array([[(row * w[:, j]).sum() for j in range(w.shape[1])] for row in x]),
+    ),
 )
 BACKWARD_MISTAKES = (
     Mistake(

@@ -51,6 +51,7 @@ def _mistakes(sign):
             "the update is scaled by alpha, and not divided by the rank r.", with_scale(lambda alpha, r, out: alpha)
         ),
         Mistake("the update is scaled by r / alpha: turn it round.", with_scale(lambda alpha, r, out: r / alpha)),
+        Mistake("the update is scaled by alpha · r: divide.", with_scale(lambda alpha, r, out: alpha * r)),
         Mistake(
             "the update is divided by len(B), the number of outputs: r is B's second axis and A's first.",
             with_scale(lambda alpha, r, out: alpha / out),

@@ -41,8 +41,9 @@ def lora_parameters(config, r, targets):
 
 
 def cases():
-    """Small and large configs, all seven layers and some of them."""
+    """Each layer of a small config by itself, so that a wrong one is named; then several, and large configs."""
     return [
+        *({"config": SMALL, "r": 4, "targets": [name]} for name in SEVEN),
         {"config": SMALL, "r": 4, "targets": SEVEN},
         {"config": SMALL, "r": 3, "targets": ["k_proj", "down_proj"]},
         {"config": LLAMA_3_8B, "r": 16, "targets": SEVEN},
@@ -89,6 +90,17 @@ MISTAKES = (
     Mistake(
         "k_proj and v_proj give num_key_value_heads heads, each of hidden_size / num_attention_heads numbers.",
         _counted(_size, _keys_as(lambda config: config["num_key_value_heads"])),
+    ),
+    Mistake(
+        "k_proj and v_proj are one head wide here; they have num_key_value_heads of them.",
+        _counted(_size, _keys_as(lambda config: config["hidden_size"] // config["num_attention_heads"])),
+    ),
+    Mistake(
+        "a // b * c and a // (b * c) are two things: K is the size of a head, times num_key_value_heads.",
+        _counted(
+            _size,
+            _keys_as(lambda c: c["hidden_size"] // (c["num_attention_heads"] * c["num_key_value_heads"])),
+        ),
     ),
     Mistake("this is one block: the model has num_hidden_layers of them.", _counted(_size, blocks=lambda config: 1)),
     Mistake("these are the frozen weights, in · out.", _counted(lambda r, n_in, n_out: n_in * n_out)),

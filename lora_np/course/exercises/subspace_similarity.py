@@ -35,6 +35,10 @@ def _of_length_1(rows):
     return rows / np.linalg.norm(rows, axis=1, keepdims=True)
 
 
+def _smaller_rank(A1, A2, i, j):
+    return _phi(over=lambda i, j: 1)(A1, A2, i, j) / min(len(A1), len(A2))
+
+
 MISTAKES = (
     Mistake("it is divided by the larger of i and j; it should be the smaller.", _phi(over=max)),
     Mistake("it is divided by i · j; it should be the smaller of the two.", _phi(over=lambda i, j: i * j)),
@@ -48,6 +52,20 @@ MISTAKES = (
     Mistake(
         "these are left-singular vectors, with r numbers each; the right ones have n, like an input.",
         _phi(lambda A, i: np.linalg.svd(A, full_matrices=False)[0][:, :i].T),
+    ),
+    Mistake(
+        "these are rows of the left-singular vectors. The directions are rows of the third result, Vᵀ.",
+        _phi(lambda A, i: np.linalg.svd(A, full_matrices=False)[0][:i]),
+    ),
+    Mistake("one direction too few is taken: the first i are Vt[:i].", _phi(lambda A, i: _directions(A, i - 1))),
+    Mistake(
+        "all directions are taken; φ(i, j) is about the first i and the first j.",
+        _phi(lambda A, i: _directions(A, len(A))),
+    ),
+    Mistake("it is divided by the smaller rank; it should be the smaller of i and j.", _smaller_rank),
+    Mistake(
+        "the squares of the diagonal alone are added up; it is those of all entries.",
+        _phi(size=lambda c: (np.diag(c) ** 2).sum()),
     ),
     Mistake(
         "NumPy returns Vᵀ: the right-singular vectors are its rows, the first i of them Vt[:i].",

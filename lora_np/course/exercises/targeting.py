@@ -101,6 +101,14 @@ MISTAKES = (
         "re.match looks at the beginning only; the pattern has to fit the whole name: re.fullmatch.",
         _by(pattern=re.match),
     ),
+    Mistake(
+        '"all-linear" is a word of its own, and no regular expression: all linear layers but lm_head.',
+        lambda layers, wanted: [] if wanted == ALL_LINEAR else find_targets(layers, wanted),
+    ),
+    Mistake(
+        'only "all-linear" leaves lm_head out; a list or a pattern may ask for it.',
+        lambda layers, wanted: [name for name in find_targets(layers, wanted) if name != "lm_head"],
+    ),
     Mistake('"all-linear" leaves the output head out: "lm_head".', _by(head=())),
     Mistake("the order is that of the targets; it should be the model's.", _in_the_order_of_targets),
 )
@@ -114,6 +122,8 @@ def unknown_name(function):
             function(list(layers), list(target_modules))
         except ValueError:
             continue
+        except Exception as error:
+            return f"{target_modules} raises {type(error).__name__}; it should be a ValueError."
         return (
             f"what is found is right, but {target_modules} raises no ValueError, although GPT-2 has no layer q_attn. "
             "Check each entry of the list by itself."

@@ -76,7 +76,7 @@ def too_few(dy, x, W, A, B, alpha):
         (scaled_twice, "in dA twice"),
         (transposed, "transpose of what it should be"),
         (one_for_each_sequence, "flatten x and dy"),
-        (zero_at_the_start, "dA: the largest difference"),
+        (zero_at_the_start, "dA is zero only while B is"),
         (from_the_full_matrix, "as large as W"),
         (too_few, "return 3 things: dx, dA, dB"),
     ],
