@@ -58,6 +58,7 @@ def phi_maps(maps, title, names=("i", "j"), most=None):
             found, cmap=HEAT, vmin=0, vmax=most, aspect="auto", extent=(0.5, columns + 0.5, rows + 0.5, 0.5)
         )
         ax.grid(visible=False)
+        ax.locator_params(integer=True)  # i and j are numbers of directions
         ax.spines[["top", "right"]].set_visible(True)
         ax.set(title=label, xlabel=names[1])
     axes[0].set_ylabel(names[0])

@@ -38,6 +38,8 @@ def test_maps_share_one_scale_and_stand_with_i_from_above():
     assert {image.get_clim() for ax in (left, right) for image in ax.images} == {(0, 0.8)}
     assert (left.get_ylabel(), right.get_xlabel(), right.get_title()) == ("of r=2", "of the other", "random")
     assert "φ" in bar.get_ylabel()
+    ticks = np.concatenate([left.get_xticks(), left.get_yticks()])
+    np.testing.assert_array_equal(ticks, ticks.round())  # there are no half directions
     fixed = phi_maps({"trained": first}, "A title", most=1.0)
     assert fixed.axes[0].images[0].get_clim() == (0, 1)
 

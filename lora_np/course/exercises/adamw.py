@@ -135,7 +135,7 @@ MISTAKES = (
         _adamw(unbias=lambda m, v, t, beta1, beta2: (m / (1 - beta1 ** (t + 1)), v / (1 - beta2 ** (t + 1)))),
     ),
     Mistake("eps is under the root; it is added to it.", _adamw(step=lambda m, v, eps: m / np.sqrt(v + eps))),
-    Mistake("eps is missing.", _adamw(step=lambda m, v, eps: m / np.sqrt(v))),
+    Mistake("eps is missing, or is not the argument eps.", _adamw(step=lambda m, v, eps: m / np.sqrt(v))),
     Mistake("the root of v̂ is missing.", _adamw(step=lambda m, v, eps: m / (v + eps))),
     Mistake("the weight decay is missing.", _adamw(decay=lambda p, lr, decay: p)),
     Mistake("the weight decay is to be multiplied by lr.", _adamw(decay=lambda p, lr, decay: p - decay * p)),

@@ -311,6 +311,8 @@ def _usual_cause(error, line, case):
         return "is the name spelled as in the cell above, and has the cell with the imports been run?"
     if isinstance(error, IndexError):
         return "indices run from 0 to the length minus 1; x[:i] takes the first i."
+    if isinstance(error, KeyError):
+        return "the dict has no entry of that name, or not yet."
     if isinstance(error, AttributeError) and "'dict'" in text:
         return 'an entry of a dict is taken with brackets: d["name"].'
     if not isinstance(error, ValueError):
@@ -320,6 +322,9 @@ def _usual_cause(error, line, case):
     shapes = re.search(r"shapes \((\d+),(\d+)\) \((\d+),(\d+)\)", text)
     if shapes and shapes.group(1, 2) == shapes.group(4, 3):
         return "the two shapes are each other's transpose: a transpose is missing, or there is one too many."
+    lost = re.search(r"shapes \((\d+),\d+\) \((\d+),\)", text)
+    if lost and lost[1] == lost[2]:
+        return "one number for each row needs shape (rows, 1) to meet the rows: keepdims=True keeps the axis."
     deep = any(isinstance(value, np.ndarray) and value.ndim > 2 for value in (case or {}).values())
     if deep and ".T" in line:
         return "`.T` turns all axes round. With three axes, use swapaxes(-1, -2), or make rows first: reshape(-1, n)."

@@ -71,6 +71,16 @@ def _in_the_order_of_targets(layers, target_modules):
     return [name for target in target_modules for name in layers if _ends(name, target)]
 
 
+def _headless(kinds):
+    """The selection without lm_head, for target_modules of these kinds."""
+
+    def wrong(layers, target_modules):
+        found = find_targets(layers, target_modules)
+        return [name for name in found if name != "lm_head"] if isinstance(target_modules, kinds) else found
+
+    return wrong
+
+
 MISTAKES = (
     Mistake(
         "a name is found anywhere inside a layer's name. It has to be the whole name, or its end after a dot.",
@@ -105,9 +115,9 @@ MISTAKES = (
         '"all-linear" is a word of its own, and no regular expression: all linear layers but lm_head.',
         lambda layers, wanted: [] if wanted == ALL_LINEAR else find_targets(layers, wanted),
     ),
-    Mistake(
-        'only "all-linear" leaves lm_head out; a list or a pattern may ask for it.',
-        lambda layers, wanted: [name for name in find_targets(layers, wanted) if name != "lm_head"],
+    *(
+        Mistake('only "all-linear" leaves lm_head out; a list or a pattern may ask for it.', _headless(kinds))
+        for kinds in ((list, str), (list,), (str,))
     ),
     Mistake('"all-linear" leaves the output head out: "lm_head".', _by(head=())),
     Mistake("the order is that of the targets; it should be the model's.", _in_the_order_of_targets),

@@ -138,3 +138,52 @@ def test_the_loop_keeps_frozen_weights_as_they_are():
     assert params["W"] is frozen
     assert list(state) == ["A"]
     np.testing.assert_allclose(params["A"], 1 - 0.1 * 0.01 - 0.1, rtol=1e-6)
+
+
+def decay_of_the_new(p, g, m, v, t, lr, weight_decay, betas, eps):
+    p, m, v = student()(p, g, m, v, t, lr, 0.0, betas, eps)
+    return p * (1 - lr * weight_decay), m, v
+
+
+def along_the_gradient(p, g, m, v, t, lr, weight_decay, betas, eps):
+    return student(hats=lambda m, v, b1, b2, t: (g, v / (1 - b2**t)))(p, g, m, v, t, lr, weight_decay, betas, eps)
+
+
+def quiet(function):
+    def wrong(*arguments):
+        with np.errstate(invalid="ignore"):
+            return function(*arguments)
+
+    return wrong
+
+
+@pytest.mark.parametrize(
+    ("mistake", "hint"),
+    [
+        (decay_of_the_new, "the p before the step"),
+        (along_the_gradient, "along m̂"),
+        (student(decay=lambda lr, weight_decay: -lr * weight_decay), "makes p larger"),
+        (student(hats=lambda m, v, b1, b2, t: (m / (1 - b1 ** (t + 1)), v / (1 - b2 ** (t + 1)))), "one too large"),
+        (quiet(student(hats=lambda m, v, b1, b2, t: (m / (1 - b1 * t), v / (1 - b2 * t)))), "where βᵗ should"),
+        (quiet(student(v=lambda v, g, b2: b2 * v + (1 - b2) * g)), "gradient is to be squared"),
+    ],
+)
+def test_further_mistakes_in_a_step_are_named(mistake, hint, capsys):
+    assert_told(check, mistake, hint, "adamw_step", capsys)
+
+
+def no_decay(params, grads, state, t, lr):
+    for name, g in grads.items():
+        if g is not None:
+            params[name], *state[name] = adamw_step(params[name], g, *state.get(name, zeros(g)), t, lr, 0.0)
+
+
+def always_the_first(params, grads, state, t, lr):
+    step_adapters(params, grads, state, 1, lr)
+
+
+@pytest.mark.parametrize(
+    ("mistake", "hint"), [(no_decay, "the first step is wrong"), (always_the_first, "is t handed on")]
+)
+def test_a_wrong_first_step_and_a_wrong_later_one_are_told_apart(mistake, hint, capsys):
+    assert_told(check, mistake, hint, "step_adapters", capsys)

@@ -113,3 +113,43 @@ def test_the_reference_s_result_and_weights_are_the_library_s():
     expected, (weights, *_) = attention_forward(q[None], k[None], v[None])
     np.testing.assert_allclose(out, expected[0], atol=1e-12)
     np.testing.assert_allclose(P, weights[0], atol=1e-12)
+
+
+def weighing(weights):
+    """Attention with a student's own way to the weights."""
+
+    def wrong(q, k, v):
+        with np.errstate(invalid="ignore"):
+            P = weights(q, k)
+        return P @ v, P
+
+    return wrong
+
+
+def strictly_before(q, k):
+    return softmax(np.where(np.tri(q.shape[1], k=-1, dtype=bool), scores_of(q, k), -np.inf))
+
+
+def where_turned(q, k):
+    return softmax(np.where(before(q.shape[1]), -np.inf, scores_of(q, k)))
+
+
+def mask_times_infinity(q, k):
+    return softmax(scores_of(q, k) + (1 - np.tri(q.shape[1])) * -np.inf)
+
+
+def over_the_heads(q, k):
+    return softmax(np.where(before(q.shape[1]), scores_of(q, k), -np.inf), axis=0)
+
+
+@pytest.mark.parametrize(
+    ("weights", "hint"),
+    [
+        (strictly_before, "see itself too"),
+        (where_turned, "looks only at what comes after"),
+        (mask_times_infinity, "0 · ∞ is NaN"),
+        (over_the_heads, "over the heads"),
+    ],
+)
+def test_mistakes_that_give_nan_are_named(weights, hint, capsys):
+    assert_told(check, weighing(weights), hint, "causal_attention", capsys)

@@ -72,6 +72,9 @@ def test_while_grading_no_attempt_is_wrong(monkeypatch):
         (lambda x: x / 2 + (x == 4), r"the largest difference is 1 at index \(1, 1\): 3, which should be 2 \(1 of 6"),
         (lambda x: None, "`return` missing"),
         (lambda x: "half", "an array of shape"),
+        (lambda x: -x / 2, "Hint: it has the wrong sign"),
+        (lambda x: (x / 2)[None], "an axis of length 1 is too many"),
+        (lambda x: x / 2 + np.nan, "Hint: NaN comes from 0/0"),
         (lambda x: x / 2 if x.ndim == 2 else x, r"called with x \(2,\)"),
         (lambda x: np.multiply(x, 0.5, out=x), "changed its argument `x`"),
     ],
@@ -114,6 +117,82 @@ def test_a_misspelled_name_gets_its_own_hint(capsys):
     assert "spelled" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize(
+    ("function", "error", "hint"),
+    [
+        (lambda x: x + x.T, ValueError, "each other's transpose"),
+        (lambda x: x - x.mean(axis=1), ValueError, "keepdims=True keeps the axis"),
+        (lambda x: x if x == 0 else 0, ValueError, "no truth value"),
+        (lambda x: x[len(x)], IndexError, "from 0 to the length minus 1"),
+        (lambda x: {"a": x}["b"], KeyError, "no entry of that name"),
+        (lambda x: {"a": x}.a, AttributeError, "taken with brackets"),
+        (lambda x: np.zeros((2, 3, 4)) @ x, ValueError, "print the shapes"),
+    ],
+)
+def test_usual_errors_get_a_hint(function, error, hint, capsys):
+    with pytest.raises(error):
+        check(named("half", function))
+    assert hint in capsys.readouterr().out
+
+
+def test_an_error_of_the_student_s_own_is_not_taken_for_a_matter_of_shapes(capsys):
+    def half(x):
+        raise ValueError("nothing to halve")
+
+    with pytest.raises(ValueError, match="nothing to halve"):
+        check(half)
+    assert "Hint: your own `raise` stopped it" in capsys.readouterr().out
+
+
+def test_a_transpose_of_three_axes_is_named(capsys):
+    def product(x, y):
+        return x.T @ y
+
+    deep = checker(Exercise(product, lambda: [{"x": np.ones((2, 3, 4)), "y": np.ones((2, 3, 5))}]))
+    with pytest.raises(ValueError, match="matmul"):
+        deep(product)
+    assert "`.T` turns all axes round" in capsys.readouterr().out
+
+
+def root(x):
+    return np.abs(x)
+
+
+def test_a_mistake_that_gives_nan_is_known_by_where_it_is_nan(capsys):
+    at_zero = Mistake("0/0 stands at 0.", lambda x: x * x / x)
+    below = Mistake("there is no root below 0.", lambda x: np.sqrt(x) ** 2)
+    check_root = checker(Exercise(root, lambda: [{"x": np.array([-4.0, 0.0, 4.0])}], mistakes=(at_zero, below)))
+
+    def careless(x):
+        return np.where(x < 0, np.nan, x)
+
+    with pytest.raises(WrongAnswerError, match="no root below 0"):
+        check_root(named("root", careless))
+
+
+@pytest.mark.parametrize(
+    ("found", "said"),
+    [
+        (7, "it is 7; it should be 41943040$"),
+        (2 * 41943040, "Hint: it is 2 times what it should be"),
+    ],
+)
+def test_of_two_single_numbers_only_a_round_factor_is_told(found, said, capsys):
+    def count():
+        return 41943040
+
+    with pytest.raises(WrongAnswerError):
+        checker(Exercise(count, lambda: [{}]))(named("count", lambda: found))
+    out = capsys.readouterr().out
+    assert re.search(said, out.replace(".\n", "\n"), re.MULTILINE)
+    assert ("Hint" in said) == ("Hint" in out)
+
+
+def test_of_two_lists_only_what_differs_is_told():
+    assert difference(["a", "c"], ["a", "b"], 0) == "it lacks ['b']; it should not have ['c']"
+    assert "another order" in difference(["b", "a"], ["a", "b"], 0)
+
+
 def test_rules_run_after_the_values_and_errors_in_them_come_out(capsys):
     seen = []
     rule = checker(Exercise(half, cases, rules=(lambda f: seen.append(1), lambda f: "it is too slow.")))
@@ -154,6 +233,8 @@ def test_float32_arguments_are_compared_with_float64_and_allowed_their_rounding(
         ([1.0, 2.0], np.array([1.0, 2.0]), False),
         (np.array([1.0]), np.array([1.0, 2.0]), False),
         (np.array([np.inf]), np.array([1.0]), False),
+        (np.array([np.nan, np.inf]), np.array([np.nan, np.inf]), True),
+        (np.array([np.nan, 1.0]), np.array([1.0, np.nan]), False),
     ],
 )
 def test_difference(found, expected, same):
@@ -171,6 +252,8 @@ def test_gradients_are_compared_with_finite_differences(capsys):
         return 3 * x**2 * dy
 
     one = [{"dy": np.array([1.0, 2.0]), "x": np.array([0.5, -1.0])}]
+    checker(Exercise(slope, lambda: one, ("dx",), gradients=Gradients(lambda x: x**3, {"dx": "x"})))(slope)
+    assert max(map(len, capsys.readouterr().out.split("\n"))) < 100
     checker(Exercise(slope, lambda: one, ("dx",), gradients=Gradients(lambda x: x**3, {"dx": "x"})))(slope)
     distance = float(capsys.readouterr().out.rstrip(".\n").split("from finite differences: ")[1])
     assert distance < 1e-8

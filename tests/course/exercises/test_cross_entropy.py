@@ -124,3 +124,36 @@ def test_a_gradient_that_is_wrong_for_large_logits_only(capsys):
         return loss, right_gradient(np.clip(logits, -20, 20), targets)
 
     assert_told(check, careless, "gradient is not for large ones", "cross_entropy", capsys)
+
+
+def one_term_shifted(logits, targets):
+    z = logits - logits.max(axis=1, keepdims=True)
+    return (np.log(np.exp(z).sum(axis=1)) - at(logits, targets)).mean(), right_gradient(logits, targets)
+
+
+def other_term_shifted(logits, targets):
+    z = logits - logits.max(axis=1, keepdims=True)
+    return (np.log(np.exp(logits).sum(axis=1)) - at(z, targets)).mean(), right_gradient(logits, targets)
+
+
+def columns_for_entries(logits, targets):
+    return np.mean(np.log(np.exp(logits).sum(axis=1)) - logits[:, targets]), right_gradient(logits, targets)
+
+
+def one_off_in_columns(logits, targets):
+    dlogits = softmax(logits)
+    dlogits[:, targets] -= 1
+    return right_loss(logits, targets), dlogits / len(targets)
+
+
+@pytest.mark.parametrize(
+    ("mistake", "hint"),
+    [
+        (one_term_shifted, "and not from z\\[target\\]"),
+        (other_term_shifted, "and not in ln Σ e\\^z"),
+        (columns_for_entries, "takes whole columns"),
+        (one_off_in_columns, "subtracted in whole columns"),
+    ],
+)
+def test_a_wrong_shift_and_a_wrong_index_are_named(mistake, hint, capsys):
+    assert_told(check, mistake, hint, "cross_entropy", capsys)

@@ -108,6 +108,15 @@ def backward(dx=None, dweight=None, dbias=None):
     ("dx", "hint"),
     [
         (lambda dy, x, w, n, s, g: g / s, "takes μ and σ for constants"),
+        (
+            lambda dy, x, w, n, s, g: (g - g.mean() - n * (g * n).mean(-1, keepdims=True)) / s,
+            r"mean\(g\) is taken over",
+        ),
+        (lambda dy, x, w, n, s, g: (g - g.mean(-1, keepdims=True) - n * (g * n).mean()) / s, "x̂\\) is taken over all"),
+        (
+            lambda dy, x, w, n, s, g: g / s - g.mean(-1, keepdims=True) - n * (g * n).mean(-1, keepdims=True),
+            "only the first term is divided",
+        ),
         (lambda dy, x, w, n, s, g: (g - n * (g * n).mean(-1, keepdims=True)) / s, r"mean\(g\) is missing"),
         (lambda dy, x, w, n, s, g: (g - g.mean(-1, keepdims=True)) / s, "term with x̂ is missing"),
         (
@@ -163,3 +172,11 @@ def test_the_reference_s_gradient_of_the_bias():
     case, given = topic.cases()[0], topic.backward_cases()[0]
     expected = finite_differences(topic.layer_norm, case, "bias", given["dy"])
     np.testing.assert_allclose(topic.layer_norm_backward(*given.values())[2], expected, atol=1e-8)
+
+
+def test_exchanged_results_are_named(capsys):
+    def exchanged(dy, x, weight, eps):
+        dx, dweight, dbias = topic.layer_norm_backward(dy, x, weight, eps)
+        return dx, dbias, dweight
+
+    assert_told(check, exchanged, "have changed places", "layer_norm_backward", capsys)

@@ -95,3 +95,31 @@ def test_rows_that_are_not_flattened_stop_with_the_shapes(capsys):
     out = capsys.readouterr().out
     assert "g.T @ x" in out
     assert "x (2, 4, 6)" in out
+
+
+def right(dy, x, W, A, B, alpha):
+    s, g = alpha / len(A), alpha / len(A) * dy @ B
+    return dy @ W + g @ A, flat(g).T @ flat(x), s * flat(dy).T @ flat(x @ A.T)
+
+
+def left_flat(*case):
+    dx, dA, dB = right(*case)
+    return flat(dx), dA, dB
+
+
+def dx_last(*case):
+    dx, dA, dB = right(*case)
+    return dA, dB, dx
+
+
+def b_before_a(*case):
+    dx, dA, dB = right(*case)
+    return dx, dB, dA
+
+
+@pytest.mark.parametrize(
+    ("mistake", "hint"),
+    [(left_flat, "dx is flattened"), (dx_last, "in another order"), (b_before_a, "in another order")],
+)
+def test_results_that_are_right_but_out_of_place_are_named(mistake, hint, capsys):
+    assert_told(check, mistake, hint, "lora_backward", capsys)

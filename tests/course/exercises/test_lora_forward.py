@@ -69,3 +69,22 @@ def test_einsum_over_thin_products_is_right():
         return x @ W.T + b + alpha / len(A) * np.einsum("...r,or->...o", np.einsum("...i,ri->...r", x, A), B)
 
     assert check(lora_forward) is lora_forward
+
+
+def scaled(factor):
+    """The forward with a student's own factor before the branch."""
+    return lambda x, W, b, A, B, alpha: x @ W.T + b + factor(alpha, A) * (x @ A.T @ B.T)
+
+
+@pytest.mark.parametrize(
+    ("mistake", "hint"),
+    [
+        (scaled(lambda alpha, A: alpha / A.shape[1]), "the number of inputs"),
+        (scaled(lambda alpha, A: alpha // len(A)), "leaves the remainder out"),
+        (scaled(lambda alpha, A: alpha * len(A)), "alpha · r: divide"),
+        (scaled(lambda alpha, A: alpha / np.sqrt(len(A))), "as in rsLoRA"),
+        (lambda x, W, b, A, B, alpha: x @ W.T + alpha / len(A) * (b + x @ A.T @ B.T), "scales the bias too"),
+    ],
+)
+def test_wrong_factors_are_named(mistake, hint, capsys):
+    assert_told(check, mistake, hint, "lora_forward", capsys)

@@ -137,3 +137,20 @@ def test_a_product_of_shapes_that_do_not_fit_is_shown_with_its_line(capsys):
     with pytest.raises(ValueError, match="matmul"):
         check(matmul_backward)
     assert "dy @ w" in capsys.readouterr().out
+
+
+def by_loops(x, w):
+    y = np.zeros((len(x), w.shape[1]))
+    for t in range(len(x)):
+        for j in range(w.shape[1]):
+            y[t, j] = (x[t] * w[:, j]).sum()
+    return y
+
+
+def second_axis(x, w):
+    return (x[..., None] * w).sum(1)
+
+
+@pytest.mark.parametrize(("mistake", "hint"), [(by_loops, "see only some"), (second_axis, "axis=1 is i only where")])
+def test_what_fits_two_axes_only_is_named(mistake, hint, capsys):
+    assert_told(check, mistake, hint, "matmul", capsys)

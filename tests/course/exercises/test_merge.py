@@ -104,3 +104,11 @@ def test_the_reference_is_what_the_library_merges(conv1d, rng):
     merged, _ = layer.merged_parameters()
     np.testing.assert_allclose(exercise.merge(W, A, B, 12, conv1d), merged, atol=1e-6)
     np.testing.assert_allclose(exercise.unmerge(merged, A, B, 12, conv1d), W, atol=1e-6)
+
+
+def test_a_product_for_the_quotient_is_named(capsys):
+    def times_r(W, A, B, alpha, conv1d):
+        delta = alpha * len(A) * (B @ A)
+        return W + (delta.T if conv1d else delta)
+
+    assert_told(check, times_r, "alpha · r: divide", "merge", capsys)

@@ -69,3 +69,39 @@ def test_usual_mistakes_are_named(mistake, hint, capsys):
 )
 def test_the_reference_gives_the_published_counts(config, r, targets, expected):
     assert lora_parameters(config, r, targets) == expected
+
+
+def with_keys_of(width):
+    """A count with a student's own width of keys and values."""
+
+    def wrong(config, r, targets):
+        shapes = shapes_of(config, K=width(*(config[key] for key in HEADS)))
+        return sum(r * sum(shapes[name]) for name in targets) * config["num_hidden_layers"]
+
+    return wrong
+
+
+HEADS = ("hidden_size", "num_attention_heads", "num_key_value_heads")
+
+
+@pytest.mark.parametrize(
+    ("width", "hint"),
+    [
+        (lambda C, heads, kv: C // heads, "one head wide"),
+        (lambda C, heads, kv: C // (heads * kv), "are two things"),
+    ],
+)
+def test_wrong_widths_of_keys_are_named(width, hint, capsys):
+    assert_told(check, with_keys_of(width), hint, "lora_parameters", capsys)
+
+
+def test_a_layer_that_is_wrong_alone_is_said_by_name(capsys):
+    def narrow_output(config, r, targets):
+        shapes = shapes_of(config)
+        shapes["o_proj"] = shapes["k_proj"]
+        return sum(r * sum(shapes[name]) for name in targets) * config["num_hidden_layers"]
+
+    assert_told(check, narrow_output, "it is 1600; it should be 2400", "lora_parameters", capsys)
+    with pytest.raises(AssertionError):
+        check(narrow_output)
+    assert "targets = ['o_proj']" in capsys.readouterr().out

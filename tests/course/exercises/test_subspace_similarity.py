@@ -66,3 +66,21 @@ def test_a_formula_for_equal_ranks_only_is_not_enough(capsys):
         return np.sum((V[:i] @ W[:j].T) ** 2) / min(i, j)
 
     assert_told(check, padded, "where the ranks differ", "subspace_similarity", capsys)
+
+
+def by_ranks(A1, A2, i, j):
+    return similarity(divisor=lambda i, j: min(len(A1), len(A2)))(A1, A2, i, j)
+
+
+@pytest.mark.parametrize(
+    ("mistake", "hint"),
+    [
+        (by_ranks, "by the smaller rank"),
+        (similarity(lambda A, i: np.linalg.svd(A)[0][:i]), "rows of the left-singular"),
+        (similarity(lambda A, i: right_vectors(A)[: i - 1]), "one direction too few"),
+        (similarity(lambda A, i: right_vectors(A)), "all directions are taken"),
+        (similarity(measure=lambda c: np.sum(np.diag(c) ** 2)), "the diagonal alone"),
+    ],
+)
+def test_wrong_numbers_of_directions_are_named(mistake, hint, capsys):
+    assert_told(check, mistake, hint, "subspace_similarity", capsys)

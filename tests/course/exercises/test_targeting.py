@@ -66,3 +66,45 @@ def test_the_reference_finds_what_the_library_finds_in_a_model(target_modules):
     model = GPT2LMHeadModel(GPT2Config(vocab_size=8, n_positions=4, n_embd=4, n_layer=2, n_head=2))
     layers = [name for name, module in model.named_modules() if isinstance(module, nn.Linear | nn.Conv1D)]
     assert find_targets(layers, target_modules) == library_s(model, target_modules)
+
+
+def without_the_head(layers, target_modules):
+    return [name for name in find_targets(layers, target_modules) if name != "lm_head"]
+
+
+def no_word_of_its_own(layers, target_modules):
+    if target_modules == "all-linear":
+        return [name for name in layers if re.fullmatch(target_modules, name)]
+    return find_targets(layers, target_modules)
+
+
+def another_exception(layers, target_modules):
+    found = selection(ends)(layers, target_modules)
+    if not found:
+        raise KeyError(target_modules)
+    return found
+
+
+@pytest.mark.parametrize(
+    ("mistake", "hint"),
+    [
+        (without_the_head, "may ask for it"),
+        (no_word_of_its_own, "a word of its own"),
+        (another_exception, "raises KeyError; it should be a ValueError"),
+    ],
+)
+def test_the_head_the_word_and_the_exception_are_named(mistake, hint, capsys):
+    assert_told(check, mistake, hint, "find_targets", capsys)
+
+
+def test_a_valueerror_where_something_should_be_found_is_said_to_be_the_student_s(capsys):
+    def last_part(layers, target_modules):
+        found = selection(lambda name, target: name.split(".")[-1] == target)(layers, target_modules)
+        if not found:
+            raise ValueError("nothing")
+        return found
+
+    last_part.__name__ = "find_targets"
+    with pytest.raises(ValueError, match="nothing"):
+        check(last_part)
+    assert "target_modules = ['model.layers.1.mlp.up_proj']" in capsys.readouterr().out
