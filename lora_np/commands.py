@@ -137,7 +137,7 @@ def params(base, ranks, target_modules="all-linear", batch=1, length=None, say=p
     say(f"\n{'rank':>6} {'trainable':>14} {'of all':>9} {'adapter file':>13}")
     for r in ranks:
         trained, total = sizes.count(fields, r, target_modules)
-        say(f"{r:>6} {trained:>14,} {100 * trained / total:>8.4f}% {4 * trained / 1e6:>10.1f} MB")
+        say(f"{r:>6} {trained:>14,} {100 * trained / total:>8.4f}% {4 * trained / 1e6:>10.2f} MB")
     say(f"\nA training step of {batch} x {length} tokens at rank {ranks[0]}, in MB. Weights in bfloat16, an estimate:")
     say(f"{'':>6} {'weights':>10} {'gradients':>10} {'optimizer':>10} {'activations':>12} {'all':>10}")
     for method in METHODS:

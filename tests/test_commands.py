@@ -168,7 +168,7 @@ def test_params_counts_from_a_config_alone(tmp_path, capsys):
     assert main(["params", "--base", str(path), *arguments]) == 0
     text = capsys.readouterr().out
     assert "8,030,261,248 parameters, 32 blocks, 4096 wide" in text  # Llama 3's own figures
-    assert "    16     41,943,040   0.5196%      167.8 MB" in text
+    assert "    16     41,943,040   0.5196%     167.77 MB" in text
     assert "     8     20,971,520" in text
     assert "model.layers.*.mlp.down_proj                 32 layers of 14336 -> 4096" in text
     assert "of 1 x 512 tokens" in text

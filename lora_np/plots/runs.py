@@ -34,12 +34,13 @@ def loss_curves(runs, title, unit="nats per byte"):
 def compare_methods(results, title, base=None, unit="nats per byte"):
     """A figure with a panel for each text and a row for each method: a small dot for each seed, a bar at their mean.
 
-    results: {method: {text: [loss of each seed]}}. base: {text: loss before training}, drawn as a dashed line.
+    results: {method: {text: [loss of each seed]}}. base: {text: loss before training}, a dashed line with its
+    name below the panels, where no data is.
     ValueError if there is no result.
     """
     _check(results)
     texts, methods = list(next(iter(results.values()))), list(results)
-    figure, axes = new_figure(columns=len(texts), width=PANEL, height=1.3 + 0.36 * len(methods))
+    figure, axes = new_figure(columns=len(texts), width=PANEL, height=1.6 + 0.36 * len(methods))
     for ax, text in zip(axes, texts, strict=True):
         for row, method in enumerate(methods):
             losses = results[method][text]
@@ -51,7 +52,7 @@ def compare_methods(results, title, base=None, unit="nats per byte"):
         ax.set_yticks(range(len(methods)), methods if ax is axes[0] else [])
         ax.invert_yaxis()
     if base:
-        axes[0].legend(frameon=False)
+        figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", frameon=False)
     figure.suptitle(title)
     return figure
 

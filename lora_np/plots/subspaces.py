@@ -71,7 +71,7 @@ def loss_by_rank(curves, points, levels, title, unit="nats per byte"):
     """Loss against the number of directions kept: lines for truncated updates, points for what was trained so.
 
     curves  {label: (ranks, losses)}, drawn as lines with markers
-    points  {label: (ranks, losses)}, drawn as large markers
+    points  {label: (ranks, losses)}, drawn as large hollow markers: what lies beneath stays in sight
     levels  {label: loss}, drawn as horizontal lines: what does not depend on the rank
     """
     figure, (ax,) = new_figure(width=8.0, height=4.8)
@@ -79,9 +79,8 @@ def loss_by_rank(curves, points, levels, title, unit="nats per byte"):
     for label, (ranks, losses) in curves.items():
         ax.plot(ranks, losses, color=next(colours), marker=next(markers), label=label)
     for label, (ranks, losses) in points.items():
-        ax.scatter(
-            ranks, losses, s=110, color=next(colours), marker=next(markers), zorder=3, edgecolor="white", label=label
-        )
+        style = {"facecolor": "none", "edgecolor": next(colours), "marker": next(markers), "linewidth": 2}
+        ax.scatter(ranks, losses, s=150, zorder=3, label=label, **style)
     for (label, loss), colour, style in zip(levels.items(), (GREY, BLACK), ("--", ":"), strict=False):
         ax.axhline(loss, color=colour, linestyle=style, label=label)
     ax.set(title=title, xlabel="rank k", ylabel=f"loss ({unit})", xscale="log")

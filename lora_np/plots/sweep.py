@@ -132,6 +132,7 @@ def at_rank(groups, rank, base):
     """What one rank gives for each label: the fall on prose and the rise on source, with deviations.
 
     base: {"prose": loss, "source": loss} before training. Full training stands beside, if it is among the groups.
+    Both panels have one scale, the same at every rank.
     """
     chosen = {
         label: (point, look)
@@ -141,12 +142,13 @@ def at_rank(groups, rank, base):
     }
     figure, axes = new_figure(columns=2, width=5.0, height=2.8)
     titles = {"prose": f"Learnt at r = {rank}: fall on prose", "source": f"Forgotten at r = {rank}: rise on source"}
+    every = [point for points in groups.values() for point in points]
+    largest = max(abs(point[kind][0] - base[kind]) for point in every for kind in titles)
     for ax, (kind, title) in zip(axes, titles.items(), strict=True):
         mean, deviation = np.array([point[kind] for point, _ in chosen.values()]).T
         colours = [colour for _, (colour, _) in chosen.values()]
         drawn = ax.barh(list(chosen), abs(mean - base[kind]), xerr=deviation, color=colours, height=0.6)
         ax.bar_label(drawn, fmt="%.3f", padding=4)
-        largest = max(abs(point[kind][0] - base[kind]) for points in groups.values() for point in points)
         ax.set(title=title, xlabel=UNIT, xlim=(0, 1.25 * largest))
         ax.invert_yaxis()
         ax.grid(axis="y", visible=False)

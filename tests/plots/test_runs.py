@@ -42,7 +42,8 @@ def test_seeds_evaluated_at_different_steps_have_no_mean():
 
 
 def test_a_comparison_has_a_dot_for_each_seed_and_a_bar_at_the_mean():
-    prose, source = compare_methods(RESULTS, "A title", BASE).axes
+    figure = compare_methods(RESULTS, "A title", BASE)
+    prose, source = figure.axes
     assert [label.get_text() for label in prose.get_yticklabels()] == ["LoRA", "full"]
     dots = [dots.get_offsets().tolist() for dots in prose.collections]
     assert dots == [[[2.0, 0.0], [1.0, 0.0]], [[0.5, 1.0]]]
@@ -51,13 +52,23 @@ def test_a_comparison_has_a_dot_for_each_seed_and_a_bar_at_the_mean():
     assert base[0] == 1.0
     assert list(source.get_yticks()) == [0, 1]
     assert prose.yaxis_inverted()  # the first method on top
+    (legend,) = figure.legends
+    assert [text.get_text() for text in legend.get_texts()] == ["base model"]
     assert "nats per byte" in prose.get_xlabel()
 
 
 def test_without_a_base_no_line_is_drawn_for_it():
-    prose, _ = compare_methods(RESULTS, "A title").axes
-    assert len(prose.lines) == 2
-    assert prose.get_legend() is None
+    figure = compare_methods(RESULTS, "A title")
+    assert len(figure.axes[0].lines) == 2
+    assert not figure.legends
+
+
+def test_the_legend_hides_no_data():
+    """It lies below the panels: on them it looked like one more row."""
+    figure = compare_methods(RESULTS, "A title", BASE)
+    figure.draw_without_rendering()
+    top = figure.legends[0].get_window_extent().y1
+    assert all(top <= ax.get_tightbbox().y0 for ax in figure.axes)
 
 
 def test_the_learnt_text_lies_across_and_the_forgotten_one_up():

@@ -53,6 +53,7 @@ def test_losses_stand_at_their_ranks():
     assert lines["cut"].get_xydata().tolist() == [[1, 3.0], [4, 2.0], [8, 1.5]]
     assert set(lines["base"].get_ydata()) == {3.5}
     assert ax.collections[0].get_offsets().tolist() == [[4, 1.75]]
+    assert ax.collections[0].get_facecolor().size == 0, "a filled marker would hide the line beneath"
     assert ax.get_xscale() == "log"
     assert [label.get_text() for label in ax.get_xticklabels()] == ["1", "2", "4", "8"]
     assert "nats per byte" in ax.get_ylabel()

@@ -86,6 +86,7 @@ def test_at_one_rank_the_others_are_left_out():
     assert [bar.get_width() for bar in learnt.patches] == pytest.approx([0.5, 0.6, 0.625])
     assert [bar.get_width() for bar in forgotten.patches] == pytest.approx([0.25, 0.5, 0.75])
     assert "r = 8" in learnt.get_title()
+    assert forgotten.get_xlim() == learnt.get_xlim()  # so that what was learnt and what was forgotten compare
     others = at_rank(GROUPS, 1, BASE).axes[0]
     assert others.get_xlim() == learnt.get_xlim()  # so that the slider changes the bars and not the scale
 

@@ -25,6 +25,17 @@ def test_the_curves_are_the_historys():
     assert curves.get_xlabel()
 
 
+def test_the_legend_hides_no_curve():
+    figure = plots.training_curves(HISTORY, "A title")
+    figure.draw_without_rendering()
+    curves = figure.axes[0]
+    legend = curves.get_legend()
+    assert [text.get_text() for text in legend.get_texts()] == [line.get_label() for line in curves.lines]
+    box = legend.get_window_extent()
+    assert not box.overlaps(curves.get_window_extent())
+    assert not box.overlaps(curves.xaxis.label.get_window_extent())
+
+
 def test_a_saved_picture_is_a_png_of_some_size(tmp_path):
     from matplotlib.image import imread
 
