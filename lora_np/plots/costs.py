@@ -83,21 +83,30 @@ def merge_errors(ranks, errors, title, ylabel="relative error of the layer's res
 def time_ratios(ratios, title, xlabel="time, as a multiple of the base model's"):
     """Every measured ratio as a point, the median as a bar across them, and a line at 1.
 
-    ratios: {label: array of ratios}, from top to bottom.
+    ratios: {label: array of ratios}, from top to bottom. A round in which something else kept the machine busy may
+    lie far out: beyond twice the largest median it is drawn at the edge, so that the others can be told apart.
     """
     figure, (ax,) = new_figure(width=9.0, height=1.3 + 0.55 * len(ratios))
     places = np.arange(len(ratios))[::-1]
-    rng = np.random.default_rng(0)
+    rng, edge = np.random.default_rng(0), 2 * max(np.median(values) for values in ratios.values())
+    beyond = 0
     for place, values in zip(places, ratios.values(), strict=True):
         values = np.asarray(values)
-        ax.plot(values, place + rng.uniform(-0.18, 0.18, len(values)), "o", color=BLUE, alpha=0.45, markersize=4)
+        heights, far = place + rng.uniform(-0.18, 0.18, len(values)), values > edge
+        ax.plot(values[~far], heights[~far], "o", color=BLUE, alpha=0.45, markersize=4)
+        if far.any():
+            ax.plot(np.full(far.sum(), edge), heights[far], ">", color=BLUE, markersize=7, clip_on=False)
+            beyond += far.sum()
         ax.plot([np.median(values)] * 2, [place - 0.32, place + 0.32], color=ORANGE, linewidth=3)
     ax.axvline(1.0, color=BLACK, linewidth=1, linestyle="--")
     ax.plot([], [], "o", color=BLUE, alpha=0.45, markersize=4, label="one round")
     ax.plot([], [], color=ORANGE, linewidth=3, label="median")
+    if beyond:
+        ax.plot([], [], ">", color=BLUE, markersize=7, label=f"beyond the edge ({beyond})")
+        ax.set_xlim(right=edge)
     ax.set_yticks(places, list(ratios))
     ax.set(title=title, xlabel=xlabel, ylim=(-0.6, len(ratios) - 0.4))
-    figure.legend(*ax.get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=2)
+    figure.legend(*ax.get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=3)
     return figure
 
 

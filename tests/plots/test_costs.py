@@ -58,6 +58,16 @@ def test_time_ratios_show_every_point_and_the_median():
     assert list(ax.lines[4].get_xdata()) == [1.0, 1.0]  # the base
 
 
+def test_a_ratio_far_out_does_not_squeeze_the_others():
+    figure = time_ratios({"merged": [1.0, 1.0, 20.0], "unmerged": [1.5, 1.4, 1.6]}, "A title")
+    (ax,) = figure.axes
+    near, far = ax.lines[:2]
+    assert near.get_xdata().tolist() == [1.0, 1.0]
+    assert far.get_xdata().tolist() == [3.0]
+    assert ax.get_xlim()[1] == 3.0
+    assert "beyond the edge (1)" in [text.get_text() for text in figure.legends[0].get_texts()]
+
+
 def test_exact_ones_have_a_colour_of_their_own():
     (ax,) = distance_bars({"exact": 1e-7, "near": 0.25}, "A title", "distance").axes
     exact, near = ax.patches
