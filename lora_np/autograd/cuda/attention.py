@@ -11,7 +11,7 @@ import cupy
 from .blas import gemm
 from .launch import by_rows, in_fours
 
-HELD = 16  # keys for each thread of a block: the kernels keep them in registers
+HELD = 16  # keys for each thread of a block, which keeps them in registers; the same number stands in kernels.cu
 MOST_KEYS = HELD * 1024
 STRIPE = 256  # queries; shorter stripes would cost more starts of kernels than they save
 
