@@ -1,6 +1,21 @@
-"""CUDA kernels for what CuPy does not offer, compiled when first used. Each names its NumPy counterpart."""
+"""What CuPy does not offer, or not as fast. Each names its NumPy counterpart."""
 
 import functools
+
+from .backend import on_gpu
+
+
+def add(x, y, into_x=False):
+    """x + y, for arrays of one library or Python numbers; with `into_x` written to where x is (x += y)."""
+    if on_gpu(x) and on_gpu(y):
+        from .cuda import elementwise
+
+        if elementwise.fits(x, y):
+            return elementwise.add(x, y, out=x if into_x else None)
+    if not into_x:
+        return x + y
+    x += y
+    return x
 
 
 @functools.cache

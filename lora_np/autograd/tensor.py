@@ -13,7 +13,7 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from . import backend
+from . import backend, kernels
 
 _numbers = itertools.count()
 
@@ -216,12 +216,11 @@ class _Gradients:
         if node not in self.arrays:
             self.arrays[node] = d
         elif node in self.owned:
-            self.arrays[node] += d
+            self.arrays[node] = kernels.add(self.arrays[node], d, into_x=True)
         elif owned:
-            d += self.arrays[node]
-            self.arrays[node] = d
+            self.arrays[node] = kernels.add(d, self.arrays[node], into_x=True)
         else:
-            self.arrays[node] = self.arrays[node] + d
+            self.arrays[node] = kernels.add(self.arrays[node], d)
             owned = True
         if owned:
             self.owned.add(node)

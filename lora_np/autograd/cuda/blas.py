@@ -33,30 +33,35 @@ def gemm(a, b, out=None, alpha=1.0, beta=0.0):
     if k == 0:
         out *= beta
         return out
-    (a, flag_a, step_a), (b, flag_b, step_b) = _layout(a), _layout(b)
+    (a, flag_a, step_a), (b, flag_b, step_b) = layout(a), layout(b)
     step_out = out.strides[-2] // 4
     mode = COMPUTE_TF32 if backend.tf32_enabled() else COMPUTE_FLOAT32
     # cuBLAS counts columns first. Read that way our arrays are transposed, and outᵀ = bᵀ aᵀ.
-    sizes = (_handle(), flag_b, flag_a, n, m, k, _number(alpha))
+    sizes = (workplace()[0], flag_b, flag_a, n, m, k, number(alpha))
     left, right = (b.data.ptr, FLOAT32, step_b), (a.data.ptr, FLOAT32, step_a)
     result = (out.data.ptr, FLOAT32, step_out)
     if a.ndim == 2:
-        status = _library().cublasGemmEx(*sizes, *left, *right, _number(beta), *result, mode, ANY_ALGORITHM)
+        status = _library().cublasGemmEx(*sizes, *left, *right, number(beta), *result, mode, ANY_ALGORITHM)
     else:
         steps = (x.strides[0] // 4 for x in (b, a, out))
         left, right, result = ((*x, step) for x, step in zip((left, right, result), steps, strict=True))
         end = (len(out), mode, ANY_ALGORITHM)
-        status = _library().cublasGemmStridedBatchedEx(*sizes, *left, *right, _number(beta), *result, *end)
+        status = _library().cublasGemmStridedBatchedEx(*sizes, *left, *right, number(beta), *result, *end)
     if status:
         raise RuntimeError(f"cuBLAS refused a product of {a.shape} and {b.shape} (status {status})")
     return out
 
 
+def load(name):
+    """One of cuBLAS's libraries, in the version that CuPy has loaded."""
+    version = cublas.getVersion(cupy.cuda.device.get_cublas_handle())
+    return ctypes.CDLL(f"lib{name}.so.{version // 10000}")
+
+
 @functools.cache
 def _library():
     """cuBLAS, with the types of what it is given."""
-    version = cublas.getVersion(cupy.cuda.device.get_cublas_handle())
-    library = ctypes.CDLL(f"libcublas.so.{version // 10000}")
+    library = load("cublas")
     pointer, number, step = ctypes.c_void_p, ctypes.c_int, ctypes.c_longlong
     start = [pointer, number, number, number, number, number, pointer]
     matrix, end = [pointer, number, number], [number, number]
@@ -78,8 +83,8 @@ class _Handles(threading.local):
 _handles = _Handles()
 
 
-def _handle():
-    """The handle for the current device, working in the current stream."""
+def workplace():
+    """(handle, workspace, stream) of this thread: cuBLAS for the current device, working in the current stream."""
     device, stream = cupy.cuda.runtime.getDevice(), cupy.cuda.get_current_stream().ptr
     if device not in _handles.of:
         handle = ctypes.c_void_p()
@@ -91,7 +96,7 @@ def _handle():
         _library().cublasSetStream_v2(handle, stream)
         _library().cublasSetWorkspace_v2(handle, workspace.ptr, WORKSPACE)
         entry[2] = stream
-    return handle
+    return handle, workspace.ptr, stream
 
 
 @functools.lru_cache(maxsize=256)
@@ -100,12 +105,12 @@ def _scalar(value):
     return array, array.ctypes.data
 
 
-def _number(value):
+def number(value):
     """The address of a float32 with this value."""
     return _scalar(value)[1]
 
 
-def _layout(x):
+def layout(x):
     """(array, whether it is transposed, numbers from one row to the next); a copy only if neither way fits."""
     row, column = x.strides[-2:]
     if column == 4 and row >= 4 * x.shape[-1]:

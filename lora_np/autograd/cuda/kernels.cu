@@ -37,6 +37,76 @@ __device__ float block_max(float value) {
 __device__ long long first_index() { return blockIdx.x * (long long)blockDim.x + threadIdx.x; }
 __device__ long long stride() { return gridDim.x * (long long)blockDim.x; }
 
+// A row may be read by one number or by four at a time: what follows is written for both.
+__device__ float4 operator+(float4 a, float4 b) { return {a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w}; }
+__device__ float4 operator*(float4 a, float4 b) { return {a.x * b.x, a.y * b.y, a.z * b.z, a.w * b.w}; }
+__device__ float4 operator+(float4 a, float b) { return {a.x + b, a.y + b, a.z + b, a.w + b}; }
+__device__ float4 operator*(float4 a, float b) { return {a.x * b, a.y * b, a.z * b, a.w * b}; }
+__device__ float sum_of(float a) { return a; }
+__device__ float sum_of(float4 a) { return (a.x + a.y) + (a.z + a.w); }
+
+template <typename Pack>
+__device__ void layer_norm_row(const Pack* x, const Pack* weight, const Pack* bias, Pack* y, Pack* normed,
+                               float* inv_std, int packs, int width, float eps) {
+    long long start = blockIdx.x * (long long)packs;
+    float sum = 0;
+    for (int i = threadIdx.x; i < packs; i += blockDim.x) sum += sum_of(x[start + i]);
+    float mean = block_sum(sum) / width, squares = 0;
+    for (int i = threadIdx.x; i < packs; i += blockDim.x) {
+        Pack centred = x[start + i] + -mean;
+        squares += sum_of(centred * centred);
+    }
+    float scale = 1.0f / sqrtf(block_sum(squares) / width + eps);
+    if (inv_std && threadIdx.x == 0) inv_std[blockIdx.x] = scale;
+    for (int i = threadIdx.x; i < packs; i += blockDim.x) {
+        Pack value = (x[start + i] + -mean) * scale;
+        if (normed) normed[start + i] = value;
+        y[start + i] = value * weight[i] + bias[i];
+    }
+}
+
+template <typename Pack>
+__device__ void layer_norm_row_back(const Pack* dy, const Pack* weight, const Pack* normed, const float* inv_std,
+                                    Pack* dx, int packs, int width) {
+    long long start = blockIdx.x * (long long)packs;
+    float sum = 0, along = 0;
+    for (int i = threadIdx.x; i < packs; i += blockDim.x) {
+        Pack g = dy[start + i] * weight[i];
+        sum += sum_of(g);
+        along += sum_of(g * normed[start + i]);
+    }
+    float mean = block_sum(sum) / width, slope = block_sum(along) / width, scale = inv_std[blockIdx.x];
+    for (int i = threadIdx.x; i < packs; i += blockDim.x)
+        dx[start + i] = (dy[start + i] * weight[i] + -mean + normed[start + i] * -slope) * scale;
+}
+
+template <typename Pack>
+__device__ void rms_norm_row(const Pack* x, const Pack* weight, Pack* y, Pack* normed, float* inv_rms, int packs,
+                             int width, float eps) {
+    long long start = blockIdx.x * (long long)packs;
+    float squares = 0;
+    for (int i = threadIdx.x; i < packs; i += blockDim.x) squares += sum_of(x[start + i] * x[start + i]);
+    float scale = 1.0f / sqrtf(block_sum(squares) / width + eps);
+    if (inv_rms && threadIdx.x == 0) inv_rms[blockIdx.x] = scale;
+    for (int i = threadIdx.x; i < packs; i += blockDim.x) {
+        Pack value = x[start + i] * scale;
+        if (normed) normed[start + i] = value;
+        y[start + i] = value * weight[i];
+    }
+}
+
+template <typename Pack>
+__device__ void rms_norm_row_back(const Pack* dy, const Pack* weight, const Pack* normed, const float* inv_rms,
+                                  Pack* dx, int packs, int width) {
+    long long start = blockIdx.x * (long long)packs;
+    float along = 0;
+    for (int i = threadIdx.x; i < packs; i += blockDim.x)
+        along += sum_of(dy[start + i] * weight[i] * normed[start + i]);
+    float slope = block_sum(along) / width, scale = inv_rms[blockIdx.x];
+    for (int i = threadIdx.x; i < packs; i += blockDim.x)
+        dx[start + i] = (dy[start + i] * weight[i] + normed[start + i] * -slope) * scale;
+}
+
 template <typename Pack>
 __device__ void swap_packs(const Pack* x, Pack* y, int B, int T, int P, int H, int D, int back) {
     int t = blockIdx.x % T, b = blockIdx.x / T, width = P * H * D;
@@ -52,74 +122,48 @@ __device__ void swap_packs(const Pack* x, Pack* y, int B, int T, int P, int H, i
 
 extern "C" {
 
-// y[row] += bias. `fours`: by four numbers at a time, which all have to begin at multiples of 16 bytes.
-__global__ void add_bias(float* y, const float* bias, int width, int fours) {
-    float* row = y + blockIdx.x * (long long)width;
-    if (!fours) {
-        for (int i = threadIdx.x; i < width; i += blockDim.x) row[i] += bias[i];
-        return;
-    }
-    for (int i = 4 * threadIdx.x; i < width; i += 4 * blockDim.x) {
-        float4 value = *reinterpret_cast<float4*>(row + i), b = *reinterpret_cast<const float4*>(bias + i);
-        *reinterpret_cast<float4*>(row + i) = {value.x + b.x, value.y + b.y, value.z + b.z, value.w + b.w};
-    }
-}
+// The norms, one block for each row. `fours`: rows may be read by four numbers at a time.
+#define PACKS(p) reinterpret_cast<float4*>(p)
+#define CONST_PACKS(p) reinterpret_cast<const float4*>(p)
 
 __global__ void layer_norm_forward(const float* x, const float* weight, const float* bias, float* y, float* normed,
-                                   float* inv_std, int width, float eps) {
-    long long start = blockIdx.x * (long long)width;
-    float sum = 0;
-    for (int i = threadIdx.x; i < width; i += blockDim.x) sum += x[start + i];
-    float mean = block_sum(sum) / width, squares = 0;
-    for (int i = threadIdx.x; i < width; i += blockDim.x) {
-        float centred = x[start + i] - mean;
-        squares += centred * centred;
-    }
-    float scale = 1.0f / sqrtf(block_sum(squares) / width + eps);
-    if (inv_std && threadIdx.x == 0) inv_std[blockIdx.x] = scale;
-    for (int i = threadIdx.x; i < width; i += blockDim.x) {
-        float value = (x[start + i] - mean) * scale;
-        if (normed) normed[start + i] = value;
-        y[start + i] = value * weight[i] + bias[i];
-    }
+                                   float* inv_std, int width, float eps, int fours) {
+    if (fours)
+        layer_norm_row(CONST_PACKS(x), CONST_PACKS(weight), CONST_PACKS(bias), PACKS(y), PACKS(normed), inv_std,
+                       width / 4, width, eps);
+    else
+        layer_norm_row(x, weight, bias, y, normed, inv_std, width, width, eps);
 }
 
 __global__ void layer_norm_backward(const float* dy, const float* weight, const float* normed, const float* inv_std,
-                                    float* dx, int width) {
-    long long start = blockIdx.x * (long long)width;
-    float sum = 0, along = 0;
-    for (int i = threadIdx.x; i < width; i += blockDim.x) {
-        float g = dy[start + i] * weight[i];
-        sum += g;
-        along += g * normed[start + i];
-    }
-    float mean = block_sum(sum) / width, slope = block_sum(along) / width, scale = inv_std[blockIdx.x];
-    for (int i = threadIdx.x; i < width; i += blockDim.x)
-        dx[start + i] = (dy[start + i] * weight[i] - mean - normed[start + i] * slope) * scale;
+                                    float* dx, int width, int fours) {
+    if (fours)
+        layer_norm_row_back(CONST_PACKS(dy), CONST_PACKS(weight), CONST_PACKS(normed), inv_std, PACKS(dx), width / 4,
+                            width);
+    else
+        layer_norm_row_back(dy, weight, normed, inv_std, dx, width, width);
 }
 
 __global__ void rms_norm_forward(const float* x, const float* weight, float* y, float* normed, float* inv_rms,
-                                 int width, float eps) {
-    long long start = blockIdx.x * (long long)width;
-    float squares = 0;
-    for (int i = threadIdx.x; i < width; i += blockDim.x) squares += x[start + i] * x[start + i];
-    float scale = 1.0f / sqrtf(block_sum(squares) / width + eps);
-    if (inv_rms && threadIdx.x == 0) inv_rms[blockIdx.x] = scale;
-    for (int i = threadIdx.x; i < width; i += blockDim.x) {
-        float value = x[start + i] * scale;
-        if (normed) normed[start + i] = value;
-        y[start + i] = value * weight[i];
-    }
+                                 int width, float eps, int fours) {
+    if (fours)
+        rms_norm_row(CONST_PACKS(x), CONST_PACKS(weight), PACKS(y), PACKS(normed), inv_rms, width / 4, width, eps);
+    else
+        rms_norm_row(x, weight, y, normed, inv_rms, width, width, eps);
 }
 
 __global__ void rms_norm_backward(const float* dy, const float* weight, const float* normed, const float* inv_rms,
-                                  float* dx, int width) {
-    long long start = blockIdx.x * (long long)width;
-    float along = 0;
-    for (int i = threadIdx.x; i < width; i += blockDim.x) along += dy[start + i] * weight[i] * normed[start + i];
-    float slope = block_sum(along) / width, scale = inv_rms[blockIdx.x];
-    for (int i = threadIdx.x; i < width; i += blockDim.x)
-        dx[start + i] = (dy[start + i] * weight[i] - normed[start + i] * slope) * scale;
+                                  float* dx, int width, int fours) {
+    if (fours)
+        rms_norm_row_back(CONST_PACKS(dy), CONST_PACKS(weight), CONST_PACKS(normed), inv_rms, PACKS(dx), width / 4,
+                          width);
+    else
+        rms_norm_row_back(dy, weight, normed, inv_rms, dx, width, width);
+}
+
+// z = x + y by four numbers at a time; `size` counts packs of four.
+__global__ void add_by_fours(const float4* x, const float4* y, float4* z, long long size) {
+    for (long long i = first_index(); i < size; i += stride()) z[i] = x[i] + y[i];
 }
 
 __global__ void gelu_forward(const float* __restrict__ x, float* __restrict__ y, float* __restrict__ slope,

@@ -1,14 +1,14 @@
-"""The linear layer and LoRA's, in CUDA; derived in `fused/linear.py`. Sums of products are added by cuBLAS itself."""
+"""The linear layer and LoRA's, in CUDA; derived in `fused/linear.py`. cuBLAS adds biases and sums of products."""
 
 from .blas import gemm
-from .launch import by_rows, in_fours
+from .blaslt import gemm_with_bias
 
 
 def linear_forward(x, weight, bias, fan_in_fan_out=False, needs=(True, True, True)):
     """y = x Wᵀ + b."""
     w = weight if fan_in_fan_out else weight.T  # (in, out)
     rows = x.reshape(-1, w.shape[0])
-    y = _with_bias(gemm(rows, w), bias)
+    y = _product(rows, w, bias)
     cache = (rows if needs[1] else None, w if needs[0] else None, x.shape, fan_in_fan_out, needs)
     return y.reshape(*x.shape[:-1], w.shape[1]), cache
 
@@ -31,9 +31,8 @@ def lora_linear_forward(
     mask = None if mask is None else mask.reshape(rows.shape)
     dropped = rows if mask is None else rows * mask
     h = gemm(dropped, lora_A.T)  # (N, r)
-    y = gemm(rows, w)
+    y = _product(rows, w, bias)
     gemm(h, lora_B.T, out=y, alpha=scaling, beta=1.0)
-    y = _with_bias(y, bias)
     saved = (rows if needs[1] else None, dropped if needs[3] else None, h if needs[4] else None)
     matrices = (w if needs[0] else None, lora_A if needs[0] else None, lora_B)
     cache = (saved, matrices, mask if needs[0] else None, scaling, x.shape, fan_in_fan_out, needs)
@@ -61,10 +60,8 @@ def lora_linear_backward(dy, cache):
     return dx, dw, dy.sum(axis=0) if needs[2] else None, dA, dB
 
 
-def _with_bias(y, bias):
-    if bias is not None:
-        by_rows("add_bias", len(y), y.shape[1], y, bias, y.shape[1], in_fours(y.shape[1], y, bias))
-    return y
+def _product(x, w, bias):
+    return gemm(x, w) if bias is None else gemm_with_bias(x, w, bias)
 
 
 def _weight_gradient(x, dy, fan_in_fan_out):

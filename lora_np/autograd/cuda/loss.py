@@ -7,7 +7,7 @@ from ..fused.loss import counted_rows, spread
 from .blas import gemm
 from .launch import by_rows, long
 
-CHUNK_BYTES = 1 << 28  # of logits at once
+CHUNK_BYTES = 1 << 29  # of logits at once
 
 
 def cross_entropy_forward(logits, targets, ignore_index=-100, needs=(True,)):

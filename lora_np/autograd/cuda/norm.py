@@ -2,13 +2,13 @@
 
 import cupy
 
-from .launch import by_rows
+from .launch import by_rows, in_fours
 
 
 def layer_norm_forward(x, weight, bias, eps=1e-5, needs=(True, True, True)):
     """y = x̂ ∘ w + b."""
     rows, (y, normed, inv_std) = _prepare(x, needs)
-    by_rows("layer_norm_forward", len(rows), rows.shape[1], rows, weight, bias, y, normed, inv_std, rows.shape[1], eps)
+    _start("layer_norm_forward", (rows, weight, bias, y, normed, inv_std), eps)
     return y.reshape(x.shape), (normed, inv_std, weight if needs[0] else None, x.shape, needs)
 
 
@@ -21,7 +21,7 @@ def layer_norm_backward(dy, cache):
 def rms_norm_forward(x, weight, eps=1e-6, needs=(True, True)):
     """y = x̂ ∘ w."""
     rows, (y, normed, inv_rms) = _prepare(x, needs)
-    by_rows("rms_norm_forward", len(rows), rows.shape[1], rows, weight, y, normed, inv_rms, rows.shape[1], eps)
+    _start("rms_norm_forward", (rows, weight, y, normed, inv_rms), eps)
     return y.reshape(x.shape), (normed, inv_rms, weight if needs[0] else None, x.shape, needs)
 
 
@@ -45,6 +45,13 @@ def _gradients(kernel, dy, cache):
     dx = None
     if needs[0]:
         dx = cupy.empty_like(dy)
-        by_rows(kernel, len(dy), shape[-1], dy, weight, normed, inverse, dx, shape[-1])
+        _start(kernel, (dy, weight, normed, inverse, dx))
         dx = dx.reshape(shape)
     return dx, (dy * normed).sum(axis=0) if needs[1] else None, dy
+
+
+def _start(kernel, arrays, *options):
+    """One block for each row of the first array; by four numbers at a time where all but 1/σ allow it."""
+    rows, width = arrays[0].shape
+    fours = in_fours(width, *(x for x in arrays if x is not None and x.shape[-1] == width))
+    by_rows(kernel, rows, width, *arrays, width, *options, fours)

@@ -290,6 +290,7 @@ def test_products_of_every_layout(layout, stack):
     import cupy
 
     from lora_np.autograd.cuda.blas import gemm
+    from lora_np.autograd.cuda.blaslt import gemm_with_bias
 
     lead = () if stack is None else (stack,)
     a, b = arrays_of((*lead, 10, 14), (*lead, 14, 6))
@@ -301,10 +302,62 @@ def test_products_of_every_layout(layout, stack):
     elif layout == "copy":
         left, right = (cupy.repeat(cupy.repeat(x, 2, -1), 2, -2)[..., ::2, ::2] for x in (left, right))
     assert_close(gemm(left, right), a @ b, **CLOSE)
+    if stack is None:
+        bias = arrays_of((6,), seed=1)[0]
+        assert_close(gemm_with_bias(left, right, cupy.asarray(bias)), a @ b + bias, **CLOSE)
     out = cupy.ones((*lead, 10, 8), np.float32)
     gemm(left, right, out=out[..., :6], alpha=0.5, beta=2.0)
     assert_close(out[..., :6], 0.5 * (a @ b) + 2, **CLOSE)
     assert bool((out[..., 6:] == 1).all())
+
+
+@few
+@given(m=size, k=width, n=width, offsets=st.tuples(*[st.integers(0, 4)] * 3))
+def test_products_with_a_bias_wherever_the_arrays_begin(m, k, n, offsets):
+    import cupy
+
+    from lora_np.autograd.cuda.blaslt import gemm_with_bias
+
+    def placed(x, offset):
+        room = cupy.zeros(offset + x.size, np.float32)
+        room[offset:] = cupy.asarray(x).reshape(-1)
+        return room[offset:].reshape(x.shape)
+
+    a, b, bias = arrays_of((m, k), (k, n), (n,))
+    found = gemm_with_bias(*map(placed, (a, b, bias), offsets))
+    assert_close(found, a @ b + bias, rtol=2e-4, atol=1e-5 * np.sqrt(k))
+    every_second = cupy.asarray(np.repeat(bias, 2))[::2]
+    assert_close(
+        gemm_with_bias(cupy.asarray(a), cupy.asarray(b), every_second), found, rtol=2e-4, atol=1e-5 * np.sqrt(k)
+    )
+
+
+def test_products_with_a_bias_know_their_bias_again():
+    import cupy
+
+    from lora_np.autograd.cuda.blaslt import gemm_with_bias
+
+    a, b = map(cupy.asarray, arrays_of((8, 16), (16, 12)))
+    biases = [cupy.asarray(x) for x in arrays_of((12,), (12,), seed=3)]
+    for bias in (*biases, biases[0]):  # one shape, one description: the bias must not be another's
+        assert_close(gemm_with_bias(a, b, bias), gemm_with_bias(a, b, cupy.zeros_like(bias)) + bias, **CLOSE)
+
+
+@few
+@given(size=st.integers(0, 40), offsets=st.tuples(*[st.integers(0, 4)] * 2), into=st.booleans())
+def test_sums_wherever_the_arrays_begin(size, offsets, into):
+    import cupy
+
+    from lora_np.autograd import kernels
+
+    x, y = (np.arange(size + o, dtype=np.float32) ** 2 for o in offsets)
+    a, b = (cupy.asarray(z)[o:] for z, o in zip((x, y), offsets, strict=True))
+    expected = x[offsets[0] :] + y[offsets[1] :]
+    found = kernels.add(a, b, into_x=into)
+    assert_close(found, expected)
+    assert (found is a) == into
+    assert_close(kernels.add(a, 2), a.get() + 2)
+    assert_close(kernels.add(a[::2], b[::2]), a.get()[::2] + b.get()[::2])
 
 
 def test_products_of_nothing():

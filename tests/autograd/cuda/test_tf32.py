@@ -32,6 +32,7 @@ PRODUCTS = {
     "a stack": lambda a, b: (Tensor(a[None]) @ Tensor(b[None])).data[0],
     "a stack and a matrix": lambda a, b: (Tensor(a[None]) @ Tensor(b)).data[0],
     "linear": lambda a, b: F.linear(Tensor(a), Tensor(b.T)).data,
+    "linear with a bias": lambda a, b: F.linear(Tensor(a), Tensor(b.T), Tensor(b[0] * 0)).data,
     "lora_linear": lambda a, b: F.lora_linear(Tensor(a), Tensor(b.T), None, Tensor(a[:1]), Tensor(b[:, :1]), 0.0).data,
 }
 
