@@ -4,15 +4,15 @@ Nothing is computed here. Each array of a block has a name and a size; each oper
 and others exist beside them while it runs, forward and backward. The most that ever exists at once is the answer.
 `Block` has the operations: what they keep is what the docstrings in `autograd/fused/` say. `gpt2_block` and
 `llama_block` put them in order: what exists beside is what the local variables in `models/gpt2.py` and
-`models/llama.py` hold. Python's own objects are left out: 10 to 20 kB a block.
+`models/llama.py` hold. Python's own objects and NumPy's buffers are left out: 10 to 50 kB.
 """
 
 from collections import Counter
 
+from ..autograd.fused.loss import CHUNK_BYTES, chunk_rows
 from .sizes import PARTS, adapter_sizes, dimensions, model_size
 
 FLOAT32 = 4
-CHUNK_BYTES = 1 << 25  # of logits that autograd/fused/loss.py holds at once
 BLOCK_BYTES = 1 << 19  # that attention and elementwise operations work on at once (autograd/backend.py, `blocks`)
 SILU = ("silu", "swish")
 
@@ -76,22 +76,21 @@ def _sizes(d, batch, length):
     stream, inner = ("x", "normed_x", "attended", "m", "normed_m", "out"), ("gate", "up", "bent", "slope", "wide")
     sizes = dict.fromkeys(stream, rows * d["C"]) | dict.fromkeys(inner, rows * d["inner"])
     sizes |= dict.fromkeys(("q", "heads", "joined"), rows * d["q"]) | dict.fromkeys(("k", "v"), rows * d["kv"])
-    sizes |= {"qkv": 3 * rows * d["C"], "P": batch * scores, "mask": batch * scores, "future": length * length}
+    sizes |= {"qkv": 3 * rows * d["C"], "E": batch * scores, "mask": batch * scores, "future": length * length}
+    sizes["z"] = rows * d["heads"]
     # Attention takes `some` of the batch at a time; what it made the time before is freed once the next is there.
     some = min(batch, max(1, BLOCK_BYTES // (FLOAT32 * scores)))
-    sizes |= {"some_P": some * scores, "twice_P": min(2 * some, batch) * scores}
-    # The queries of a group are moved together: dO is copied, and then dQ, when an earlier time's dS is gone already.
-    copies = 0 if d["kv"] == d["q"] else 2 if some == batch else 1
+    sizes |= {"some_E": some * scores, "twice_E": min(2 * some, batch) * scores, "some_q": some * length * d["q"]}
     # Activations work in strips. GELU needs two beside each; of SwiGLU's one, the last is freed once the next is there.
     inner, strip = rows * d["inner"], BLOCK_BYTES // FLOAT32
     sizes |= {"gelu_strips": 2 * min(inner, strip), "swiglu_strips": min(inner, 2 * strip)}
-    return sizes | {"moved": copies * some * length * d["q"], "row": rows}
+    return sizes | {"row": rows}
 
 
 def _loss(d, batch, length):
     """The last norm's x̂ and 1/σ, its result, the gradient of that, both again for the rows that count, and logits."""
     rows, counted = batch * length, batch * (length - 1)  # the last position has no target
-    chunk = min(counted, max(1, CHUNK_BYTES // (FLOAT32 * d["V"]))) * d["V"]
+    chunk = chunk_rows(counted, FLOAT32 * d["V"], CHUNK_BYTES) * d["V"]
     return rows * (3 * d["C"] + 1) + 2 * counted * d["C"] + chunk
 
 
@@ -137,13 +136,17 @@ class Block:
         self._run([x], y, forward, backward, branch, self.sizes[x] + h if needed else h, trained=True)
 
     def attention(self, inputs, y, dropout, forward="", backward=""):
-        """softmax(Q Kᵀ) V. Keeps P, its dropout mask, and of q, k and v what the gradients of the others need."""
-        needed, kept = self.needs & set(inputs), ["P", "mask"] if dropout else ["P"]
+        """softmax(Q Kᵀ) V. Keeps E, z, its dropout mask, and of q, k and v what the gradients of the others need."""
+        needed, kept = self.needs & set(inputs), ["E", "z", "mask"] if dropout else ["E", "z"]
         if needed:
             self._keep(*kept, *(x for x in inputs if needed & USED_FOR[x]))
-        forward += " future moved" + (" mask some_P" if dropout else "") + ("" if needed else " twice_P")
-        work = self.sizes["twice_P"] if needed - {"v"} else self.sizes["some_P"] if dropout else 0  # dS, or mask∘P
-        self._run(inputs, y, forward, backward, 0, work + self.sizes["moved"])
+        forward += " future some_q" + (" mask some_E" if dropout else "") + ("" if needed else " twice_E")
+        # Backward: dO / z; beside it dS, an earlier one for a moment, then s Q for dK or a group's dQ; or mask∘E.
+        E, twice_E, q = (self.sizes[name] for name in ("some_E", "twice_E", "some_q"))
+        grouped = self.sizes["q"] != self.sizes["k"]
+        beside = q if needed & {"k", "qkv"} or (grouped and "q" in needed) else 0
+        work = q + (max(twice_E, E + beside) if needed - {"v"} else E if dropout else 0)
+        self._run(inputs, y, forward, backward, 0, work)
 
     def activation(self, kind, x, y, forward="", backward=""):
         """f(x). Keeps its slope: for ReLU in a byte each; tanh keeps its result, from which the slope follows.

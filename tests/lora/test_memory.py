@@ -173,7 +173,7 @@ ATTENTION |= {"length": 256}
 def test_a_measured_step_of_a_llama_needs_what_is_predicted(targets, changes):
     small = {**SMALL_LLAMA, "batch": 4, "length": 128, **changes}
     shape = small.pop("batch"), small.pop("length"), small.pop("dropout", 0.0)
-    assert_as_predicted(*lora_step(LlamaForCausalLM(LlamaConfig(**small)), targets, *shape), activations=0.01)
+    assert_as_predicted(*lora_step(LlamaForCausalLM(LlamaConfig(**small)), targets, *shape), activations=0.015)
 
 
 @pytest.mark.parametrize("batch", [4, 5])
@@ -186,7 +186,7 @@ def test_shards_need_at_most_what_is_predicted(batch):
 def test_each_shard_holds_logits_of_its_own():
     config = {"model_type": "llama", **SMALL_LLAMA, "vocab_size": 49152}
     one, two, more = (this_library(config, 8, batch=4, length=128, shards=n)["activations"] for n in (1, 2, 100))
-    chunk, angles = (1 << 25) // (4 * 49152) * 49152, 128 * 16
+    chunk, angles = 254 * 49152, 128 * 16  # 64 MiB of logits would be 341 rows: 508 make two chunks of 254
     assert two - one == 4 * (chunk + angles)
     assert more == this_library(config, 8, batch=4, length=128, shards=4)["activations"]
 
@@ -205,10 +205,10 @@ def test_a_measured_step_of_the_shape_of_smollm2():
 
 def test_smollm2_in_this_library():
     found = this_library({"model_type": "llama", **SMOLLM2}, 8, batch=2, length=128)
-    # a block keeps x of q and v, two norms, q, k, v, SwiGLU's two arrays, P (128 per head), 1/ρ twice and h twice
-    blocks = 256 * 30 * (3 * 576 + 576 + 2 * 192 + 2 * 1536 + 9 * 128 + 2 + 2 * 8)
+    # a block keeps x of q and v, two norms, q, k, v, SwiGLU's two arrays, E (128 per head) and z, 1/ρ twice and h twice
+    blocks = 256 * 30 * (3 * 576 + 576 + 2 * 192 + 2 * 1536 + 9 * (128 + 1) + 2 + 2 * 8)
     blocks -= 256 * (576 + 1 + 576)  # the first norm has no gradient to compute, and q only serves the gradient of k
-    chunk = (1 << 25) // (4 * 49152) * 49152
+    chunk = 254 * 49152
     loss = 256 * (3 * 576 + 1) + 2 * 254 * 576 + chunk
     angles = 128 * 64
     assert found["activations"] == 4 * (blocks + loss + angles)
@@ -246,9 +246,9 @@ def test_gpt2_in_this_library():
     found = this_library({**GPT2, "attn_pdrop": 0.0, "resid_pdrop": 0.0}, 8, batch=4, length=128)
     assert found["weights"] == 4 * 124_439_808
     assert (found["adapters"], found["gradients"], found["optimizer"]) == (4 * 294_912, 4 * 294_912, 8 * 294_912)
-    # a block keeps x of c_attn, two norms, q k v, GELU's slope (10 C), P (128 per head), 1/σ twice and h
-    blocks = 512 * (12 * (10 * 768 + 12 * 128 + 2 + 8) - 769)  # the first norm has no gradient to compute
-    chunk = (1 << 25) // (4 * 50257) * 50257
+    # a block keeps x of c_attn, two norms, q k v, GELU's slope (10 C), E (128 per head) and z, 1/σ twice and h
+    blocks = 512 * (12 * (10 * 768 + 12 * (128 + 1) + 2 + 8) - 769)  # the first norm has no gradient to compute
+    chunk = 254 * 50257  # of 508 rows; 64 MiB of logits would be 333
     loss = 512 * (3 * 768 + 1) + 2 * 508 * 768 + chunk
     assert found["activations"] == 4 * (blocks + loss)
 

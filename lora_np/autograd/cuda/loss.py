@@ -3,7 +3,7 @@
 import cupy
 import numpy as np
 
-from ..fused.loss import counted_rows, spread
+from ..fused.loss import chunk_rows, counted_rows, spread
 from .blas import gemm
 from .launch import by_rows, long
 
@@ -34,8 +34,7 @@ def linear_cross_entropy_forward(x, weight, targets, ignore_index=-100, needs=(T
     n, V = len(counted), len(weight)
     dx = cupy.empty_like(counted) if needs[0] else None
     dw = cupy.zeros_like(weight) if needs[1] else None
-    chunks = -(-n // max(1, chunk_bytes // (4 * V)))
-    step = -(-n // chunks)
+    step = chunk_rows(n, 4 * V, chunk_bytes)
     z, losses = _empty(step, V), []
     for start in range(0, n, step):
         chunk = slice(start, min(start + step, n))

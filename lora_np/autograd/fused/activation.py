@@ -6,16 +6,16 @@ import numpy as np
 
 from ..backend import array_module, blocks
 
-SQRT_2_OVER_PI = math.sqrt(2 / math.pi)
-CUBIC = 0.044715
+LINEAR = math.sqrt(2 / math.pi)
+CUBIC = 0.044715 * LINEAR
 
 
 def gelu_forward(x, approximate="tanh", needs=(True,)):
     r"""GELU, x times the probability that a standard normal number is below x. (Hendrycks and Gimpel, 2016.)
 
     approximate="none":  y = x Φ(x),  Φ(x) = (1 + erf(x / √2)) / 2,   slope = Φ(x) + x φ(x),  φ = e^(-x²/2) / √(2π)
-    approximate="tanh":  y = x (1 + t) / 2,  t = tanh(√(2/π) (x + 0.044715 x³)),
-                         slope = (1 + t) / 2 + x (1 - t²) √(2/π) (1 + 3·0.044715 x²) / 2
+    approximate="tanh":  y = x (1 + t) / 2,  t = tanh(u),  u = a x + b x³,  a = √(2/π),  b = 0.044715 a,
+                         slope = (1 + t) / 2 + x (1 - t²) (a + 3b x²) / 2
     dx = dy ∘ slope. The slope is computed here, where x and t are at hand, and is all that is saved.
     """
     xp = array_module(x)
@@ -100,18 +100,16 @@ def _tanh_form(xp, x, y, slope):
     """Fill `y`, and `slope` if it is wanted. `half` is (1 + t) / 2, `curve` starts as x²; both are reused."""
     curve = x * x
     half = curve * CUBIC
-    half += 1
+    half += LINEAR
     half *= x
-    half *= SQRT_2_OVER_PI
     xp.tanh(half, out=half)
     half += 1
     half *= 0.5
     xp.multiply(x, half, out=y)
-    if slope is not None:  # (1 - t²) / 2 = 2 half (1 - half)
-        curve *= 3 * CUBIC
-        curve += 1
+    if slope is not None:  # x (1 - t²) / 2 = 2 y (1 - half)
+        curve *= 6 * CUBIC
+        curve += 2 * LINEAR
         curve *= y
-        curve *= 2 * SQRT_2_OVER_PI
         xp.subtract(1, half, out=slope)
         slope *= curve
         slope += half

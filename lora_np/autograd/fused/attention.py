@@ -16,15 +16,18 @@ def attention_forward(q, k, v, causal=True, scale=None, mask=None, key_mask=None
     q (B, H, T, D), k and v (B, K, S, D) -> O (B, H, T, D); s is 1/√D unless given. With `causal`, query t sees keys
     up to t + S - T only: the last query sees all. `key_mask` (B, S), if given, is False for keys that nobody sees, such
     as padding. `mask` (B, H, T, S), if given, multiplies P: the dropout mask. `out` may name the array to write to.
-    Saved: P, B·H·T·S numbers, and of q, k, v what the gradients need.
 
     Where H = G·K, each head of k and v serves G heads of q that lie next to each other (grouped queries, Ainslie et
     al., 2023). Their T queries each are one stack of G·T queries, so nothing is repeated, and k's gradient sums over
     the group by itself. K = 1 is multi-query attention, K = H the usual one.
 
+    P = E / z: E holds the exponentials, z the sum of each row. T·S numbers are not divided by z; the T·D of O are.
+    Saved: E, B·H·T·S numbers, z, and of q, k, v what the gradients need.
+
     Gradients, with P̃ = mask∘P and dP = mask∘(dO Vᵀ):
         dV = P̃ᵀ dO,    dS = P ∘ (dP - rowsum(dP∘P)),    dQ = s dS K,    dK = s dSᵀ Q.
     The row sum is softmax's own: probabilities of a row add up to 1, so only differences in dP count.
+    With dO' = dO / z in the place of dO, E stands in the place of P, and the row sum is divided by z once more.
     """
     xp = array_module(q)
     (B, H, T, D), (K, S) = q.shape, k.shape[1:3]
@@ -34,39 +37,44 @@ def attention_forward(q, k, v, causal=True, scale=None, mask=None, key_mask=None
     out = xp.empty(q.shape, q.dtype) if out is None else out
     mask = None if mask is None else mask.reshape(B, *stack, S)
     keep = any(needs)
-    P = xp.empty((B, *stack, S), q.dtype) if keep else None
+    E = xp.empty((B, *stack, S), q.dtype) if keep else None
+    z = xp.empty((B, *stack, 1), q.dtype) if keep else None
     for i in blocks(B, q.itemsize * H * T * S, xp):
-        p = xp.matmul(_stacked(q[i], stack), k[i].swapaxes(-1, -2), out=P[i] if keep else None)
-        _softmax_in_place(xp, p, scale, hidden if hidden is None or hidden.ndim == 2 else hidden[i], T)
-        _matmul_into(xp, p if mask is None else p * mask[i], v[i], out[i])
+        e = xp.matmul(_stacked(q[i] * scale, stack), k[i].swapaxes(-1, -2), out=E[i] if keep else None)
+        _exponentials_in_place(xp, e, hidden if hidden is None or hidden.ndim == 2 else hidden[i], T)
+        sums = xp.einsum("bhts->bht", e)[..., None]
+        _matmul_into(xp, e if mask is None else e * mask[i], v[i], out[i])
+        out[i] /= sums.reshape(-1, H, T, 1)
+        if keep:
+            z[i] = sums
     used = (q if needs[1] else None, k if needs[0] else None, v if needs[0] or needs[1] else None)
-    return out, (P, used, mask, scale, q.shape, k.shape, needs)
+    return out, (E, z, used, mask, scale, q.shape, k.shape, needs)
 
 
 def attention_backward(dout, cache, out=(None, None, None)):
     """dq, dk, dv of `attention_forward`; `out` may name the arrays to write them to."""
-    P, (q, k, v), mask, scale, q_shape, k_shape, needs = cache
-    xp, stack = array_module(dout), P.shape[1:3]
+    E, z, (q, k, v), mask, scale, q_shape, k_shape, needs = cache
+    xp, stack = array_module(dout), E.shape[1:3]
     shapes = (q_shape, k_shape, k_shape)
     dq, dk, dv = (
         (xp.empty(shape, dout.dtype) if given is None else given) if need else None
         for shape, need, given in zip(shapes, needs, out, strict=True)
     )
-    for i in blocks(len(P), P.itemsize * math.prod(P.shape[1:]), xp):
-        p, do = P[i], _stacked(dout[i], stack)
+    for i in blocks(len(E), E.itemsize * math.prod(E.shape[1:]), xp):
+        e, do = E[i], _stacked(dout[i], stack) / z[i]
         if needs[2]:
-            xp.matmul((p if mask is None else p * mask[i]).swapaxes(-1, -2), do, out=dv[i])
+            xp.matmul((e if mask is None else e * mask[i]).swapaxes(-1, -2), do, out=dv[i])
         if needs[0] or needs[1]:
             ds = xp.matmul(do, v[i].swapaxes(-1, -2))
             if mask is not None:
                 ds *= mask[i]
-            ds -= xp.einsum("bhts,bhts->bht", ds, p)[..., None]
-            ds *= p
-            ds *= scale
+            ds -= xp.einsum("bhts,bhts->bht", ds, e)[..., None] / z[i]
+            ds *= e
         if needs[0]:
             _matmul_into(xp, ds, k[i], dq[i])
+            dq[i] *= scale
         if needs[1]:
-            xp.matmul(ds.swapaxes(-1, -2), _stacked(q[i], stack), out=dk[i])
+            xp.matmul(ds.swapaxes(-1, -2), _stacked(q[i] * scale, stack), out=dk[i])
     return dq, dk, dv
 
 
@@ -129,13 +137,20 @@ def _hidden(xp, causal, T, S, key_mask, dtype):
     return None if seen is None else xp.where(seen, dtype.type(0), dtype.type(np.finfo(dtype).min / 2))
 
 
-def _softmax_in_place(xp, scores, scale, hidden, T):
-    """scores (b, K, G·T, S) -> softmax(scale · scores + hidden) over the last axis. The largest score is subtracted
-    first, so that no exponential overflows; the result does not change."""
-    scores *= scale
+def _exponentials_in_place(xp, scores, hidden, T):
+    """scores (b, K, G·T, S) -> e^(scores + hidden - m), where m is chosen so that nothing overflows, and no row ends up
+    with zeros only. Softmax does not depend on m, which may differ from row to row.
+
+    Usually m is the largest score of the row. Finding it is the slowest part of softmax for rows of a few hundred keys.
+    So where all scores lie close together, which two fast passes tell, their largest serves every row.
+    """
+    m = None
+    if xp is np and scores.size and (hidden is None or hidden.ndim == 2):  # then each query sees a key
+        largest = scores.max()
+        if largest - scores.min() < math.log(np.finfo(scores.dtype).max) / 2:
+            m = largest
     if hidden is not None:
         by_query = scores.reshape(*scores.shape[:2], -1, T, scores.shape[-1])
         by_query += hidden
-    scores -= scores.max(axis=-1, keepdims=True)
+    scores -= scores.max(axis=-1, keepdims=True) if m is None else m
     xp.exp(scores, out=scores)
-    scores /= scores.sum(axis=-1, keepdims=True)

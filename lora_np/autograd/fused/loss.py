@@ -6,7 +6,7 @@ import numpy as np
 
 from ..backend import array_module, device_of, to_device, to_numpy
 
-CHUNK_BYTES = 1 << 25
+CHUNK_BYTES = 1 << 26  # of logits at once. Each chunk reads the whole weight twice: a few rows are not worth that
 
 
 def cross_entropy_forward(logits, targets, ignore_index=-100, needs=(True,)):
@@ -51,7 +51,7 @@ def linear_cross_entropy_forward(x, weight, targets, ignore_index=-100, needs=(T
     n, V = len(counted), len(weight)
     dx = xp.empty_like(counted) if needs[0] else None
     dw = xp.zeros_like(weight) if needs[1] else None
-    step = max(1, min(n, chunk_bytes // (V * x.itemsize)))
+    step = chunk_rows(n, V * x.itemsize, chunk_bytes)
     z = xp.empty((step, V), x.dtype)
     total = 0.0
     for start in range(0, n, step):
@@ -67,6 +67,12 @@ def linear_cross_entropy_forward(x, weight, targets, ignore_index=-100, needs=(T
         if d is not None:
             d *= 1 / n
     return total / n, (spread(dx, rows, x.shape), dw)
+
+
+def chunk_rows(n, row_bytes, chunk_bytes):
+    """How many rows to work on at once: n in as few chunks of at most `chunk_bytes` as will do, all of one size."""
+    chunks = -(-n // max(1, chunk_bytes // row_bytes))
+    return -(-n // chunks)
 
 
 def linear_cross_entropy_backward(dloss, cache):

@@ -16,7 +16,8 @@ def layer_norm_forward(x, weight, bias, eps=1e-5, needs=(True, True, True)):
     rows = x.reshape(-1, C)
     y, normed, inv_std = xp.empty_like(rows), xp.empty_like(rows), xp.empty((len(rows), 1), x.dtype)
     for block in blocks(len(rows), rows.itemsize * C, xp):
-        centred = xp.subtract(rows[block], rows[block].mean(axis=1, keepdims=True), out=normed[block])
+        mean = xp.einsum("nc->n", rows[block])[:, None] / C
+        centred = xp.subtract(rows[block], mean, out=normed[block])
         variance = xp.einsum("nc,nc->n", centred, centred)[:, None] / C
         inv_std[block] = 1 / xp.sqrt(variance + eps)
         centred *= inv_std[block]
@@ -37,7 +38,7 @@ def layer_norm_backward(dy, cache):
         for block in blocks(len(dy), dy.itemsize * C, xp):
             g = xp.multiply(dy[block], weight, out=dx[block])
             along = xp.einsum("nc,nc->n", g, normed[block])[:, None] / C
-            g -= g.mean(axis=1, keepdims=True)
+            g -= xp.einsum("nc->n", g)[:, None] / C
             g -= normed[block] * along
             g *= inv_std[block]
         dx = dx.reshape(shape)

@@ -93,6 +93,21 @@ def test_large_scores_do_not_overflow(xp, rng):
         assert np.isfinite(to_numpy(d)).all()
 
 
+@pytest.mark.parametrize("far_apart", [0.1, 8, 20, 60])
+@pytest.mark.parametrize("causal", [True, False])
+def test_scores_close_together_and_far_apart(xp, rng, far_apart, causal):
+    """Close together, all rows share what is subtracted from their scores; the rows' levels are far apart here."""
+    q, k, v = inputs(rng, xp, 2, 2, 6, 6, 4)
+    q = q * far_apart
+    k[..., 0], q[..., 0] = 1, xp.arange(6) * far_apart  # raises all scores of a row by the same
+    expected = formula(q, k, v, causal, 0.5)
+    assert_close(fused.attention_forward(q, k, v, causal)[0], expected)
+    in_float32, cache = fused.attention_forward(*(x.astype(np.float32) for x in (q, k, v)), causal)
+    assert_close(in_float32, expected, rtol=1e-3, atol=1e-4)
+    for d in fused.attention_backward(xp.ones_like(in_float32), cache):
+        assert np.isfinite(to_numpy(d)).all()
+
+
 def test_more_sequences_than_one_block(xp, rng):
     sizes = (3, 2, 130, 130, 4)  # each sequence's probabilities take 270 kB: one block each
     arrays = inputs(rng, xp, *sizes)
