@@ -10,20 +10,25 @@ Reading order
   7. training/                optimizers, data, the loop
 """
 
+import importlib
+from typing import TYPE_CHECKING
+
 from .autograd import Tensor, gradcheck, manual_seed, no_grad
-from .lora import LoraConfig, PeftModel, TaskType, get_peft_model
-from .models import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    ByteTokenizer,
-    GPT2Config,
-    GPT2LMHeadModel,
-    KVCache,
-    LlamaConfig,
-    LlamaForCausalLM,
-    PretrainedTokenizer,
-)
-from .training import SGD, AdamW, ExampleData, TextData, TrainingArguments, evaluate, train
+
+if TYPE_CHECKING:  # for editors; Python itself reads these parts when a name of theirs is first asked for
+    from .lora import LoraConfig, PeftModel, TaskType, get_peft_model
+    from .models import (
+        AutoModelForCausalLM,
+        AutoTokenizer,
+        ByteTokenizer,
+        GPT2Config,
+        GPT2LMHeadModel,
+        KVCache,
+        LlamaConfig,
+        LlamaForCausalLM,
+        PretrainedTokenizer,
+    )
+    from .training import SGD, AdamW, ExampleData, TextData, TrainingArguments, evaluate, train
 
 __version__ = "0.1.0"
 
@@ -53,3 +58,22 @@ __all__ = [
     "no_grad",
     "train",
 ]
+
+_PARTS = ("lora", "models", "training", "nn", "storage")
+
+
+def __getattr__(name):
+    """A name of `__all__`, or a part of the package, that was not needed so far. It is looked for here only once."""
+    if name in _PARTS:
+        return importlib.import_module(f".{name}", __name__)
+    if name in __all__:
+        for part in _PARTS:
+            found = getattr(importlib.import_module(f".{part}", __name__), name, None)
+            if found is not None:
+                globals()[name] = found
+                return found
+    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+
+
+def __dir__():
+    return sorted({*globals(), *__all__, *_PARTS})

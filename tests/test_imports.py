@@ -137,3 +137,31 @@ def test_importing_lora_np_loads_nothing_heavy():
 def test_every_public_name_is_there():
     assert all(hasattr(lora_np, name) for name in lora_np.__all__)
     assert sorted(set(lora_np.__all__)) == sorted(lora_np.__all__)
+
+
+def test_names_are_there_when_asked_for_and_parts_are_not_read_before():
+    code = """
+import sys
+import lora_np
+assert "numpy" in sys.modules and lora_np.Tensor
+unread = {"lora_np.lora", "lora_np.models", "lora_np.training"} - set(sys.modules)
+assert unread == {"lora_np.lora", "lora_np.models", "lora_np.training"}, unread
+assert set(lora_np.__all__) < set(dir(lora_np))
+assert lora_np.storage.safetensors
+for name in lora_np.__all__:
+    assert getattr(lora_np, name).__name__ == name
+assert lora_np.AdamW is vars(lora_np)["AdamW"]
+try:
+    lora_np.Adam
+except AttributeError as error:
+    assert str(error) == "module 'lora_np' has no attribute 'Adam'"
+else:
+    raise AssertionError("a name that is not there was found")
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
+
+
+def test_editors_are_told_the_same_names():
+    tree = ast.parse((ROOT / "__init__.py").read_text())
+    imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names}
+    assert imported == {*lora_np.__all__, "TYPE_CHECKING"}

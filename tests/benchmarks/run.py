@@ -4,8 +4,9 @@
     pip install mygrad autograd        # optional, for the workload "full"
     python tests/benchmarks/run.py
 
-Each system runs in a process of its own on the same weights, adapter and batch. Steps alternate between the systems,
-so that a machine that slows down slows all of them; only ratios within one run mean anything. The systems must compute
+Each system runs in a process of its own on the same weights, adapter and batch. A few steps of one system, as in
+training without a pause between them, alternate with a few of the others, so that a machine that slows down slows all
+of them; only ratios within one run mean anything. The first step of each turn is not counted. The systems must compute
 the same: the losses of the first steps agree, and generated tokens are equal. A system whose libraries are not
 installed is left out, and the run says so. "+mallopt" is a library whose process keeps freed memory for reuse, which
 lora_np asks for by itself.
@@ -19,12 +20,20 @@ import statistics
 import tempfile
 import time
 
+import numpy as np
 from processes import Worker, import_once
 from systems import SYSTEMS, prepare
+from threadpoolctl import threadpool_info
 from workloads import WORKLOADS
 
-WARMUP, PAUSE = 2, 0.3  # seconds between systems: thread pools spin for a while before they sleep
-IMPORT_STEPS, IMPORTS = 5, ("lora_np", "torch")
+TURN, PAUSE = 4, 0.3  # steps in a row; seconds between systems: thread pools spin for a while before they sleep
+IMPORT_TURNS = 5
+IMPORTS = {
+    "numpy": "import numpy",
+    "lora_np": "import lora_np",
+    "all of lora_np": "from lora_np import *",
+    "torch": "import torch",
+}
 REFERENCES = {  # kind of workload: {head of a column: system that all are compared with}
     "lora": {"torch": "torch + PEFT", "floor": "products alone"},
     "full": {"torch": "torch", "mygrad": "mygrad", "floor": "products alone"},
@@ -43,15 +52,15 @@ PACKAGES = {
 }
 
 
-def measure(name, systems, steps=None):
+def measure(name, systems, turns=None):
     """{system: {"seconds": median, "peak": bytes}} of one workload, once the results are known to agree."""
     workload = WORKLOADS[name]
     with tempfile.TemporaryDirectory() as folder:
         prepare(workload, folder)
         workers = {system: Worker(system, name, folder) for system in systems}
-        for _ in range(WARMUP + (steps or workload.steps)):
+        for _ in range(turns or workload.turns):
             for worker in workers.values():
-                worker.step()
+                worker.steps(TURN)
                 time.sleep(PAUSE)
         peaks = {system: worker.finish() for system, worker in workers.items()}
     results = {system: worker.results for system, worker in workers.items() if worker.results[0] is not None}
@@ -59,23 +68,23 @@ def measure(name, systems, steps=None):
     if workload.kind in ("lora", "full"):
         check_learning(results)
     return {
-        system: {"seconds": statistics.median(worker.seconds[WARMUP:]), "peak": peaks[system]}
+        system: {"seconds": statistics.median(worker.seconds), "peak": peaks[system]}
         for system, worker in workers.items()
     }
 
 
-def measure_imports(packages, steps=None):
-    """The same for the import of a package, each time in a new process; the first reads the files from the disk."""
-    found = {package: [] for package in packages}
-    for _ in range(1 + (steps or IMPORT_STEPS)):
-        for package, answers in found.items():
-            answers.append(import_once(package))
+def measure_imports(names, turns=None):
+    """The same for imports, each time in a new process; the first reads the files from the disk."""
+    found = {name: [] for name in names}
+    for _ in range(1 + (turns or IMPORT_TURNS)):
+        for name, answers in found.items():
+            answers.append(import_once(IMPORTS[name]))
     return {
-        package: {
+        name: {
             "seconds": statistics.median(answer["seconds"] for answer in answers[1:]),
             "peak": max(answer["peak_bytes"] for answer in answers),
         }
-        for package, answers in found.items()
+        for name, answers in found.items()
     }
 
 
@@ -119,11 +128,19 @@ def print_table(kind, results, new_tokens=0):
         print_row(system, cells + [f"{new_tokens / row['seconds']:.1f}"] * bool(new_tokens))
 
 
+def blas():
+    """Which library, and for which kind of processor. OpenBLAS finds that out unless a variable tells it."""
+    found = next((x for x in threadpool_info() if x["user_api"] == "blas"), None)
+    told = os.environ.get("OPENBLAS_CORETYPE")
+    text = f"{found['internal_api']} {found['version']}, {found.get('architecture')}" if found else "unknown"
+    return f"{text} (as OPENBLAS_CORETYPE says, not by itself)" if told else text
+
+
 def print_row(name, cells):
     print(f"  {name:<18}" + "".join(f"{cell:>10}" for cell in cells), flush=True)
 
 
-def run(name, wanted, steps):
+def run(name, wanted, turns):
     """Measure one workload and print its table."""
     workload = WORKLOADS.get(name)
     kind = workload.kind if workload else name
@@ -133,9 +150,9 @@ def run(name, wanted, steps):
     if not systems:
         print("  nothing to compare here")
     elif kind == "import":
-        print_table(kind, measure_imports(systems, steps))
+        print_table(kind, measure_imports(systems, turns))
     else:
-        print_table(kind, measure(name, systems, steps), workload.new_tokens)
+        print_table(kind, measure(name, systems, turns), workload.new_tokens)
 
 
 def main():
@@ -159,11 +176,12 @@ def main():
         metavar="SYSTEM",
         help=f"which to compare: {', '.join(everything)}",
     )
-    parser.add_argument("--steps", type=int, help="timed steps per system, instead of each workload's own number")
+    parser.add_argument("--turns", type=int, help="turns of each system, instead of each workload's own number")
     options = parser.parse_args()
     print(f"{platform.machine()}, {len(os.sched_getaffinity(0))} cores, Python {platform.python_version()}")
+    print(f"NumPy {np.__version__}, products by {blas()}")
     for name in options.workloads:
-        run(name, options.systems, options.steps)
+        run(name, options.systems, options.turns)
 
 
 if __name__ == "__main__":

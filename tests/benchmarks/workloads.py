@@ -23,7 +23,7 @@ class Workload:
     width, inner    channels of the residual stream, and inside the MLP (4 · width if not given)
     kv_heads        heads of keys and values (as many as of queries if not given)
     target_modules  the layers with an adapter: ends of their names, or "all-linear"
-    steps           timed steps of each system
+    turns           how often each system's turn comes
     """
 
     title: str
@@ -35,7 +35,7 @@ class Workload:
     length: int
     rank: int = 8
     target_modules: tuple | str = ("c_attn",)
-    steps: int = 8
+    turns: int = 3
     kind: str = "lora"
     architecture: str = "gpt2"
     inner: int | None = None
@@ -119,16 +119,16 @@ SMOLLM2 |= {"architecture": "llama", "target_modules": "all-linear"}
 
 WORKLOADS = {
     "gpt2": Workload("GPT-2 124M, c_attn r=8, 4x128", **GPT2, batch=4, length=128),
-    "small": Workload("4 layers x 128 wide, c_attn r=8, 32x128", **SMALL, batch=32, length=128, steps=20),
+    "small": Workload("4 layers x 128 wide, c_attn r=8, 32x128", **SMALL, batch=32, length=128, turns=8),
     "smollm2": Workload("SmolLM2-135M's shape, all-linear r=8, 4x128", **SMOLLM2, batch=4, length=128),
     "generate": Workload(
         "SmolLM2-135M's shape, greedy decoding, batch 1, prompt 16, 64 new tokens",
         **SMOLLM2, batch=1, length=16, new_tokens=64, kind="generate",
     ),
     "full": Workload(
-        "4 layers x 128 wide, full training with SGD, 32x128", **SMALL, batch=32, length=128, steps=12, kind="full"
+        "4 layers x 128 wide, full training with SGD, 32x128", **SMALL, batch=32, length=128, turns=5, kind="full"
     ),
     "merged": Workload(
-        "GPT-2 124M's shape, forward pass, c_attn r=8, 4x128", **GPT2, batch=4, length=128, steps=12, kind="merged"
+        "GPT-2 124M's shape, forward pass, c_attn r=8, 4x128", **GPT2, batch=4, length=128, turns=5, kind="merged"
     ),
 }  # fmt: skip
