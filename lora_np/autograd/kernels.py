@@ -2,6 +2,8 @@
 
 import functools
 
+import numpy as np
+
 from .backend import on_gpu
 
 
@@ -16,6 +18,16 @@ def add(x, y, into_x=False):
         return x + y
     x += y
     return x
+
+
+def matmul(x, w):
+    """numpy.matmul(x, w); on a GPU in the precision that `backend.set_tf32` chose, and so that it can be recorded."""
+    stacks = x.ndim == w.ndim and 2 <= x.ndim <= 3 and x.shape[:-2] == w.shape[:-2]
+    if not on_gpu(x) or not stacks or not x.dtype == w.dtype == np.float32:
+        return x @ w
+    from .cuda.blas import gemm
+
+    return gemm(x, w)
 
 
 @functools.cache

@@ -109,7 +109,7 @@ def matmul(a, b):
         raise ValueError(f"matmul: shapes {x.shape} and {w.shape} do not fit (.., n, k) @ (.., k, m)") from None
     need_a, need_b = needs_grad(a, b)
     shape_a, shape_b = x.shape, w.shape
-    y = _product(xp, x2, w2)
+    y = _product(x2, w2)
     full = y.shape
     saved_a, saved_b = x2 if need_b else None, w2 if need_a else None
 
@@ -123,22 +123,12 @@ def matmul(a, b):
     return record(y.reshape(squeezed), (a, b), backward)
 
 
-def _product(xp, x, w):
+def _product(x, w):
     """x w; a stack of matrices times one matrix is one large product, not many small ones."""
     if x.ndim > 2 and w.ndim == 2:
         rows = math.prod(x.shape[:-1])
-        return _multiply(xp, x.reshape(rows, x.shape[-1]), w).reshape(*x.shape[:-1], w.shape[-1])
-    return _multiply(xp, x, w)
-
-
-def _multiply(xp, x, w):
-    """xp.matmul(x, w); on a GPU in the precision that `set_tf32` chose."""
-    stacks = x.ndim == w.ndim and 2 <= x.ndim <= 3 and x.shape[:-2] == w.shape[:-2]
-    if xp is np or not stacks or not x.dtype == w.dtype == np.float32:
-        return xp.matmul(x, w)
-    from .cuda.blas import gemm
-
-    return gemm(x, w)
+        return kernels.matmul(x.reshape(rows, x.shape[-1]), w).reshape(*x.shape[:-1], w.shape[-1])
+    return kernels.matmul(x, w)
 
 
 def _matmul_unbroadcast(xp, x, w, shape):
@@ -146,8 +136,8 @@ def _matmul_unbroadcast(xp, x, w, shape):
     if len(shape) == 2 and x.ndim == w.ndim > 2:  # the sum over the stack is part of one larger product
         x, w = xp.moveaxis(x, -2, 0), xp.moveaxis(w, -1, 0)
         stacked = math.prod(x.shape[1:])
-        return _multiply(xp, x.reshape(len(x), stacked), w.reshape(len(w), stacked).T)
-    y = _product(xp, x, w)
+        return kernels.matmul(x.reshape(len(x), stacked), w.reshape(len(w), stacked).T)
+    y = _product(x, w)
     target = shape if len(shape) > 1 else (y.shape[-2:] if y.ndim > 1 else y.shape)
     return unbroadcast(y, target).reshape(shape)
 

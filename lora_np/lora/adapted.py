@@ -3,7 +3,7 @@
 import numpy as np
 
 from .. import nn
-from ..autograd import backend, layout
+from ..autograd import backend, kernels, layout
 from .init import changes_base, init_lora
 
 
@@ -47,7 +47,7 @@ class AdaptedLayer(nn.Module):
     def delta_weight(self, name):
         """ΔW = s·B A, (out, in), in float32 or better."""
         A, B = self.matrices(name)
-        return (B.data @ A.data) * self.scaling[name]
+        return kernels.matmul(B.data, A.data) * self.scaling[name]
 
     def get_delta_weight(self, name):
         """ΔW in the base weight's own orientation, (in, out) for a Conv1D or an Embedding."""

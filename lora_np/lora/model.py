@@ -85,6 +85,14 @@ class PeftModel(nn.Module):
         """The model itself, its targeted layers still wrapped."""
         return self.base_model.model
 
+    def gradient_checkpointing_enable(self):
+        """Keep only the input of each block for the backward pass; see the base model's method."""
+        self.base_model.model.gradient_checkpointing_enable()
+
+    def gradient_checkpointing_disable(self):
+        """Keep what the backward pass needs, as usual."""
+        self.base_model.model.gradient_checkpointing_disable()
+
     def generate(self, ids, **options):
         """Continue `ids` with the active adapters; see the base model's generate."""
         return self.base_model.model.generate(ids, **options)

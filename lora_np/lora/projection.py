@@ -7,7 +7,7 @@ its part's rows and its A_i's columns meet, zeros elsewhere. In that form it is 
 
 import numpy as np
 
-from ..autograd import backend, layout
+from ..autograd import backend, kernels, layout
 from ..autograd import functional as F
 from .init import init_lora
 from .variants import Variant
@@ -32,7 +32,7 @@ class PartialProjection(Variant):
 
     def merged(self, layer, name, weight, bias):
         A, B = layer.matrices(name)
-        return weight + (self.whole(B).data @ A.data) * layer.scaling[name], bias
+        return weight + kernels.matmul(self.whole(B).data, A.data) * layer.scaling[name], bias
 
     def saved_arrays(self, layer, name, arrays):
         return {**arrays, "lora_B.weight": self.whole(layer.matrices(name)[1]).data}

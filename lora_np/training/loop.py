@@ -19,6 +19,7 @@ from .distributed import SoloCommunicator, own_rows, start_together
 from .evaluation import count_targets, count_tokens, evaluate
 from .groups import parameter_groups
 from .optim import AdamW, clip_grad_norm_, warmup_cosine
+from .recorded import recorded_step
 
 CHECKPOINT = "checkpoint.safetensors"
 SETTLE_EVERY = 10  # steps after which a GPU's losses are looked at
@@ -76,6 +77,9 @@ class TrainingRun:
         self.highest_rates = [group["lr"] for group in self.optimizer.param_groups]
         self.step, self.history = 0, {"loss": [], "learning_rate": [], "evaluation": []}
         self.pending = []  # losses that are not in the history yet
+        self.recorded = None  # on a GPU, a step of one batch is recorded once and replayed, which is much faster
+        if args.accumulation == self.communicator.size == 1:
+            self.recorded = recorded_step(model, self.optimizer, args.max_grad_norm)
 
     def one_step(self, data):
         """Gradients over `accumulation` batches, clipped; one step of the optimizer; the number of tokens.
@@ -90,20 +94,27 @@ class TrainingRun:
         manual_seed((args.seed, self.step, self.communicator.rank))  # a seed stays the same with a 0 put after it
         self.model.zero_grad()
         batches = [data.batch(args.seed, self.step * args.accumulation + part) for part in range(args.accumulation)]
+        fraction = warmup_cosine(self.step, args.steps, args.warmup_steps, args.min_lr_ratio)
+        for group, highest in zip(self.optimizer.param_groups, self.highest_rates, strict=True):
+            group["lr"] = highest * fraction
+        if self.recorded is not None and set(batches[0]) == {"input_ids", "labels"}:
+            self.pending.append(self.recorded(batches[0]))
+        else:
+            self._ordinary_step(batches)
+        self.step += 1
+        self.history["learning_rate"].append(args.learning_rate * fraction)
+        return sum(count_tokens(batch["labels"]) for batch in batches)
+
+    def _ordinary_step(self, batches):
+        """Gradients, clipping, and the optimizer's step."""
         total = self._gradients(batches)
         self.pending.append(total)
         if not on_gpu(total):
             self.settle()  # before the weights are touched, so that they stay as they were
-        if args.max_grad_norm:
-            clip_grad_norm_(self.trainable.values(), args.max_grad_norm)
-        fraction = warmup_cosine(self.step, args.steps, args.warmup_steps, args.min_lr_ratio)
-        for group, highest in zip(self.optimizer.param_groups, self.highest_rates, strict=True):
-            group["lr"] = highest * fraction
+        if self.args.max_grad_norm:
+            clip_grad_norm_(self.trainable.values(), self.args.max_grad_norm)
         self.optimizer.step()
         self.model.zero_grad()
-        self.step += 1
-        self.history["learning_rate"].append(args.learning_rate * fraction)
-        return sum(count_tokens(batch["labels"]) for batch in batches)
 
     def _gradients(self, batches):
         """Add up the gradients of these batches, in this process those of its rows, and over all; the mean loss."""

@@ -57,6 +57,20 @@ class RecordedStep:
         return loss.data
 
 
+def recorded_step(model, optimizer, max_grad_norm=0.0):
+    """A `RecordedStep` where that is possible and only adapters are trained, else None.
+
+    An embedding that is trained looks at its ids on the host, for which a recording can not stop.
+    """
+    names = [name for name, p in model.named_parameters() if p.requires_grad]
+    if not names or not all("lora_" in name and "lora_embedding" not in name for name in names):
+        return None
+    try:
+        return RecordedStep(model, optimizer, max_grad_norm)
+    except ValueError:
+        return None
+
+
 def _check(model):
     if not all(on_gpu(p.data) and p.dtype == "float32" for p in model.parameters()):
         raise ValueError("a recorded step needs a model in float32 on a GPU: call model.to('cuda') first")

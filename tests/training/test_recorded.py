@@ -4,7 +4,9 @@ import numpy as np
 import pytest
 from lora_helpers import peft_model, relative, tiny_llama, tiny_model
 
-from lora_np import AdamW, LoraConfig, get_peft_model, manual_seed
+from lora_np import AdamW, LoraConfig, TrainingArguments, get_peft_model, manual_seed, train
+from lora_np.nn import quantize_model
+from lora_np.training import loop
 from lora_np.training.recorded import RecordedStep
 
 gpu = pytest.mark.gpu
@@ -109,6 +111,71 @@ def test_ids_are_checked_also_in_a_replay(wrong):
 def test_dropout_is_refused(changes):
     with pytest.raises(ValueError, match="the same dropout masks"):
         RecordedStep(make("gpt2", **changes), None)
+
+
+class Data:
+    """Random batches, the same for the same step."""
+
+    def batch(self, seed, step):
+        ids = np.random.default_rng((seed, step)).integers(0, 31, (3, 8))
+        return {"input_ids": ids, "labels": ids}
+
+
+KINDS_OF_LORA = [
+    {},
+    {"quantized": True},
+    {"use_dora": True},
+    {"use_rslora": True, "lora_bias": True},
+    {"target_modules": "all-linear", "rank_pattern": {"c_fc": 2}},
+    {"init_lora_weights": "olora"},
+]
+
+
+@gpu
+@pytest.mark.parametrize("changes", KINDS_OF_LORA, ids=str)
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_train_records_the_steps_of_an_adapter(monkeypatch, changes, checkpointing):
+    def run():
+        base = quantize_model(tiny_model()) if changes.get("quantized") else tiny_model()
+        options = {"r": 4, "target_modules": ["c_attn"], "fan_in_fan_out": True, **changes}
+        options.pop("quantized", None)
+        manual_seed(0)
+        model = get_peft_model(base, LoraConfig(**options)).to("cuda")
+        if checkpointing:
+            model.gradient_checkpointing_enable()
+        args = TrainingArguments(steps=9, eval_every=4, learning_rate=0.01)
+        history = train(model, Data(), args, {"held out": Data().batch(1, 0)["input_ids"]}, progress=False)
+        return history, [p.data.get() for p in model.parameters() if p.requires_grad]
+
+    from lora_np.autograd.cuda.record import Recording
+
+    replays = []
+    replay = Recording.replay
+    monkeypatch.setattr(Recording, "replay", lambda self: (replays.append(1), replay(self)))
+    history, weights = run()
+    assert len(replays) == 7  # of nine steps, the first runs as usual and the second is recorded
+    monkeypatch.setattr(loop, "recorded_step", lambda *args: None)
+    expected, others = run()
+    assert len(replays) == 7
+    np.testing.assert_allclose(history["loss"], expected["loss"], rtol=1e-5)
+    assert history["loss"][0] != history["loss"][-1]
+    assert history["learning_rate"] == expected["learning_rate"]
+    found, wanted = ([point["held out"] for point in h["evaluation"]] for h in (history, expected))
+    np.testing.assert_allclose(found, wanted, rtol=1e-5)
+    for a, b in zip(weights, others, strict=True):
+        assert relative(a, b) < 1e-3
+
+
+@gpu
+@pytest.mark.parametrize(
+    "changes", [{"lora_dropout": 0.1}, {"target_modules": ["wte"]}, {"modules_to_save": ["wte"]}], ids=str
+)
+def test_train_does_not_record_what_can_not_be(changes):
+    options = {"r": 4, "target_modules": ["c_attn"], "fan_in_fan_out": True, **changes}
+    model = get_peft_model(tiny_model(), LoraConfig(**options)).to("cuda")
+    args = TrainingArguments(steps=4)
+    assert loop.TrainingRun(model, args).recorded is None
+    assert np.isfinite(train(model, Data(), args, progress=False)["loss"]).all()
 
 
 def test_a_model_that_is_not_on_a_gpu_is_refused():
