@@ -8,7 +8,9 @@ and others exist beside them while it runs, forward and backward. The most that 
 """
 
 from collections import Counter
+from typing import NamedTuple
 
+from ..autograd.fused.attention import query_stripes
 from ..autograd.fused.loss import CHUNK_BYTES, chunk_rows
 from .sizes import PARTS, adapter_sizes, dimensions, model_size
 
@@ -56,11 +58,12 @@ def _place(name):
 def _peak(config, adapters, r, dropout, batch, length):
     """The most numbers that exist at once. adapters: {(block, layer): how many}."""
     d, kind = dimensions(config), config["model_type"]
-    sizes, angles = _sizes(d, batch, length), length * d["q"] // d["heads"] if kind == "llama" else 0  # cos and sin
+    sizes, stripes = _sizes(d, batch, length), _stripes(d, batch, length)
+    angles = length * d["q"] // d["heads"] if kind == "llama" else 0  # cos and sin
     most, kept, needed = 0, angles, False  # no gradient is needed below the lowest adapter, so nothing is kept there
     for i in range(d["blocks"]):
         ranks = {layer: r * times for (block, layer), times in adapters.items() if block == i}
-        block = Block(sizes, ranks, dropout, needed)
+        block = Block(sizes, stripes, ranks, dropout, needed)
         BLOCKS[kind](block, config)
         most, kept, needed = max(most, kept + block.most), kept + block.held, "out" in block.needs
     return max(most, kept + _loss(d, batch, length))
@@ -72,19 +75,46 @@ def _sizes(d, batch, length):
     x comes in, m is the residual stream after attention, out leaves the block. In the MLP, `bent` is the activation's
     result and `wide` what the last layer reads.
     """
-    rows, scores = batch * length, d["heads"] * length * length
+    rows, stripes = batch * length, _stripes(d, batch, length)
     stream, inner = ("x", "normed_x", "attended", "m", "normed_m", "out"), ("gate", "up", "bent", "slope", "wide")
     sizes = dict.fromkeys(stream, rows * d["C"]) | dict.fromkeys(inner, rows * d["inner"])
     sizes |= dict.fromkeys(("q", "heads", "joined"), rows * d["q"]) | dict.fromkeys(("k", "v"), rows * d["kv"])
-    sizes |= {"qkv": 3 * rows * d["C"], "E": batch * scores, "mask": batch * scores, "future": length * length}
-    sizes["z"] = rows * d["heads"]
-    # Attention takes `some` of the batch at a time; what it made the time before is freed once the next is there.
-    some = min(batch, max(1, BLOCK_BYTES // (FLOAT32 * scores)))
-    sizes |= {"some_E": some * scores, "twice_E": min(2 * some, batch) * scores, "some_q": some * length * d["q"]}
+    sizes |= {"qkv": 3 * rows * d["C"], "E": sum(stripe.whole for stripe in stripes), "z": rows * d["heads"]}
+    sizes |= {"mask": batch * d["heads"] * length * length, "future": stripes[0].queries ** 2}
+    for name, of in (("some_E", "some"), ("twice_E", "twice"), ("some_q", "some_q")):
+        sizes[name] = max(getattr(stripe, of) for stripe in stripes)
     # Activations work in strips. GELU needs two beside each; of SwiGLU's one, the last is freed once the next is there.
     inner, strip = rows * d["inner"], BLOCK_BYTES // FLOAT32
     sizes |= {"gelu_strips": 2 * min(inner, strip), "swiglu_strips": min(inner, 2 * strip)}
     return sizes | {"row": rows}
+
+
+class Stripe(NamedTuple):
+    """One of attention's stripes of queries: how many, and the numbers of its E and of what exists meanwhile.
+
+    It takes `some` of the batch at a time; what it made the time before is freed once the next is there, so that E's
+    numbers may exist `twice`. All stripes but the last, which has every key, make gradients of k and v of their own.
+    """
+
+    queries: int
+    whole: int
+    some: int
+    twice: int
+    some_q: int
+    part_of_k: int
+
+
+def _stripes(d, batch, length):
+    """The `Stripe`s of one layer's attention."""
+    found = []
+    for t, s in query_stripes(length, length, causal=True):
+        queries, keys = t.stop - t.start, s.stop
+        scores = d["heads"] * queries * keys
+        some = min(batch, max(1, BLOCK_BYTES // (FLOAT32 * scores)))
+        part = batch * keys * d["kv"] if keys < length else 0
+        sizes = batch * scores, some * scores, min(2 * some, batch) * scores
+        found.append(Stripe(queries, *sizes, some * queries * d["q"], part))
+    return found
 
 
 def _loss(d, batch, length):
@@ -105,8 +135,8 @@ class Block:
     beside its own. Names that are kept anyway, or whose gradient nobody needs, do no harm.
     """
 
-    def __init__(self, sizes, ranks, dropout, needed):
-        self.sizes, self.ranks, self.dropout = sizes, ranks, dropout
+    def __init__(self, sizes, stripes, ranks, dropout, needed):
+        self.sizes, self.stripes, self.ranks, self.dropout = sizes, stripes, ranks, dropout
         self.kept, self.needs, self.most = {}, {"x"} if needed else set(), 0
 
     @property
@@ -141,12 +171,15 @@ class Block:
         if needed:
             self._keep(*kept, *(x for x in inputs if needed & USED_FOR[x]))
         forward += " future some_q" + (" mask some_E" if dropout else "") + ("" if needed else " twice_E")
-        # Backward: dO / z; beside it dS, an earlier one for a moment, then s Q for dK or a group's dQ; or mask∘E.
-        E, twice_E, q = (self.sizes[name] for name in ("some_E", "twice_E", "some_q"))
-        grouped = self.sizes["q"] != self.sizes["k"]
-        beside = q if needed & {"k", "qkv"} or (grouped and "q" in needed) else 0
-        work = q + (max(twice_E, E + beside) if needed - {"v"} else E if dropout else 0)
-        self._run(inputs, y, forward, backward, 0, work)
+        self._run(inputs, y, forward, backward, 0, max(self._backward_work(s, needed, dropout) for s in self.stripes))
+
+    def _backward_work(self, stripe, needed, dropout):
+        """What attention's backward pass makes: dO / z; beside it dS, an earlier one for a moment, then s Q for dK or a
+        group's dQ; or mask∘E; and the stripe's own dK and dV."""
+        for_k, grouped = needed & {"k", "qkv"}, self.sizes["q"] != self.sizes["k"]
+        beside = stripe.some_q if for_k or (grouped and "q" in needed) else 0
+        work = max(stripe.twice, stripe.some + beside) if needed - {"v"} else stripe.some if dropout else 0
+        return stripe.some_q + work + stripe.part_of_k * (bool(for_k) + bool(needed & {"v", "qkv"}))
 
     def activation(self, kind, x, y, forward="", backward=""):
         """f(x). Keeps its slope: for ReLU in a byte each; tanh keeps its result, from which the slope follows.

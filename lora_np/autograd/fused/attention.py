@@ -9,6 +9,8 @@ import numpy as np
 
 from ..backend import array_module, blocks
 
+STRIPE = 128  # queries
+
 
 def attention_forward(q, k, v, causal=True, scale=None, mask=None, key_mask=None, needs=(True, True, True), out=None):
     r"""O = P V,  P = softmax(s Q Kᵀ) row by row. (Vaswani et al., 2017, eq. 1.)
@@ -28,13 +30,54 @@ def attention_forward(q, k, v, causal=True, scale=None, mask=None, key_mask=None
         dV = P̃ᵀ dO,    dS = P ∘ (dP - rowsum(dP∘P)),    dQ = s dS K,    dK = s dSᵀ Q.
     The row sum is softmax's own: probabilities of a row add up to 1, so only differences in dP count.
     With dO' = dO / z in the place of dO, E stands in the place of P, and the row sum is divided by z once more.
+
+    Long causal attention goes in stripes of queries: each is attention to the keys up to its last query, and what the
+    causal mask would hide from all of it is neither computed nor saved. k and v get the sum of the stripes' gradients.
     """
-    xp = array_module(q)
-    (B, H, T, D), (K, S) = q.shape, k.shape[1:3]
-    stack = (K, H // K * T)
+    xp, (T, D), S = array_module(q), q.shape[2:], k.shape[2]
     scale = 1 / math.sqrt(D) if scale is None else scale
-    hidden = _hidden(xp, causal, T, S, key_mask, q.dtype)
     out = xp.empty(q.shape, q.dtype) if out is None else out
+    stripes = []
+    for t, s in query_stripes(T, S, causal):
+        masks = (None if mask is None else mask[:, :, t, s], None if key_mask is None else key_mask[:, s])
+        saved = _stripe_forward(q[:, :, t], k[:, :, s], v[:, :, s], causal, scale, *masks, needs, out[:, :, t])
+        stripes.append((t, s, saved))
+    return out, (stripes, scale, q.shape, k.shape, needs)
+
+
+def attention_backward(dout, cache, out=(None, None, None)):
+    """dq, dk, dv of `attention_forward`; `out` may name the arrays to write them to."""
+    stripes, scale, q_shape, k_shape, needs = cache
+    xp, shapes = array_module(dout), (q_shape, k_shape, k_shape)
+    dq, dk, dv = (
+        (xp.empty(shape, dout.dtype) if given is None else given) if need else None
+        for shape, need, given in zip(shapes, needs, out, strict=True)
+    )
+    for number, (t, s, saved) in enumerate(reversed(stripes)):  # the last stripe has all keys; the others add to it
+        parts = [None if d is None else d[:, :, s] for d in (dk, dv)]
+        if number > 0:
+            parts = [None if d is None else xp.empty(d.shape, d.dtype) for d in parts]
+        _stripe_backward(dout[:, :, t], saved, scale, None if dq is None else dq[:, :, t], *parts)
+        if number > 0:
+            for d, part in zip((dk, dv), parts, strict=True):
+                if d is not None:
+                    d[:, :, s] += part
+    return dq, dk, dv
+
+
+def query_stripes(T, S, causal):
+    """[(slice of the queries, slice of the keys up to the last of them)]; one stripe if not causal."""
+    if not causal:
+        return [(slice(0, T), slice(0, S))]
+    starts = range(0, max(T, 1), STRIPE)
+    return [(slice(t, min(t + STRIPE, T)), slice(0, S - T + min(t + STRIPE, T))) for t in starts]
+
+
+def _stripe_forward(q, k, v, causal, scale, mask, key_mask, needs, out):
+    """Fill `out`; returns what the gradients need: (E, z, (q, k, v), mask)."""
+    xp, (B, H, T, _), (K, S) = array_module(q), q.shape, k.shape[1:3]
+    stack = (K, H // K * T)
+    hidden = _hidden(xp, causal, T, S, key_mask, q.dtype)
     mask = None if mask is None else mask.reshape(B, *stack, S)
     keep = any(needs)
     E = xp.empty((B, *stack, S), q.dtype) if keep else None
@@ -48,34 +91,28 @@ def attention_forward(q, k, v, causal=True, scale=None, mask=None, key_mask=None
         if keep:
             z[i] = sums
     used = (q if needs[1] else None, k if needs[0] else None, v if needs[0] or needs[1] else None)
-    return out, (E, z, used, mask, scale, q.shape, k.shape, needs)
+    return E, z, used, mask
 
 
-def attention_backward(dout, cache, out=(None, None, None)):
-    """dq, dk, dv of `attention_forward`; `out` may name the arrays to write them to."""
-    E, z, (q, k, v), mask, scale, q_shape, k_shape, needs = cache
+def _stripe_backward(dout, saved, scale, dq, dk, dv):
+    """Fill those of dq, dk, dv that are not None."""
+    E, z, (q, k, v), mask = saved
     xp, stack = array_module(dout), E.shape[1:3]
-    shapes = (q_shape, k_shape, k_shape)
-    dq, dk, dv = (
-        (xp.empty(shape, dout.dtype) if given is None else given) if need else None
-        for shape, need, given in zip(shapes, needs, out, strict=True)
-    )
     for i in blocks(len(E), E.itemsize * math.prod(E.shape[1:]), xp):
         e, do = E[i], _stacked(dout[i], stack) / z[i]
-        if needs[2]:
+        if dv is not None:
             xp.matmul((e if mask is None else e * mask[i]).swapaxes(-1, -2), do, out=dv[i])
-        if needs[0] or needs[1]:
+        if dq is not None or dk is not None:
             ds = xp.matmul(do, v[i].swapaxes(-1, -2))
             if mask is not None:
                 ds *= mask[i]
             ds -= xp.einsum("bhts,bhts->bht", ds, e)[..., None] / z[i]
             ds *= e
-        if needs[0]:
+        if dq is not None:
             _matmul_into(xp, ds, k[i], dq[i])
             dq[i] *= scale
-        if needs[1]:
+        if dk is not None:
             xp.matmul(ds.swapaxes(-1, -2), _stacked(q[i] * scale, stack), out=dk[i])
-    return dq, dk, dv
 
 
 def _stacked(x, stack):
@@ -123,14 +160,14 @@ def head_views(x, heads, parts):
 
 
 def _hidden(xp, causal, T, S, key_mask, dtype):
-    """What to add to the scores: 0 where query t may look at key s, else a number so low that e^score is 0.
+    """What to add to the scores of the last keys: 0 where query t may look at key s, else a number so low that e^score
+    is 0. (T, T), or (B, 1, 1, T, S) where the batch's rows differ, or None where all may be seen.
 
-    (T, S), or (B, 1, 1, T, S) where the batch's rows differ, or None where all may be seen. The number is finite: a
-    query that sees nothing at all, which only padding is, gets some average instead of NaN.
+    The number is finite: a query that sees nothing at all, which only padding is, gets some average instead of NaN.
     """
     seen = None
     if causal and T > 1:
-        seen = xp.arange(S) <= xp.arange(T)[:, None] + (S - T)
+        seen = xp.arange(T if key_mask is None else S) <= xp.arange(T)[:, None] + (0 if key_mask is None else S - T)
     if key_mask is not None:
         key_mask = key_mask[:, None, None, None, :]
         seen = key_mask if seen is None else seen & key_mask
@@ -151,6 +188,6 @@ def _exponentials_in_place(xp, scores, hidden, T):
             m = largest
     if hidden is not None:
         by_query = scores.reshape(*scores.shape[:2], -1, T, scores.shape[-1])
-        by_query += hidden
+        by_query[..., scores.shape[-1] - hidden.shape[-1] :] += hidden
     scores -= scores.max(axis=-1, keepdims=True) if m is None else m
     xp.exp(scores, out=scores)

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lora_np.autograd import Tensor, backend
+from lora_np.autograd import Tensor, backend, kernels
 from lora_np.autograd import functional as F
 
 pytestmark = pytest.mark.gpu
@@ -33,6 +33,7 @@ PRODUCTS = {
     "a stack and a matrix": lambda a, b: (Tensor(a[None]) @ Tensor(b)).data[0],
     "linear": lambda a, b: F.linear(Tensor(a), Tensor(b.T)).data,
     "linear with a bias": lambda a, b: F.linear(Tensor(a), Tensor(b.T), Tensor(b[0] * 0)).data,
+    "the update of a weight": lambda a, b: kernels.matmul(a, b),
     "lora_linear": lambda a, b: F.lora_linear(Tensor(a), Tensor(b.T), None, Tensor(a[:1]), Tensor(b[:, :1]), 0.0).data,
 }
 
@@ -56,3 +57,20 @@ def test_gradients_too():
         (x @ Tensor(cupy.asarray(b))).backward(cupy.asarray(dy))
         found = np.linalg.norm(x.grad.get() - exact) / np.linalg.norm(exact)
         assert low <= found < high
+
+
+def test_the_gradient_through_4_bits_too():
+    import cupy
+
+    from lora_np.nn import Linear
+    from lora_np.nn.quantized import Linear4bit
+
+    rng = np.random.default_rng(2)
+    layer = Linear4bit.from_linear(Linear(256, 256)).to("cuda")
+    dy = rng.standard_normal((64, 256)).astype(np.float32)
+    exact = dy.astype(np.float64) @ layer.weight.data.get().astype(np.float64)
+    for tf32, low, high in ((False, 0, 1e-6), (True, 1e-5, 1e-2)):
+        backend.set_tf32(tf32)
+        x = Tensor(cupy.zeros((64, 256), np.float32), requires_grad=True)
+        layer(x).backward(cupy.asarray(dy))
+        assert low <= np.linalg.norm(x.grad.get() - exact) / np.linalg.norm(exact) < high

@@ -1,5 +1,6 @@
 """Attention and packed self-attention against the formula, central differences and torch."""
 
+import itertools
 import math
 
 import numpy as np
@@ -161,6 +162,35 @@ def test_any_sizes(xp, B, H, T, more, D, causal):
     out = F.attention(*map(Tensor, arrays), causal=causal)
     assert_close(out, formula(*arrays, causal, 1 / math.sqrt(D)))
     check_direction(lambda *inputs: F.attention(*inputs, causal=causal), *arrays)
+
+
+@pytest.mark.parametrize("stripe", [1, 2, 3, 5])
+@pytest.mark.parametrize("masked", [False, True])
+@pytest.mark.parametrize(("heads", "kv_heads"), [(2, 2), (4, 2)])
+@pytest.mark.parametrize(("T", "S"), [(5, 5), (4, 6)])
+def test_stripes_of_queries_are_the_whole(xp, rng, monkeypatch, stripe, masked, heads, kv_heads, T, S):
+    q, k, v = (xp.asarray(rng.standard_normal((2, h, n, 3))) for h, n in ((heads, T), (kv_heads, S), (kv_heads, S)))
+    mask = xp.asarray(rng.integers(0, 2, (2, heads, T, S)) / 0.5) if masked else None
+    key_mask = xp.asarray(np.arange(S) > [[0], [1]]) if masked else None
+    whole, cache = fused.attention_forward(q, k, v, True, None, mask, key_mask)
+    first = 2 if masked else 0  # a query before the first key that counts gets some average
+    dy = xp.asarray(rng.standard_normal(whole.shape))
+    dy[:, :, :first] = 0
+    expected = fused.attention_backward(dy, cache)
+    monkeypatch.setattr(fused.attention, "STRIPE", stripe)
+    found, cache = fused.attention_forward(q, k, v, True, None, mask, key_mask)
+    assert_close(found[:, :, first:], whole[:, :, first:])
+    saved = sum(E.size for _, _, (E, *_) in cache[0])
+    assert (saved < 2 * heads * T * S) == (stripe < T)
+    for choice in itertools.product([False, True], repeat=3):
+        if any(choice):
+            _, cache = fused.attention_forward(q, k, v, True, None, mask, key_mask, choice)
+            for d, needed, other in zip(fused.attention_backward(dy, cache), choice, expected, strict=True):
+                assert (d is not None) == needed
+                if needed:
+                    assert_close(d, other)
+    if not masked:
+        check_pair(*PAIR, [q, k, v], True)
 
 
 @pytest.mark.parity
