@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING
 
 from .autograd import Tensor, gradcheck, manual_seed, no_grad
 
-if TYPE_CHECKING:  # for editors; Python itself reads these parts when a name of theirs is first asked for
+if TYPE_CHECKING:  # for editors; Python reads the parts one by one, when a name is asked for that it has not found yet
     from .lora import LoraConfig, PeftModel, TaskType, get_peft_model
     from .models import (
         AutoModelForCausalLM,

@@ -1,6 +1,7 @@
 """What CuPy does not offer, or not as fast. Each names its NumPy counterpart."""
 
 import functools
+import math
 
 import numpy as np
 
@@ -21,13 +22,19 @@ def add(x, y, into_x=False):
 
 
 def matmul(x, w):
-    """numpy.matmul(x, w); on a GPU in the precision that `backend.set_tf32` chose, and so that it can be recorded."""
-    stacks = x.ndim == w.ndim and 2 <= x.ndim <= 3 and x.shape[:-2] == w.shape[:-2]
-    if not on_gpu(x) or not stacks or not x.dtype == w.dtype == np.float32:
+    """numpy.matmul(x, w); on a GPU in the precision that `backend.set_tf32` chose, and so that it can be recorded.
+
+    (Not for stacks of different shapes, which are left to CuPy.)
+    """
+    alike = 2 <= x.ndim == w.ndim and x.shape[:-2] == w.shape[:-2] and x.dtype == w.dtype == np.float32
+    if not on_gpu(x) or not alike:
         return x @ w
     from .cuda.blas import gemm
 
-    return gemm(x, w)
+    if x.ndim <= 3:
+        return gemm(x, w)
+    stacks = (a.reshape(math.prod(a.shape[:-2]), *a.shape[-2:]) for a in (x, w))
+    return gemm(*stacks).reshape(*x.shape[:-1], w.shape[-1])
 
 
 @functools.cache

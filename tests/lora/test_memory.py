@@ -183,6 +183,12 @@ def test_shards_need_at_most_what_is_predicted(batch):
     assert 0.8 * predicted["activations"] < found["activations"] < 1.02 * predicted["activations"]
 
 
+def test_a_single_token_has_no_target_and_no_logits():
+    config = {"model_type": "llama", **SMALL_LLAMA}
+    one, two = (this_library(config, 8, length=n)["activations"] for n in (1, 2))
+    assert 0 < one < two
+
+
 def test_each_shard_holds_logits_of_its_own():
     config = {"model_type": "llama", **SMALL_LLAMA, "vocab_size": 49152}
     one, two, more = (this_library(config, 8, batch=4, length=128, shards=n)["activations"] for n in (1, 2, 100))

@@ -1,10 +1,13 @@
 """A recorded step trains exactly as an ordinary one."""
 
+import functools
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
 from lora_helpers import peft_model, relative, tiny_llama, tiny_model
 
-from lora_np import AdamW, LoraConfig, TrainingArguments, get_peft_model, manual_seed, train
+from lora_np import AdamW, LoraConfig, TrainingArguments, get_peft_model, manual_seed, nn, train
 from lora_np.nn import quantize_model
 from lora_np.training import loop
 from lora_np.training.recorded import RecordedStep
@@ -176,6 +179,74 @@ def test_train_does_not_record_what_can_not_be(changes):
     args = TrainingArguments(steps=4)
     assert loop.TrainingRun(model, args).recorded is None
     assert np.isfinite(train(model, Data(), args, progress=False)["loss"]).all()
+
+
+def recorded_losses(step, all_batches):
+    return [float(step(batch)) for batch in all_batches]
+
+
+def ordinary_losses(model, optimizer, all_batches):
+    found = []
+    for batch in all_batches:
+        loss = model(**batch).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        found.append(loss.item())
+    return found
+
+
+@gpu
+def test_weights_and_state_that_were_replaced_are_the_ones_that_learn():
+    all_batches = list(batches(make("gpt2"), 8))
+    results = []
+    for recorded in (False, True):
+        model = make("gpt2")
+        optimizer = optimizer_of(model)
+        first = {name: x.copy() for name, x in model.state_dict().items()}
+        run = functools.partial(ordinary_losses, model, optimizer)
+        if recorded:
+            run = functools.partial(recorded_losses, RecordedStep(model, optimizer))
+        found = run(all_batches[:4])
+        model.load_state_dict(first)
+        optimizer.load_state_dict({k: v.copy() if hasattr(v, "copy") else v for k, v in optimizer.state_dict().items()})
+        results.append((found + run(all_batches[4:]), [p.data.get() for p in optimizer.parameters()]))
+    np.testing.assert_allclose(results[1][0], results[0][0], rtol=1e-5)
+    for a, b in zip(results[0][1], results[1][1], strict=True):
+        assert relative(b, a) < 1e-3
+
+
+@gpu
+def test_a_recording_that_is_hardly_used_is_given_up():
+    model = make("gpt2")
+    step = RecordedStep(model, optimizer_of(model))
+    all_batches = list(batches(model, 14))
+    for number in range(3, 12):
+        all_batches[number] = {name: x[:, : 4 + number % 3] for name, x in all_batches[number].items()}
+    found = recorded_losses(step, all_batches)
+    assert step.given_up
+    assert step.recording.graph is None
+    model = make("gpt2")
+    np.testing.assert_allclose(found, ordinary_losses(model, optimizer_of(model), all_batches), rtol=1e-5)
+
+
+class OwnModel(nn.Module):
+    """Not a language model of this library, but `train` can train it."""
+
+    def __init__(self):
+        self.lora_weight = nn.Parameter(np.ones((31, 4), np.float32))
+
+    def forward(self, input_ids, labels):
+        return SimpleNamespace(loss=(self.lora_weight[input_ids] ** 2).mean())
+
+
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=gpu)])
+def test_a_model_of_another_kind_trains_unrecorded(device):
+    model = OwnModel().to(device)
+    with pytest.raises(ValueError, match="a language model of this library, not a OwnModel"):
+        RecordedStep(model, None)
+    losses = train(model, Data(), TrainingArguments(steps=4, learning_rate=0.1), progress=False)["loss"]
+    assert losses[-1] < losses[0]
 
 
 def test_a_model_that_is_not_on_a_gpu_is_refused():

@@ -31,7 +31,7 @@ def gemm(a, b, out=None, alpha=1.0, beta=0.0):
     if out.size == 0:
         return out
     if k == 0:
-        out *= beta
+        out[...] = out * beta if beta else 0
         return out
     (a, flag_a, step_a), (b, flag_b, step_b) = layout(a), layout(b)
     step_out = out.strides[-2] // 4

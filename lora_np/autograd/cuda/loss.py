@@ -15,7 +15,8 @@ def cross_entropy_forward(logits, targets, ignore_index=-100, needs=(True,)):
     rows, picked = counted_rows(targets, logits, ignore_index)
     z = _empty(len(picked), logits.shape[1])
     z[...] = logits[rows]
-    losses = _rows(z, picked, 1 / len(z) if needs[0] else 0.0)
+    losses = cupy.empty(len(z), np.float32)
+    _rows(z, picked, losses, 1 / len(z) if needs[0] else 0.0)
     return losses.sum() / len(z), (z, rows, logits.shape) if needs[0] else None
 
 
@@ -35,20 +36,19 @@ def linear_cross_entropy_forward(x, weight, targets, ignore_index=-100, needs=(T
     dx = cupy.empty_like(counted) if needs[0] else None
     dw = cupy.zeros_like(weight) if needs[1] else None
     step = chunk_rows(n, 4 * V, chunk_bytes)
-    z, losses = _empty(step, V), []
+    z, losses = _empty(step, V), cupy.empty(n, np.float32)
     for start in range(0, n, step):
         chunk = slice(start, min(start + step, n))
         logits = z[: chunk.stop - start]
         for words in _parts(V):
             gemm(counted[chunk], weight[words].T, out=logits[:, words])
-        losses.append(_rows(logits, picked[chunk], 1 / n if any(needs) else 0.0))
+        _rows(logits, picked[chunk], losses[chunk], 1 / n if any(needs) else 0.0)
         for words in _parts(V):
             if needs[0]:
                 gemm(logits[:, words], weight[words], out=dx[chunk], beta=1.0 if words.start else 0.0)
             if needs[1]:
                 gemm(logits[:, words].T, counted[chunk], out=dw[words], beta=1.0)
-    total = (losses[0] if len(losses) == 1 else cupy.concatenate(losses)).sum()
-    return total / n, (spread(dx, rows, x.shape), dw)
+    return losses.sum() / n, (spread(dx, rows, x.shape), dw)
 
 
 def linear_cross_entropy_backward(dloss, cache):
@@ -71,8 +71,7 @@ def _parts(V):
     return [part for part in (slice(0, whole), slice(whole, V)) if part.start < part.stop]
 
 
-def _rows(z, picked, factor):
-    """Each row's loss; z becomes its gradient times `factor`, unless that is 0."""
-    losses, V = cupy.empty(len(z), np.float32), z.shape[1]
+def _rows(z, picked, losses, factor):
+    """Fill `losses`, one for each row; z becomes its gradient times `factor`, unless that is 0."""
+    V = z.shape[1]
     by_rows("cross_entropy_rows", len(z), V, z, picked, losses, V, long(z.strides[0] // 4), float(factor))
-    return losses

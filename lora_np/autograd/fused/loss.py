@@ -71,7 +71,7 @@ def linear_cross_entropy_forward(x, weight, targets, ignore_index=-100, needs=(T
 
 def chunk_rows(n, row_bytes, chunk_bytes):
     """How many rows to work on at once: n in as few chunks of at most `chunk_bytes` as will do, all of one size."""
-    chunks = -(-n // max(1, chunk_bytes // row_bytes))
+    chunks = max(1, -(-n // max(1, chunk_bytes // row_bytes)))
     return -(-n // chunks)
 
 

@@ -332,6 +332,24 @@ def test_products_with_a_bias_wherever_the_arrays_begin(m, k, n, offsets):
     )
 
 
+@pytest.mark.parametrize("sizes", [(16, 16, 16), (33, 65, 128), (512, 768, 2304)])
+@pytest.mark.parametrize("tf32", [False, True])
+def test_products_with_a_bias_are_one_product(monkeypatch, sizes, tf32):
+    import cupy
+
+    from lora_np.autograd import backend
+    from lora_np.autograd.cuda import blaslt
+
+    def separate(*args):
+        raise AssertionError("the bias was added afterwards")
+
+    monkeypatch.setattr(blaslt, "gemm", separate)
+    monkeypatch.setitem(backend._precision, "tf32", tf32)
+    m, k, n = sizes
+    a, b, bias = map(cupy.asarray, arrays_of((m, k), (k, n), (n,)))
+    assert blaslt.gemm_with_bias(a, b, bias).shape == (m, n)
+
+
 def test_products_with_a_bias_know_their_bias_again():
     import cupy
 
@@ -368,7 +386,10 @@ def test_products_of_nothing():
     assert gemm(cupy.zeros((0, 3), np.float32), cupy.zeros((3, 2), np.float32)).shape == (0, 2)
     assert_close(
         gemm(
-            cupy.zeros((2, 0), np.float32), cupy.zeros((0, 2), np.float32), beta=0.0, out=cupy.ones((2, 2), np.float32)
+            cupy.zeros((2, 0), np.float32),
+            cupy.zeros((0, 2), np.float32),
+            beta=0.0,
+            out=cupy.full((2, 2), np.nan, np.float32),
         ),
         np.zeros((2, 2), np.float32),
     )

@@ -30,6 +30,7 @@ def error(product, tf32):
 PRODUCTS = {
     "matmul": lambda a, b: (Tensor(a) @ Tensor(b)).data,
     "a stack": lambda a, b: (Tensor(a[None]) @ Tensor(b[None])).data[0],
+    "stacks of stacks": lambda a, b: (Tensor(a[None, None]) @ Tensor(b.T[None, None].swapaxes(2, 3))).data[0, 0],
     "a stack and a matrix": lambda a, b: (Tensor(a[None]) @ Tensor(b)).data[0],
     "linear": lambda a, b: F.linear(Tensor(a), Tensor(b.T)).data,
     "linear with a bias": lambda a, b: F.linear(Tensor(a), Tensor(b.T), Tensor(b[0] * 0)).data,

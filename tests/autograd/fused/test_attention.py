@@ -140,6 +140,16 @@ def test_gradients_with_dropout(xp, rng, which, causal):
     assert float(abs(dropped.data - plain.data).max()) > 1e-3
 
 
+def test_no_queries(xp):
+    q, k = xp.zeros((2, 4, 0, 3)), xp.ones((2, 2, 5, 3))
+    y, cache = fused.attention_forward(q, k, k)
+    assert y.shape == (2, 4, 0, 3)
+    dq, dk, dv = fused.attention_backward(y, cache)
+    assert dq.shape == q.shape
+    assert not to_numpy(dk).any()
+    assert not to_numpy(dv).any()
+
+
 @pytest.mark.parametrize("which", ["attention", "self_attention"])
 def test_an_empty_batch(xp, which):
     if which == "attention":
