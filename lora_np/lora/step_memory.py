@@ -58,7 +58,8 @@ def _place(name):
 def _peak(config, adapters, r, dropout, batch, length):
     """The most numbers that exist at once. adapters: {(block, layer): how many}."""
     d, kind = dimensions(config), config["model_type"]
-    sizes, stripes = _sizes(d, batch, length), _stripes(d, batch, length)
+    stripes = _stripes(d, batch, length)
+    sizes = _sizes(d, batch, length, stripes)
     angles = length * d["q"] // d["heads"] if kind == "llama" else 0  # cos and sin
     most, kept, needed = 0, angles, False  # no gradient is needed below the lowest adapter, so nothing is kept there
     for i in range(d["blocks"]):
@@ -69,13 +70,13 @@ def _peak(config, adapters, r, dropout, batch, length):
     return max(most, kept + _loss(d, batch, length))
 
 
-def _sizes(d, batch, length):
+def _sizes(d, batch, length, stripes):
     """{array: its numbers}, for all arrays that a block names.
 
     x comes in, m is the residual stream after attention, out leaves the block. In the MLP, `bent` is the activation's
     result and `wide` what the last layer reads.
     """
-    rows, stripes = batch * length, _stripes(d, batch, length)
+    rows = batch * length
     stream, inner = ("x", "normed_x", "attended", "m", "normed_m", "out"), ("gate", "up", "bent", "slope", "wide")
     sizes = dict.fromkeys(stream, rows * d["C"]) | dict.fromkeys(inner, rows * d["inner"])
     sizes |= dict.fromkeys(("q", "heads", "joined"), rows * d["q"]) | dict.fromkeys(("k", "v"), rows * d["kv"])

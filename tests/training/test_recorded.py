@@ -45,6 +45,21 @@ def optimizer_of(model):
     return AdamW(groups, weight_decay=0.1)
 
 
+def recorded_losses(step, all_batches):
+    return [float(step(batch)) for batch in all_batches]
+
+
+def ordinary_losses(model, optimizer, all_batches):
+    found = []
+    for batch in all_batches:
+        loss = model(**batch).loss
+        loss.backward()
+        optimizer.step()
+        optimizer.zero_grad()
+        found.append(loss.item())
+    return found
+
+
 @gpu
 @pytest.mark.parametrize("kind", ["gpt2", "llama"])
 @pytest.mark.parametrize("max_norm", [0.0, 0.5])
@@ -85,16 +100,9 @@ def test_a_batch_of_another_shape_runs_as_usual_in_between():
     step = RecordedStep(model, optimizer_of(model))
     all_batches = list(batches(model, 6))
     all_batches[3] = {name: x[:, :5] for name, x in all_batches[3].items()}
-    found = [float(step(batch)) for batch in all_batches]
+    found = recorded_losses(step, all_batches)
     model = make("gpt2")
-    optimizer, expected = optimizer_of(model), []
-    for batch in all_batches:
-        loss = model(**batch).loss
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        expected.append(loss.item())
-    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    np.testing.assert_allclose(found, ordinary_losses(model, optimizer_of(model), all_batches), rtol=1e-5)
 
 
 @gpu
@@ -179,21 +187,6 @@ def test_train_does_not_record_what_can_not_be(changes):
     args = TrainingArguments(steps=4)
     assert loop.TrainingRun(model, args).recorded is None
     assert np.isfinite(train(model, Data(), args, progress=False)["loss"]).all()
-
-
-def recorded_losses(step, all_batches):
-    return [float(step(batch)) for batch in all_batches]
-
-
-def ordinary_losses(model, optimizer, all_batches):
-    found = []
-    for batch in all_batches:
-        loss = model(**batch).loss
-        loss.backward()
-        optimizer.step()
-        optimizer.zero_grad()
-        found.append(loss.item())
-    return found
 
 
 @gpu

@@ -167,9 +167,9 @@ def _hidden(xp, causal, T, S, key_mask, dtype):
 
     The number is finite: a query that sees nothing at all, which only padding is, gets some average instead of NaN.
     """
-    seen = None
+    seen, S = None, T if key_mask is None else S
     if causal and T > 1:
-        seen = xp.arange(T if key_mask is None else S) <= xp.arange(T)[:, None] + (0 if key_mask is None else S - T)
+        seen = xp.arange(S) <= xp.arange(T)[:, None] + (S - T)
     if key_mask is not None:
         key_mask = key_mask[:, None, None, None, :]
         seen = key_mask if seen is None else seen & key_mask
