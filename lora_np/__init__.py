@@ -13,6 +13,7 @@ Reading order
 import importlib
 from typing import TYPE_CHECKING
 
+from . import aliases
 from .autograd import Tensor, gradcheck, manual_seed, no_grad
 
 if TYPE_CHECKING:  # for editors; Python reads the parts one by one, when a name is asked for that it has not found yet
@@ -60,6 +61,7 @@ __all__ = [
 ]
 
 _PARTS = ("lora", "models", "training", "nn", "storage")
+_moved = aliases.moved_names(__name__)
 
 
 def __getattr__(name):
@@ -72,7 +74,7 @@ def __getattr__(name):
             if found is not None:
                 globals()[name] = found
                 return found
-    raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
+    return _moved(name)
 
 
 def __dir__():

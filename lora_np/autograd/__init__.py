@@ -5,10 +5,13 @@ Read in this order: backend, tensor, ops, layout, fused/, functional, check.
 
 import os
 
+from ..aliases import moved_names
 from . import functional, layout, ops
 from .backend import keep_freed_memory, manual_seed
 from .check import gradcheck
 from .tensor import Node, Tensor, is_grad_enabled, no_grad
+
+__getattr__ = moved_names(__name__)
 
 __all__ = ["Node", "Tensor", "functional", "gradcheck", "is_grad_enabled", "layout", "manual_seed", "no_grad", "ops"]
 

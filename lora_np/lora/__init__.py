@@ -12,10 +12,13 @@ What goes beyond it, each in a room of its own:
     status.py, analysis.py, sizes.py, memory.py, step_memory.py     what is there, what it costs, what was learned
 """
 
+from ..aliases import moved_names
 from .config import LoraConfig, TaskType
 from .embedding import LoraEmbedding
 from .layer import LoraLinear
 from .model import PeftModel, get_peft_model
 from .tuner import LoraModel
+
+__getattr__ = moved_names(__name__)
 
 __all__ = ["LoraConfig", "LoraEmbedding", "LoraLinear", "LoraModel", "PeftModel", "TaskType", "get_peft_model"]

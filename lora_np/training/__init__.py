@@ -1,5 +1,6 @@
 """Training: optimizers, data, the loop."""
 
+from ..aliases import moved_names
 from .data import TextData, load_text, prose_documents, python_documents
 from .docstrings import docstring_examples
 from .evaluation import evaluate
@@ -8,6 +9,8 @@ from .groups import parameter_groups
 from .loop import TrainingArguments, train
 from .optim import SGD, AdamW, clip_grad_norm_, warmup_cosine
 from .recorded import RecordedStep
+
+__getattr__ = moved_names(__name__)
 
 __all__ = [
     "SGD",

@@ -1,0 +1,68 @@
+"""Where names were before, and where they are now: what was imported from an old place still can be.
+
+`MOVED` lists old modules; a name asked for there is looked up in the new modules, one after another, under its new name
+if `RENAMED` has one. An old module is made only when somebody imports it, with a DeprecationWarning that says where to
+go. A new row here is all that moving a module or renaming a public name needs.
+"""
+
+import importlib
+import importlib.machinery
+import sys
+import types
+import warnings
+
+MOVED = {}  # {old module: (new modules, ...)}, all without the leading "lora_np."
+RENAMED = {}  # {"old module.old name": "new name"}, the old module as in MOVED or still in its place
+
+
+class _MovedModule(types.ModuleType):
+    """A module that is no longer there: it finds each name where it is now."""
+
+    def __getattr__(self, name):
+        if name.startswith("__"):
+            raise AttributeError(name)
+        old = self.__name__.partition(".")[2]
+        new_name = RENAMED.get(f"{old}.{name}", name)
+        for new in MOVED[old]:
+            found = getattr(importlib.import_module(f"lora_np.{new}"), new_name, None)
+            if found is not None:
+                return found
+        raise AttributeError(f"lora_np.{old}, now {_places(old)}, has no {name!r}")
+
+
+class _Finder:
+    """Finds the modules of `MOVED`, after Python has looked for real ones."""
+
+    def find_spec(self, fullname, path=None, target=None):
+        package, _, rest = fullname.partition(".")
+        found = package == "lora_np" and rest in MOVED
+        return importlib.machinery.ModuleSpec(fullname, self) if found else None
+
+    def create_module(self, spec):
+        old = spec.name.partition(".")[2]
+        warnings.warn(f"{spec.name} has moved: import from {_places(old)}", DeprecationWarning, stacklevel=2)
+        return _MovedModule(spec.name)
+
+    def exec_module(self, module):
+        """There is nothing to run."""
+
+
+def _places(old):
+    return " or ".join(f"lora_np.{new}" for new in MOVED[old])
+
+
+def moved_names(package):
+    """A `__getattr__` for a package: modules that were parts of it, and names of its own that `RENAMED` lists."""
+
+    def find(name):
+        full = f"{package}.{name}".partition(".")[2]
+        if full in MOVED:
+            return importlib.import_module(f"lora_np.{full}")
+        if full in RENAMED:
+            return getattr(sys.modules[package], RENAMED[full])
+        raise AttributeError(f"module {package!r} has no attribute {name!r}")
+
+    return find
+
+
+sys.meta_path.append(_Finder())
