@@ -11,7 +11,14 @@ import sys
 import types
 import warnings
 
-MOVED = {}  # {old module: (new modules, ...)}, all without the leading "lora_np."
+MOVED = {  # {old module: (new modules, ...)}, all without the leading "lora_np."
+    "lora.adapted": ("lora.layer", "lora.adapter"),
+    "lora.dora": ("lora.variants.dora",),
+    "lora.embedding": ("lora.variants.embedding",),
+    "lora.model": ("lora.peft_model",),
+    "lora.projection": ("lora.variants.projection",),
+    "lora.tuner": ("lora.lora_model",),
+}
 RENAMED = {}  # {"old module.old name": "new name"}, the old module as in MOVED or still in its place
 
 

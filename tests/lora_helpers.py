@@ -8,7 +8,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from lora_np import GPT2Config, GPT2LMHeadModel, LoraConfig, PeftModel, get_peft_model, nn
-from lora_np.lora.adapted import AdaptedLayer
+from lora_np.lora.layer import AdaptedLayer
 from lora_np.models import LlamaConfig, LlamaForCausalLM
 from lora_np.storage import read_safetensors
 

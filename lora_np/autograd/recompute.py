@@ -1,5 +1,7 @@
 """Trading time for memory: a stretch of the forward pass that is computed again when its gradient is wanted."""
 
+from contextvars import copy_context
+
 from .backend import generator, random_seed
 from .tensor import Tensor, collect_gradients, data, needs_grad, no_grad, record
 
@@ -10,20 +12,21 @@ def recompute(function, x, parameters):
     The forward pass records nothing. The backward pass runs `function` once more, this time recorded, and goes back
     through it at once: for a model of L such stretches the memory is that of one, and L inputs, for a third more
     arithmetic (half more where weights are frozen, as with LoRA).
-    Random numbers (dropout) are the same both times: they follow from a seed that is drawn before.
+    Random numbers (dropout) are the same both times: they follow from a seed that is drawn before. So are context
+    variables: what the call was told stays true for it.
 
     function: one Tensor -> one Tensor, of the same result each time. parameters: those that it uses.
     """
     parameters = [p for p in parameters if p.requires_grad]
     array, needs = data(x), needs_grad(x, *parameters)
-    seed = int(generator().integers(2**63))
+    seed, context = int(generator().integers(2**63)), copy_context()
     with no_grad(), random_seed(seed):
         y = function(Tensor(array)).data
 
     def backward(dy):
         again = Tensor(array, requires_grad=needs[0])
         with random_seed(seed):
-            found = collect_gradients(function(again), dy)
+            found = context.run(lambda: collect_gradients(function(again), dy))
         gradients = (found.get(id(leaf)) for leaf in (again, *parameters))
         return tuple(d if need else None for d, need in zip(gradients, needs, strict=True))
 

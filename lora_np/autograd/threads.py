@@ -10,6 +10,7 @@ import os
 import threading
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
+from contextvars import copy_context
 
 from .backend import generator, random_seed
 from .tensor import Tensor, collect_gradients, is_grad_enabled, no_grad, record
@@ -61,7 +62,8 @@ def shard_count(batch, length):
 def run_in_threads(functions):
     """The results of these functions, each run in a thread of its own, with its products on one core.
 
-    The threads take over whether gradients are recorded. If one fails, its error is raised once all have ended.
+    The threads take over whether gradients are recorded, and the context variables of this one. If one fails, its error
+    is raised once all have ended.
     """
     recording = is_grad_enabled()
 
@@ -70,7 +72,7 @@ def run_in_threads(functions):
             return function()
 
     with _one_at_a_time, _one_core_per_product():
-        futures = [_pool(len(functions)).submit(run, function) for function in functions[1:]]
+        futures = [_pool(len(functions)).submit(copy_context().run, run, function) for function in functions[1:]]
         results = [_outcome(functools.partial(run, functions[0])), *(_outcome(future.result) for future in futures)]
     for _, error in results:
         if error is not None:

@@ -1,24 +1,39 @@
-"""LoRA. Read `layer.py` first: it is the idea. Then, for plain LoRA on a whole model:
+"""LoRA. Read `layer.py` first: it is the idea, on one page. Then, for LoRA on a whole model:
 
-    adapted.py       what every adapted layer has in common: named adapters, merging
-    config.py, init.py, targets.py     what an adapter is, how A and B start, which layers get one
-    tuner.py, model.py, files.py       adapters on a model, switched and merged; PEFT's names and files
+    adapter.py, kinds.py               what a kind of adapter says about itself, and which kinds there are
+    config.py, init.py, targets.py     the settings, how A and B are initialised, which layers get an adapter
+    model_adapter.py, lora_model.py, peft_model.py     one adapter on a model, all of them, and PEFT's names
+    files.py                           PEFT's files
+    call.py                            adapters for one call: none, or others for each row
 
-What goes beyond it, each in a room of its own:
+What goes beyond it:
 
-    variants.py      the seam; dora.py and projection.py (q, k, v apart) use it
-    embedding.py, saved_modules.py     adapted embeddings, modules trained whole
+    variants/                          the other kinds, one file each
+    saved_modules.py                   modules trained whole
     combine.py, weighted.py            several adapters made into one
-    status.py, analysis.py, sizes.py, memory.py, step_memory.py     what is there, what it costs, what was learned
+    status.py, analysis.py             what is there, and what was learned
 """
 
 from ..aliases import moved_names
-from .config import LoraConfig, TaskType
-from .embedding import LoraEmbedding
+from . import variants
+from .config import LoraConfig, PeftConfig, TaskType
 from .layer import LoraLinear
-from .model import PeftModel, get_peft_model
-from .tuner import LoraModel
+from .lora_model import LoraModel
+from .peft_model import PeftModel, get_peft_model
+from .variants.embedding import LoraEmbedding
+from .variants.vera import VeraConfig
 
 __getattr__ = moved_names(__name__)
 
-__all__ = ["LoraConfig", "LoraEmbedding", "LoraLinear", "LoraModel", "PeftModel", "TaskType", "get_peft_model"]
+__all__ = [
+    "LoraConfig",
+    "LoraEmbedding",
+    "LoraLinear",
+    "LoraModel",
+    "PeftConfig",
+    "PeftModel",
+    "TaskType",
+    "VeraConfig",
+    "get_peft_model",
+    "variants",
+]

@@ -1,4 +1,4 @@
-"""LoraConfig: everything that decides what an adapter is, under PEFT's names and in PEFT's file format."""
+"""What an adapter is, under PEFT's names and in PEFT's file: what all kinds share, and the settings of LoRA."""
 
 import dataclasses
 import math
@@ -9,19 +9,11 @@ from enum import StrEnum
 from pathlib import Path
 
 from ..storage import read_json, write_json
-from .init import INITS, is_known
+from .init import INITS, changes_base, initial_matrices, is_known
 
 CONFIG_FILE = "adapter_config.json"
 DATA_DRIVEN = ("eva", "corda", "lora_ga")  # PEFT fills these in by passes over data, through calls of their own
-BIASES = ("none", "all", "lora_only")
-
-# PEFT's fields for things that are not here. Another value than nothing changes what the adapter computes, so it is
-# refused instead of ignored. The others make no difference to the numbers.
-REFUSED = (
-    *("alora_invocation_tokens", "arrow_config", "kasa_config", "layer_replication", "monteclora_config"),
-    *("target_parameters", "trainable_token_indices", "use_bdlora", "use_qalora", "velora_config"),
-)
-HARMLESS = {"auto_mapping", "megatron_core", "peft_type", "peft_version", "qalora_group_size", *REFUSED}
+NOTHING = (None, False, {}, [])  # values of a field that is not used
 
 
 class TaskType(StrEnum):
@@ -30,86 +22,57 @@ class TaskType(StrEnum):
     CAUSAL_LM = "CAUSAL_LM"
 
 
-@dataclass
-class LoraConfig:
-    """The settings of one adapter.
+@dataclass(kw_only=True)
+class PeftConfig:
+    """What the settings of all kinds of adapters have. Abstract: subclasses add `r` and what is their own.
 
-    r                    rank: A is (r, in), B is (out, r)
-    lora_alpha           the update is scaled by lora_alpha / r
-    lora_dropout         dropout probability on the input of the low-rank branch, in training only
     target_modules       which layers: a list of names ("c_attn" means every layer whose name ends so), one string as a
                          regular expression for the whole dotted name, or "all-linear"; None for the model's usual ones.
                          "c_attn.q", ".k" or ".v" adapts that third of GPT-2's joint projection
-    exclude_modules      which of those are left out after all: a list of names or a regular expression
     layers_to_transform  only blocks with these numbers (an int or a list)
     layers_pattern       the name in front of the block number ("h", "layers"), if a model has several
-    rank_pattern         {name or regular expression: r} for layers with a rank of their own; the first match counts
-    alpha_pattern        {name or regular expression: lora_alpha}, likewise
-    bias                 which biases are trained too: "none", "all", or "lora_only" (those of adapted layers)
-    lora_bias            whether the branch has a bias of its own, on B
+    bias                 which biases are trained too: "none", "all", or "lora_only" (those of adapted layers; with
+                         another kind's name in front for another kind)
     modules_to_save      modules trained whole and saved with the adapter, such as a new head
-    init_lora_weights    how A and B start: True, False, "gaussian", "orthogonal", "pissa", "pissa_niter_N", "olora";
-                         see `init.py`
-    use_rslora           scale by lora_alpha / √r instead, so that the update's size does not shrink with r
-    use_dora             learn the length of each row of W apart from its direction; see `dora.py`
     fan_in_fan_out       whether the adapted layers store their weight (in, out), as GPT-2's Conv1D does
     """
 
-    r: int = 8
-    lora_alpha: float = 8
-    lora_dropout: float = 0.0
     target_modules: list | str | None = None
-    exclude_modules: list | str | None = None
     layers_to_transform: list | int | None = None
     layers_pattern: list | str | None = None
-    rank_pattern: dict = field(default_factory=dict)
-    alpha_pattern: dict = field(default_factory=dict)
     bias: str = "none"
-    lora_bias: bool = False
     modules_to_save: list | None = None
-    init_lora_weights: bool | str = True
-    use_rslora: bool = False
-    use_dora: bool = False
     fan_in_fan_out: bool = False
     task_type: TaskType | str | None = None
     base_model_name_or_path: str | None = None
     revision: str | None = None
     inference_mode: bool = False
-    peft_type: str = field(default="LORA", init=False)
+
+    peft_type = None
+    lora_alpha = exclude_modules = None  # for kinds that have no such setting
+    changes_base = False  # does the initialisation take a part out of the base weight?
+    flags = ("fan_in_fan_out",)  # fields that are True or False
+    refused = ()  # PEFT's fields that change what is computed, for things that are not here
+    harmless = {"auto_mapping", "megatron_core", "peft_type", "peft_version"}  # those that make no difference
 
     def __post_init__(self):
-        self._check_types()
-        for r in (self.r, *self.rank_pattern.values()):
-            if not isinstance(r, int) or isinstance(r, bool) or r < 1:
-                raise ValueError(f"r must be an integer of at least 1, got {r!r}")
-        for alpha in (self.lora_alpha, *self.alpha_pattern.values()):
-            if not isinstance(alpha, (int, float)) or isinstance(alpha, bool):
-                raise ValueError(f"lora_alpha must be a number, got {alpha!r}")
-        if not 0 <= self.lora_dropout < 1:
-            raise ValueError(f"lora_dropout must be in [0, 1), got {self.lora_dropout!r}")
-        if self.bias not in BIASES:
-            raise ValueError(f"bias must be one of {', '.join(map(repr, BIASES))}, got {self.bias!r}")
-        self._check_init()
-        self.target_modules = _check_names("target_modules", self.target_modules)
-        self.exclude_modules = _check_names("exclude_modules", self.exclude_modules)
+        for name in self.flags:
+            if not isinstance(getattr(self, name), bool):
+                raise ValueError(f"{name} must be True or False, got {getattr(self, name)!r}")
+        self._check_layers()
+        biases = ("none", "all", f"{self.peft_type.lower()}_only")
+        if self.bias not in biases:
+            raise ValueError(f"bias must be one of {', '.join(map(repr, biases))}, got {self.bias!r}")
+        self.target_modules = check_names("target_modules", self.target_modules)
         if isinstance(self.target_modules, list) and not self.target_modules:
             raise ValueError("target_modules is empty: name at least one module, or 'all-linear'")
         if self.modules_to_save is not None:
-            self.modules_to_save = _check_names("modules_to_save", list(self.modules_to_save)) or None
-        self._check_layers()
+            self.modules_to_save = check_names("modules_to_save", list(self.modules_to_save)) or None
         if self.task_type is not None:
             self.task_type = TaskType(self.task_type)
 
-    def _check_types(self):
-        """What a file may hold is anything: name the field whose value is of the wrong kind."""
-        for name in ("use_rslora", "use_dora", "lora_bias", "fan_in_fan_out"):
-            if not isinstance(getattr(self, name), bool):
-                raise ValueError(f"{name} must be True or False, got {getattr(self, name)!r}")
-        for name in ("rank_pattern", "alpha_pattern"):
-            value = getattr(self, name) or {}
-            if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
-                raise ValueError(f"{name} must be a dict from module names to numbers, got {value!r}")
-            setattr(self, name, value)
+    def _check_layers(self):
+        """Which blocks: of the right types, and only where a list of names leaves that open."""
         layers = self.layers_to_transform
         if layers is not None and not all(
             isinstance(i, int) and not isinstance(i, bool) for i in (layers if isinstance(layers, list) else [layers])
@@ -119,48 +82,20 @@ class LoraConfig:
         patterns = [patterns] if isinstance(patterns, str) else patterns or []
         if not isinstance(patterns, list) or not all(isinstance(p, str) for p in patterns):
             raise ValueError(f"layers_pattern must be a name or a list of names, got {self.layers_pattern!r}")
-
-    def _check_init(self):
-        kind = self.init_lora_weights
-        if kind in DATA_DRIVEN:
-            raise ValueError(
-                f"init_lora_weights={kind!r} is not supported: that start is computed from training data, which a "
-                "LoraConfig does not have; 'pissa' and 'olora' start from the weights alone"
-            )
-        if not is_known(kind):
-            known = ", ".join(map(repr, INITS))
-            raise ValueError(f"init_lora_weights must be one of {known} or 'pissa_niter_N', got {kind!r}")
-        odd = [r for r in (self.r, *self.rank_pattern.values()) if r % 2]
-        if kind == "orthogonal" and odd:
-            raise ValueError(f"init_lora_weights='orthogonal' needs even ranks, got {odd[0]}")
-        if self.lora_bias and (self.use_dora or not isinstance(kind, bool)):
-            raise ValueError("lora_bias goes with init_lora_weights=True or False only, and not with use_dora")
-
-    def _check_layers(self):
-        """layers_to_transform selects among listed names; a regular expression can name its blocks itself."""
         if self.layers_pattern and self.layers_to_transform is None:
             raise ValueError("layers_pattern says where block numbers stand: it needs layers_to_transform")
         if isinstance(self.target_modules, str) and self.layers_to_transform is not None:
             raise ValueError("layers_to_transform goes with a list of target_modules; a string can name its own blocks")
 
-    @property
-    def scaling(self):
-        """s, the factor of B A: lora_alpha / r, or lora_alpha / √r with use_rslora. Patterns may say otherwise."""
-        return self.scaling_of(self.r, self.lora_alpha)
-
-    def scaling_of(self, r, alpha):
-        """s for a rank and an alpha."""
-        return alpha / math.sqrt(r) if self.use_rslora else alpha / r
-
     def rank_and_alpha(self, name):
-        """(r, lora_alpha) of the layer with this dotted name, patterns considered."""
-        return _first_match(self.rank_pattern, name, self.r), _first_match(self.alpha_pattern, name, self.lora_alpha)
+        """(r, lora_alpha) of the layer with this dotted name."""
+        return self.r, self.lora_alpha
 
     def to_dict(self):
         """The fields as they stand in adapter_config.json."""
         fields = dataclasses.asdict(self)
         fields["task_type"] = None if self.task_type is None else self.task_type.value
-        return fields
+        return {**fields, "peft_type": self.peft_type}
 
     @classmethod
     def from_dict(cls, fields, source="the adapter's configuration"):
@@ -169,13 +104,14 @@ class LoraConfig:
         Unknown fields are warned about and ignored. A field of PEFT's that changes the computation and is not known
         here is a ValueError: ignoring it would give other numbers.
         """
-        if fields.get("peft_type", "LORA") != "LORA":
-            raise ValueError(f"{source} is of a {fields['peft_type']} adapter, not of LORA")
-        for name in REFUSED:
-            if fields.get(name) not in (None, False, {}, []):
+        if fields.get("peft_type", cls.peft_type) != cls.peft_type:
+            raise ValueError(f"{source} is of a {fields['peft_type']} adapter, not of {cls.peft_type}")
+        for name in cls.refused:
+            if fields.get(name) not in NOTHING:
                 raise ValueError(f"{source} has {name} = {fields[name]!r}, which is not supported")
-        names = {field.name for field in dataclasses.fields(cls) if field.init}
-        unknown = [n for n in sorted(set(fields) - names - HARMLESS) if fields[n] not in (None, False, {}, [])]
+        names = {field.name for field in dataclasses.fields(cls)}
+        unknown = sorted(set(fields) - names - cls.harmless - set(cls.refused))
+        unknown = [name for name in unknown if fields[name] not in NOTHING]
         if unknown:
             warnings.warn(f"{source} has fields that are ignored: {', '.join(unknown)}", stacklevel=2)
         try:
@@ -194,7 +130,114 @@ class LoraConfig:
         return cls.from_dict(read_json(path), str(path))
 
 
-def _check_names(field_name, value):
+@dataclass
+class LoraConfig(PeftConfig):
+    """The settings of one LoRA adapter; see `PeftConfig` for target_modules and what else all kinds share.
+
+    r                    rank: A is (r, in), B is (out, r)
+    lora_alpha           the update is scaled by lora_alpha / r
+    lora_dropout         dropout probability on the input of the low-rank branch, in training only
+    exclude_modules      which of the target_modules are left out after all: a list of names or a regular expression
+    rank_pattern         {name or regular expression: r} for layers with a rank of their own; the first match counts
+    alpha_pattern        {name or regular expression: lora_alpha}, likewise
+    lora_bias            whether the branch has a bias of its own, on B
+    init_lora_weights    how A and B are initialised: True, False, "gaussian", "orthogonal", "pissa", "pissa_niter_N",
+                         "olora"; see `init.py`
+    use_rslora           scale by lora_alpha / √r instead, so that the update's size does not shrink with r
+    use_dora             learn the length of each row of W apart from its direction; see `variants/dora.py`
+    """
+
+    r: int = 8
+    lora_alpha: float = 8
+    lora_dropout: float = 0.0
+    exclude_modules: list | str | None = None
+    rank_pattern: dict = field(default_factory=dict)
+    alpha_pattern: dict = field(default_factory=dict)
+    lora_bias: bool = False
+    init_lora_weights: bool | str = True
+    use_rslora: bool = False
+    use_dora: bool = False
+
+    peft_type = "LORA"
+    flags = ("use_rslora", "use_dora", "lora_bias", "fan_in_fan_out")
+    refused = (
+        *("alora_invocation_tokens", "arrow_config", "kasa_config", "layer_replication", "monteclora_config"),
+        *("target_parameters", "trainable_token_indices", "use_bdlora", "use_qalora", "velora_config"),
+    )
+    harmless = PeftConfig.harmless | {"qalora_group_size"}
+
+    def __post_init__(self):
+        self._check_patterns()
+        check_ranks(self.r, *self.rank_pattern.values())
+        for alpha in (self.lora_alpha, *self.alpha_pattern.values()):
+            if not isinstance(alpha, (int, float)) or isinstance(alpha, bool):
+                raise ValueError(f"lora_alpha must be a number, got {alpha!r}")
+        check_dropout("lora_dropout", self.lora_dropout)
+        super().__post_init__()
+        self._check_init()
+        self.exclude_modules = check_names("exclude_modules", self.exclude_modules)
+
+    def _check_patterns(self):
+        """What a file may hold is anything: name the field whose value is of the wrong kind."""
+        for name in ("rank_pattern", "alpha_pattern"):
+            value = getattr(self, name) or {}
+            if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
+                raise ValueError(f"{name} must be a dict from module names to numbers, got {value!r}")
+            setattr(self, name, value)
+
+    def _check_init(self):
+        kind = self.init_lora_weights
+        if kind in DATA_DRIVEN:
+            raise ValueError(
+                f"init_lora_weights={kind!r} is not supported: that is computed from training data, which a "
+                "LoraConfig does not have; 'pissa' and 'olora' use the weights alone"
+            )
+        if not is_known(kind):
+            known = ", ".join(map(repr, INITS))
+            raise ValueError(f"init_lora_weights must be one of {known} or 'pissa_niter_N', got {kind!r}")
+        odd = [r for r in (self.r, *self.rank_pattern.values()) if r % 2]
+        if kind == "orthogonal" and odd:
+            raise ValueError(f"init_lora_weights='orthogonal' needs even ranks, got {odd[0]}")
+        if self.lora_bias and (self.use_dora or not isinstance(kind, bool)):
+            raise ValueError("lora_bias goes with init_lora_weights=True or False only, and not with use_dora")
+
+    @property
+    def scaling(self):
+        """s, the factor of B A: lora_alpha / r, or lora_alpha / √r with use_rslora. Patterns may say otherwise."""
+        return self.scaling_of(self.r, self.lora_alpha)
+
+    def scaling_of(self, r, alpha):
+        """s for a rank and an alpha."""
+        return alpha / math.sqrt(r) if self.use_rslora else alpha / r
+
+    def rank_and_alpha(self, name):
+        """(r, lora_alpha) of the layer with this dotted name, patterns considered."""
+        return _first_match(self.rank_pattern, name, self.r), _first_match(self.alpha_pattern, name, self.lora_alpha)
+
+    @property
+    def changes_base(self):
+        """Does the initialisation take a part out of the base weight?"""
+        return changes_base(self.init_lora_weights)
+
+    def initial_matrices(self, target):
+        """A and B of a new adapter at a `Target`."""
+        return initial_matrices(self.init_lora_weights, target, self.scaling_of(target.r, target.lora_alpha))
+
+
+def check_ranks(*ranks):
+    """ValueError unless each is an integer of at least 1."""
+    for r in ranks:
+        if not isinstance(r, int) or isinstance(r, bool) or r < 1:
+            raise ValueError(f"r must be an integer of at least 1, got {r!r}")
+
+
+def check_dropout(name, p):
+    """ValueError unless p, the value of the field of this name, is a probability below 1."""
+    if not 0 <= p < 1:
+        raise ValueError(f"{name} must be in [0, 1), got {p!r}")
+
+
+def check_names(field_name, value):
     """A list holds module names; a regular expression stands alone, as a string."""
     if isinstance(value, str):
         try:

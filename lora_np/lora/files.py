@@ -11,31 +11,17 @@ from pathlib import Path
 
 import numpy as np
 
-from .. import nn
 from ..autograd.backend import array_module, to_numpy
-from ..storage import read_safetensors, write_safetensors
-from .config import CONFIG_FILE, LoraConfig
-from .init import NITER, changes_base
-from .projection import PartialProjection
-from .targets import targets_of
-from .tuner import saved_module_names
+from ..storage import read_json, read_safetensors, write_safetensors
+from .config import CONFIG_FILE
+from .init import NITER
+from .kinds import config_class
+from .model_adapter import PREFIX, new_adapter
+from .targets import own_modules
+from .variants import PartialProjection
 
 WEIGHTS_FILE = "adapter_model.safetensors"
-PREFIX = "base_model.model."
-
-
-def adapter_parameters(peft_model, name):
-    """{name in the file: Parameter} of one adapter, its trained biases and saved modules included."""
-    tuner, config = peft_model.base_model, peft_model.peft_config[name]
-    found = {}
-    for target, layer in tuner.layers():
-        if layer.has(name):
-            found |= {f"{PREFIX}{target}.{key}": p for key, p in layer.parameters_of(name).items()}
-    for target, module in tuner.saved_modules():
-        if name in module.modules_to_save:
-            copy = module.modules_to_save[name]
-            found |= {f"{PREFIX}{target}.{key}": p for key, p in copy.named_parameters()}
-    return found | {PREFIX + bias: p for bias, p in tuner.biases(config.bias).items()}
+BASE_WEIGHT = ".base_layer.weight"  # the ending of what PEFT saves of the base beside an adapted head or embedding
 
 
 def write_adapter(peft_model, name, directory, as_plain_lora=False):
@@ -45,39 +31,40 @@ def write_adapter(peft_model, name, directory, as_plain_lora=False):
     twice the rank, for the unchanged base: A' = [A; A₀], B' = [B, -B₀], since W + s·(B A - B₀ A₀) is what it computes.
     """
     directory = Path(directory) if name == "default" else Path(directory) / name
-    start = peft_model.peft_config[name].init_lora_weights
+    config, tuner = peft_model.peft_config[name], peft_model.base_model
+    parts = tuner.adapter(name)
+    parts.biases = tuner.biases(config.bias)
+    start = getattr(config, "init_lora_weights", None)
     if NITER.fullmatch(str(start)) and not as_plain_lora:
         raise ValueError(
             f"init_lora_weights={start!r} began at random, loading would begin elsewhere: save with as_plain_lora=True"
         )
-    arrays = {key: p.data for key, p in adapter_parameters(peft_model, name).items()}
-    for target, layer in peft_model.base_model.layers():
-        if layer.has(name):
-            saved = layer.saved_arrays(name)
-            if as_plain_lora and name in layer.initial:
-                A, B, _ = layer.initial[name]
-                xp = array_module(A)
-                saved["lora_A.weight"] = xp.concatenate([saved["lora_A.weight"], A])
-                saved["lora_B.weight"] = xp.concatenate([saved["lora_B.weight"], -B], axis=1)
-            arrays |= {f"{PREFIX}{target}.{key}": array for key, array in saved.items()}
-    config = _config_for_file(peft_model, name, arrays, as_plain_lora)
+    arrays = parts.saved_arrays()
+    for target, adapter in parts.adapters.items() if as_plain_lora else ():
+        if adapter.initial is not None:
+            (A, B, _), xp = adapter.initial, array_module(adapter.initial[0])
+            key_A, key_B = (f"{PREFIX}{target}.lora_{letter}.weight" for letter in "AB")
+            arrays[key_A] = xp.concatenate([arrays[key_A], A])
+            arrays[key_B] = xp.concatenate([arrays[key_B], -B], axis=1)
+    config = _config_for_file(config, parts.adapters, arrays, as_plain_lora)
     write_safetensors(directory / WEIGHTS_FILE, arrays)
     config.save_pretrained(directory)
 
 
-def _config_for_file(peft_model, name, arrays, as_plain_lora):
-    """The adapter's LoraConfig, changed where the file holds other layers or ranks than it says (parts, doubled)."""
-    config = peft_model.peft_config[name]
-    layers = {target: layer for target, layer in peft_model.base_model.layers() if layer.has(name)}
+def _config_for_file(config, adapters, arrays, as_plain_lora):
+    """The config of these {layer: Adapter}, changed where the file holds other layers or ranks (parts, doubled)."""
     changes = {}
-    if any(isinstance(layer.variants.get(name), PartialProjection) for layer in layers.values()):
-        changes = _targets_as_layers(config, layers)
+    if any(isinstance(adapter, PartialProjection) for adapter in adapters.values()):
+        changes = _targets_as_layers(config, adapters)
     ranks, alphas, growths = {}, {}, set()
-    for target, layer in layers.items():
-        ranks[target] = len(arrays.get(f"{PREFIX}{target}.lora_A.weight", range(layer.r[name])))
-        growth = ranks[target] / layer.r[name]
-        alphas[target] = layer.lora_alpha[name] * _alpha_growth(config, growth)
+    for target, adapter in adapters.items():
+        ranks[target] = len(arrays.get(f"{PREFIX}{target}.lora_A.weight", range(adapter.r)))
+        growth = ranks[target] / adapter.r
         growths.add(growth)
+        if growth != 1:
+            alphas[target] = adapter.lora_alpha * _alpha_growth(config, growth)
+        else:
+            alphas[target] = adapter.lora_alpha
     if growths != {1.0}:
         if as_plain_lora:
             changes["init_lora_weights"] = True
@@ -94,61 +81,70 @@ def _alpha_growth(config, growth):
     return growth**0.5 if config.use_rslora else growth
 
 
-def _targets_as_layers(config, layers):
+def _targets_as_layers(config, adapters):
     """The fields that name layers, with "c_attn.q" and its like replaced by the whole projection that a file holds."""
     if config.exclude_modules:  # it may have left out a part in some of the layers
         return {
-            "target_modules": list(layers),
+            "target_modules": list(adapters),
             **dict.fromkeys(("exclude_modules", "layers_to_transform", "layers_pattern")),
         }
-    parts = {part for layer in layers.values() for part in layer.base_layer_parts}
+    parts = {part for adapter in adapters.values() if isinstance(adapter, PartialProjection) for part in adapter.names}
     split = [(target, *target.rpartition(".")) for target in config.target_modules]
     return {"target_modules": list(dict.fromkeys(head if tail in parts else target for target, head, _, tail in split))}
 
 
 def read_adapter(directory, model, is_trainable=False):
-    """(LoraConfig, {name in the file: array}) of the adapter in `directory`, once it is known to fit `model`.
+    """(config, `ModelAdapter`, {name in the file: array}) of the adapter in `directory`, known to fit `model`.
 
-    FileNotFoundError if there is none; ValueError, with the file's name, if a file is damaged or does not fit.
-    A B that is all zero is a warning: such an adapter does nothing.
+    The parts are made, but not filled and in no layer. FileNotFoundError if there is no adapter; ValueError, with the
+    file's name, if a file is damaged or does not fit. A B that is all zero is a warning: such an adapter does nothing.
     """
     directory = Path(directory)
     if not directory.is_dir():
         raise FileNotFoundError(f"{directory} is not a directory with an adapter in it")
-    config = LoraConfig.from_pretrained(directory)
+    config = read_config(directory)
     config.inference_mode = not is_trainable
     path = directory / WEIGHTS_FILE
-    state, _ = read_safetensors(path)
-    state = _without_base_weights(state, model, path, changes_base(config.init_lora_weights))
-    check_adapter(model, config, state, path)
-    zero = [key for key, array in state.items() if key.endswith(("lora_B.weight", "embedding_B")) and not array.any()]
+    arrays, _ = read_safetensors(path)
+    arrays = _without_base_weights(arrays, model, path, config.changes_base)
+    try:
+        parts = new_adapter(model, config)
+    except ValueError as error:
+        raise ValueError(f"{directory / CONFIG_FILE}: {error}") from None
+    _check_fits(parts, arrays, path)
+    zero = [key for key, array in arrays.items() if key.endswith(("lora_B.weight", "embedding_B")) and not array.any()]
     if zero:
         warnings.warn(
             f"{path}: B is all zero in {len(zero)} layers, so they change nothing ({zero[0]}, ...)", stacklevel=3
         )
-    return config, state
+    return config, parts, arrays
 
 
-def _without_base_weights(state, model, path, changed=False):
+def read_config(directory):
+    """The configuration in a directory, of whichever kind it is. Errors as for `PeftConfig.from_pretrained`."""
+    path = Path(directory) / CONFIG_FILE
+    fields = read_json(path)
+    return config_class(fields.get("peft_type", "LORA"), path).from_dict(fields, str(path))
+
+
+def _without_base_weights(arrays, model, path, changed=False):
     """Leave out the base weights that PEFT saves beside an adapted head or embedding, if they are the model's own.
 
-    With `changed` they are what the adapter's start has left of them, and will be so again.
+    With `changed` they are what the adapter's initialisation has left of them, and will be so again.
     """
-    weights = {name.replace(".base_layer.", "."): p.data for name, p in model.named_parameters(remove_duplicate=False)}
-    for key in [key for key in state if key.endswith(".base_layer.weight")]:
-        own = weights.get(key.removeprefix(PREFIX).replace(".base_layer.", "."))
-        if own is None or not (changed or np.array_equal(to_numpy(own), state[key])):
+    modules = own_modules(model)
+    for key in [key for key in arrays if key.endswith(BASE_WEIGHT)]:
+        module = modules.get(key.removeprefix(PREFIX).removesuffix(BASE_WEIGHT))
+        own = getattr(module, "weight", None)
+        if own is None or not (changed or np.array_equal(to_numpy(own.data), arrays[key])):
             raise ValueError(f"{path} was trained on another base model: its {key} is not the model's")
-    return {key: array for key, array in state.items() if not key.endswith(".base_layer.weight")}
+    return {key: array for key, array in arrays.items() if not key.endswith(BASE_WEIGHT)}
 
 
-def check_adapter(model, config, state, path):
-    """ValueError if the arrays of `state`, read from `path`, are not just those that `config` asks for on `model`."""
-    try:
-        expected = expected_shapes(model, config)
-    except ValueError as error:
-        raise ValueError(f"{path.parent / CONFIG_FILE}: {error}") from None
-    given = {key: tuple(array.shape) for key, array in state.items()}
+def _check_fits(parts, arrays, path):
+    """ValueError if the arrays of the file `path` are not just those that the `ModelAdapter` has tensors for."""
+    expected = {key: tensor.shape for key, tensor in parts.tensors().items()}
+    given = {key: tuple(array.shape) for key, array in arrays.items()}
     problems = [f"missing {key}" for key in expected if key not in given]
     problems += [f"unexpected {key}" for key in given if key not in expected]
     problems += [
@@ -159,42 +155,3 @@ def check_adapter(model, config, state, path):
     if problems:
         more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
         raise ValueError(f"{path} does not fit the model: {'; '.join(problems[:5])}{more}")
-
-
-def expected_shapes(model, config):
-    """{name in the file: shape} of an adapter with this configuration on this model, adapted already or not."""
-    targets, expected = targets_of(model, config), {}
-    for target in targets:
-        layer = model.get_submodule(target)
-        layer, r = getattr(layer, "base_layer", layer), config.rank_and_alpha(target)[0]
-        if isinstance(layer, nn.Embedding):
-            expected[f"{PREFIX}{target}.lora_embedding_A"] = (r, layer.num_embeddings)
-            expected[f"{PREFIX}{target}.lora_embedding_B"] = (layer.embedding_dim, r)
-            continue
-        expected[f"{PREFIX}{target}.lora_A.weight"] = (r, layer.in_features)
-        expected[f"{PREFIX}{target}.lora_B.weight"] = (layer.out_features, r)
-        if config.use_dora:
-            expected[f"{PREFIX}{target}.lora_magnitude_vector"] = (layer.out_features,)
-        if config.lora_bias:
-            expected[f"{PREFIX}{target}.lora_B.bias"] = (layer.out_features,)
-    saved = saved_module_names(model, config)
-    for target in saved:
-        module = model.get_submodule(target)
-        module = getattr(module, "original_module", module)
-        expected |= {f"{PREFIX}{target}.{name}": p.shape for name, p in module.named_parameters()}
-    for name, p in model.named_parameters():
-        if any(mark in name for mark in (".lora_", ".modules_to_save.", ".original_module.")):
-            continue
-        module, _, last = name.replace(".base_layer.", ".").rpartition(".")
-        if last == "bias" and (config.bias == "all" or (config.bias == "lora_only" and module in targets)):
-            place = f"{module}.base_layer" if module in targets else module
-            if not any(module == s or module.startswith(s + ".") for s in saved):
-                expected[f"{PREFIX}{place}.bias"] = p.shape
-    return expected
-
-
-def load_adapter_state(peft_model, name, state):
-    """Copy the arrays of an adapter's file into the adapter `name`."""
-    names = {id(p): full for full, p in peft_model.named_parameters()}
-    found = adapter_parameters(peft_model, name)
-    peft_model.load_state_dict({names[id(found[key])]: array for key, array in state.items()}, strict=False)

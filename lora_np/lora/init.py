@@ -1,8 +1,9 @@
-"""How A and B start: one function for each value of `init_lora_weights`.
+"""The initialisation of A and B: one function for each value of `init_lora_weights`.
 
-Each takes the frozen weight W (out, in) in float32 or better, the rank r and the scaling s, and returns A (r, in) and
-B (out, r). Most leave s·B A = 0, so the adapted model starts as the base model. PiSSA and OLoRA start at the largest
-part of W instead; that part is then taken out of the base (`CHANGES_BASE`), and the sum is again what it was.
+Each takes the frozen weight W (out, in), the rank r and the scaling s, and returns A (r, in) and B (out, r). Most leave
+s·B A = 0, so that training starts at the base model. PiSSA and OLoRA begin with the largest part of W instead; that
+part is then taken out of the base (`changes_base`), and the sum is again what it was. Only these two read W: the others
+are given its shape.
 """
 
 import re
@@ -10,19 +11,22 @@ import re
 import numpy as np
 
 from ..autograd import backend
-from ..nn.layers import normal, uniform
+from ..nn import normal, uniform, zeros
+from .adapter import dtype_beside
+from .base_layer import oriented
+from .layer import default_initialisation
 
 
 def kaiming(weight, r, s):
-    """True: A uniform in ±1/√in (kaiming_uniform with a = √5), B zero."""
+    """True: see `layer.default_initialisation`."""
     fan_out, fan_in = weight.shape
-    return uniform((r, fan_in), 1 / np.sqrt(fan_in)), np.zeros((fan_out, r), np.float32)
+    return default_initialisation(fan_in, fan_out, r)
 
 
 def gaussian(weight, r, s):
     """ "gaussian": A normal with standard deviation 1/r, B zero."""
     fan_out, fan_in = weight.shape
-    return normal((r, fan_in), 1 / r), np.zeros((fan_out, r), np.float32)
+    return normal((r, fan_in), 1 / r), zeros((fan_out, r))
 
 
 def both_random(weight, r, s):
@@ -90,12 +94,12 @@ def is_known(kind):
 
 
 def changes_base(kind):
-    """Does this start take s·B A out of the base weight?"""
+    """Does this initialisation take s·B A out of the base weight?"""
     return str(kind).startswith(("pissa", "olora"))
 
 
 def check_rank(kind, shape, r):
-    """ValueError if a start that is read off W (out, in) asks for more directions than W has."""
+    """ValueError if what is read off W (out, in) has more directions than W has."""
     if changes_base(kind) and r > min(shape):
         raise ValueError(f"init_lora_weights={kind!r} with r = {r}: a weight {shape} allows {min(shape)} at most")
 
@@ -103,14 +107,28 @@ def check_rank(kind, shape, r):
 def init_lora(kind, weight, r, s):
     """(A (r, in), B (out, r)), float32 NumPy arrays, for one value of `init_lora_weights`. weight: (out, in).
 
-    ValueError if a start that is read off W asks for more directions than W has.
+    ValueError if what is read off W has more directions than W has.
     """
-    weight = backend.to_numpy(weight)
-    weight = weight.astype(np.result_type(weight.dtype, np.float32), copy=False)
     check_rank(kind, weight.shape, r)
+    if changes_base(kind):
+        weight = backend.to_numpy(weight)
+        weight = weight.astype(np.result_type(weight.dtype, np.float32), copy=False)
     iterations = NITER.fullmatch(str(kind))
     if iterations:
         A, B = pissa_niter(weight, r, s, int(iterations[1]))
     else:
         A, B = INITS[kind](weight, r, s)
-    return np.ascontiguousarray(A, np.float32), np.ascontiguousarray(B, np.float32)
+    return A.astype(np.float32, copy=False), B.astype(np.float32, copy=False)
+
+
+def initial_matrices(kind, target, s):
+    """A (n·r, in) and B (n·rows, r) of a `Target`, beside its layer: n is 1, or how many parts of it are adapted.
+
+    Parts of a joint projection, equal blocks of its rows, have matrices of their own, here one below the other.
+    """
+    layer, shape = target.layer, (target.layer.out_features, target.layer.in_features)
+    weight = oriented(layer, layer.weight.data) if changes_base(kind) else np.broadcast_to(np.float32(0), shape)
+    blocks = np.split(weight, len(layer.parts))[: len(target.parts)] if target.parts else [weight]
+    pairs = [init_lora(kind, block, target.r, s) for block in blocks]
+    matrices = (found[0] if len(found) == 1 else np.concatenate(found) for found in zip(*pairs, strict=True))
+    return [backend.to_device(matrix, layer.device).astype(dtype_beside(layer), copy=False) for matrix in matrices]

@@ -1,68 +1,198 @@
-r"""The idea, in one layer: y = x Wᵀ + b + s·B(A(dropout(x))).
+r"""LoRA on one page: y = x Wᵀ + b + s·B(A(dropout(x))).
 
-W stays as it was pretrained. The update ΔW = s·B A has rank r: A (r, in) looks at the input in r directions, B (out, r)
-says what each of them adds to the output. Only A and B are trained. A starts random and B zero (`init.py`), so that
-training starts exactly at the base model. (Hu et al., 2021, "LoRA: Low-Rank Adaptation of Large Language Models",
-section 4.1.)
+W (out, in) stays as it was pretrained. What is learned is an update of rank r, ΔW = s·B A: A (r, in) looks at the input
+in r directions, B (out, r) says what each of them adds to the output. Only A and B are trained. A starts random and B
+zero, so that training starts exactly at the base model. Once trained, W + ΔW can take the place of W: then LoRA costs
+nothing. (Hu et al., 2021, "LoRA: Low-Rank Adaptation of Large Language Models", section 4.1.)
+
+`LoraAdapter` is one such pair A and B. `AdaptedLayer` is a layer with adapters beside it, each under a name.
 """
 
+import numpy as np
+
 from .. import nn
+from ..autograd import backend
 from ..autograd import functional as F
-from .adapted import AdaptedLayer, Matrix
+from ..autograd.kernels import matmul
+from .adapter import Adapter, Matrix, PerAdapter, Target, listed
+from .base_layer import arrays_of, oriented, put_arrays, with_arrays
+from .call import forward_rows, this_call
+from .kinds import make_adapter
+
+
+def default_initialisation(fan_in, fan_out, r):
+    """A uniform in ±1/√in (Kaiming's, with a = √5), B zero, so that ΔW = 0. The other ways are in `init.py`."""
+    return nn.uniform((r, fan_in), fan_in**-0.5), nn.zeros((fan_out, r))
+
+
+class LowRankAdapter(Adapter):
+    """A (r, in), B (out, r) and the scaling s = alpha / r. Abstract: `update` says what is made of them.
+
+    The shapes do not depend on how the layer stores its weight.
+    """
+
+    learns_faster = ("lora_B",)  # in LoRA+
+
+    def __init__(self, config, target):
+        self.config, self.r, self.lora_alpha = config, target.r, target.lora_alpha
+        self.scaling = config.scaling_of(self.r, self.lora_alpha)
+        A, B = config.initial_matrices(target)  # by `default_initialisation`, unless the config says otherwise
+        self.lora_dropout = nn.Dropout(config.lora_dropout)
+        self.lora_A, self.lora_B = Matrix(A), Matrix(B)
+        self.initial = (A.copy(), B.copy(), self.scaling) if config.changes_base else None
+
+    def matrices(self):
+        """(A (r, in), B (out, r)), two Parameters."""
+        return self.lora_A.weight, self.lora_B.weight
+
+    def branch(self, x):
+        """s·B(A(x)), x (..., in) -> (..., out): two small products, B A is never formed."""
+        A, B = self.matrices()
+        return F.linear(F.linear(x, A), B) * self.scaling
+
+    def delta_weight(self):
+        """ΔW = s·B A (out, in)."""
+        A, B = self.matrices()
+        return matmul(B.data, A.data) * self.scaling
+
+    def rescale(self, factor):
+        """s = factor · alpha / r."""
+        self.scaling = factor * self.config.scaling_of(self.r, self.lora_alpha)
+
+
+class LoraAdapter(LowRankAdapter):
+    """Plain LoRA beside one linear layer."""
+
+    plain = True
+
+    def update(self, layer, x, base):
+        """s·B(A(dropout(x))), which is added to the layer's own result, `base`."""
+        return self.branch(self.lora_dropout(x))
+
+    def fused(self, layer, x):
+        """layer(x) + update(x) in one operation, derived in `autograd/fused/linear.py`: one pass less over y."""
+        p = self.lora_dropout.p if self.lora_dropout.training else 0.0
+        A, B = self.lora_A.weight, self.lora_B.weight
+        return F.lora_linear(x, layer.weight, layer.bias, A, B, self.scaling, layer.fan_in_fan_out, p)
+
+
+class AdaptedLayer(nn.Module):
+    """A frozen layer with adapters beside it. Abstract: `LoraLinear` below, `LoraEmbedding` in `variants/embedding.py`.
+
+    base_layer        the layer itself, held and not copied
+    adapters          {name: Adapter}
+    active_adapters   the names of those that take part, in order; what they add is added up
+    merged_adapters   the names of those that are in the weight now, [] if none is
+    """
+
+    def __init__(self, base_layer):
+        self.base_layer = base_layer
+        self.in_features, self.out_features = base_layer.in_features, base_layer.out_features
+        self.adapters, self.active_adapters, self.merged_adapters = {}, [], []
+        self.owner = None  # stands for the adapted model, a call of which may leave adapters out: see `call.py`
+        self._unmerged = self._original = None  # arrays from before `merge`; W before a start took a part out of it
+
+    def forward(self, x):
+        """The layer's result with the active adapters, or with those that the running call asks for."""
+        call = this_call(self.owner)
+        if call.disabled:
+            return self.without_adapters()(x)
+        if call.rows is not None:
+            return forward_rows(self, x, call.rows)
+        return self.forward_with([] if self.merged_adapters else self.active_adapters, x)
+
+    def forward_with(self, names, x):
+        """y = base(x) + Σ s·B(A(dropout(x))) over these adapters. x (..., in) -> y (..., out)."""
+        adapters = [self.adapters[name] for name in names]
+        if len(adapters) == 1 and adapters[0].fused and isinstance(self.base_layer, (nn.Linear, nn.Conv1D)):
+            return adapters[0].fused(self.base_layer, x)
+        y = base = self.base_layer(x)
+        for adapter in adapters:
+            y = y + adapter.update(self.base_layer, x, base)
+        return y
+
+    def has(self, name):
+        """Is there an adapter of this name?"""
+        return name in self.adapters
+
+    def oriented(self, weight):
+        """A weight of the layer as (out, in), or back again."""
+        return oriented(self.base_layer, weight)
+
+    def add_adapter(self, name, config, r=None, alpha=None):
+        """Give the layer an adapter as `config` says; it is not active yet. r, alpha: instead of the config's."""
+        target = Target("", self.base_layer, r or config.r, config.lora_alpha if alpha is None else alpha)
+        self.set_adapters({**self.adapters, name: make_adapter(config, target)})
+
+    def delete_adapter(self, name):
+        """Forget an adapter. If its start had taken a part out of the base weight, that is put back."""
+        self.set_adapters({other: adapter for other, adapter in self.adapters.items() if other != name})
+
+    def rename_adapter(self, old, new):
+        """Give an adapter another name."""
+        names = {name: new if name == old else name for name in self.adapters}
+        active = [names[name] for name in self.active_adapters]
+        self.set_adapters({names[name]: adapter for name, adapter in self.adapters.items()}, active)
+
+    def set_adapters(self, adapters, active=None):
+        """Have just these {name: Adapter}, and of the active ones those that are left."""
+        active = [name for name in self.active_adapters if name in adapters] if active is None else active
+        self.adapters, self.active_adapters = adapters, active
+        self._take_out_of_base([adapter.initial for adapter in adapters.values() if adapter.initial is not None])
+
+    def _take_out_of_base(self, initial):
+        """W ← W - Σ s·B₀A₀ for those adapters that start at a part of W and not at zero (PiSSA, OLoRA)."""
+        if initial or self._original is not None:
+            base = self.base_layer.weight
+            original = weight = base.data if self._original is None else self._original
+            for A, B, s in initial:
+                weight = weight - oriented(self.base_layer, B @ A) * s
+            base.data = weight.astype(base.dtype, copy=False)
+            self._original = original if initial else None
+
+    def get_delta_weight(self, name):
+        """ΔW as the layer stores its weight: (in, out) for a Conv1D or an Embedding."""
+        return oriented(self.base_layer, self.adapters[name].delta_weight())
+
+    def merged_parameters(self):
+        """(weight, bias) with the active adapters in them: W + Σ ΔW, summed in float32 or better and rounded once."""
+        base, bias = arrays_of(self.base_layer)
+        weight = oriented(self.base_layer, base).astype(np.result_type(base.dtype, np.float32))
+        for name in self.active_adapters:
+            weight, bias = self.adapters[name].merged(self.base_layer, weight, bias)
+        xp = backend.array_module(base)
+        return xp.ascontiguousarray(oriented(self.base_layer, weight), dtype=base.dtype), bias
+
+    def merge(self, weight, bias):
+        """Put `merged_parameters` in the place of the layer's own: it then costs what it did without LoRA."""
+        self._unmerged, self.merged_adapters = arrays_of(self.base_layer), list(self.active_adapters)
+        put_arrays(self.base_layer, weight, bias)
+
+    def unmerge(self):
+        """Put back the arrays from before `merge`, the very same ones: nothing is subtracted, so nothing drifts."""
+        if self.merged_adapters:
+            put_arrays(self.base_layer, *self._unmerged)
+            self._unmerged, self.merged_adapters = None, []
+
+    def without_adapters(self):
+        """The layer as it was before any adapter: `base_layer`, or one like it where its weight has changed."""
+        if not self.merged_adapters and self._original is None:
+            return self.base_layer
+        weight, bias = self._unmerged or (None, None)
+        return with_arrays(self.base_layer, weight if self._original is None else self._original, bias)
+
+    def named_children(self):
+        """The layer and the adapters' parts, under PEFT's names: part before adapter, `lora_A.default.weight`."""
+        parts = {name: adapter.parts() for name, adapter in self.adapters.items()}
+        return [("base_layer", self.base_layer), *listed(parts).items()]
+
+    def __getattr__(self, attribute):
+        """What each adapter has: `layer.lora_A["default"]`, `layer.scaling["default"] = 2`, `layer.delta_weight(name)`."""
+        adapters = vars(self).get("adapters") or {}
+        if attribute.startswith("_") or not any(hasattr(adapter, attribute) for adapter in adapters.values()):
+            raise AttributeError(f"{type(self).__name__} and its adapters have no attribute {attribute!r}")
+        return PerAdapter(adapters, attribute)
 
 
 class LoraLinear(AdaptedLayer):
-    """A Linear or Conv1D with adapters beside it. The layer is held as `base_layer`, not copied and not subclassed.
-
-    Each adapter has a name and its own A, B, scaling and dropout. The active ones add up. Shapes do not depend
-    on how the base layer stores its weight: A is always (r, in), B (out, r).
-    """
-
-    prefix, suffix = "lora_", ".weight"  # of an adapter's names in a file
-
-    def __init__(self, base_layer):
-        super().__init__(base_layer)
-        self.in_features, self.out_features = base_layer.in_features, base_layer.out_features
-        self.can_fuse = isinstance(base_layer, (nn.Linear, nn.Conv1D))  # a 4-bit weight exists only while it is used
-        self.lora_dropout, self.lora_A, self.lora_B = nn.ModuleDict(), nn.ModuleDict(), nn.ModuleDict()
-
-    def _set_matrices(self, name, A, B, dropout):
-        self.lora_A[name], self.lora_B[name] = Matrix(A), Matrix(B)
-        self.lora_dropout[name] = nn.Dropout(dropout)
-
-    def matrices(self, name):
-        return self.lora_A[name].weight, self.lora_B[name].weight
-
-    def forward_with(self, names, x):
-        """y = base(x) + Σ s·B(A(dropout(x))) over these adapters. x (..., in) -> (..., out)."""
-        if self.can_fuse and len(names) == 1 and names[0] not in self.variants:
-            return self._fused(names[0], x)
-        y = base = self.base_layer(x)
-        for name in names:
-            y = y + self.update(name, x, base)
-        return y
-
-    def update(self, name, x, base):
-        """What one adapter adds to the base layer's result `base`: s·B(A(dropout(x))), or what its variant says."""
-        if name in self.variants:
-            return self.variants[name].update(self, name, x, base)
-        return self.branch(name, self.lora_dropout[name](x))
-
-    def branch(self, name, x):
-        """s·B(A(x))."""
-        h = F.linear(x, self.lora_A[name].weight)  # (..., r)
-        return F.linear(h, self.lora_B[name].weight) * self.scaling[name]
-
-    def _fused(self, name, x):
-        """base(x) plus one adapter's branch as a single primitive: the usual case, with one pass less over y."""
-        base, dropout = self.base_layer, self.lora_dropout[name]
-        return F.lora_linear(
-            x,
-            base.weight,
-            base.bias,
-            self.lora_A[name].weight,
-            self.lora_B[name].weight,
-            self.scaling[name],
-            base.fan_in_fan_out,
-            dropout.p if dropout.training else 0.0,
-        )
+    """A Linear, Conv1D or 4-bit layer with adapters beside it."""

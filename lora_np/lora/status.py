@@ -24,13 +24,13 @@ def layer_status(peft_model):
         LayerStatus(
             name=name,
             module_type=type(layer.base_layer).__name__,
-            enabled=not layer.adapters_disabled,
+            enabled=not peft_model.base_model.is_disabled,
             active_adapters=list(layer.active_adapters),
             merged_adapters=list(layer.merged_adapters),
-            available_adapters=list(layer.r),
-            r=dict(layer.r),
-            scaling=dict(layer.scaling),
-            requires_grad={a: all(p.requires_grad for p in layer.parameters_of(a).values()) for a in layer.r},
+            available_adapters=list(layer.adapters),
+            r={name: adapter.r for name, adapter in layer.adapters.items()},
+            scaling={name: adapter.scaling for name, adapter in layer.adapters.items()},
+            requires_grad={n: all(p.requires_grad for p in a.parameters()) for n, a in layer.adapters.items()},
         )
         for name, layer in peft_model.base_model.layers()
     ]
@@ -54,7 +54,7 @@ def format_status(peft_model):
 
 def _state(status, adapter):
     if adapter not in status.active_adapters:
-        return "resting"
+        return "inactive"
     if not status.enabled:
         return "switched off"
     if adapter in status.merged_adapters:

@@ -4,14 +4,18 @@ import difflib
 import re
 
 from .. import nn
+from .kinds import is_adaptable
+from .layer import AdaptedLayer
+from .saved_modules import ModulesToSave
 
 LINEAR = (nn.Linear, nn.Conv1D, nn.Linear4bit)
-ADAPTABLE = (*LINEAR, nn.Embedding)
 DEFAULT_TARGETS = {"gpt2": ["c_attn"], "llama": ["q_proj", "v_proj"]}  # by the model's config.model_type
 ALL_LINEAR = "all-linear"
 
 
-def find_targets(model, target_modules=None, exclude_modules=None, layers_to_transform=None, layers_pattern=None):
+def find_targets(
+    model, target_modules=None, exclude_modules=None, layers_to_transform=None, layers_pattern=None, modules=None
+):
     """The dotted names of the layers to adapt, in the model's order. ValueError if a target matches nothing.
 
     A list matches a layer by its whole name or by the end of it after a dot; a string must match the whole name as a
@@ -19,13 +23,15 @@ def find_targets(model, target_modules=None, exclude_modules=None, layers_to_tra
     same rules. layers_to_transform keeps only blocks of these numbers.
 
     A part of a joint projection has the projection's name and its own behind it: "transformer.h.0.attn.c_attn.q".
+    modules: the model's `own_modules`, where they are known already.
     """
     if target_modules is None:
         target_modules = _default_targets(model)
-    modules = own_modules(model)
+    modules = own_modules(model) if modules is None else modules
     linear = [name for name, module in modules.items() if isinstance(module, LINEAR)]
     if target_modules == ALL_LINEAR:
-        found = [name for name in linear if not _is_head(model, name)]
+        head = unwrapped(getattr(model, "get_output_embeddings", lambda: None)())
+        found = [name for name in linear if modules[name] is not head]
     else:
         parts = [f"{name}.{part}" for name in linear for part in modules[name].parts]
         names = [*modules, *(parts if isinstance(target_modules, list) else [])]
@@ -34,19 +40,19 @@ def find_targets(model, target_modules=None, exclude_modules=None, layers_to_tra
     found = [name for name in found if _in_layers(name, layers_to_transform, layers_pattern)]
     if not found:
         raise ValueError("exclude_modules and layers_to_transform leave none of the target_modules to adapt")
-    other = [name for name in found if name in modules and not isinstance(modules[name], ADAPTABLE)]
+    other = [name for name in found if name in modules and not is_adaptable(modules[name])]
     if other:
         kinds = sorted({type(modules[name]).__name__ for name in other})
         raise ValueError(f"LoRA adapts linear layers and embeddings; {other[0]!r} is a {', '.join(kinds)}")
     return found
 
 
-def targets_of(model, config):
-    """{layer's name: parts}: what a LoraConfig adapts. The parts are () where the whole layer is."""
-    found = find_targets(
-        model, config.target_modules, config.exclude_modules, config.layers_to_transform, config.layers_pattern
-    )
-    modules, layers = own_modules(model), {}
+def targets_of(model, config, modules=None):
+    """{layer's name: parts}: what a config adapts. The parts are () where the whole layer is."""
+    modules = own_modules(model) if modules is None else modules
+    blocks = config.layers_to_transform, config.layers_pattern
+    found = find_targets(model, config.target_modules, config.exclude_modules, *blocks, modules)
+    layers = {}
     for name in found:
         layer, _, part = (name, "", "") if name in modules else name.rpartition(".")
         layers.setdefault(layer, []).append(part)
@@ -56,11 +62,39 @@ def targets_of(model, config):
     return {layer: tuple(part for part in parts if part) for layer, parts in layers.items()}
 
 
+def saved_modules_of(modules, config):
+    """The dotted names of those of the model's own modules that `config.modules_to_save` means."""
+    return match_names(config.modules_to_save, list(modules), list(modules)) if config.modules_to_save else []
+
+
+def biases_of(modules, kind, adapted, saved):
+    """{name: Parameter} of the biases that a config with `bias=kind` trains, named as they are beside adapters.
+
+    modules: the model's own; adapted, saved: the names of those with an adapter, and of those that are trained whole.
+    """
+    found = {}
+    for name, module in modules.items() if kind != "none" else ():
+        bias = vars(module).get("bias")
+        whole = any(f"{name}.".startswith(f"{other}.") for other in saved)
+        if isinstance(bias, nn.Parameter) and not whole and (kind == "all" or name in adapted):
+            found[f"{name}.base_layer.bias" if name in adapted else f"{name}.bias"] = bias
+    return found
+
+
 def own_modules(model):
     """{dotted name: module} of the model as it was before any adapter."""
-    modules = {name: _unwrapped(module) for name, module in model.named_modules() if name}
-    inside = (".base_layer", ".lora_", ".modules_to_save", ".original_module")
-    return {name: module for name, module in modules.items() if not any(mark in name for mark in inside)}
+    found = {}
+    for name, child in model.named_children():
+        module = unwrapped(child)
+        found |= {name: module} | {f"{name}.{inner}": part for inner, part in own_modules(module).items()}
+    return found
+
+
+def unwrapped(module):
+    """The module itself, also where adapters are beside it."""
+    if isinstance(module, AdaptedLayer):
+        return module.base_layer
+    return module.original_module if isinstance(module, ModulesToSave) else module
 
 
 def _excluded(exclude_modules, name):
@@ -99,16 +133,6 @@ def match_names(target_modules, names, layers):
 
 def _names(target, name):
     return name == target or name.endswith("." + target)
-
-
-def _unwrapped(module):
-    """The layer itself, also when it holds adapters already."""
-    return getattr(module, "base_layer", module)
-
-
-def _is_head(model, name):
-    head = getattr(model, "get_output_embeddings", lambda: None)()
-    return head is not None and model.get_submodule(name) is head
 
 
 def _default_targets(model):

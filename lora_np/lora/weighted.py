@@ -5,7 +5,6 @@ import re
 from collections import Counter
 
 from .combine import combine, combined_rank
-from .layer import LoraLinear
 
 
 def add_combined(peft_model, adapters, weights, name, kind, options):
@@ -20,26 +19,26 @@ def add_combined(peft_model, adapters, weights, name, kind, options):
         raise ValueError(f"an adapter is named twice: {', '.join(adapters)}")
     made = {}
     for target, layer in peft_model.base_model.layers():
-        present = [(a, w) for a, w in zip(adapters, weights, strict=True) if layer.has(a)]
+        present = [(a, w) for a, w in zip(adapters, weights, strict=True) if a in layer.adapters]
         if present:
             made[target] = _combine_in(target, layer, present, kind, options)
     peft_model.add_adapter(name, _config(peft_model, adapters[0], {t: len(A) for t, (A, _) in made.items()}))
     for target, (A, B) in made.items():
-        layer = peft_model.base_model.model.get_submodule(target)
-        for p, array in zip(layer.matrices(name), (A, B), strict=True):
+        matrices = peft_model.base_model.adapted[target].adapters[name].matrices()
+        for p, array in zip(matrices, (A, B), strict=True):
             p.data = array.astype(p.dtype, copy=False)
 
 
 def _combine_in(target, layer, present, kind, options):
     """(A, B) of the combination in one layer; `present` lists (adapter, weight)."""
-    names = [a for a, _ in present]
-    if not isinstance(layer, LoraLinear) or any(a in layer.variants or a in layer.initial for a in names):
+    found = [layer.adapters[a] for a, _ in present]
+    if not all(adapter.plain and adapter.initial is None for adapter in found):
         raise ValueError(f"only plain LoRA on linear layers can be combined; {target} has something else")
     svd_rank = options.get("svd_rank")
-    combined_rank(kind, [layer.r[a] for a in names], svd_rank)  # refuses unequal ranks by name
-    matrices = [layer.matrices(a) for a in names]
+    combined_rank(kind, [adapter.r for adapter in found], svd_rank)  # refuses unequal ranks by name
+    matrices = [adapter.matrices() for adapter in found]
     As, Bs = ([pair[i].data for pair in matrices] for i in (0, 1))
-    return combine(kind, [w for _, w in present], [layer.scaling[a] for a in names], As, Bs, **options)
+    return combine(kind, [w for _, w in present], [adapter.scaling for adapter in found], As, Bs, **options)
 
 
 def _config(peft_model, first, ranks):

@@ -1,12 +1,13 @@
 """Modules: a model as a tree of named parts."""
 
-from .layers import Conv1D, Dropout, Embedding, LayerNorm, Linear, RMSNorm, normal, uninitialized
-from .module import Buffer, Module, ModuleDict, ModuleList, Parameter, ParameterDict
+from .layers import Conv1D, Dropout, Embedding, LayerNorm, Linear, RMSNorm, normal, uniform, uninitialized, zeros
+from .module import Buffer, BufferDict, Module, ModuleDict, ModuleList, Parameter, ParameterDict
 from .nf4 import dequantize_nf4, quantize_nf4
 from .quantized import Linear4bit, memory_footprint, quantize_model
 
 __all__ = [
     "Buffer",
+    "BufferDict",
     "Conv1D",
     "Dropout",
     "Embedding",
@@ -24,5 +25,7 @@ __all__ = [
     "normal",
     "quantize_model",
     "quantize_nf4",
+    "uniform",
     "uninitialized",
+    "zeros",
 ]

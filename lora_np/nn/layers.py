@@ -44,6 +44,11 @@ def uniform(shape, bound):
     return (backend.generator().random(shape, dtype=np.float32) * 2 - 1) * np.float32(bound)
 
 
+def zeros(shape):
+    """A float32 array of zeros."""
+    return np.zeros(shape, np.float32)
+
+
 class Linear(Module):
     """y = x Wᵀ + b. weight (out_features, in_features), bias (out_features,) or None.
 
@@ -89,6 +94,16 @@ class Embedding(Module):
     def __init__(self, num_embeddings, embedding_dim):
         self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
         self.weight = Parameter(normal((num_embeddings, embedding_dim), 1.0))
+
+    @property
+    def in_features(self):
+        """As many as a one-hot row has: num_embeddings."""
+        return self.num_embeddings
+
+    @property
+    def out_features(self):
+        """embedding_dim."""
+        return self.embedding_dim
 
     def forward(self, ids):
         return layout.embedding(self.weight, ids)

@@ -241,6 +241,12 @@ class ParameterDict(_Dict):
     kind = Parameter
 
 
+class BufferDict(_Dict):
+    """Buffers by name."""
+
+    kind = Buffer
+
+
 def _misfit(tensor, array):
     """In what an array differs from the one that it is to replace, in words; None if it fits."""
     if array.shape != tensor.shape:

@@ -65,7 +65,7 @@ def test_the_printed_table():
     assert head == f"PeftModel of GPT2LMHeadModel: {trained:,d} of {total:,d} parameters are trained"
     assert titles.split() == ["layer", "kind", "adapter", "rank", "scaling", "state"]
     assert rows[0].split() == [NAMES[0], "Conv1D", "default", "4", "2", "active,", "trained"]
-    assert rows[1].split() == [NAMES[0], "Conv1D", "other", "3", "2", "resting"]
+    assert rows[1].split() == [NAMES[0], "Conv1D", "other", "3", "2", "inactive"]
     assert rows[2].split() == [NAMES[1], "Conv1D", "default", "2", "4", "active,", "trained"]
     assert len(rows) == 6
     print(model)  # the table is also what print shows
@@ -74,11 +74,11 @@ def test_the_printed_table():
 def test_the_state_in_the_table():
     model = two_adapters()
     key, other = ("0.attn.c_attn", "default"), ("0.attn.c_attn", "other")
-    assert (states(model)[key], states(model)[other]) == ("active, trained", "resting")
+    assert (states(model)[key], states(model)[other]) == ("active, trained", "inactive")
     with model.disable_adapter():
-        assert (states(model)[key], states(model)[other]) == ("switched off", "resting")
+        assert (states(model)[key], states(model)[other]) == ("switched off", "inactive")
     model.merge_adapter()
-    assert (states(model)[key], states(model)[other]) == ("merged", "resting")
+    assert (states(model)[key], states(model)[other]) == ("merged", "inactive")
     with model.disable_adapter():
         assert states(model)[key] == "switched off"  # the weights are those of the base
     model.unmerge_adapter()

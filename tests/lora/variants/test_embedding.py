@@ -17,7 +17,7 @@ from lora_helpers import (
 )
 
 from lora_np import LoraConfig, PeftModel, gradcheck, nn
-from lora_np.lora.embedding import LoraEmbedding
+from lora_np.lora import LoraEmbedding
 from lora_np.models.checkpoints import load_pretrained
 
 TARGETS = {"wte": ["wte"], "wte and c_attn": ["wte", "c_attn"], "both embeddings": ["wte", "wpe"]}

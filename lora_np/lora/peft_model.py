@@ -1,18 +1,17 @@
 """PeftModel: a frozen model with adapters, under the names that PEFT's users know."""
 
 import contextlib
-import warnings
 
 from .. import nn
 from ..autograd.tensor import is_grad_enabled
 from ..autograd.threads import limit_threads
-from .adapted import AdaptedLayer
-from .files import load_adapter_state, read_adapter, write_adapter
-from .init import changes_base, check_rank
+from .call import calling
+from .files import read_adapter, write_adapter
+from .layer import AdaptedLayer
+from .lora_model import LoraModel
+from .model_adapter import new_adapter
 from .saved_modules import ModulesToSave
 from .status import format_status, layer_status
-from .targets import targets_of
-from .tuner import LoraModel, is_shared, saved_module_names
 from .weighted import add_combined
 
 BASE = "__base__"  # in adapter_names: no adapter for this row
@@ -34,14 +33,16 @@ class PeftModel(nn.Module):
     peft_config  {adapter name: LoraConfig}
     """
 
-    def __init__(self, model, config, adapter_name="default"):
+    def __init__(self, model, config, adapter_name="default", parts=None):
+        """parts: the `ModelAdapter` that `config` means on `model`, where it is made already."""
         if any(isinstance(module, (PeftModel, AdaptedLayer, ModulesToSave)) for module in model.modules()):
             raise ValueError("this model has adapters already: use add_adapter(name, config) on its PeftModel")
-        self.peft_config, self.active_adapters, self.disabled = {}, [], 0
-        self._check_new_adapter(model, adapter_name, config)
+        self.peft_config, self.active_adapters = {}, []
+        self._check_new_name(adapter_name)
+        parts = new_adapter(model, config) if parts is None else parts
         self.base_model = LoraModel(model)
         self.training = model.training
-        self._add(adapter_name, config)
+        self._attach(adapter_name, config, parts)
         self.set_adapter(adapter_name)
 
     def forward(self, *args, adapter_names=None, **kwargs):
@@ -62,19 +63,18 @@ class PeftModel(nn.Module):
             raise ValueError(f"adapter_names has {len(names)} names: it needs one for each row of input_ids")
         for name in set(names) - {BASE}:
             self._check_known(name)
-        if BASE in names and any(layer.initial for _, layer in self.base_model.layers()):
+        if BASE in names and self._base_is_changed():
             raise ValueError(f"{BASE!r} needs the base weights, and a PiSSA or OLoRA adapter has changed them")
-        if self.base_model.saved_modules():
+        if self.base_model.saved:
             raise ValueError("adapter_names does not go with modules_to_save: a batch goes through one copy of them")
-        layers = [layer for _, layer in self.base_model.layers()]
-        for layer in layers:
-            layer.row_adapters = names
-        try:
-            with limit_threads(1):  # the layers look rows up by their place in the whole batch
-                return self.base_model(*args, **kwargs)
-        finally:
-            for layer in layers:
-                layer.row_adapters = None
+        # One thread: the layers look rows up by their place in the whole batch.
+        with calling(self.base_model.owner, rows=tuple(names)), limit_threads(1):
+            return self.base_model(*args, **kwargs)
+
+    def _base_is_changed(self):
+        """Has an adapter's initialisation taken a part out of a weight?"""
+        adapters = (adapter for layer in self.base_model.adapted.values() for adapter in layer.adapters.values())
+        return any(adapter.initial is not None for adapter in adapters)
 
     @property
     def config(self):
@@ -104,83 +104,24 @@ class PeftModel(nn.Module):
     def add_adapter(self, adapter_name, config):
         """Add an adapter beside the ones there are. It is not active until `set_adapter`."""
         self._refuse_change("adding an adapter")
-        self._check_new_adapter(self.base_model.model, adapter_name, config)
-        self._add(adapter_name, config)
+        self._check_new_name(adapter_name)
+        self._check_beside(config)
+        self._attach(adapter_name, config, new_adapter(self.base_model.model, config))
 
-    def _add(self, name, config):
+    def _attach(self, name, config, parts):
         if config.base_model_name_or_path is None:
-            config.base_model_name_or_path = getattr(
-                getattr(self.base_model.model, "config", None), "name_or_path", None
-            )
-        self.base_model.add_adapter(name, config)
+            own = getattr(self.base_model.model, "config", None)
+            config.base_model_name_or_path = getattr(own, "name_or_path", None)
+        self.base_model.attach(name, parts)
         self.peft_config[name] = config
 
-    def _check_new_adapter(self, model, name, config):
-        """Everything that can be wrong with a new adapter, found before anything is changed."""
-        self._check_new_name(name)
+    def _check_beside(self, config):
+        """ValueError if such an adapter cannot be beside those that are there."""
         configs = [*self.peft_config.values(), config]
         if len(configs) > 1 and any(c.bias != "none" for c in configs):
             raise ValueError("adapters that train biases change the base model: only one adapter at a time can do that")
-        targets = targets_of(model, config)
-        self._check_apart(targets, saved_module_names(model, config))
-        if any(targets.values()) and (changes_base(config.init_lora_weights) or config.use_dora or config.lora_bias):
-            parts = ", ".join(dict.fromkeys(part for found in targets.values() for part in found))
-            raise ValueError(f"parts of a projection ({parts}) take plain LoRA that leaves the base as it is")
-        layers = [model.get_submodule(target) for target in targets]
-        self._check_company(layers, config)
-        layers = [getattr(layer, "base_layer", layer) for layer in layers]
-        self._check_layers(layers, config)
-        if changes_base(config.init_lora_weights):
-            for target, layer in zip(targets, layers, strict=True):
-                self._check_change(model, target, layer, config)
-        linear = [layer for layer in layers if not isinstance(layer, nn.Embedding)]
-        if linear and config.fan_in_fan_out != linear[0].fan_in_fan_out:
-            kind = type(linear[0]).__name__
-            warnings.warn(f"fan_in_fan_out set to {linear[0].fan_in_fan_out}, as {kind} layers need it", stacklevel=4)
-            config.fan_in_fan_out = linear[0].fan_in_fan_out
-
-    @staticmethod
-    def _check_company(layers, config):
-        """PiSSA and OLoRA take part of W out of the base: another adapter beside them would mean something else."""
-        for layer in layers:
-            if isinstance(layer, AdaptedLayer) and (layer.initial or changes_base(config.init_lora_weights)):
-                raise ValueError(
-                    "an adapter that starts by taking part of the weight out of it (PiSSA, OLoRA) must be alone on its "
-                    "layers; saved with as_plain_lora=True it can be loaded beside others"
-                )
-
-    @staticmethod
-    def _check_apart(targets, saved):
-        """A module trained whole has no use for an adapter inside it."""
-        for name in saved:
-            inside = [target for target in targets if f"{target}.".startswith(f"{name}.")]
-            if inside:
-                raise ValueError(f"{inside[0]} is adapted, and modules_to_save trains {name} whole: choose one")
-
-    @staticmethod
-    def _check_layers(layers, config):
-        """Refuse what some kinds of layers can not do."""
-        for layer in layers:
-            kind = type(layer).__name__
-            if isinstance(layer, nn.Embedding) and (config.use_dora or config.lora_bias):
-                raise ValueError("use_dora and lora_bias are for linear layers, not for an Embedding")
-            if isinstance(layer, nn.Embedding) and not isinstance(config.init_lora_weights, bool):
-                raise ValueError(
-                    f"an Embedding takes init_lora_weights True or False, not {config.init_lora_weights!r}"
-                )
-            if config.lora_bias and layer.bias is None:
-                raise ValueError(f"lora_bias needs layers with a bias, and a targeted {kind} has none")
-
-    @staticmethod
-    def _check_change(model, name, layer, config):
-        """Refuse to take a part out of a weight that has none such, or that must stay as it is."""
-        start = f"init_lora_weights={config.init_lora_weights!r}"
-        if isinstance(layer, nn.Linear4bit):
-            raise ValueError(f"{start} would change a 4-bit weight")
-        if is_shared(model, layer.weight):
-            raise ValueError(f"{start} would change a weight that {name} shares with another layer")
-        r, _ = config.rank_and_alpha(name)
-        check_rank(config.init_lora_weights, (layer.out_features, layer.in_features), r)
+        if len({c.peft_type for c in configs}) > 1:
+            raise ValueError(f"one model takes adapters of one kind: {config.peft_type} beside {configs[0].peft_type}")
 
     def _check_new_name(self, name):
         if name in self.peft_config:
@@ -193,7 +134,7 @@ class PeftModel(nn.Module):
             raise ValueError(f"{BASE!r} stands for the model without an adapter: choose another name")
 
     def set_adapter(self, adapter_name):
-        """Make one adapter, or a list of them, active and trainable; the others rest."""
+        """Make one adapter, or a list of them, active and trainable; the others become inactive."""
         names = [adapter_name] if isinstance(adapter_name, str) else list(dict.fromkeys(adapter_name))
         for name in names:
             self._check_known(name)
@@ -230,11 +171,8 @@ class PeftModel(nn.Module):
         0 leaves s·B A out; a DoRA magnitude, or what PiSSA took from the base, stays. Not saved: files hold alpha."""
         self._check_known(adapter_name)
         self._refuse_change("rescaling an adapter")
-        config = self.peft_config[adapter_name]
-        for _, layer in self.base_model.layers():
-            if layer.has(adapter_name):
-                r, alpha = layer.r[adapter_name], layer.lora_alpha[adapter_name]
-                layer.scaling[adapter_name] = scale * config.scaling_of(r, alpha)
+        for adapter in self.base_model.adapter(adapter_name).adapters.values():
+            adapter.rescale(scale)
 
     def add_weighted_adapter(self, adapters, weights, adapter_name, combination_type="svd", **options):
         """Add an adapter that combines others; see `combine.combine` for the kinds and their options.
@@ -254,12 +192,8 @@ class PeftModel(nn.Module):
 
         Merging, adding, deleting, renaming and switching adapters have to wait until the block ends.
         """
-        undo, self.disabled = self.base_model.without_adapters(), self.disabled + 1
-        try:
+        with self.base_model.disabled():
             yield
-        finally:
-            self.disabled -= 1
-            undo()
 
     def merge_adapter(self, safe_merge=False):
         """Add the active adapters' ΔW to the weights: the same results at the base model's cost."""
@@ -284,7 +218,7 @@ class PeftModel(nn.Module):
 
     def unload(self):
         """Return the plain base model, with any trained biases; the adapters are dropped."""
-        self.base_model.without_adapters()
+        self.base_model.forget_adapters()
         return self.base_model.unload()
 
     def get_nb_trainable_parameters(self):
@@ -321,9 +255,10 @@ class PeftModel(nn.Module):
         """Add the adapter saved in `directory` under a new name. With any error, the model is as it was."""
         self._check_new_name(adapter_name)
         self._refuse_change("loading an adapter")
-        config, state = read_adapter(directory, self.base_model.model, is_trainable)
-        self.add_adapter(adapter_name, config)
-        load_adapter_state(self, adapter_name, state)
+        config, parts, arrays = read_adapter(directory, self.base_model.model, is_trainable)
+        self._check_beside(config)
+        parts.fill(arrays)
+        self._attach(adapter_name, config, parts)
 
     @classmethod
     def from_pretrained(cls, model, directory, adapter_name="default", is_trainable=False):
@@ -331,9 +266,9 @@ class PeftModel(nn.Module):
 
         With any error, `model` is as it was. Frozen, for use and not for training, unless `is_trainable`.
         """
-        config, state = read_adapter(directory, model, is_trainable)
-        peft_model = cls(model, config, adapter_name)
-        load_adapter_state(peft_model, adapter_name, state)
+        config, parts, arrays = read_adapter(directory, model, is_trainable)
+        peft_model = cls(model, config, adapter_name, parts)
+        parts.fill(arrays)
         if not is_trainable:
             peft_model.requires_grad_(False)
         return peft_model
@@ -347,7 +282,7 @@ class PeftModel(nn.Module):
         self._refuse_if_merged(what)
 
     def _refuse_if_disabled(self, what):
-        if self.disabled:
+        if self.base_model.is_disabled:
             raise RuntimeError(f"{what} inside disable_adapter(): the block's end would undo it; do it outside")
 
     def _refuse_if_merged(self, what):

@@ -1,0 +1,216 @@
+"""LoraModel: puts adapters into a model's layers, switches them, merges them, and takes them out again."""
+
+import copy
+
+from .. import nn
+from ..autograd import backend
+from .adapter import listed
+from .base_layer import shared_weights
+from .call import calling, this_call
+from .kinds import wrapped
+from .layer import AdaptedLayer
+from .model_adapter import ModelAdapter, new_adapter
+from .saved_modules import ModulesToSave
+from .targets import biases_of, own_modules
+
+
+class LoraModel(nn.Module):
+    """A model whose targeted layers are wrapped, each in an `AdaptedLayer`. The model itself is `model`, not a copy.
+
+    adapted, saved  {dotted name: AdaptedLayer} and {dotted name: ModulesToSave}, in the model's order
+    shared          {adapter: {name: tensor}} of what the layers of an adapter have in common
+    """
+
+    def __init__(self, model):
+        self.model, self.shared, self.owner = model, {}, object()
+        model.requires_grad_(False)
+        self._list_layers()
+
+    def forward(self, *args, **kwargs):
+        return self.model(*args, **kwargs)
+
+    def named_children(self):
+        """The model, and what adapters share under PEFT's names: `vera_A.default`."""
+        return [("model", self.model), *listed(self.shared).items()]
+
+    def _list_layers(self):
+        self.adapted, self.saved = {}, {}
+        for name, module in self.model.named_modules():
+            if isinstance(module, AdaptedLayer):
+                self.adapted[name] = module
+            elif isinstance(module, ModulesToSave):
+                self.saved[name] = module
+        for module in (*self.adapted.values(), *self.saved.values()):
+            module.owner = self.owner
+
+    def layers(self):
+        """[(dotted name, AdaptedLayer)] in the model's order."""
+        return list(self.adapted.items())
+
+    def saved_modules(self):
+        """[(dotted name, ModulesToSave)] in the model's order."""
+        return list(self.saved.items())
+
+    @property
+    def merged(self):
+        """The names of the adapters that are merged into the weights, [] if none is."""
+        return next((layer.merged_adapters for layer in self.adapted.values() if layer.merged_adapters), [])
+
+    def adapter(self, name):
+        """The `ModelAdapter` of this name, without the model's own biases."""
+        adapters = {target: layer.adapters[name] for target, layer in self.adapted.items() if name in layer.adapters}
+        copies = {t: m.modules_to_save[name] for t, m in self.saved.items() if name in m.modules_to_save}
+        return ModelAdapter(adapters, copies, self.shared.get(name, {}))
+
+    def add_adapter(self, name, config):
+        """Give what `config` targets an adapter called `name`, inactive and frozen; returns the layers' names."""
+        return self.attach(name, new_adapter(self.model, config))
+
+    def attach(self, name, parts):
+        """Put the parts of a `ModelAdapter` in their places, inactive and frozen; returns the layers' names."""
+        for target, adapter in parts.adapters.items():
+            layer = self.adapted.get(target) or self._replace(target, wrapped)
+            layer.set_adapters({**layer.adapters, name: adapter})
+        for target, module in parts.copies.items():
+            saved = self.saved.get(target) or self._replace(target, ModulesToSave)
+            saved.set_copies({**saved.copies(), name: module})
+        if parts.shared:
+            self.shared[name] = parts.shared
+        self._list_layers()
+        return list(parts.adapters)
+
+    def _replace(self, target, wrapper):
+        """Put wrapper(module) in the place of the module at a dotted name."""
+        module = self.model.get_submodule(target)
+        new = wrapper(module).train(module.training)
+        self.model.set_submodule(target, new)
+        return new
+
+    def delete_adapter(self, name):
+        """Take the adapter `name` out of every layer; a layer without adapters is the plain layer again."""
+        for target, layer in self.adapted.items():
+            layer.delete_adapter(name)
+            if not layer.adapters:
+                self.model.set_submodule(target, layer.base_layer)
+        for target, module in self.saved.items():
+            module.set_copies({other: copy for other, copy in module.copies().items() if other != name})
+            if not len(module.modules_to_save):
+                self.model.set_submodule(target, module.original_module)
+        self.shared.pop(name, None)
+        self._list_layers()
+
+    def rename_adapter(self, old, new):
+        """Give an adapter another name in every layer."""
+        for layer in self.adapted.values():
+            layer.rename_adapter(old, new)
+        for module in self.saved.values():
+            module.rename_adapter(old, new)
+        self.shared = {new if name == old else name: tensors for name, tensors in self.shared.items()}
+
+    def set_adapter(self, names, biases=()):
+        """Make these adapters, and no others, active and trainable, and with them the parameters in `biases`."""
+        self.model.requires_grad_(False)
+        for layer in self.adapted.values():
+            layer.active_adapters = [name for name in names if name in layer.adapters]
+            for name in layer.active_adapters:
+                layer.adapters[name].requires_grad_(True)
+        for module in self.saved.values():
+            module.active_adapters = list(names)
+            if module.chosen() is not module.original_module:
+                module.chosen().requires_grad_(True)
+        for bias in biases:
+            bias.requires_grad = True
+
+    def biases(self, kind):
+        """{name: Parameter} of the biases that a config with `bias=kind` trains."""
+        return biases_of(own_modules(self.model), kind, self.adapted, self.saved) if kind != "none" else {}
+
+    def merge(self, safe_merge=False):
+        """W ← W + Σ ΔW in every adapted layer, or nothing at all. ValueError as in `check_mergeable`.
+
+        Refused if already merged. With `safe_merge`, merged numbers that are not finite are a ValueError.
+        """
+        if self.merged:
+            raise RuntimeError(f"already merged: {', '.join(self.merged)}; call unmerge_adapter() first")
+        self.check_mergeable()
+        active = {name: layer for name, layer in self.adapted.items() if layer.active_adapters}
+        merged = {name: layer.merged_parameters() for name, layer in active.items()}
+        if safe_merge:
+            for name, arrays in merged.items():
+                if not all(backend.array_module(array).isfinite(array).all() for array in arrays if array is not None):
+                    raise ValueError(f"merging would leave NaN or infinity in {name}: the adapter is broken")
+        try:
+            for name, layer in active.items():
+                layer.merge(*merged[name])
+        except BaseException:
+            self.unmerge()
+            raise
+
+    def check_mergeable(self):
+        """ValueError if an active adapter cannot be merged.
+
+        That is so where a layer shares its weight with another part of the model, which would be changed with it, and
+        where the base is in 4 bits, which would round the update away.
+        """
+        shared = shared_weights(self.model)
+        for name, layer in self.adapted.items():
+            if not layer.active_adapters:
+                continue
+            if isinstance(layer.base_layer, nn.Linear4bit):
+                raise ValueError(f"{name} is in 4 bits, too coarse for the update: merge into a base in float32")
+            if id(layer.base_layer.weight) in shared:
+                raise ValueError(
+                    f"{name} shares its weight with another layer: merging would change both; untie_weights() first"
+                )
+
+    def unmerge(self):
+        """Give every layer its own weight back, bit for bit."""
+        for layer in self.adapted.values():
+            layer.unmerge()
+
+    def untie_weights(self):
+        """Give every adapted layer whose weight is shared with another part of the model a copy of its own.
+
+        The model's config then says so too: saved and loaded again, the weights must not be one.
+        """
+        for layer in self.adapted.values():
+            weight = layer.base_layer.weight
+            if id(weight) in shared_weights(self.model):
+                layer.base_layer.weight = nn.Parameter(weight.data.copy(), weight.requires_grad)
+        self._tell_config()
+
+    def _tell_config(self):
+        """A head that was tied and is so no longer must not be saved as tied."""
+        head = getattr(self.model, "get_output_embeddings", lambda: None)()
+        weight = getattr(getattr(head, "base_layer", head), "weight", None)
+        tied = getattr(getattr(self.model, "config", None), "tie_word_embeddings", False)
+        if tied and weight is not None and id(weight) not in shared_weights(self.model):
+            self.model.config = copy.copy(self.model.config)
+            self.model.config.tie_word_embeddings = False
+
+    def disabled(self):
+        """A context inside which the model computes what it did before any adapter; trained biases stay."""
+        return calling(self.owner, disabled=True)
+
+    @property
+    def is_disabled(self):
+        """Is this inside such a context?"""
+        return this_call(self.owner).disabled
+
+    def unload(self):
+        """The model with every adapted layer replaced by its base layer as it now is, saved modules by those in use."""
+        for name, layer in self.adapted.items():
+            self.model.set_submodule(name, layer.base_layer)
+        for name, module in self.saved.items():
+            self.model.set_submodule(name, module.chosen())
+        self._list_layers()
+        self._tell_config()
+        return self.model
+
+    def forget_adapters(self):
+        """Undo what merging and initialisation changed in the layers, and choose no module's copy."""
+        for layer in self.adapted.values():
+            layer.unmerge()
+            layer.set_adapters({})
+        for module in self.saved.values():
+            module.set_copies({})

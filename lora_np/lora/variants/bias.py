@@ -1,0 +1,29 @@
+"""`lora_bias`: the branch has a bias of its own, y = base(x) + s·(B(A(x)) + c)."""
+
+from ... import nn
+from ..layer import LowRankAdapter
+
+
+class BranchBias(LowRankAdapter):
+    """LoRA with a bias c (out,) on B, which starts at zero. Merging adds s·c to the layer's bias."""
+
+    def __init__(self, config, target):
+        super().__init__(config, target)
+        self.lora_B.bias = nn.Parameter(nn.zeros(target.layer.out_features))
+
+    @classmethod
+    def wanted(cls, config, target):
+        return config.lora_bias
+
+    @classmethod
+    def check(cls, config, target):
+        super().check(config, target)
+        if target.layer.bias is None:
+            kind = type(target.layer).__name__
+            raise ValueError(f"lora_bias needs layers with a bias, and a targeted {kind} has none")
+
+    def update(self, layer, x, base):
+        return self.branch(self.lora_dropout(x)) + self.lora_B.bias * self.scaling
+
+    def merged(self, layer, weight, bias):
+        return weight + self.delta_weight(), bias + self.lora_B.bias.data * self.scaling

@@ -1,0 +1,57 @@
+r"""DoRA: the length of each row of W is learned apart from its direction. (Liu et al., 2024, eq. 5.)
+
+    W' = (m / n) ∘ (W + s·B A),    n = the length of each row of W + s·B A
+
+m (out,) is trained and starts at n, so training starts at the base model. For the gradient n counts as a constant,
+which the paper found to lose nothing (its section 4.3).
+"""
+
+import numpy as np
+
+from ...autograd import backend
+from ...autograd import functional as F
+from ..adapter import Matrix, dtype_beside
+from ..base_layer import oriented
+from ..layer import LowRankAdapter
+
+
+class Dora(LowRankAdapter):
+    """LoRA with trained magnitudes m, `lora_magnitude_vector`."""
+
+    names_in_file = {"lora_magnitude_vector.weight": "lora_magnitude_vector"}
+
+    def __init__(self, config, target):
+        super().__init__(config, target)
+        weight = oriented(target.layer, target.layer.weight.data)
+        weight = weight.astype(dtype_beside(target.layer), copy=False)  # of which A and B are a part, if they began so
+        self.lora_magnitude_vector = Matrix(_lengths(weight if self.initial else weight + self.delta_weight()))
+
+    @classmethod
+    def wanted(cls, config, target):
+        return config.use_dora
+
+    def update(self, layer, x, base):
+        """(m/n - 1)·(base(x) - bias) + (m/n)·s·B A x; dropout acts on both terms."""
+        ratio = self.lora_magnitude_vector.weight / _lengths(self._adapted(layer))  # (out,)
+        if self.lora_dropout.p and self.lora_dropout.training:
+            x = self.lora_dropout(x)
+            linear = F.linear(x, layer.weight, None, layer.fan_in_fan_out)
+        else:
+            linear = base if layer.bias is None else base - layer.bias
+        return (ratio - 1.0) * linear + ratio * self.branch(x)
+
+    def merged(self, layer, weight, bias):
+        base = oriented(layer, layer.weight.data).astype(weight.dtype, copy=False)
+        adapted = self._adapted(layer)  # without what other adapters have put into `weight`
+        ratio = self.lora_magnitude_vector.weight.data / _lengths(adapted)
+        return weight + (ratio[:, None] * adapted - base), bias
+
+    def _adapted(self, layer):
+        """W + s·B A (out, in): an array, so no gradient flows into it."""
+        return oriented(layer, layer.weight.data) + self.delta_weight()
+
+
+def _lengths(weight):
+    """The Euclidean length of each row; at least the smallest number, so that a row of zeros is not divided by zero."""
+    xp = backend.array_module(weight)
+    return xp.maximum(xp.sqrt((weight * weight).sum(axis=1)), np.finfo(weight.dtype).tiny)

@@ -1,0 +1,53 @@
+"""LoRA on an embedding: a look-up is a product with a one-hot row, so W + s·B A works there too."""
+
+from ... import nn
+from ...autograd import functional as F
+from ...autograd import kernels, layout
+from ..adapter import Adapter
+from ..layer import AdaptedLayer
+
+
+class EmbeddingAdapter(Adapter):
+    """What is added to the look-up: s·A[:, ids]ᵀ Bᵀ, with A (r, vocabulary) and B (dim, r).
+
+    Here A is the half that starts at zero and B is normal: each id then only pays for its own column of A.
+    There is no dropout: ids cannot be dropped.
+    """
+
+    def __init__(self, config, target):
+        self.config, self.r, self.lora_alpha = config, target.r, target.lora_alpha
+        self.scaling = config.scaling_of(target.r, target.lora_alpha)
+        layer = target.layer
+        A, B = (target.r, layer.in_features), (layer.out_features, target.r)
+        self.lora_embedding_A = nn.Parameter(nn.zeros(A) if config.init_lora_weights else nn.normal(A, 1.0))
+        self.lora_embedding_B = nn.Parameter(nn.normal(B, 1.0))
+
+    @classmethod
+    def wanted(cls, config, target):
+        return isinstance(target.layer, nn.Embedding)
+
+    @classmethod
+    def check(cls, config, target):
+        if config.use_dora or config.lora_bias:
+            raise ValueError("use_dora and lora_bias are for linear layers, not for an Embedding")
+        if not isinstance(config.init_lora_weights, bool):
+            raise ValueError(f"an Embedding takes init_lora_weights True or False, not {config.init_lora_weights!r}")
+
+    def matrices(self):
+        """(A (r, vocabulary), B (dim, r)), two Parameters."""
+        return self.lora_embedding_A, self.lora_embedding_B
+
+    def update(self, layer, ids, base):
+        A, B = self.matrices()
+        return F.linear(layout.embedding(A.T, ids), B) * self.scaling
+
+    def delta_weight(self):
+        A, B = self.matrices()
+        return kernels.matmul(B.data, A.data) * self.scaling
+
+    def rescale(self, factor):
+        self.scaling = factor * self.config.scaling_of(self.r, self.lora_alpha)
+
+
+class LoraEmbedding(AdaptedLayer):
+    """An Embedding with adapters beside it: y = W[ids] + Σ s·A[:, ids]ᵀ Bᵀ. ids (...) -> y (..., dim)."""
