@@ -112,6 +112,7 @@ class _Hub(http.server.BaseHTTPRequestHandler):
 
     def do_GET(self):
         status, code = self.server.answer
+        self.server.asked = True
         self.send_response(status)
         self.send_header("X-Error-Code", code)
         self.send_header("Content-Length", "0")
@@ -127,19 +128,22 @@ def ask(monkeypatch, tmp_path):
     from huggingface_hub import constants
 
     monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", False)  # whatever HF_HUB_OFFLINE says: these ask a server
     monkeypatch.chdir(tmp_path)
     for variable in ("http_proxy", "HTTP_PROXY", "all_proxy", "ALL_PROXY"):
         monkeypatch.delenv(variable, raising=False)
 
     def message(answer):
         with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _Hub) as server:
-            server.answer = answer
+            server.answer, server.asked = answer, False
             threading.Thread(target=server.serve_forever, args=(0.01,), daemon=True).start()
             monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{server.server_port}")
             try:
-                return refusal(FileNotFoundError, lambda: resolve("owner/model"))
+                said = refusal(FileNotFoundError, lambda: resolve("owner/model"))
             finally:
                 server.shutdown()
+        assert server.asked
+        return said
 
     return message
 
