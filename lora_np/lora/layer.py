@@ -187,7 +187,7 @@ class AdaptedLayer(nn.Module):
         return [("base_layer", self.base_layer), *listed(parts).items()]
 
     def __getattr__(self, attribute):
-        """What each adapter has: `layer.lora_A["default"]`, `layer.scaling["default"] = 2`, `layer.delta_weight(name)`."""
+        """What adapters have: `layer.lora_A["default"]`, `layer.scaling["default"] = 2`, `layer.delta_weight(name)`."""
         adapters = vars(self).get("adapters") or {}
         if attribute.startswith("_") or not any(hasattr(adapter, attribute) for adapter in adapters.values()):
             raise AttributeError(f"{type(self).__name__} and its adapters have no attribute {attribute!r}")
