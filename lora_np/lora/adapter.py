@@ -35,12 +35,13 @@ class Adapter(nn.Module):
 
     names_in_file   {own name: name in the file} where the two differ
     learns_faster   the parts that LoRA+ gives a higher rate
+    idle_if_zero    the name in the file of a tensor that leaves nothing of the adapter where it is all zero
     plain           is ΔW = s·B A all of it, so that it can be combined with others?
     initial         (A, B, s) of what its start took out of the base weight, or None
     fused           None, or a method (layer, x) -> layer's result and update in one operation
     """
 
-    names_in_file, learns_faster = {}, ()
+    names_in_file, learns_faster, idle_if_zero = {}, (), None
     plain, initial, fused = False, None, None
     r = lora_alpha = None
     scaling = 1.0
@@ -53,6 +54,8 @@ class Adapter(nn.Module):
     @classmethod
     def check(cls, config, target):
         """ValueError, before anything is changed, if this kind cannot be beside that layer."""
+        if isinstance(target.layer, nn.Embedding):
+            raise ValueError(f"{config.peft_type} adapts linear layers here; {target.name} is an Embedding")
 
     @classmethod
     def shared(cls, config, targets):
@@ -84,6 +87,10 @@ class Adapter(nn.Module):
         return {self.names_in_file.get(name, name): p for name, p in self.named_parameters()}
 
     parameters_of = tensors  # under its earlier name
+
+    def faster_parameters(self):
+        """Those Parameters that LoRA+ gives a higher rate."""
+        return [p for part in self.learns_faster for p in getattr(self, part).parameters()]
 
     def saved_arrays(self):
         """{name in a file: array}."""

@@ -22,12 +22,18 @@ def parameter_table(peft_model):
     """
     frozen, trained, layers = defaultdict(int), defaultdict(int), defaultdict(set)
     for name, p in peft_model.named_parameters():
-        module = name.removeprefix("base_model.model.").rpartition(".")[0]
-        module = re.sub(r"\.(base_layer|lora_[AB]\.\w+)$", "", module)
+        module = _owner(name.removeprefix("base_model.model."), peft_model.base_model.adapted)
         part = re.sub(r"\.\d+(?=\.|$)", ".*", module)
         layers[part].add(module)
         (trained if p.requires_grad else frozen)[part] += p.size
     return [(part, len(found), frozen[part], trained[part]) for part, found in layers.items()]
+
+
+def _owner(name, adapted):
+    """The module that a parameter of this dotted name belongs to; an adapted layer owns what its adapters have."""
+    path = name.split(".")[:-1]
+    prefixes = (".".join(path[:i]) for i in range(1, len(path)))
+    return next((prefix for prefix in prefixes if prefix in adapted), ".".join(path))
 
 
 def format_parameter_table(peft_model):

@@ -56,19 +56,14 @@ def _config_for_file(config, adapters, arrays, as_plain_lora):
     changes = {}
     if any(isinstance(adapter, PartialProjection) for adapter in adapters.values()):
         changes = _targets_as_layers(config, adapters)
-    ranks, alphas, growths = {}, {}, set()
-    for target, adapter in adapters.items():
-        ranks[target] = len(arrays.get(f"{PREFIX}{target}.lora_A.weight", range(adapter.r)))
-        growth = ranks[target] / adapter.r
-        growths.add(growth)
-        if growth != 1:
-            alphas[target] = adapter.lora_alpha * _alpha_growth(config, growth)
-        else:
-            alphas[target] = adapter.lora_alpha
-    if growths != {1.0}:
+    keys = {target: f"{PREFIX}{target}.lora_A.weight" for target in adapters}
+    ranks = {t: len(arrays[keys[t]]) if keys[t] in arrays else adapter.r for t, adapter in adapters.items()}
+    growths = {t: ranks[t] / adapter.r for t, adapter in adapters.items()}
+    if set(growths.values()) != {1.0}:
         if as_plain_lora:
             changes["init_lora_weights"] = True
-        growth = growths.pop() if len(growths) == 1 else 1.0
+        alphas = {t: adapter.lora_alpha * _alpha_growth(config, growths[t]) for t, adapter in adapters.items()}
+        growth = growths.popitem()[1] if len(set(growths.values())) == 1 else 1.0
         r, alpha = round(config.r * growth), config.lora_alpha * _alpha_growth(config, growth)
         changes |= {"r": r, "lora_alpha": alpha}
         changes["rank_pattern"] = {re.escape(t): own for t, own in ranks.items() if own != r}
@@ -112,7 +107,8 @@ def read_adapter(directory, model, is_trainable=False):
     except ValueError as error:
         raise ValueError(f"{directory / CONFIG_FILE}: {error}") from None
     _check_fits(parts, arrays, path)
-    zero = [key for key, array in arrays.items() if key.endswith(("lora_B.weight", "embedding_B")) and not array.any()]
+    decisive = [f"{PREFIX}{target}.{a.idle_if_zero}" for target, a in parts.adapters.items() if a.idle_if_zero]
+    zero = [key for key in decisive if not arrays[key].any()]
     if zero:
         warnings.warn(
             f"{path}: B is all zero in {len(zero)} layers, so they change nothing ({zero[0]}, ...)", stacklevel=3

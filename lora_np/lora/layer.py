@@ -31,7 +31,7 @@ class LowRankAdapter(Adapter):
     The shapes do not depend on how the layer stores its weight.
     """
 
-    learns_faster = ("lora_B",)  # in LoRA+
+    learns_faster, idle_if_zero = ("lora_B",), "lora_B.weight"
 
     def __init__(self, config, target):
         self.config, self.r, self.lora_alpha = config, target.r, target.lora_alpha

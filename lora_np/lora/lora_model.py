@@ -14,6 +14,12 @@ from .saved_modules import ModulesToSave
 from .targets import biases_of, own_modules
 
 
+def adapters_in(model):
+    """[Adapter]: all that are anywhere in a model."""
+    layers = (module for module in model.modules() if isinstance(module, AdaptedLayer))
+    return [adapter for layer in layers for adapter in layer.adapters.values()]
+
+
 class LoraModel(nn.Module):
     """A model whose targeted layers are wrapped, each in an `AdaptedLayer`. The model itself is `model`, not a copy.
 

@@ -14,6 +14,8 @@ class EmbeddingAdapter(Adapter):
     There is no dropout: ids cannot be dropped.
     """
 
+    idle_if_zero = "lora_embedding_B"
+
     def __init__(self, config, target):
         self.config, self.r, self.lora_alpha = config, target.r, target.lora_alpha
         self.scaling = config.scaling_of(target.r, target.lora_alpha)

@@ -2,10 +2,8 @@ r"""VeRA: all layers share one pair of frozen random matrices; each trains two v
 
     y = base(x) + b ∘ B(d ∘ A(dropout(x)))          ΔW = diag(b) B diag(d) A
 
-A (r, widest in) and B (widest out, r) are drawn once; a layer uses A's first columns and B's first rows. Trained are d
-(r,), `vera_lambda_d`, and b (out,), `vera_lambda_b`: r + out numbers where LoRA has r (in + out). b starts at zero, so
-training starts at the base model. ΔW has rank r at most and merges. The paper claims LoRA's results with a tenth of its
-trained parameters.
+A (r, widest in) and B (widest out, r) are drawn once; a layer uses A's first columns and B's first rows. Trained are
+d (r,) and b (out,), where LoRA trains r (in + out) numbers. b starts at zero: training starts at the base model.
 """
 
 from dataclasses import dataclass
@@ -23,7 +21,7 @@ from ..config import PeftConfig, check_dropout, check_ranks
 class VeraConfig(PeftConfig):
     """The settings of a VeRA adapter; see `PeftConfig` for the others.
 
-    r                    rank of the shared matrices; VeRA wants more than LoRA
+    r                    rank of the shared matrices
     vera_dropout         dropout probability on the branch's input, in training only
     d_initial            what d begins as; with init_weights=False d is normal and b one
     projection_prng_key  the seed of A and B. Other libraries draw other numbers from it, so both stand in the file
@@ -42,11 +40,13 @@ class VeraConfig(PeftConfig):
         check_ranks(self.r)
         check_dropout("vera_dropout", self.vera_dropout)
         if not self.save_projection:
-            raise ValueError("save_projection=False: A and B would be drawn anew, and not alike in every library")
+            raise ValueError("save_projection=False: every library would draw another A and B anew")
 
 
 class VeraAdapter(Adapter):
-    """Two vectors beside one linear layer, and its part of the shared A and B."""
+    """d, `vera_lambda_d`, and b, `vera_lambda_b`, beside one linear layer."""
+
+    idle_if_zero = "vera_lambda_b"
 
     def __init__(self, config, target):
         layer, self.r = target.layer, target.r
@@ -57,20 +57,17 @@ class VeraAdapter(Adapter):
         self.sizes, self.shared_matrices = (layer.in_features, layer.out_features), target.shared
 
     @classmethod
-    def check(cls, config, target):
-        if isinstance(target.layer, nn.Embedding):
-            raise ValueError(f"VeRA adapts linear layers; {target.name} is an Embedding")
-
-    @classmethod
     def shared(cls, config, targets):
+        fan_in = max(target.layer.in_features for target in targets)
+        fan_out = max(target.layer.out_features for target in targets)
         with random_seed(config.projection_prng_key):
-            A = nn.uniform((config.r, max(t.layer.in_features for t in targets)), 1.0)
-            B = nn.uniform((max(t.layer.out_features for t in targets), config.r), 1.0)
-        return {"vera_A": nn.Buffer(A * (6 / A.shape[1]) ** 0.5), "vera_B": nn.Buffer(B * (6 / config.r) ** 0.5)}
+            A = nn.uniform((config.r, fan_in), (6 / fan_in) ** 0.5)
+            B = nn.uniform((fan_out, config.r), (6 / config.r) ** 0.5)
+        return {"vera_A": nn.Buffer(A), "vera_B": nn.Buffer(B)}
 
     def matrices(self):
         """This layer's A (r, in) and B (out, r), two arrays."""
-        A, B = (self.shared_matrices[name].data for name in ("vera_A", "vera_B"))
+        A, B = (buffer.data for buffer in self.shared_matrices.values())
         return A[:, : self.sizes[0]], B[: self.sizes[1]]
 
     def update(self, layer, x, base):
