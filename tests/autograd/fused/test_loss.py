@@ -31,7 +31,7 @@ def test_cross_entropy(xp, rng, name):
     logits, targets = xp.asarray(rng.standard_normal((5, 4))), TARGETS[name]
     loss, _ = fused.cross_entropy_forward(logits, np.asarray(targets))
     assert_close(loss, np.asarray(formula(logits, targets)))
-    check_pair(*PAIR, [logits], np.asarray(targets))
+    check_pair("XX", [logits], np.asarray(targets))
 
 
 @pytest.mark.parametrize("name", TARGETS)

@@ -29,7 +29,7 @@ def test_layer_norm(xp, rng, shape, eps):
     arrays = inputs(rng, xp, shape)
     y, _ = fused.layer_norm_forward(*arrays, eps)
     assert_close(y, formula(*arrays, eps))
-    check_pair(*PAIR, arrays, eps)
+    check_pair("XX", arrays, eps)
 
 
 def test_rows_have_mean_0_and_variance_1(xp, rng):
@@ -40,7 +40,7 @@ def test_rows_have_mean_0_and_variance_1(xp, rng):
 
 
 def test_a_row_of_equal_values_and_a_single_channel(xp):
-    check_pair(*PAIR, [xp.full((2, 4), 3.0), xp.asarray([1.0, 2, 3, 4]), xp.ones(4)], 0.1)
+    check_pair("XX", [xp.full((2, 4), 3.0), xp.asarray([1.0, 2, 3, 4]), xp.ones(4)], 0.1)
     y, _ = fused.layer_norm_forward(xp.asarray([[5.0], [-2.0]]), xp.ones(1), xp.asarray([7.0]))
     assert_close(y, np.array([[7.0], [7.0]]))
 
@@ -77,7 +77,7 @@ def test_only_what_the_gradients_need_is_kept(xp, rng, needs, sizes):
 
 def test_inputs_that_are_not_contiguous(xp, rng):
     x, weight, bias = inputs(rng, xp, (4, 3, 5))
-    check_pair(*PAIR, [x.swapaxes(0, 1), weight[::-1], bias])
+    check_pair("XX", [x.swapaxes(0, 1), weight[::-1], bias])
 
 
 @examples
