@@ -15,7 +15,7 @@ from helpers import (
     examples,
     pair,
 )
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lora_np.autograd import fused
@@ -153,7 +153,7 @@ def test_signatures_are_those_of_the_fast_pairs(name):
 
 
 @every_operation
-@examples
+@settings(examples, max_examples=20)
 @given(data=st.data())
 def test_plain_gradients_by_central_differences(xp, name, data):
     arrays, options = drawn(name, data, xp.asarray)
@@ -162,24 +162,43 @@ def test_plain_gradients_by_central_differences(xp, name, data):
     check_differences(*pair(reference, name), arrays, *options)
 
 
+def compare(name, arrays, options, needs, **tolerance):
+    """The fast pair's result and gradients are the plain one's, and of the inputs' dtype."""
+    forward, backward = pair(fused, name)
+    out, cache = forward(*arrays, *options, needs=needs)
+    plain, plain_backward = by_reference(name, arrays, *options)
+    assert_close(out, plain, **tolerance)
+    assert out.dtype == arrays[0].dtype
+    if any(needs):
+        dout = cotangent(out)
+        gradients = backward(dout, cache)
+        assert_same_gradients(gradients, plain_backward(dout), needs, **tolerance)
+        assert all(d is None or d.dtype == arrays[0].dtype for d in gradients)
+
+
 @pytest.mark.parametrize("dtype", ["float64", "float32"])
 @every_operation
 @examples
 @given(data=st.data())
 def test_the_fast_pair_is_the_plain_one(xp, name, dtype, data):
-    def cast(x):
-        return xp.asarray(x, dtype if is_float(x) else x.dtype)
-
-    arrays, options = drawn(name, data, cast)
+    arrays, options = drawn(name, data, lambda x: xp.asarray(x, dtype if is_float(x) else x.dtype))
     needs = tuple(a is not None and data.draw(flag) for a in arrays)
-    tolerance = {} if dtype == "float64" else TOLERANCE[dtype]
-    forward, backward = pair(fused, name)
-    out, cache = forward(*arrays, *options, needs=needs)
-    expected, plain_backward = by_reference(name, arrays, *options)
-    assert out.dtype == dtype
-    assert_close(out, expected, **tolerance)
-    if any(needs):
-        dout = cotangent(out)
-        gradients = backward(dout, cache)
-        assert_same_gradients(gradients, plain_backward(dout), needs, **tolerance)
-        assert all(d is None or d.dtype == dtype for d in gradients)
+    compare(name, arrays, options, needs, **({} if dtype == "float64" else TOLERANCE[dtype]))
+
+
+@pytest.mark.parametrize(
+    ("name", "shapes", "options"),
+    [
+        ("gelu", [(50, 2000)], ["none"]),  # 800 kB: two blocks of what fits a processor's cache
+        ("gelu", [(50, 2000)], ["tanh"]),
+        ("swiglu", [(50, 2000)] * 2, []),
+        ("layer_norm", [(700, 120), 120, 120], []),
+        ("rms_norm", [(700, 120), 120], []),
+        ("attention", [(3, 2, 130, 4)] * 3, [True]),  # 270 kB of probabilities a sequence, and two stripes of queries
+        ("attention", [(3, 2, 130, 4)] * 3, [False]),
+    ],
+    ids=str,
+)
+def test_more_than_one_block(xp, rng, name, shapes, options):
+    arrays = [xp.asarray(rng.standard_normal(shape)) for shape in shapes]
+    compare(name, arrays, options, (True,) * len(arrays))
