@@ -3,7 +3,7 @@
 B batch, H heads of queries, K heads of keys and values, T queries, S keys, D head size, C = H·D channels.
 
 The plain formulas are in `reference.py`. Three things make the code here longer. Each saves time or memory on the
-scores, the B·H·T·S numbers that are the largest array of a transformer:
+scores, B·H·T·S numbers, which are among the largest arrays of a transformer:
 - Causal attention is cut into stripes of queries, so that most of the hidden scores are never computed.
 - Inside a stripe, as many sequences are worked on at once as fit the processor's cache.
 - The scores are not divided to make probabilities. The result, which is smaller, is divided instead.
