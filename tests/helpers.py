@@ -6,8 +6,9 @@ import types
 import numpy as np
 from hypothesis import HealthCheck, settings
 
-from lora_np.autograd import Tensor, gradcheck
-from lora_np.autograd.backend import array_module, to_numpy
+from lora_np.autograd import Tensor, fused, gradcheck
+from lora_np.autograd.backend import array_module, is_array, is_float, to_numpy
+from lora_np.autograd.fused import reference
 from lora_np.autograd.tensor import data, needs_grad, record
 
 # How far float32 and float64 results of two libraries may lie apart.
@@ -50,7 +51,7 @@ def check_gradients(function, *arrays, **tolerances):
     for trained in itertools.product((True, False), repeat=len(arrays)):
         y, found = gradients(function, arrays, trained)
         assert_close(y, expected_y)
-        _assert_same_gradients(found, expected, trained)
+        assert_same_gradients(found, expected, trained)
 
 
 def check_direction(function, *arrays, eps=1e-6):
@@ -69,25 +70,47 @@ def check_direction(function, *arrays, eps=1e-6):
         np.testing.assert_allclose(slope, (ahead - behind) / (2 * eps), rtol=1e-5, atol=1e-6)
 
 
-def check_pair(forward, backward, arrays, *options, **more):
-    """A fused pair keeps its contract: right gradients for every `needs`, and nothing that was passed in is written to.
+def pair(place, name):
+    """An operation's forward and backward from `fused`, `cuda` or `reference`."""
+    return getattr(place, f"{name}_forward"), getattr(place, f"{name}_backward")
 
-    `arrays` may contain None for an input that is left out.
+
+def by_reference(name, arrays, *options):
+    """An operation by its plain formula, in float64: the result, and the function from its gradient to the inputs'."""
+    forward, backward = pair(reference, name)
+    out, cache = forward(*map(_exact, arrays), *map(_exact, options))
+    return out, lambda dout: backward(_exact(dout), cache)
+
+
+def check_pair(name, arrays, *options, **more):
+    """A fused pair keeps its contract: it computes what the plain formula says, and has right gradients by central
+    differences; so for every `needs`; nothing that was passed in is written to.
+
+    `arrays` may contain None for an input that is left out; `more` are settings that must change nothing.
     """
+    forward, backward = pair(fused, name)
     before = [None if a is None else to_numpy(a).copy() for a in arrays]
     arrays = [_read_only(a) for a in arrays]
     given = tuple(a is not None for a in arrays)
     out, cache = forward(*arrays, *options, needs=given, **more)
     dout = _read_only(cotangent(out))
     expected = backward(dout, cache)
-    _assert_same_gradients(backward(dout, cache), expected, given)
+    plain, plain_backward = by_reference(name, arrays, *options)
+    assert_close(out, plain)
+    assert_same_gradients(expected, plain_backward(dout), given)
+    assert_same_gradients(backward(dout, cache), expected, given)
     for needs in itertools.product(*((True, False) if g else (False,) for g in given)):
         out_again, cache = forward(*arrays, *options, needs=needs, **more)
         assert_close(out_again, out)
         if any(needs):
-            _assert_same_gradients(backward(dout, cache), expected, needs)
+            assert_same_gradients(backward(dout, cache), expected, needs)
     for a, b in zip(arrays, before, strict=True):
         assert a is None or (to_numpy(a) == b).all()
+    check_differences(forward, backward, arrays, *options, **more)
+
+
+def check_differences(forward, backward, arrays, *options, **more):
+    """The gradients of a pair agree with central differences; None in `arrays` is an input that is left out."""
 
     def on_tensors(*inputs):
         y, cache = forward(*map(data, inputs), *options, needs=needs_grad(*inputs), **more)
@@ -96,12 +119,20 @@ def check_pair(forward, backward, arrays, *options, **more):
     gradcheck(on_tensors, [None if a is None else Tensor(a, requires_grad=True) for a in arrays])
 
 
-def _assert_same_gradients(found, expected, wanted):
+def assert_same_gradients(found, expected, wanted, **tolerance):
     for g, e, want in zip(found, expected, wanted, strict=True):
         if want:
-            assert_close(g, e)
+            assert_close(g, e, **tolerance)
         else:
             assert g is None
+
+
+def _exact(x):
+    """An array in the computer's own memory, numbers in float64; anything else as it is."""
+    if not is_array(x):
+        return x
+    x = to_numpy(x)
+    return x.astype(np.float64) if is_float(x) else x
 
 
 def _read_only(array):

@@ -1,8 +1,9 @@
 """The fused pairs for NVIDIA GPUs, with the signatures that they have in `fused/`, for float32.
 
-Each file here stands beside one of the same name there, which has the formulas and runs everywhere. CuPy alone would
-run that code too, as a chain of small kernels. These do each operation in one or a few, because on a GPU every
-start costs and every pass over memory costs. Nothing here is imported before there is a CuPy array.
+Each file here stands beside one of the same name there, which has the derivations and runs everywhere. Both are tested
+against the plain formulas in `fused/reference.py`. CuPy alone would run the code in `fused/` too, as a chain of small
+kernels. These do each operation in one or a few, because on a GPU every start costs and every pass over memory costs.
+Nothing here is imported before there is a CuPy array.
 """
 
 from .activation import gelu_backward, gelu_forward, swiglu_backward, swiglu_forward

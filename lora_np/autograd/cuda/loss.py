@@ -3,7 +3,7 @@
 import cupy
 import numpy as np
 
-from ..fused.loss import chunk_rows, counted_rows, spread
+from ..fused.loss import chunk_rows, counted_rows, scatter_rows
 from .blas import gemm
 from .launch import by_rows, long
 
@@ -48,7 +48,7 @@ def linear_cross_entropy_forward(x, weight, targets, ignore_index=-100, needs=(T
                 gemm(logits[:, words], weight[words], out=dx[chunk], beta=1.0 if words.start else 0.0)
             if needs[1]:
                 gemm(logits[:, words].T, counted[chunk], out=dw[words], beta=1.0)
-    return losses.sum() / n, (spread(dx, rows, x.shape), dw)
+    return losses.sum() / n, (scatter_rows(dx, rows, x.shape), dw)
 
 
 def linear_cross_entropy_backward(dloss, cache):

@@ -6,6 +6,9 @@ gradients require, the backward returns None for the others. `functional.py` put
 
 Written as one piece, an operation saves less and runs faster than as a chain of small ones, and its gradient is a
 formula that can be derived on paper. Each docstring gives that derivation.
+
+Read `reference.py` first: it has every pair again, as plain formulas without a thought for speed. The pairs here, and
+those for GPUs in `cuda/`, are tested against it.
 """
 
 from .activation import (

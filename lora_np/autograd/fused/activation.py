@@ -1,4 +1,8 @@
-"""Activations: GELU in its exact and in GPT-2's approximate form, SiLU and its gated form SwiGLU, ReLU."""
+"""Activations: GELU in its exact and in GPT-2's approximate form, SiLU and its gated form SwiGLU, ReLU.
+
+The plain formulas are in `reference.py`. Here a block of entries goes through all steps while it is in the processor's
+cache. The slope is computed on the way forward, because x need not be kept then.
+"""
 
 import math
 
@@ -6,8 +10,8 @@ import numpy as np
 
 from ..backend import array_module, blocks
 
-LINEAR = math.sqrt(2 / math.pi)
-CUBIC = 0.044715 * LINEAR
+GELU_A = math.sqrt(2 / math.pi)  # u = a x + b x³ in `gelu_forward`
+GELU_B = 0.044715 * GELU_A
 
 
 def gelu_forward(x, approximate="tanh", needs=(True,)):
@@ -77,7 +81,7 @@ def swiglu_backward(dy, saved):
 
 
 def relu_forward(x, needs=(True,)):
-    """y = max(x, 0).  dx = dy where x > 0; where that is, is saved."""
+    """y = max(x, 0).  dx = dy where x > 0, else 0. Saved: for each entry, whether it is above 0."""
     xp = array_module(x)
     return xp.maximum(x, 0), x > 0 if needs[0] else None
 
@@ -97,18 +101,18 @@ def _sigmoid(xp, x):
 
 
 def _tanh_form(xp, x, y, slope):
-    """Fill `y`, and `slope` if it is wanted. `half` is (1 + t) / 2, `curve` starts as x²; both are reused."""
+    """Fill `y`, and `slope` if it is wanted. `half` becomes (1 + t) / 2; `curve` is x², then 2y (a + 3b x²)."""
     curve = x * x
-    half = curve * CUBIC
-    half += LINEAR
+    half = curve * GELU_B
+    half += GELU_A
     half *= x
     xp.tanh(half, out=half)
     half += 1
     half *= 0.5
     xp.multiply(x, half, out=y)
     if slope is not None:  # x (1 - t²) / 2 = 2 y (1 - half)
-        curve *= 6 * CUBIC
-        curve += 2 * LINEAR
+        curve *= 6 * GELU_B
+        curve += 2 * GELU_A
         curve *= y
         xp.subtract(1, half, out=slope)
         slope *= curve

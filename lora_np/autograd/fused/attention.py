@@ -1,6 +1,12 @@
 """Scaled dot-product attention, and self-attention on the packed output of one query-key-value projection.
 
-B batch, H heads, T queries, S keys, D head size, C = H·D channels.
+B batch, H heads of queries, K heads of keys and values, T queries, S keys, D head size, C = H·D channels.
+
+The plain formulas are in `reference.py`. Three things make the code here longer. Each saves time or memory on the
+scores, B·H·T·S numbers, which are among the largest arrays of a transformer:
+- Causal attention is cut into stripes of queries, so that most of the hidden scores are never computed.
+- Inside a stripe, as many sequences are worked on at once as fit the processor's cache.
+- The scores are not divided to make probabilities. The result, which is smaller, is divided instead.
 """
 
 import math
@@ -15,26 +21,30 @@ STRIPE = 128  # queries: at 1024 tokens a step took 742 ms with 128, 821 with 64
 def attention_forward(q, k, v, causal=True, scale=None, mask=None, key_mask=None, needs=(True, True, True), out=None):
     r"""O = P V,  P = softmax(s Q Kᵀ) row by row. (Vaswani et al., 2017, eq. 1.)
 
-    q (B, H, T, D), k and v (B, K, S, D) -> O (B, H, T, D); s is 1/√D unless given. With `causal`, query t sees keys
-    up to t + S - T only: the last query sees all, and S must be at least T. `key_mask` (B, S), if given, is False for
-    keys that nobody sees, such as padding. `mask` (B, H, T, S), if given, multiplies P: the dropout mask. `out` may
-    name the array to write to.
-
-    Where H = G·K, each head of k and v serves G heads of q that lie next to each other (grouped queries, Ainslie et
-    al., 2023). Their T queries each are one stack of G·T queries, so nothing is repeated, and k's gradient sums over
-    the group by itself. K = 1 is multi-query attention, K = H the usual one.
-
-    P = E / z: E holds the exponentials, z the sum of each row. T·S numbers are not divided by z; the T·D of O are.
-    Saved: E (at most B·H·T·S numbers), z, the mask, and of q, k, v what the gradients need.
+    q (B, H, T, D), k and v (B, K, S, D) -> O (B, H, T, D).
+    causal    query t sees the keys up to t + S - T. So the last query sees all keys, and S must be at least T.
+    scale     s; None for 1/√D.
+    mask      (B, H, T, S), or None: multiplies P. It is dropout's.
+    key_mask  (B, S), or None: False for keys that nobody sees, such as padding.
+    out       the array to write to, or None for a new one.
 
     Gradients, with P̃ = mask∘P and dP = mask∘(dO Vᵀ):
         dV = P̃ᵀ dO,    dS = P ∘ (dP - rowsum(dP∘P)),    dQ = s dS K,    dK = s dSᵀ Q.
-    The row sum is softmax's own: probabilities of a row add up to 1, so only differences in dP count.
-    With dO' = dO / z in the place of dO, E stands in the place of P, and the row sum is divided by z once more.
+    The row sum comes from softmax: the probabilities of a row add up to 1, so only differences in dP count.
 
-    Causal attention of more than STRIPE queries goes in stripes: each is attention to the keys up to its last query. Of
-    the scores that the causal mask would hide, most are then neither computed nor saved. k and v get the sum of the
-    stripes' gradients.
+    Grouped queries (Ainslie et al., 2023). H may be a multiple of K, H = G·K. Each head of k and v then serves G heads
+    of q that lie next to each other. Their queries are stacked into one matrix of G·T rows. So k and v need not be
+    repeated, and the products for dK and dV sum over the group by themselves. K = 1 is multi-query attention.
+
+    Division. Let E be the exponentials and z the sum of each row of E. Then P = E / z, and O = (E V) / z: this divides
+    T·D numbers instead of T·S. The backward has E in the place of P and dO / z in the place of dO. Only the row sum
+    then needs one more division by z.
+    Saved: E (at most B·H·T·S numbers), z, the mask, and those of q, k and v that the gradients need.
+
+    Stripes. Causal attention takes STRIPE queries at a time. The last query of a stripe sees the most keys. All later
+    keys are hidden from the whole stripe and are left out of its products: their scores are neither computed nor saved.
+    With many stripes and S = T that is nearly half of all scores. Every stripe gives gradients for the keys and values
+    that it saw; these are added up.
     """
     xp, (T, D), S = array_module(q), q.shape[2:], k.shape[2]
     scale = 1 / math.sqrt(D) if scale is None else scale
@@ -55,7 +65,8 @@ def attention_backward(dout, cache, out=(None, None, None)):
         (xp.empty(shape, dout.dtype) if given is None else given) if need else None
         for shape, need, given in zip(shapes, needs, out, strict=True)
     )
-    for number, (t, s, saved) in enumerate(reversed(stripes)):  # the last stripe has all keys; the others add to it
+    # The last stripe sees all keys: it goes first and fills dk and dv. The others add to them.
+    for number, (t, s, saved) in enumerate(reversed(stripes)):
         parts = [None if d is None else d[:, :, s] for d in (dk, dv)]
         if number > 0:
             parts = [None if d is None else xp.empty(d.shape, d.dtype) for d in parts]
@@ -68,7 +79,7 @@ def attention_backward(dout, cache, out=(None, None, None)):
 
 
 def query_stripes(T, S, causal):
-    """[(slice of the queries, slice of the keys up to the last of them)]; one stripe if not causal."""
+    """[(a stripe's queries, the keys that its last query sees)], both as slices; a single stripe if not causal."""
     if not causal:
         return [(slice(0, T), slice(0, S))]
     starts = range(0, max(T, 1), STRIPE)
@@ -76,7 +87,10 @@ def query_stripes(T, S, causal):
 
 
 def _stripe_forward(q, k, v, causal, scale, mask, key_mask, needs, out):
-    """Fill `out`; returns what the gradients need: (E, z, (q, k, v), mask)."""
+    """Attention of one stripe of queries: fill `out`, return what its gradients need, (E, z, (q, k, v), mask).
+
+    E (B, K, G·T, S), z (B, K, G·T, 1), where T and S count this stripe's queries and keys.
+    """
     xp, (B, H, T, _), (K, S) = array_module(q), q.shape, k.shape[1:3]
     stack = (K, H // K * T)
     hidden = _hidden(xp, causal, T, S, key_mask, q.dtype)
@@ -97,7 +111,7 @@ def _stripe_forward(q, k, v, causal, scale, mask, key_mask, needs, out):
 
 
 def _stripe_backward(dout, saved, scale, dq, dk, dv):
-    """Fill those of dq, dk, dv that are not None."""
+    """The gradients of one stripe: fill those of dq, dk, dv that are not None."""
     E, z, (q, k, v), mask = saved
     xp, stack = array_module(dout), E.shape[1:3]
     for i in blocks(len(E), E.itemsize * math.prod(E.shape[1:]), xp):
@@ -133,8 +147,8 @@ def _matmul_into(xp, a, b, out):
 def self_attention_forward(qkv, heads, causal=True, scale=None, mask=None, key_mask=None, needs=(True,)):
     """Attention of a sequence to itself. qkv (B, T, 3C), queries, keys and values side by side -> (B, T, C).
 
-    The heads are views: nothing is copied to split them, and the result is written where the heads lie side by
-    side again. The gradient's three parts are written into one array in the same way.
+    Nothing is copied to split the heads or to join them. q, k and v are views of qkv, and attention writes its result
+    into a view of y. In the same way the backward writes dq, dk and dv into views of one array, dqkv.
     """
     xp = array_module(qkv)
     B, T, width = qkv.shape
@@ -162,10 +176,12 @@ def head_views(x, heads, parts):
 
 
 def _hidden(xp, causal, T, S, key_mask, dtype):
-    """What to add to the scores of the last keys: 0 where query t may look at key s, else a number so low that e^score
-    is 0. (T, T), or (B, 1, 1, T, S) where the batch's rows differ, or None where all may be seen.
+    """What to add to the scores: 0 where a query sees the key, else a number so low that e^score becomes 0.
 
-    The number is finite: a query that sees nothing at all, which only padding is, gets some average instead of NaN.
+    None if every query sees every key. (T, T) with `causal` alone: it is for the last T keys, since every query sees
+    the keys before them. With a key_mask, which differs between sequences, (B, 1, 1, T, S), or T = 1 if not causal.
+    The low number is not -∞, because a query that sees no key would become NaN. Only padding can be such a query; it
+    gets some average.
     """
     seen, S = None, T if key_mask is None else S
     if causal and T > 1:
@@ -177,13 +193,17 @@ def _hidden(xp, causal, T, S, key_mask, dtype):
 
 
 def _exponentials_in_place(xp, scores, hidden, T):
-    """scores (b, K, G·T, S) -> e^(scores + hidden - m), where m is chosen so that nothing overflows, and no row ends up
-    with zeros only. Softmax does not depend on m, which may differ from row to row.
+    """scores (b, K, G·T, S) -> e^(scores + hidden - m), in place.
 
-    Usually m is the largest score of the row. Finding it is the slowest part of softmax for rows of a few hundred keys.
-    So where all scores lie close together, which two fast passes tell, their largest serves every row. (Then a row's
-    last digits depend on the rows beside it.) Close means: in float32 no exponential is below e^-44, and as many orders
-    of magnitude are left for what is made of it.
+    Softmax is the same for any m, and m may differ from row to row. It must be large enough that nothing overflows, and
+    small enough that no row becomes all zeros.
+
+    The largest score of each row is such an m. But for rows of a few hundred keys, finding it is the slowest part of
+    softmax. Two fast passes over all scores find the largest and the smallest of all. If these lie close together, the
+    largest serves as m for every row. The last digits of a row then depend on the rows beside it.
+
+    Close together means less than 44 apart in float32. Then no exponential is below e^-44, half way (in orders of
+    magnitude) from 1 to the smallest numbers. The other half is left for the products that follow.
     """
     m = None
     if xp is np and scores.size and (hidden is None or hidden.ndim == 2):  # no padding: each query sees some key

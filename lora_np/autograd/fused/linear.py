@@ -1,7 +1,8 @@
 r"""The linear layer, and the linear layer with a low-rank update beside it: LoRA's forward and backward.
 
-All leading axes of x are flattened first, so that each product is one large matrix product. `needs` says, in the
-order of the inputs (x, weight, bias, and for LoRA lora_A, lora_B), whose gradient will be asked for.
+The plain formulas are in `reference.py`. Here all leading axes of x are flattened first, so that each product is one
+large matrix product. `needs` says, in the order of the inputs (x, weight, bias, and for LoRA lora_A, lora_B), whose
+gradient will be asked for.
 """
 
 

@@ -1,4 +1,7 @@
-"""Cross-entropy: on logits, and on hidden states without ever holding all the logits."""
+"""Cross-entropy: on logits, and on hidden states without ever holding all the logits.
+
+The plain formulas are in `reference.py`. Here rows that do not count are left out before anything is computed.
+"""
 
 from typing import NamedTuple
 
@@ -12,8 +15,8 @@ CHUNK_BYTES = 1 << 26  # of logits at once. Each chunk reads the whole weight tw
 def cross_entropy_forward(logits, targets, ignore_index=-100, needs=(True,)):
     r"""loss = the mean over rows of -ln p[target], p = softmax(logits).
 
-    Rows whose target is `ignore_index` do not count. logits (N, V), targets (N,) integers -> a single value. Saved: p.
-    dlogits = dloss (p - onehot(target)) / n, with n the number of rows that count; 0 in the other rows.
+    logits (N, V), targets (N,) integers -> a single value. Rows whose target is `ignore_index` do not count. Saved: p.
+    dlogits = dloss (p - onehot(target)) / n in the n rows that count, 0 in the others.
     """
     xp = array_module(logits)
     rows, picked = counted_rows(targets, logits, ignore_index)
@@ -39,8 +42,8 @@ def linear_cross_entropy_forward(x, weight, targets, ignore_index=-100, needs=(T
     r"""loss = cross_entropy(x Wᵀ, targets) a few rows at a time: a language model's head and its loss in one.
 
     x (N, C), weight (V, C), targets (N,) -> a single value. With GPT-2's V = 50,257 the logits of 512 rows take 103 MB,
-    their gradient as much again. Here `chunk_bytes` of them exist at once: each chunk's gradient is taken while
-    it is there, and only dx (N, C) and, if asked for, dW (V, C) stay. Rows that do not count are skipped altogether.
+    and their gradient as much again. Here at most `chunk_bytes` of logits exist at once. Each chunk's gradient is
+    computed in its place, then used, and only dx (N, C) and dW (V, C) stay, as far as they are asked for.
 
     For a chunk with logits z = x Wᵀ:  dz = (softmax(z) - onehot) / n,  dx = dz W,  dW += dzᵀ x.
     Saved: dx and dW for dloss = 1; the backward multiplies them by dloss.
@@ -66,11 +69,11 @@ def linear_cross_entropy_forward(x, weight, targets, ignore_index=-100, needs=(T
     for d in (dx, dw):
         if d is not None:
             d *= 1 / n
-    return total / n, (spread(dx, rows, x.shape), dw)
+    return total / n, (scatter_rows(dx, rows, x.shape), dw)
 
 
 def chunk_rows(n, row_bytes, chunk_bytes):
-    """How many rows to work on at once: n in as few chunks of at most `chunk_bytes` as will do, all of one size."""
+    """How many rows to work on at once: n rows in as few chunks of at most `chunk_bytes` as can be, nearly alike."""
     chunks = max(1, -(-n // max(1, chunk_bytes // row_bytes)))
     return -(-n // chunks)
 
@@ -109,8 +112,8 @@ def _softmax_and_losses(xp, z, picked):
     return xp.log(sums[:, 0]) - at_target
 
 
-def spread(d, rows, shape):
-    """The rows' gradients at their places in an array of `shape`, zeros elsewhere."""
+def scatter_rows(d, rows, shape):
+    """Each row of d at its place in an array of `shape`, zeros in all other rows; None stays None."""
     if d is None or isinstance(rows, slice):
         return d
     full = array_module(d).zeros(shape, d.dtype)

@@ -1,4 +1,8 @@
-"""Normalisation of rows: LayerNorm, and RMSNorm, which leaves the mean alone."""
+"""Normalisation of rows: LayerNorm, and RMSNorm, which leaves the mean alone.
+
+The plain formulas are in `reference.py`. Here a block of rows goes through all steps while it is in the processor's
+cache, and 1/σ is saved in the place of σ.
+"""
 
 from ..backend import array_module, blocks
 

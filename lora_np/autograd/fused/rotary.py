@@ -1,4 +1,7 @@
-"""Rotary position embedding: where a token stands, told by turning its queries and keys."""
+"""Rotary position embedding: where a token stands, told by turning its queries and keys.
+
+The plain formulas are in `reference.py`. Here both halves of the result are written where they stay.
+"""
 
 from ..backend import array_module
 
@@ -9,8 +12,8 @@ def rotary_forward(x, cos, sin, heads, needs=(True,)):
     x (B, T, H·D), cos and sin (T, D/2), or (B, T, D/2) if rows stand at different positions -> y (B, H, T, D).
     Channel i is paired with channel i + D/2, as in Hugging Face's checkpoints:
         y₁ = x₁ cos - x₂ sin,      y₂ = x₂ cos + x₁ sin.
-    A turned query and a turned key have a dot product that depends on the distance between them alone. On the way,
-    heads come before positions: what attention wants. Nothing is saved but the angles.
+    The dot product of a turned query and a turned key depends on the distance between them alone. The result has
+    heads before positions, as attention wants them. Nothing is saved but the angles.
 
     Gradient: turning is undone by turning back, dx₁ = dy₁ cos + dy₂ sin, dx₂ = dy₂ cos - dy₁ sin.
     """

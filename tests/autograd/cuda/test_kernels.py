@@ -1,14 +1,12 @@
-"""Every CUDA pair against the NumPy pair of the same name, on odd shapes: results, gradients, what is left out."""
+"""Every CUDA pair against the plain formula of the same name, on odd shapes: results, gradients, what is left out."""
 
 import itertools
 
 import numpy as np
 import pytest
-from helpers import assert_close
+from helpers import assert_close, by_reference, pair
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-
-from lora_np.autograd import fused
 
 pytestmark = pytest.mark.gpu
 few = settings(
@@ -25,7 +23,7 @@ def arrays_of(*shapes, seed=0):
 
 
 def compare(name, arrays, *options, every_needs=True):
-    """The pair in CUDA and in NumPy, for every choice of the gradients that are asked for."""
+    """The pair in CUDA and its plain formula in float64, for every choice of the gradients that are asked for."""
     import cupy
 
     from lora_np.autograd import cuda
@@ -33,20 +31,20 @@ def compare(name, arrays, *options, every_needs=True):
     def on_gpu(x):
         return cupy.asarray(x) if isinstance(x, np.ndarray) else x
 
+    expected, plain_backward = by_reference(name, arrays, *options)
+    dout = np.random.default_rng(1).standard_normal(np.shape(expected)).astype(np.float32)
+    gradients = plain_backward(dout)
     given_ones = [a is not None for a in arrays]
     choices = itertools.product(*((True, False) if g else (False,) for g in given_ones))
     for needs in choices if every_needs else [given_ones]:
-        expected, cache = getattr(fused, f"{name}_forward")(*arrays, *options, needs=tuple(needs))
         before = [None if a is None else cupy.asarray(a) for a in arrays]
         copies = [None if a is None else a.copy() for a in before]
-        found, gpu_cache = getattr(cuda, f"{name}_forward")(*copies, *map(on_gpu, options), needs=tuple(needs))
+        forward, backward = pair(cuda, name)
+        found, cache = forward(*copies, *map(on_gpu, options), needs=tuple(needs))
         assert found.dtype == np.float32
-        assert_close(found, np.asarray(expected), **CLOSE)
+        assert_close(found, expected, **CLOSE)
         if any(needs):
-            dout = np.random.default_rng(1).standard_normal(np.shape(expected)).astype(np.float32)
-            gradients = getattr(fused, f"{name}_backward")(dout, cache)
-            on_device = getattr(cuda, f"{name}_backward")(cupy.asarray(dout), gpu_cache)
-            for need, d, other in zip(needs, gradients, on_device, strict=True):
+            for need, d, other in zip(needs, gradients, backward(cupy.asarray(dout), cache), strict=True):
                 assert (other is not None) == need
                 if need:
                     assert other.dtype == np.float32
@@ -256,11 +254,11 @@ def test_numbers_that_do_not_begin_at_multiples_of_16_bytes():
 
     x, weight, bias, qkv = arrays_of((6, 8), (4, 8), 4, (2, 5, 3 * 2 * 4))
     y, _ = cuda.linear_forward(*map(shifted, (x, weight, bias)))
-    assert_close(y, fused.linear_forward(x, weight, bias)[0], **CLOSE)
+    assert_close(y, by_reference("linear", (x, weight, bias))[0], **CLOSE)
     y, _ = cuda.self_attention_forward(shifted(qkv), 2)
-    assert_close(y, fused.self_attention_forward(qkv, 2)[0], **CLOSE)
+    assert_close(y, by_reference("self_attention", [qkv], 2)[0], **CLOSE)
     y, _ = cuda.cross_entropy_forward(shifted(x), np.arange(6))
-    assert_close(y, fused.cross_entropy_forward(x, np.arange(6))[0], **CLOSE)
+    assert_close(y, by_reference("cross_entropy", [x], np.arange(6))[0], **CLOSE)
 
 
 def test_inputs_that_are_not_contiguous():
@@ -272,14 +270,14 @@ def test_inputs_that_are_not_contiguous():
     strided = cupy.asarray(x)[::2, ::2]
     assert_close(
         cuda.layer_norm_forward(strided, *map(cupy.asarray, (w, b)))[0],
-        fused.layer_norm_forward(x[::2, ::2], w, b)[0],
+        by_reference("layer_norm", (x[::2, ::2], w, b))[0],
         **CLOSE,
     )
-    assert_close(cuda.gelu_forward(strided.T)[0], fused.gelu_forward(x[::2, ::2].T)[0], **CLOSE)
+    assert_close(cuda.gelu_forward(strided.T)[0], by_reference("gelu", [x[::2, ::2].T])[0], **CLOSE)
     weight = arrays_of((5, 3))[0]
     assert_close(
         cuda.linear_forward(strided, cupy.asarray(weight), None)[0],
-        fused.linear_forward(x[::2, ::2], weight, None)[0],
+        by_reference("linear", (x[::2, ::2], weight, None))[0],
         **CLOSE,
     )
 

@@ -5,17 +5,13 @@ import math
 
 import numpy as np
 import pytest
-from helpers import assert_close, check_direction, check_gradients, check_pair, compare_with_torch, examples
-from hypothesis import given
-from hypothesis import strategies as st
+from helpers import assert_close, check_gradients, check_pair, compare_with_torch
 
 from lora_np import manual_seed
 from lora_np.autograd import Tensor, fused
 from lora_np.autograd import functional as F
 from lora_np.autograd.backend import to_numpy
 
-PAIR = fused.attention_forward, fused.attention_backward
-SELF_PAIR = fused.self_attention_forward, fused.self_attention_backward
 SIZES = [(1, 1, 1, 1, 2), (2, 2, 3, 3, 2), (1, 2, 2, 5, 3), (2, 1, 1, 4, 2), (1, 1, 4, 4, 1)]  # B, H, T, S, D
 
 
@@ -47,7 +43,7 @@ def test_attention(xp, rng, sizes, masked, scale, causal):
     mask = xp.asarray(rng.integers(0, 2, sizes[:4]) / 0.5) if masked else None
     out, _ = fused.attention_forward(*arrays, causal, scale, mask)
     assert_close(out, formula(*arrays, causal, 1 / math.sqrt(sizes[4]) if scale is None else scale, mask))
-    check_pair(*PAIR, arrays, causal, scale, mask)
+    check_pair("attention", arrays, causal, scale, mask)
 
 
 @pytest.mark.parametrize("causal", [True, False])
@@ -64,7 +60,7 @@ def test_self_attention(xp, rng, heads, scale, masked, causal):
     assert_close(y, expected.swapaxes(1, 2).reshape(B, T, heads * D))
     if not masked:
         assert_close(F.self_attention(Tensor(qkv), heads, causal, scale), y)
-    check_pair(*SELF_PAIR, [qkv], heads, causal, scale, mask)
+    check_pair("self_attention", [qkv], heads, causal, scale, mask)
 
 
 def test_the_future_has_no_influence(xp, rng):
@@ -109,20 +105,6 @@ def test_scores_close_together_and_far_apart(xp, rng, far_apart, causal):
         assert np.isfinite(to_numpy(d)).all()
 
 
-def test_more_sequences_than_one_block(xp, rng):
-    sizes = (3, 2, 130, 130, 4)  # each sequence's probabilities take 270 kB: one block each
-    arrays = inputs(rng, xp, *sizes)
-    y, cache = fused.attention_forward(*arrays)
-    dy = xp.asarray(rng.standard_normal(y.shape))
-    gradients = fused.attention_backward(dy, cache)
-    assert_close(y, formula(*arrays, True, 0.5))
-    for i in range(3):
-        one = slice(i, i + 1)
-        _, cache = fused.attention_forward(*(a[one] for a in arrays))
-        for d, alone in zip(gradients, fused.attention_backward(dy[one], cache), strict=True):
-            assert_close(d[one], alone)
-
-
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("which", ["attention", "self_attention"])
 def test_gradients_with_dropout(xp, rng, which, causal):
@@ -158,22 +140,6 @@ def test_an_empty_batch(xp, which):
         check_gradients(lambda qkv: F.self_attention(qkv, 2), xp.ones((0, 3, 12)))
 
 
-@examples
-@given(
-    B=st.integers(1, 2),
-    H=st.integers(1, 3),
-    T=st.integers(1, 4),
-    more=st.integers(0, 3),
-    D=st.integers(1, 3),
-    causal=st.booleans(),
-)
-def test_any_sizes(xp, B, H, T, more, D, causal):
-    arrays = inputs(np.random.default_rng(0), xp, B, H, T, T + more, D)
-    out = F.attention(*map(Tensor, arrays), causal=causal)
-    assert_close(out, formula(*arrays, causal, 1 / math.sqrt(D)))
-    check_direction(lambda *inputs: F.attention(*inputs, causal=causal), *arrays)
-
-
 @pytest.mark.parametrize("stripe", [1, 2, 3, 5])
 @pytest.mark.parametrize("masked", [False, True])
 @pytest.mark.parametrize(("heads", "kv_heads"), [(2, 2), (4, 2)])
@@ -200,7 +166,7 @@ def test_stripes_of_queries_are_the_whole(xp, rng, monkeypatch, stripe, masked, 
                 if needed:
                     assert_close(d, other)
     if not masked:
-        check_pair(*PAIR, [q, k, v], True)
+        check_pair("attention", [q, k, v], True)
 
 
 @pytest.mark.parity
@@ -244,14 +210,14 @@ def test_grouped_queries_are_repeated_keys_and_values(xp, rng, heads, kv_heads, 
     out, _ = fused.attention_forward(q, k, v, causal, None, mask)
     repeated = [np.repeat(to_numpy(a), heads // kv_heads, axis=1) for a in (k, v)]
     assert_close(out, formula(q, *repeated, causal, 1 / math.sqrt(D), mask))
-    check_pair(*PAIR, [q, k, v], causal, None, mask)
+    check_pair("attention", [q, k, v], causal, None, mask)
 
 
 def test_grouped_queries_that_are_not_contiguous(xp, rng):
     """As in a model: heads were split off by views, and the gradient comes in another order of axes."""
     q = xp.asarray(rng.standard_normal((2, 3, 4, 2))).swapaxes(1, 2)  # (B, T, H, D) -> (B, H, T, D)
     k, v = (xp.asarray(rng.standard_normal((2, 3, 2, 2))).swapaxes(1, 2) for _ in range(2))
-    check_pair(*PAIR, [q, k, v])
+    check_pair("attention", [q, k, v])
 
 
 @pytest.mark.parametrize("causal", [True, False])
@@ -266,7 +232,7 @@ def test_hidden_keys_are_as_good_as_absent(xp, rng, heads, kv_heads, causal):
     assert_close(out[:1, :, 2:], alone)
     assert_close(out[1:], fused.attention_forward(q[1:], k[1:], v[1:], causal)[0])
     key_mask[0] = [True, False, True, True]  # so that no query sees nothing: its result would be arbitrary
-    check_pair(*PAIR, [q, k, v], causal, None, None, xp.asarray(key_mask))
+    check_pair("attention", [q, k, v], causal, None, None, xp.asarray(key_mask))
 
 
 def test_a_query_that_sees_nothing_is_not_nan(xp, rng):
