@@ -11,8 +11,16 @@ import sys
 import types
 import warnings
 
-MOVED = {}  # {old module: (new modules, ...)}, all without the leading "lora_np."
-RENAMED = {}  # {"old module.old name": "new name"}, the old module as in MOVED or still in its place
+MOVED = {  # {old module: (new modules, ...)}, all without the leading "lora_np."
+    "models.auto": ("models.loading.auto",),
+    "models.checkpoints": ("models.loading.checkpoints",),
+    "models.fetch": ("models.loading.fetch",),
+    "models.gguf": ("models.loading.gguf",),
+    "models.sampling": ("models.generation.sampling",),
+}
+RENAMED = {  # {"old module.old name": "new name"}, the old module as in MOVED or still in its place
+    "models.gguf.NAMES": "TENSOR_NAMES",
+}
 
 
 class _MovedModule(types.ModuleType):

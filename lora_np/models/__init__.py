@@ -1,10 +1,10 @@
 """Language models, their files, their tokenizers, and generating text."""
 
 from ..aliases import moved_names
-from .auto import AutoModelForCausalLM, AutoTokenizer
-from .context import KVCache
 from .gpt2 import GPT2Config, GPT2LMHeadModel
+from .kv_cache import KVCache
 from .llama import LlamaConfig, LlamaForCausalLM
+from .loading import AutoModelForCausalLM, AutoTokenizer
 from .tokenizers import ByteTokenizer, PretrainedTokenizer
 
 __getattr__ = moved_names(__name__)

@@ -4,7 +4,6 @@ Configuration fields and parameter names are Hugging Face's, so that checkpoints
 Shapes: B batch, T time, C channels (n_embd), H heads, D head size (C = H·D), V vocabulary.
 """
 
-import dataclasses
 from dataclasses import dataclass
 
 from .. import nn
@@ -13,11 +12,13 @@ from ..autograd.fused import head_views
 from ..autograd.tensor import data
 from .activations import ACTIVATIONS, check_activation
 from .causal_lm import CausalLM
+from .config import ModelConfig
 from .context import run_block
+from .initialisation import init_weights
 
 
 @dataclass
-class GPT2Config:
+class GPT2Config(ModelConfig):
     """The shape of a GPT-2, under the names of Hugging Face's config.json. The defaults are the 124M model's."""
 
     vocab_size: int = 50257
@@ -39,29 +40,18 @@ class GPT2Config:
     eos_token_id: int | None = None
 
     model_type = "gpt2"
+    architecture = "GPT2LMHeadModel"
 
     def __post_init__(self):
-        for name in ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head"):
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
-                raise ValueError(f"{name} must be a positive integer, got {getattr(self, name)!r}")
+        self.check_sizes("vocab_size", "n_positions", "n_embd", "n_layer", "n_head")
         if self.n_embd % self.n_head:
-            raise ValueError(f"n_embd = {self.n_embd} can not be shared equally by n_head = {self.n_head} heads")
+            raise ValueError(f"n_embd = {self.n_embd} cannot be shared equally by n_head = {self.n_head} heads")
         check_activation(self.activation_function, "activation_function")
 
     @property
     def max_position_embeddings(self):
         """The context, under the name that other models have for it."""
         return self.n_positions
-
-    def to_dict(self):
-        """The fields of config.json."""
-        return {"model_type": self.model_type, "architectures": ["GPT2LMHeadModel"], **dataclasses.asdict(self)}
-
-    @classmethod
-    def from_dict(cls, fields):
-        """From the fields of a config.json; those that say nothing about the computation are passed over."""
-        names = {field.name for field in dataclasses.fields(cls)}
-        return cls(**{name: value for name, value in fields.items() if name in names})
 
 
 class GPT2Attention(nn.Module):
@@ -97,7 +87,7 @@ class GPT2Attention(nn.Module):
 
 
 class GPT2MLP(nn.Module):
-    """Each position by itself: widen, bend, narrow."""
+    """Each position by itself: expand, bend, narrow."""
 
     def __init__(self, config):
         C, inner = config.n_embd, config.n_inner or 4 * config.n_embd
@@ -155,12 +145,10 @@ class GPT2LMHeadModel(CausalLM):
         self._init_weights()
 
     def _init_weights(self):
-        """GPT-2's start: normal weights, those that write to the residual stream smaller the more of them there are."""
+        """Normal weights, smaller where a layer writes to the residual stream, the more of these layers there are."""
         std, depth = self.config.initializer_range, self.config.n_layer
-        for name, p in self.named_parameters():
-            if name.endswith("weight") and p.ndim == 2:
-                residual = name.endswith("c_proj.weight")
-                p.data = nn.normal(p.shape, std / (2 * depth) ** 0.5 if residual else std)
+        residual = [layer for block in self.transformer.h for layer in (block.attn.c_proj, block.mlp.c_proj)]
+        init_weights(self, std, dict.fromkeys(residual, std / (2 * depth) ** 0.5))
 
     def get_input_embeddings(self):
         return self.transformer.wte

@@ -6,7 +6,6 @@ Shapes: B batch, T time, C channels (hidden_size), H heads of queries, K heads o
 queries and keys, a gated MLP, and one head of keys and values for several heads of queries.
 """
 
-import dataclasses
 from dataclasses import dataclass
 
 import numpy as np
@@ -17,12 +16,14 @@ from ..autograd import functional as F
 from ..autograd.layout import Checked
 from .activations import ACTIVATIONS, check_activation
 from .causal_lm import CausalLM
+from .config import ModelConfig
 from .context import run_block
+from .initialisation import init_weights
 from .rope import check_rope, inverse_frequencies, rope_parameters
 
 
 @dataclass
-class LlamaConfig:
+class LlamaConfig(ModelConfig):
     """The shape of a Llama, under the names of Hugging Face's config.json. The defaults are Transformers'."""
 
     vocab_size: int = 32000
@@ -46,35 +47,28 @@ class LlamaConfig:
     pad_token_id: int | None = None
 
     model_type = "llama"
+    architecture = "LlamaForCausalLM"
 
     def __post_init__(self):
         self.num_key_value_heads = self.num_key_value_heads or self.num_attention_heads
         sizes = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-        for name in (*sizes, "num_key_value_heads", "max_position_embeddings"):
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
-                raise ValueError(f"{name} must be a positive integer, got {getattr(self, name)!r}")
+        self.check_sizes(*sizes, "num_key_value_heads", "max_position_embeddings")
         H, K = self.num_attention_heads, self.num_key_value_heads
         if H % K:
-            raise ValueError(f"num_attention_heads = {H} can not be shared equally by num_key_value_heads = {K}")
+            raise ValueError(f"num_attention_heads = {H} cannot be shared equally by num_key_value_heads = {K}")
         if self.head_dim is None:
             if self.hidden_size % H:
-                raise ValueError(f"hidden_size = {self.hidden_size} can not be shared equally by {H} heads")
+                raise ValueError(f"hidden_size = {self.hidden_size} cannot be shared equally by {H} heads")
             self.head_dim = self.hidden_size // H
         if self.head_dim < 2 or self.head_dim % 2:
             raise ValueError(f"head_dim must be even, rotary positions turn pairs of channels; got {self.head_dim}")
         check_activation(self.hidden_act, "hidden_act")
         self.rope_parameters = check_rope(self.rope_parameters or {})
 
-    def to_dict(self):
-        """The fields of config.json."""
-        return {"model_type": self.model_type, "architectures": ["LlamaForCausalLM"], **dataclasses.asdict(self)}
-
     @classmethod
     def from_dict(cls, fields):
         """From the fields of a config.json; those that say nothing about the computation are passed over."""
-        names = {field.name for field in dataclasses.fields(cls)}
-        known = {name: value for name, value in fields.items() if name in names}
-        return cls(**{**known, "rope_parameters": rope_parameters(fields)})
+        return super().from_dict({**fields, "rope_parameters": rope_parameters(fields)})
 
 
 class LlamaRotaryEmbedding:
@@ -124,7 +118,7 @@ class LlamaAttention(nn.Module):
 
 
 class LlamaMLP(nn.Module):
-    """Each position by itself: widen twice, let one gate the other, narrow."""
+    """Each position by itself: expand twice, let one gate the other, narrow."""
 
     def __init__(self, config):
         C, inner, bias = config.hidden_size, config.intermediate_size, config.mlp_bias
@@ -181,15 +175,7 @@ class LlamaForCausalLM(CausalLM):
         self.model = LlamaModel(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self._tie_weights()
-        self._init_weights()
-
-    def _init_weights(self):
-        """Normal weights, biases zero."""
-        for name, p in self.named_parameters():
-            if name.endswith("weight") and p.ndim == 2:
-                p.data = nn.normal(p.shape, self.config.initializer_range)
-            elif name.endswith("bias"):
-                p.data = np.zeros(p.shape, np.float32)
+        init_weights(self, config.initializer_range)
 
     def get_input_embeddings(self):
         return self.model.embed_tokens

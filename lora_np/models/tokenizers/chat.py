@@ -23,7 +23,7 @@ def render(template, messages, add_generation_prompt=False, tools=None, variable
     try:
         return compiled.render(**{**values, "add_generation_prompt": add_generation_prompt, **(variables or {})})
     except Exception as error:  # a template is a program: whatever it does wrong, it says so here
-        raise ValueError(f"the chat template can not render these messages: {error}") from error
+        raise ValueError(f"the chat template cannot render these messages: {error}") from error
 
 
 @functools.lru_cache(maxsize=16)

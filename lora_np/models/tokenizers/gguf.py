@@ -7,7 +7,7 @@ from .load import byte_level_bpe, surround
 from .pretrained import PretrainedTokenizer
 
 CONTROL, USER_DEFINED = 3, 4  # token types: special ones, and added ones that are text
-NAMES = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}  # ours: GGUF's
+SPECIAL_TOKENS = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}  # ours: GGUF's
 
 
 class Rule(NamedTuple):
@@ -45,7 +45,7 @@ def tokenizer_from_gguf(metadata):
     tokens = _list(metadata, "tokens", str)
     backend = byte_level_bpe(_vocabulary(tokens), _merges(metadata), ignore_merges=rule.whole_pieces)
     _set_rule(backend, rule)
-    config = {f"{name}_token": _special(metadata, key, tokens) for name, key in NAMES.items()}
+    config = {f"{name}_token": _special(metadata, key, tokens) for name, key in SPECIAL_TOKENS.items()}
     _add_tokens(backend, tokens, _types(metadata, len(tokens)), set(config.values()))
     bos, eos = config["bos_token"], config["eos_token"]
     adds_bos = _value(metadata, "add_bos_token", bool, rule.adds_bos)

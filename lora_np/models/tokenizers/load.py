@@ -15,7 +15,7 @@ def load_tokenizer(directory):
     """The tokenizer in a directory: a `ByteTokenizer` where tokenizer_config.json says so, else a `PretrainedTokenizer`
     from tokenizer.json, or from GPT-2's older pair vocab.json and merges.txt.
 
-    FileNotFoundError if there is none of them; ValueError, with the file's name, for one that can not be read.
+    FileNotFoundError if there is none of them; ValueError, with the file's name, for one that cannot be read.
     """
     directory = Path(directory)
     config = _read_if_there(directory / "tokenizer_config.json")
@@ -132,7 +132,7 @@ def _with_special_tokens(directory, config, backend):
         config = _add_tokens(backend, config, _read_if_there(directory / "added_tokens.json"))
     except (TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ValueError(
-            f"the special tokens in {directory} can not be read (from tokenizer_config.json, special_tokens_map.json "
+            f"the special tokens in {directory} cannot be read (from tokenizer_config.json, special_tokens_map.json "
             f"or added_tokens.json): {error}"
         ) from None
     if not (directory / "tokenizer.json").is_file():  # that file has a rule of its own

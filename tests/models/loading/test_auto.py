@@ -13,7 +13,7 @@ from lora_helpers import refusal, snapshot, tiny_llama, tiny_model
 
 from lora_np import AutoModelForCausalLM, AutoTokenizer, ByteTokenizer, GPT2LMHeadModel
 from lora_np.autograd import backend
-from lora_np.models.auto import TINY_PYTHON, resolve
+from lora_np.models.loading.auto import TINY_PYTHON, resolve
 
 
 @pytest.fixture(scope="module")
@@ -157,7 +157,7 @@ def test_a_model_that_the_hub_gives_to_some_only(ask):
 
 
 UNREACHABLE = (
-    "there is no directory 'owner/model', and the Hugging Face hub can not be reached to look for a model of this "
+    "there is no directory 'owner/model', and the Hugging Face hub cannot be reached to look for a model of this "
     "name: give a path, or try again with a network"
 )
 

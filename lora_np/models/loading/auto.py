@@ -5,10 +5,10 @@ import re
 from importlib import resources
 from pathlib import Path
 
-from ..storage import open_gguf, read_json
+from ...storage import open_gguf, read_json
+from ..tokenizers import load_tokenizer, tokenizer_from_gguf
 from . import fetch
 from .checkpoints import gguf_fields, load_pretrained
-from .tokenizers import load_tokenizer, tokenizer_from_gguf
 
 TINY_PYTHON = "tiny-python"  # the shipped base: a byte-level GPT pretrained on the standard library's source
 HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "merges.txt"]
@@ -21,7 +21,7 @@ def resolve(name_or_path, gguf_file=None):
     ("owner/model"), which is downloaded. FileNotFoundError, in one sentence, if it is none of these.
     """
     name, path = str(name_or_path), Path(name_or_path)
-    shipped = resources.files(__package__) / "pretrained" / name
+    shipped = resources.files("lora_np.models") / "pretrained" / name
     if name == TINY_PYTHON and shipped.is_dir():
         return Path(str(shipped))
     if path.is_dir() or path.suffix == ".gguf":
@@ -71,7 +71,7 @@ def _from_hub(name, gguf_file):
         raise FileNotFoundError(f"{missing} no such model on the Hugging Face hub") from None
     except Exception:  # without a network, behind a broken proxy, ...: errors of several libraries
         raise FileNotFoundError(
-            f"{missing} the Hugging Face hub can not be reached to look for a model of this name: "
+            f"{missing} the Hugging Face hub cannot be reached to look for a model of this name: "
             "give a path, or try again with a network"
         ) from None
 

@@ -8,7 +8,7 @@ import re
 
 import numpy as np
 
-from .rope import inverse_frequencies
+from ..rope import inverse_frequencies
 
 LLAMA_NAMES = {
     "token_embd": "model.embed_tokens",
@@ -36,7 +36,7 @@ GPT2_NAMES = {
     "ffn_up": "mlp.c_fc",
     "ffn_down": "mlp.c_proj",
 }
-NAMES = {"llama": (LLAMA_NAMES, "model.layers"), "gpt2": (GPT2_NAMES, "transformer.h")}
+TENSOR_NAMES = {"llama": (LLAMA_NAMES, "model.layers"), "gpt2": (GPT2_NAMES, "transformer.h")}
 ROPE_FACTORS = "rope_freqs.weight"
 # Llama 3's stretching in GGUF is one number for each pair of channels; these are the settings it was made from.
 LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
@@ -44,7 +44,7 @@ LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_positio
 
 def hugging_face_name(architecture, name):
     """ "blk.3.attn_q.weight" -> "model.layers.3.self_attn.q_proj.weight". ValueError for a name that is not known."""
-    names, blocks = NAMES[architecture]
+    names, blocks = TENSOR_NAMES[architecture]
     found = re.fullmatch(r"(?:blk\.(\d+)\.)?(\w+)\.(weight|bias)", name)
     if not found or found[2] not in names:
         raise ValueError(f"tensor {name!r} is not one of a {architecture} model")
@@ -99,8 +99,8 @@ class _Settings:
 
     def __init__(self, file):
         self.metadata, self.architecture = file.metadata, file.metadata.get("general.architecture")
-        if not isinstance(self.architecture, str) or self.architecture not in NAMES:
-            known = ", ".join(NAMES)
+        if not isinstance(self.architecture, str) or self.architecture not in TENSOR_NAMES:
+            known = ", ".join(TENSOR_NAMES)
             raise ValueError(f"general.architecture {self.architecture!r} is not known ({known})")
 
     def get(self, name, kind=int, default=None):

