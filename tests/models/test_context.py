@@ -8,6 +8,7 @@ from model_helpers import LENGTHS, assert_gradients_are_slopes, assert_is_transf
 from lora_np import Tensor
 from lora_np.models.context import Context
 
+IDS = np.array([[1, 2], [3, 4]])
 MAKERS = {"gpt2": tiny_model, "llama": tiny_llama}
 
 

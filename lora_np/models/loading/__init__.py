@@ -1,4 +1,4 @@
-"""Models from files. auto.py: by name or path; checkpoints.py: directories; gguf.py: GGUF; fetch.py: what pip can bring."""
+"""Models from files: auto.py (by name or path), checkpoints.py (directories), gguf.py, fetch.py (what pip brings)."""
 
 from .auto import AutoModelForCausalLM, AutoTokenizer
 from .checkpoints import load_pretrained

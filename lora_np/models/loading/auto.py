@@ -5,6 +5,7 @@ import re
 from importlib import resources
 from pathlib import Path
 
+from ...extras import require
 from ...storage import open_gguf, read_json
 from ..tokenizers import load_tokenizer, tokenizer_from_gguf
 from . import fetch
@@ -51,15 +52,11 @@ def _unknown(name):
 def _from_hub(name, gguf_file):
     """The directory that a model on the hub was downloaded to: the files that are needed, no pickles."""
     missing = f"there is no directory {name!r}, and"
+    hub = require("huggingface_hub", f"{missing} downloading a model", "hub")
+    from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
+
     try:
-        from huggingface_hub import snapshot_download
-        from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
-    except ImportError as error:
-        raise ImportError(
-            f"{missing} models are downloaded with the huggingface_hub package: pip install huggingface_hub"
-        ) from error
-    try:
-        return Path(snapshot_download(name, allow_patterns=[gguf_file] if gguf_file else HUB_FILES))
+        return Path(hub.snapshot_download(name, allow_patterns=[gguf_file] if gguf_file else HUB_FILES))
     except HFValidationError:
         raise _unknown(name) from None
     except GatedRepoError:

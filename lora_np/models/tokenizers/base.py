@@ -5,7 +5,7 @@ import abc
 import numpy as np
 
 from ...autograd.backend import to_numpy
-from .stream import stream_text
+from ...extras import require
 
 SIDES = ("left", "right")
 PADDINGS = (False, True, "longest", "max_length")
@@ -49,6 +49,10 @@ class BaseTokenizer(abc.ABC):
         """The text of a list of ids, each of which is in the vocabulary."""
 
     @abc.abstractmethod
+    def _decode_stream(self, ids, skip_special_tokens):
+        """Yield the text of an iterator of ids, each of which is in the vocabulary, in whole characters."""
+
+    @abc.abstractmethod
     def _token(self, i):
         """The token whose id is `i`."""
 
@@ -87,8 +91,7 @@ class BaseTokenizer(abc.ABC):
 
         A piece never ends inside a character: bytes wait until their character is whole.
         """
-        skipped = frozenset(self.all_special_ids if skip_special_tokens else ())
-        return stream_text(self.decode, (i for i in map(int, ids) if i not in skipped))
+        return self._decode_stream((self._row(int(i))[0] for i in ids), skip_special_tokens)
 
     def convert_ids_to_tokens(self, ids):
         """The token of one id (a str), or of each id of a row (a list)."""
@@ -139,10 +142,11 @@ class BaseTokenizer(abc.ABC):
         Returns what a call of the tokenizer gives for one text, or the str with tokenize=False. The special tokens are
         in the template itself; none are added. ValueError if there is no template, or it refuses the messages.
         """
-        from .chat import render  # Jinja is loaded by those who chat
-
         if self.chat_template is None:
             raise ValueError("this tokenizer has no chat template: its model is not trained on chats")
+        require("jinja2", "a chat template", "text")  # Jinja is loaded by those who chat
+        from .chat import render
+
         names = ("bos_token", "eos_token", "unk_token", "pad_token")
         special = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         text = render(self.chat_template, messages, add_generation_prompt, tools, {**special, **variables})

@@ -1,5 +1,6 @@
 """The smallest tokenizer there is."""
 
+import codecs
 from pathlib import Path
 
 from ...storage import write_json
@@ -38,6 +39,14 @@ class ByteTokenizer(BaseTokenizer):
         """Bytes that are not valid UTF-8, such as half a character, show as U+FFFD."""
         kept = (i for i in ids if i != self.eos_token_id) if skip_special_tokens else ids
         return bytes(kept).decode("utf-8", errors="replace")
+
+    def _decode_stream(self, ids, skip_special_tokens):
+        decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        for i in ids:
+            if not (skip_special_tokens and i == self.eos_token_id) and (piece := decoder.decode(bytes([i]))):
+                yield piece
+        if rest := decoder.decode(b"", final=True):
+            yield rest
 
     def _token(self, i):
         return chr(i)

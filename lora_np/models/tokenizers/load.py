@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from ...extras import require
 from ...storage import existing, read_json
 from .byte import ByteTokenizer
 from .pretrained import PretrainedTokenizer
@@ -34,13 +35,12 @@ def byte_level_bpe(vocab, merges, **options):
 
     `vocab`: {token: id}, `merges`: pairs of tokens, best first. ValueError if a merge has an unknown token.
     """
-    from tokenizers import Tokenizer, decoders, models
-
+    tokenizers = _library()
     try:
-        backend = Tokenizer(models.BPE(vocab=vocab, merges=merges, **options))
+        backend = tokenizers.Tokenizer(tokenizers.models.BPE(vocab=vocab, merges=merges, **options))
     except Exception as error:  # the library raises nothing more special
         raise ValueError(f"vocabulary and merges do not fit: {error}") from None
-    backend.decoder = decoders.ByteLevel()
+    backend.decoder = tokenizers.decoders.ByteLevel()
     return backend
 
 
@@ -53,6 +53,11 @@ def surround(backend, bos, eos):
         backend.post_processor = processors.TemplateProcessing(
             single=[token for token in (bos, "$A", eos) if token is not None], special_tokens=special
         )
+
+
+def _library():
+    """The tokenizers package. Whoever makes a backend asks for it here first."""
+    return require("tokenizers", "a pretrained tokenizer", "text")
 
 
 def _backend(directory, config):
@@ -71,18 +76,16 @@ def _backend(directory, config):
 
 
 def _read_tokenizer_json(path):
-    from tokenizers import Tokenizer
-
+    tokenizers = _library()
     try:
-        return Tokenizer.from_str(path.read_text(encoding="utf-8"))
+        return tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
     except Exception as error:  # the library raises nothing more special
         raise ValueError(f"{path} is not a readable tokenizer.json: {error}") from None
 
 
 def _read_gpt2(directory, config):
     """vocab.json and merges.txt, with GPT-2's splitting rule."""
-    from tokenizers import pre_tokenizers
-
+    tokenizers = _library()
     if (name := config.get("tokenizer_class", GPT2_CLASSES[0])) not in GPT2_CLASSES:
         raise ValueError(f"{directory} has no tokenizer.json, and vocab.json with merges.txt is not enough for {name}")
     vocab, path = read_json(directory / "vocab.json"), directory / "merges.txt"
@@ -92,7 +95,9 @@ def _read_gpt2(directory, config):
         backend = byte_level_bpe(vocab, _read_merges(path))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=bool(config.get("add_prefix_space", False)))
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(
+        add_prefix_space=bool(config.get("add_prefix_space", False))
+    )
     return backend
 
 

@@ -114,6 +114,34 @@ class PretrainedTokenizer(BaseTokenizer):
     def _decode(self, ids, skip_special_tokens):
         return self.backend.decode(ids, skip_special_tokens=skip_special_tokens)
 
+    def _decode_stream(self, ids, skip_special_tokens):
+        """`DecodeStream` of the tokenizers library does the work. Ours is only what it leaves undone.
+
+        At the end, half a character comes out: it would wait for the rest. And in a vocabulary with single bytes for
+        rare characters (Llama 2's), bytes that never make a character turn those beside them into U+FFFD as well, which
+        it takes for an error. What is out stays then, and the text goes on behind it.
+        """
+        from tokenizers.decoders import DecodeStream
+
+        stream = DecodeStream(skip_special_tokens=skip_special_tokens)
+        seen, done = [], 0  # all ids so far, and for how many of them the text is out
+        for i in ids:
+            seen.append(i)
+            try:
+                piece = stream.step(self.backend, i)
+            except Exception:  # the library raises nothing more special
+                piece = self._text_after(seen, done, skip_special_tokens)
+                stream = DecodeStream(ids=[i], skip_special_tokens=skip_special_tokens)
+            if piece:
+                done = len(seen)
+                yield piece
+        if rest := self._text_after(seen, done, skip_special_tokens):
+            yield rest
+
+    def _text_after(self, ids, done, skip_special_tokens):
+        """The text of `ids` behind that of the first `done`."""
+        return self._decode(ids, skip_special_tokens)[len(self._decode(ids[:done], skip_special_tokens)) :]
+
     def _token(self, i):
         return self.backend.id_to_token(i)
 

@@ -1,6 +1,7 @@
 """Chat templates: the text that Transformers makes of a conversation."""
 
 import datetime
+import sys
 
 import numpy as np
 import pytest
@@ -190,3 +191,13 @@ def test_the_messages_are_not_changed():
     with pytest.raises(ValueError, match="unsafe"):
         tokenizer.apply_chat_template(messages)
     assert messages == [{"role": "user", "content": "Hi", "name": None}]
+
+
+def test_without_jinja_one_sentence_says_what_brings_it(monkeypatch):
+    tokenizer = ByteTokenizer()
+    tokenizer.chat_template = CHATML
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    with pytest.raises(ImportError) as error:
+        tokenizer.apply_chat_template(TURNS)
+    expected = "a chat template needs the package jinja2: pip install -e '.[text]' (or pip install jinja2)"
+    assert str(error.value) == expected
