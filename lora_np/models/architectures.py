@@ -8,8 +8,10 @@ from .causal_lm import CausalLM
 from .config import ModelConfig
 from .gpt2 import GPT2Config, GPT2LMHeadModel
 from .llama import LlamaConfig, LlamaForCausalLM
+from .qwen3 import Qwen3Config, Qwen3ForCausalLM
 
 ARCHITECTURES: dict[str, tuple[type[ModelConfig], type[CausalLM]]] = {
     GPT2Config.model_type: (GPT2Config, GPT2LMHeadModel),
     LlamaConfig.model_type: (LlamaConfig, LlamaForCausalLM),
+    Qwen3Config.model_type: (Qwen3Config, Qwen3ForCausalLM),
 }

@@ -48,6 +48,7 @@ class LlamaConfig(ModelConfig):
 
     model_type = "llama"
     architecture = "LlamaForCausalLM"
+    norms_of_heads = False  # are queries and keys normed, each head by itself? (Qwen3)
 
     def __post_init__(self):
         self.num_key_value_heads = self.num_key_value_heads or self.num_attention_heads
@@ -104,11 +105,17 @@ class LlamaAttention(nn.Module):
         self.k_proj = nn.Linear(C, self.kv_heads * D, bias)
         self.v_proj = nn.Linear(C, self.kv_heads * D, bias)
         self.o_proj = nn.Linear(self.heads * D, C, bias)
+        self.q_norm = nn.RMSNorm(D, config.rms_norm_eps) if config.norms_of_heads else None
+        self.k_norm = nn.RMSNorm(D, config.rms_norm_eps) if config.norms_of_heads else None
 
     def forward(self, x, context, angles):
         B, T, _ = x.shape
-        q = F.rotary(self.q_proj(x), *angles, self.heads)  # (B, H, T, D)
-        k = F.rotary(self.k_proj(x), *angles, self.kv_heads)  # (B, K, T, D)
+        q, k = self.q_proj(x), self.k_proj(x)
+        if self.q_norm is not None:
+            q = self.q_norm(q.reshape(B, T, self.heads, -1)).reshape(B, T, -1)
+            k = self.k_norm(k.reshape(B, T, self.kv_heads, -1)).reshape(B, T, -1)
+        q = F.rotary(q, *angles, self.heads)  # (B, H, T, D)
+        k = F.rotary(k, *angles, self.kv_heads)  # (B, K, T, D)
         v = self.v_proj(x).reshape(B, T, self.kv_heads, -1).swapaxes(1, 2)  # (B, K, T, D)
         if context.cache is not None:
             k, v = context.extend(self.layer, k, v)
