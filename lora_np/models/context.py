@@ -1,11 +1,16 @@
 """What a forward pass knows besides its ids: positions, which keys count, what was read before."""
 
-import numpy as np
+from typing import Any
 
+import numpy as np
+from numpy.typing import ArrayLike
+
+from .. import nn
 from ..autograd import backend
 from ..autograd.layout import check_ids
 from ..autograd.recompute import recompute
-from ..autograd.tensor import data, is_grad_enabled
+from ..autograd.tensor import Tensor, data, is_grad_enabled
+from .kv_cache import KVCache
 
 
 class Context:
@@ -17,7 +22,15 @@ class Context:
     recompute   is each block's forward pass to be repeated in the backward pass, instead of being kept?
     """
 
-    def __init__(self, ids, device, attention_mask=None, position_ids=None, cache=None, recompute=False):
+    def __init__(
+        self,
+        ids: np.ndarray,
+        device: str,
+        attention_mask: ArrayLike | Tensor | None = None,
+        position_ids: ArrayLike | Tensor | None = None,
+        cache: KVCache | None = None,
+        recompute: bool = False,
+    ) -> None:
         B, T = ids.shape
         self.recompute = recompute
         self.cache, past = cache, 0 if cache is None else cache.length
@@ -28,17 +41,18 @@ class Context:
         self.positions = np.arange(past, past + T) if position_ids is None else _positions(position_ids, B, T)
         self.key_mask = None if attention_mask is None else _key_mask(attention_mask, B, past + T, device)
 
-    def extend(self, layer, k, v):
+    def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[np.ndarray, np.ndarray]:
         """Add k and v (B, K, T, D) to the cache; returns those of all tokens so far."""
+        assert self.cache is not None
         return self.cache.extend(layer, data(k), data(v))
 
-    def close(self, tokens):
+    def close(self, tokens: int) -> None:
         """All layers are done: the cache now holds `tokens` more."""
         if self.cache is not None:
             self.cache.length += tokens
 
 
-def run_block(block, x, context, *more):
+def run_block(block: nn.Module, x: Tensor, context: Context, *more: Any) -> Tensor:
     """block(x, context, ...), recomputed in the backward pass if the context says so."""
     if not (context.recompute and is_grad_enabled()):
         return block(x, context, *more)

@@ -20,5 +20,5 @@ def init_weights(model: nn.Module, std: float, others: Mapping[nn.Module, float]
             continue
         drawn.add(id(layer.weight))
         layer.weight.data = nn.normal(layer.weight.shape, others.get(layer, std))
-        if getattr(layer, "bias", None) is not None:
-            layer.bias.data = np.zeros(layer.bias.shape, np.float32)
+        if (bias := getattr(layer, "bias", None)) is not None:
+            bias.data = np.zeros(bias.shape, np.float32)

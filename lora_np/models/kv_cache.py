@@ -1,5 +1,7 @@
 """The keys and values of what was read before, so that writing on does not read it all again."""
 
+import numpy as np
+
 from ..autograd import backend
 
 
@@ -10,12 +12,13 @@ class KVCache:
     Pass it to a model as `past_key_values`, inside `no_grad`; `length` says how many tokens it holds.
     """
 
-    def __init__(self, capacity):
+    def __init__(self, capacity: int) -> None:
         if capacity < 1:
             raise ValueError(f"a cache needs room for at least one token, got {capacity}")
-        self.capacity, self.length, self.layers = capacity, 0, {}
+        self.capacity, self.length = capacity, 0
+        self.layers: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 
-    def extend(self, layer, k, v):
+    def extend(self, layer: int, k: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Store k and v (B, K, T, D) of the next T tokens; returns all of the layer's, (B, K, length + T, D)."""
         end = self.length + k.shape[2]
         if layer not in self.layers:
@@ -25,7 +28,7 @@ class KVCache:
         keys[:, :, self.length : end], values[:, :, self.length : end] = k, v
         return keys[:, :, :end], values[:, :, :end]
 
-    def check_room(self, rows, tokens):
+    def check_room(self, rows: int, tokens: int) -> None:
         """ValueError if `tokens` more do not fit, or if the cache is of another number of rows."""
         if self.length + tokens > self.capacity:
             raise ValueError(

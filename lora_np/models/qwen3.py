@@ -19,7 +19,7 @@ class Qwen3Config(LlamaConfig):
 
     model_type, architecture, norms_of_heads = "qwen3", "Qwen3ForCausalLM", True
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         super().__post_init__()
         if self.use_sliding_window:
             raise ValueError("use_sliding_window: attention to the nearest tokens only is not supported")

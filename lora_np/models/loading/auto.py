@@ -3,11 +3,15 @@
 import difflib
 import re
 from importlib import resources
+from os import PathLike
 from pathlib import Path
+from typing import Any
 
 from ...extras import require
 from ...storage import open_gguf, read_json
-from ..tokenizers import load_tokenizer, tokenizer_from_gguf
+from ..causal_lm import CausalLM
+from ..tokenizers import PretrainedTokenizer, load_tokenizer, tokenizer_from_gguf
+from ..tokenizers.base import BaseTokenizer
 from . import fetch
 from .checkpoints import gguf_fields, load_pretrained
 
@@ -15,7 +19,7 @@ TINY_PYTHON = "tiny-python"  # the shipped base: a byte-level GPT pretrained on 
 HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "merges.txt"]
 
 
-def resolve(name_or_path, gguf_file=None):
+def resolve(name_or_path: str | PathLike, gguf_file: str | None = None) -> Path:
     """Where a model's files are: a directory, or one GGUF file.
 
     name_or_path: a shipped model's name, one that `lora-np fetch` brought, a path, or a name on the Hugging Face hub
@@ -38,7 +42,7 @@ def resolve(name_or_path, gguf_file=None):
     raise _unknown(name)
 
 
-def _unknown(name):
+def _unknown(name: str) -> FileNotFoundError:
     """The FileNotFoundError for a name that is none of those that `resolve` knows."""
     known = ", ".join(map(repr, (TINY_PYTHON, *fetch.FETCHABLE)))
     close = difflib.get_close_matches(name, (TINY_PYTHON, *fetch.FETCHABLE), n=1)
@@ -49,7 +53,7 @@ def _unknown(name):
     )
 
 
-def _from_hub(name, gguf_file):
+def _from_hub(name: str, gguf_file: str | None) -> Path:
     """The directory that a model on the hub was downloaded to: the files that are needed, no pickles."""
     missing = f"there is no directory {name!r}, and"
     hub = require("huggingface_hub", f"{missing} downloading a model", "hub")
@@ -73,7 +77,7 @@ def _from_hub(name, gguf_file):
         ) from None
 
 
-def config_fields(name_or_path):
+def config_fields(name_or_path: str | PathLike) -> dict[str, Any]:
     """The fields of a model's config.json as a dict; `name_or_path` may also be a config.json itself."""
     if Path(name_or_path).suffix == ".json":
         return read_json(name_or_path)
@@ -85,7 +89,7 @@ class AutoModelForCausalLM:
     """Loads whichever language model a directory or file holds."""
 
     @staticmethod
-    def from_pretrained(name_or_path, gguf_file=None, device="cpu"):
+    def from_pretrained(name_or_path: str | PathLike, gguf_file: str | None = None, device: str = "cpu") -> CausalLM:
         """The model `name_or_path` on `device`, in float32 and in evaluation mode.
 
         gguf_file: the name of a GGUF file in that directory or repository. Errors: see `resolve` and
@@ -100,13 +104,13 @@ class AutoTokenizer:
     """Loads whichever tokenizer a directory or file holds."""
 
     @staticmethod
-    def from_pretrained(name_or_path, gguf_file=None):
+    def from_pretrained(name_or_path: str | PathLike, gguf_file: str | None = None) -> BaseTokenizer:
         """The tokenizer of the model `name_or_path`; arguments as for `AutoModelForCausalLM.from_pretrained`."""
         path = resolve(name_or_path, gguf_file)
         return load_gguf_tokenizer(path) if path.suffix == ".gguf" else load_tokenizer(path)
 
 
-def load_gguf_tokenizer(path):
+def load_gguf_tokenizer(path: str | PathLike) -> PretrainedTokenizer:
     """The tokenizer inside a GGUF file. ValueError, with the file's name, if it is damaged or of a kind not known."""
     metadata = open_gguf(path).metadata
     try:

@@ -5,12 +5,16 @@ little more memory than the model.
 """
 
 import re
+from os import PathLike
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 from ... import nn
 from ...storage import open_gguf, open_safetensors, open_sharded_safetensors, read_json
+from ...storage.tensors import TensorFile
 from ..architectures import ARCHITECTURES
+from ..causal_lm import CausalLM
 from .gguf import GGUFWeights, config_from_gguf
 
 SINGLE, SHARDED = "model.safetensors", "model.safetensors.index.json"
@@ -18,7 +22,7 @@ SINGLE, SHARDED = "model.safetensors", "model.safetensors.index.json"
 CONSTANTS = re.compile(r"(^|\.)(attn\.(bias|masked_bias)|rotary_emb\.inv_freq)$")
 
 
-def load_pretrained(path, gguf_file=None):
+def load_pretrained(path: str | PathLike, gguf_file: str | None = None) -> CausalLM:
     """The model at `path`, in float32 and in evaluation mode.
 
     path: a directory with config.json and model.safetensors (or its shards and their index), written by a model's
@@ -64,7 +68,7 @@ def _load_gguf(path):
     return model
 
 
-def gguf_fields(file):
+def gguf_fields(file: TensorFile) -> dict[str, Any]:
     """The fields of config.json that an open GGUF file stands for. ValueError, with the file's name, if it cannot."""
     try:
         return config_from_gguf(file)

@@ -1,6 +1,7 @@
 """The smallest tokenizer there is."""
 
 import codecs
+from os import PathLike
 from pathlib import Path
 
 from ...storage import write_json
@@ -19,15 +20,15 @@ class ByteTokenizer(BaseTokenizer):
     pad_token, pad_token_id = "\0", 0
 
     @property
-    def all_special_ids(self):
+    def all_special_ids(self) -> list[int]:
         """Byte 0."""
         return [self.eos_token_id]
 
-    def get_vocab(self):
+    def get_vocab(self) -> dict[str, int]:
         """{token: id}: the byte i is written as the character i of Latin-1."""
         return {chr(i): i for i in range(self.vocab_size)}
 
-    def save_pretrained(self, directory):
+    def save_pretrained(self, directory: str | PathLike) -> None:
         """Write tokenizer_config.json, by which `AutoTokenizer` finds this class again."""
         config = {"tokenizer_class": "ByteTokenizer", "chat_template": self.chat_template}
         write_json(Path(directory) / "tokenizer_config.json", {k: v for k, v in config.items() if v is not None})

@@ -1,7 +1,8 @@
 """The tokenizer that a GGUF file carries in its metadata."""
 
 import numbers
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from .load import byte_level_bpe, surround
 from .pretrained import PretrainedTokenizer
@@ -32,7 +33,7 @@ RULES = {
 }
 
 
-def tokenizer_from_gguf(metadata):
+def tokenizer_from_gguf(metadata: Mapping[str, Any]) -> PretrainedTokenizer:
     """The tokenizer that a GGUF file's key-values (a dict, arrays as lists) describe: byte-level BPE.
 
     `tokenizer.ggml.pre` names the splitting rule, one of `RULES`. ValueError, with the key, for anything that is

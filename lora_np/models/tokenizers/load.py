@@ -1,18 +1,27 @@
 """The tokenizer of a model directory, read as Transformers reads it."""
 
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from os import PathLike
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ...extras import require
 from ...storage import existing, read_json
+from .base import BaseTokenizer
 from .byte import ByteTokenizer
 from .pretrained import PretrainedTokenizer
+
+if TYPE_CHECKING:
+    import tokenizers
 
 NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 GPT2_CLASSES = ("GPT2Tokenizer", "GPT2TokenizerFast")
 GPT2_END = "<|endoftext|>"
 
 
-def load_tokenizer(directory):
+def load_tokenizer(directory: str | PathLike) -> BaseTokenizer:
     """The tokenizer in a directory: a `ByteTokenizer` where tokenizer_config.json says so, else a `PretrainedTokenizer`
     from tokenizer.json, or from GPT-2's older pair vocab.json and merges.txt.
 
@@ -30,7 +39,7 @@ def load_tokenizer(directory):
     return _checked(directory, backend, config)
 
 
-def byte_level_bpe(vocab, merges, **options):
+def byte_level_bpe(vocab: Mapping[str, int], merges: Iterable[tuple[str, str]], **options: Any) -> tokenizers.Tokenizer:
     """A byte-level BPE (Sennrich et al. 2016, over bytes as in GPT-2) without its splitting rule.
 
     `vocab`: {token: id}, `merges`: pairs of tokens, best first. ValueError if a merge has an unknown token.
@@ -44,7 +53,7 @@ def byte_level_bpe(vocab, merges, **options):
     return backend
 
 
-def surround(backend, bos, eos):
+def surround(backend: tokenizers.Tokenizer, bos: str | None, eos: str | None) -> None:
     """Have the backend put the tokens `bos` and `eos` (str, or None for nothing) around every text."""
     from tokenizers import processors
 
