@@ -1,4 +1,8 @@
-"""Language models, their files, their tokenizers, and generating text."""
+"""Language models, their files, their tokenizers, and generating text.
+
+Reading order: gpt2.py, llama.py (qwen3.py says what differs from it), causal_lm.py (what all models do), context.py
+and kv_cache.py; then generation/, loading/ and tokenizers/. A new architecture has its line in architectures.py.
+"""
 
 from ..aliases import moved_names
 from .gpt2 import GPT2Config, GPT2LMHeadModel
