@@ -15,7 +15,6 @@ import os
 
 import numpy as np
 
-from ..extras import require
 from .files import existing
 from .tensors import BFLOAT16, Coding, StoredTensor, TensorFile, plain
 
@@ -215,7 +214,7 @@ def _coding(header, kind):
 @functools.cache
 def _codings():
     """{number: Coding} of every coding that the gguf package knows."""
-    gguf = require("gguf", "reading a GGUF file", "gguf")
+    gguf = _package()
     found = {}
     for kind, (block, size) in gguf.GGML_QUANT_SIZES.items():
         if kind.name in NUMPY:
@@ -240,3 +239,12 @@ def _quantised(kind, block, size):
     except NotImplementedError:
         return Coding(kind.name, None, block, size)
     return Coding(kind.name, np.dtype(np.float32), block, size, decode)
+
+
+def _package():
+    """The gguf package, imported only where a GGUF file is opened."""
+    try:
+        import gguf
+    except ImportError as error:
+        raise ImportError("GGUF files are read with the gguf package: pip install gguf") from error
+    return gguf
