@@ -18,8 +18,15 @@ MOVED = {  # {old module: (new modules, ...)}, all without the leading "lora_np.
     "lora.model": ("lora.peft_model",),
     "lora.projection": ("lora.variants.projection",),
     "lora.tuner": ("lora.lora_model",),
+    "models.auto": ("models.loading.auto",),
+    "models.checkpoints": ("models.loading.checkpoints",),
+    "models.fetch": ("models.loading.fetch",),
+    "models.gguf": ("models.loading.gguf",),
+    "models.sampling": ("models.generation.sampling",),
 }
-RENAMED = {}  # {"old module.old name": "new name"}, the old module as in MOVED or still in its place
+RENAMED = {  # {"old module.old name": "new name"}, the old module as in MOVED or still in its place
+    "models.gguf.NAMES": "TENSOR_NAMES",
+}
 
 
 class _MovedModule(types.ModuleType):

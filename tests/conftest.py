@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from lora_np import manual_seed
-from lora_np.models import fetch
+from lora_np.models.loading import fetch
 
 
 @pytest.fixture(params=["numpy", pytest.param("cupy", marks=pytest.mark.gpu)])

@@ -7,6 +7,7 @@ from lora_np import no_grad
 
 # How far norms of results may lie apart, relative to the norm itself.
 MODEL_TOLERANCE = {np.float32: 2e-5, np.float64: 1e-10}
+LENGTHS = (9, 4, 1)  # tokens in each padded row that are not padding
 
 
 def some_labels(ids):
@@ -22,6 +23,14 @@ def loss_and_gradients(model, ids, labels, **options):
     loss = model(input_ids=ids, labels=labels, **options).loss
     loss.backward()
     return loss.item(), {name: p.grad for name, p in model.named_parameters()}
+
+
+def padded(side, lengths=LENGTHS):
+    """A mask (B, T) for rows of these lengths, and positions as `generate` counts them."""
+    T = max(lengths)
+    mask = np.array([[1] * n + [0] * (T - n) for n in lengths])
+    mask = mask if side == "right" else mask[:, ::-1].copy()
+    return mask, np.maximum(mask.cumsum(1) - 1, 0)
 
 
 def assert_is_transformers(model, batch=3, **inputs):

@@ -9,7 +9,7 @@ from .layer import AdaptedLayer
 from .saved_modules import ModulesToSave
 
 LINEAR = (nn.Linear, nn.Conv1D, nn.Linear4bit)
-DEFAULT_TARGETS = {"gpt2": ["c_attn"], "llama": ["q_proj", "v_proj"]}  # by the model's config.model_type
+DEFAULT_TARGETS = {"gpt2": ["c_attn"], "llama": ["q_proj", "v_proj"], "qwen3": ["q_proj", "v_proj"]}  # by the model's config.model_type
 ALL_LINEAR = "all-linear"
 
 

@@ -1,31 +1,36 @@
 """The activations that a config.json can name, as in Transformers. Several names mean the same function."""
 
+# Tensor's operators are given to it by autograd/ops.py, where a type checker does not see them.
+# mypy: disable-error-code="operator,arg-type"
+
+from collections.abc import Callable
+
+from ..autograd import Tensor, ops
 from ..autograd import functional as F
-from ..autograd import ops
 
 
-def gelu_tanh(x):
+def gelu_tanh(x: Tensor) -> Tensor:
     """GPT-2's approximate GELU."""
     return F.gelu(x, approximate="tanh")
 
 
-def gelu_10(x):
+def gelu_10(x: Tensor) -> Tensor:
     """GELU, at most 10."""
     y = F.gelu(x)
     return y - F.relu(y - 10.0)
 
 
-def quick_gelu(x):
+def quick_gelu(x: Tensor) -> Tensor:
     """x σ(1.702 x), a cheaper approximation of GELU."""
     return F.silu(x * 1.702) * (1 / 1.702)
 
 
-def relu6(x):
+def relu6(x: Tensor) -> Tensor:
     """ReLU, at most 6."""
     return F.relu(x) - F.relu(x - 6.0)
 
 
-ACTIVATIONS = {
+ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "gelu": F.gelu,
     "gelu_python": F.gelu,
     "gelu_new": gelu_tanh,
@@ -48,7 +53,7 @@ ACTIVATIONS = {
 }
 
 
-def check_activation(name, field):
+def check_activation(name: str, field: str) -> None:
     """ValueError, with the known names, if `name`, the value of the config's `field`, is not one of them."""
     if name not in ACTIVATIONS:
         raise ValueError(f"{field} {name!r} is not known; known are {', '.join(ACTIVATIONS)}")

@@ -1,44 +1,16 @@
-"""What a forward pass knows besides its ids: positions, which keys count, what was read before (the KV cache)."""
+"""What a forward pass knows besides its ids: positions, which keys count, what was read before."""
+
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
+from .. import nn
 from ..autograd import backend
 from ..autograd.layout import check_ids
 from ..autograd.recompute import recompute
-from ..autograd.tensor import data, is_grad_enabled
-
-
-class KVCache:
-    """The keys and values of the tokens read so far, of every layer, so that each token is computed once.
-
-    Room for `capacity` tokens is made at the first use: per layer two arrays (B, K, capacity, D), filled from the left.
-    Pass it to a model as `past_key_values`, inside `no_grad`; `length` says how many tokens it holds.
-    """
-
-    def __init__(self, capacity):
-        if capacity < 1:
-            raise ValueError(f"a cache needs room for at least one token, got {capacity}")
-        self.capacity, self.length, self.layers = capacity, 0, {}
-
-    def extend(self, layer, k, v):
-        """Store k and v (B, K, T, D) of the next T tokens; returns all of the layer's, (B, K, length + T, D)."""
-        end = self.length + k.shape[2]
-        if layer not in self.layers:
-            xp, shape = backend.array_module(k), (*k.shape[:2], self.capacity, k.shape[3])
-            self.layers[layer] = xp.empty(shape, k.dtype), xp.empty(shape, v.dtype)
-        keys, values = self.layers[layer]
-        keys[:, :, self.length : end], values[:, :, self.length : end] = k, v
-        return keys[:, :, :end], values[:, :, :end]
-
-    def check_room(self, rows, tokens):
-        """ValueError if `tokens` more do not fit, or if the cache is of another number of rows."""
-        if self.length + tokens > self.capacity:
-            raise ValueError(
-                f"the cache has room for {self.capacity} tokens and holds {self.length}: {tokens} more do not fit"
-            )
-        held = next((len(keys) for keys, _ in self.layers.values()), rows)
-        if held != rows:
-            raise ValueError(f"the cache holds {held} rows, not {rows}")
+from ..autograd.tensor import Tensor, data, is_grad_enabled
+from .kv_cache import KVCache
 
 
 class Context:
@@ -50,7 +22,15 @@ class Context:
     recompute   is each block's forward pass to be repeated in the backward pass, instead of being kept?
     """
 
-    def __init__(self, ids, device, attention_mask=None, position_ids=None, cache=None, recompute=False):
+    def __init__(
+        self,
+        ids: np.ndarray,
+        device: str,
+        attention_mask: ArrayLike | Tensor | None = None,
+        position_ids: ArrayLike | Tensor | None = None,
+        cache: KVCache | None = None,
+        recompute: bool = False,
+    ) -> None:
         B, T = ids.shape
         self.recompute = recompute
         self.cache, past = cache, 0 if cache is None else cache.length
@@ -61,17 +41,18 @@ class Context:
         self.positions = np.arange(past, past + T) if position_ids is None else _positions(position_ids, B, T)
         self.key_mask = None if attention_mask is None else _key_mask(attention_mask, B, past + T, device)
 
-    def extend(self, layer, k, v):
+    def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[np.ndarray, np.ndarray]:
         """Add k and v (B, K, T, D) to the cache; returns those of all tokens so far."""
+        assert self.cache is not None
         return self.cache.extend(layer, data(k), data(v))
 
-    def close(self, tokens):
+    def close(self, tokens: int) -> None:
         """All layers are done: the cache now holds `tokens` more."""
         if self.cache is not None:
             self.cache.length += tokens
 
 
-def run_block(block, x, context, *more):
+def run_block(block: nn.Module, x: Tensor, context: Context, *more: Any) -> Tensor:
     """block(x, context, ...), recomputed in the backward pass if the context says so."""
     if not (context.recompute and is_grad_enabled()):
         return block(x, context, *more)

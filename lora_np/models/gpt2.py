@@ -4,20 +4,23 @@ Configuration fields and parameter names are Hugging Face's, so that checkpoints
 Shapes: B batch, T time, C channels (n_embd), H heads, D head size (C = H·D), V vocabulary.
 """
 
-import dataclasses
 from dataclasses import dataclass
+
+import numpy as np
 
 from .. import nn
 from ..autograd import functional as F
 from ..autograd.fused import head_views
-from ..autograd.tensor import data
+from ..autograd.tensor import Tensor, data
 from .activations import ACTIVATIONS, check_activation
 from .causal_lm import CausalLM
-from .context import run_block
+from .config import ModelConfig
+from .context import Context, run_block
+from .initialisation import init_weights
 
 
 @dataclass
-class GPT2Config:
+class GPT2Config(ModelConfig):
     """The shape of a GPT-2, under the names of Hugging Face's config.json. The defaults are the 124M model's."""
 
     vocab_size: int = 50257
@@ -39,35 +42,24 @@ class GPT2Config:
     eos_token_id: int | None = None
 
     model_type = "gpt2"
+    architecture = "GPT2LMHeadModel"
 
-    def __post_init__(self):
-        for name in ("vocab_size", "n_positions", "n_embd", "n_layer", "n_head"):
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
-                raise ValueError(f"{name} must be a positive integer, got {getattr(self, name)!r}")
+    def __post_init__(self) -> None:
+        self.check_sizes("vocab_size", "n_positions", "n_embd", "n_layer", "n_head")
         if self.n_embd % self.n_head:
-            raise ValueError(f"n_embd = {self.n_embd} can not be shared equally by n_head = {self.n_head} heads")
+            raise ValueError(f"n_embd = {self.n_embd} cannot be shared equally by n_head = {self.n_head} heads")
         check_activation(self.activation_function, "activation_function")
 
     @property
-    def max_position_embeddings(self):
+    def max_position_embeddings(self) -> int:
         """The context, under the name that other models have for it."""
         return self.n_positions
-
-    def to_dict(self):
-        """The fields of config.json."""
-        return {"model_type": self.model_type, "architectures": ["GPT2LMHeadModel"], **dataclasses.asdict(self)}
-
-    @classmethod
-    def from_dict(cls, fields):
-        """From the fields of a config.json; those that say nothing about the computation are passed over."""
-        names = {field.name for field in dataclasses.fields(cls)}
-        return cls(**{name: value for name, value in fields.items() if name in names})
 
 
 class GPT2Attention(nn.Module):
     """Causal self-attention: c_attn makes queries, keys and values in one product, c_proj mixes the heads."""
 
-    def __init__(self, config, layer):
+    def __init__(self, config: GPT2Config, layer: int) -> None:
         C = config.n_embd
         self.layer, self.heads, self.dropout = layer, config.n_head, config.attn_pdrop
         self.scale = (C // config.n_head) ** -0.5 if config.scale_attn_weights else 1.0
@@ -78,7 +70,7 @@ class GPT2Attention(nn.Module):
         self.c_proj = nn.Conv1D(C, C)
         self.resid_dropout = nn.Dropout(config.resid_pdrop)
 
-    def forward(self, x, context):
+    def forward(self, x: Tensor, context: Context) -> Tensor:
         qkv = self.c_attn(x)  # (B, T, 3C)
         dropout = self.dropout if self.training else 0.0
         if context.cache is None:
@@ -97,29 +89,29 @@ class GPT2Attention(nn.Module):
 
 
 class GPT2MLP(nn.Module):
-    """Each position by itself: widen, bend, narrow."""
+    """Each position by itself: expand, bend, narrow."""
 
-    def __init__(self, config):
+    def __init__(self, config: GPT2Config) -> None:
         C, inner = config.n_embd, config.n_inner or 4 * config.n_embd
         self.c_fc = nn.Conv1D(inner, C)
         self.c_proj = nn.Conv1D(C, inner)
         self.activation = ACTIVATIONS[config.activation_function]
         self.dropout = nn.Dropout(config.resid_pdrop)
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         return self.dropout(self.c_proj(self.activation(self.c_fc(x))))
 
 
 class GPT2Block(nn.Module):
     """x + attention(norm(x)), then x + mlp(norm(x)): the residual stream is only ever added to."""
 
-    def __init__(self, config, layer):
+    def __init__(self, config: GPT2Config, layer: int) -> None:
         self.ln_1 = nn.LayerNorm(config.n_embd, config.layer_norm_epsilon)
         self.attn = GPT2Attention(config, layer)
         self.ln_2 = nn.LayerNorm(config.n_embd, config.layer_norm_epsilon)
         self.mlp = GPT2MLP(config)
 
-    def forward(self, x, context):
+    def forward(self, x: Tensor, context: Context) -> Tensor:
         x = x + self.attn(self.ln_1(x), context)
         return x + self.mlp(self.ln_2(x))
 
@@ -127,14 +119,14 @@ class GPT2Block(nn.Module):
 class GPT2Model(nn.Module):
     """Token and position embeddings, the blocks, a last layer norm: ids (B, T) -> hidden states (B, T, C)."""
 
-    def __init__(self, config):
+    def __init__(self, config: GPT2Config) -> None:
         self.wte = nn.Embedding(config.vocab_size, config.n_embd)
         self.wpe = nn.Embedding(config.n_positions, config.n_embd)
         self.drop = nn.Dropout(config.embd_pdrop)
         self.h = nn.ModuleList(GPT2Block(config, layer) for layer in range(config.n_layer))
         self.ln_f = nn.LayerNorm(config.n_embd, config.layer_norm_epsilon)
 
-    def forward(self, ids, context):
+    def forward(self, ids: np.ndarray, context: Context) -> Tensor:
         x = self.wte(ids) + self.wpe(context.positions)
         x = self.drop(x)
         for block in self.h:
@@ -147,20 +139,18 @@ class GPT2LMHeadModel(CausalLM):
 
     base_model_prefix = "transformer"
 
-    def __init__(self, config):
+    def __init__(self, config: GPT2Config) -> None:
         super().__init__(config)
         self.transformer = GPT2Model(config)
         self.lm_head = nn.Linear(config.n_embd, config.vocab_size, bias=False)
         self._tie_weights()
         self._init_weights()
 
-    def _init_weights(self):
-        """GPT-2's start: normal weights, those that write to the residual stream smaller the more of them there are."""
+    def _init_weights(self) -> None:
+        """Normal weights, smaller where a layer writes to the residual stream, the more of these layers there are."""
         std, depth = self.config.initializer_range, self.config.n_layer
-        for name, p in self.named_parameters():
-            if name.endswith("weight") and p.ndim == 2:
-                residual = name.endswith("c_proj.weight")
-                p.data = nn.normal(p.shape, std / (2 * depth) ** 0.5 if residual else std)
+        residual = [layer for block in self.transformer.h for layer in (block.attn.c_proj, block.mlp.c_proj)]
+        init_weights(self, std, dict.fromkeys(residual, std / (2 * depth) ** 0.5))
 
-    def get_input_embeddings(self):
+    def get_input_embeddings(self) -> nn.Embedding:
         return self.transformer.wte

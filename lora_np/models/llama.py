@@ -6,23 +6,26 @@ Shapes: B batch, T time, C channels (hidden_size), H heads of queries, K heads o
 queries and keys, a gated MLP, and one head of keys and values for several heads of queries.
 """
 
-import dataclasses
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any, Self
 
 import numpy as np
 
 from .. import nn
-from ..autograd import backend
+from ..autograd import Tensor, backend
 from ..autograd import functional as F
 from ..autograd.layout import Checked
 from .activations import ACTIVATIONS, check_activation
 from .causal_lm import CausalLM
-from .context import run_block
+from .config import ModelConfig
+from .context import Context, run_block
+from .initialisation import init_weights
 from .rope import check_rope, inverse_frequencies, rope_parameters
 
 
 @dataclass
-class LlamaConfig:
+class LlamaConfig(ModelConfig):
     """The shape of a Llama, under the names of Hugging Face's config.json. The defaults are Transformers'."""
 
     vocab_size: int = 32000
@@ -30,8 +33,8 @@ class LlamaConfig:
     intermediate_size: int = 11008
     num_hidden_layers: int = 32
     num_attention_heads: int = 32
-    num_key_value_heads: int | None = None
-    head_dim: int | None = None
+    num_key_value_heads: int = None  # type: ignore[assignment]  # None: as many as num_attention_heads
+    head_dim: int = None  # type: ignore[assignment]  # None: hidden_size / num_attention_heads
     hidden_act: str = "silu"
     max_position_embeddings: int = 2048
     initializer_range: float = 0.02
@@ -46,35 +49,29 @@ class LlamaConfig:
     pad_token_id: int | None = None
 
     model_type = "llama"
+    architecture = "LlamaForCausalLM"
+    norms_of_heads = False  # are queries and keys normed, each head by itself? (Qwen3)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         self.num_key_value_heads = self.num_key_value_heads or self.num_attention_heads
         sizes = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-        for name in (*sizes, "num_key_value_heads", "max_position_embeddings"):
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
-                raise ValueError(f"{name} must be a positive integer, got {getattr(self, name)!r}")
+        self.check_sizes(*sizes, "num_key_value_heads", "max_position_embeddings")
         H, K = self.num_attention_heads, self.num_key_value_heads
         if H % K:
-            raise ValueError(f"num_attention_heads = {H} can not be shared equally by num_key_value_heads = {K}")
+            raise ValueError(f"num_attention_heads = {H} cannot be shared equally by num_key_value_heads = {K}")
         if self.head_dim is None:
             if self.hidden_size % H:
-                raise ValueError(f"hidden_size = {self.hidden_size} can not be shared equally by {H} heads")
+                raise ValueError(f"hidden_size = {self.hidden_size} cannot be shared equally by {H} heads")
             self.head_dim = self.hidden_size // H
         if self.head_dim < 2 or self.head_dim % 2:
             raise ValueError(f"head_dim must be even, rotary positions turn pairs of channels; got {self.head_dim}")
         check_activation(self.hidden_act, "hidden_act")
         self.rope_parameters = check_rope(self.rope_parameters or {})
 
-    def to_dict(self):
-        """The fields of config.json."""
-        return {"model_type": self.model_type, "architectures": ["LlamaForCausalLM"], **dataclasses.asdict(self)}
-
     @classmethod
-    def from_dict(cls, fields):
+    def from_dict(cls, fields: Mapping[str, Any]) -> Self:
         """From the fields of a config.json; those that say nothing about the computation are passed over."""
-        names = {field.name for field in dataclasses.fields(cls)}
-        known = {name: value for name, value in fields.items() if name in names}
-        return cls(**{**known, "rope_parameters": rope_parameters(fields)})
+        return super().from_dict({**fields, "rope_parameters": rope_parameters(fields)})
 
 
 class LlamaRotaryEmbedding:
@@ -102,7 +99,7 @@ class LlamaRotaryEmbedding:
 class LlamaAttention(nn.Module):
     """Causal self-attention: queries, keys and values by a product each, turned by their positions."""
 
-    def __init__(self, config, layer):
+    def __init__(self, config: LlamaConfig, layer: int) -> None:
         C, D, bias = config.hidden_size, config.head_dim, config.attention_bias
         self.layer, self.dropout = layer, config.attention_dropout
         self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
@@ -110,11 +107,17 @@ class LlamaAttention(nn.Module):
         self.k_proj = nn.Linear(C, self.kv_heads * D, bias)
         self.v_proj = nn.Linear(C, self.kv_heads * D, bias)
         self.o_proj = nn.Linear(self.heads * D, C, bias)
+        self.q_norm = nn.RMSNorm(D, config.rms_norm_eps) if config.norms_of_heads else None
+        self.k_norm = nn.RMSNorm(D, config.rms_norm_eps) if config.norms_of_heads else None
 
-    def forward(self, x, context, angles):
-        B, T, _ = x.shape
-        q = F.rotary(self.q_proj(x), *angles, self.heads)  # (B, H, T, D)
-        k = F.rotary(self.k_proj(x), *angles, self.kv_heads)  # (B, K, T, D)
+    def forward(self, x: Tensor, context: Context, angles: Sequence[np.ndarray]) -> Tensor:
+        (B, T, _), (cos, sin) = x.shape, angles
+        q, k = self.q_proj(x), self.k_proj(x)
+        if self.q_norm is not None and self.k_norm is not None:
+            q = self.q_norm(q.reshape(B, T, self.heads, -1)).reshape(B, T, -1)
+            k = self.k_norm(k.reshape(B, T, self.kv_heads, -1)).reshape(B, T, -1)
+        q = F.rotary(q, cos, sin, self.heads)  # (B, H, T, D)
+        k = F.rotary(k, cos, sin, self.kv_heads)  # (B, K, T, D)
         v = self.v_proj(x).reshape(B, T, self.kv_heads, -1).swapaxes(1, 2)  # (B, K, T, D)
         if context.cache is not None:
             k, v = context.extend(self.layer, k, v)
@@ -124,16 +127,16 @@ class LlamaAttention(nn.Module):
 
 
 class LlamaMLP(nn.Module):
-    """Each position by itself: widen twice, let one gate the other, narrow."""
+    """Each position by itself: expand twice, let one gate the other, narrow."""
 
-    def __init__(self, config):
+    def __init__(self, config: LlamaConfig) -> None:
         C, inner, bias = config.hidden_size, config.intermediate_size, config.mlp_bias
         self.gate_proj = nn.Linear(C, inner, bias)
         self.up_proj = nn.Linear(C, inner, bias)
         self.down_proj = nn.Linear(inner, C, bias)
         self.activation = config.hidden_act
 
-    def forward(self, x):
+    def forward(self, x: Tensor) -> Tensor:
         gate, up = self.gate_proj(x), self.up_proj(x)  # (B, T, inner)
         if self.activation in ("silu", "swish"):
             return self.down_proj(F.swiglu(gate, up))
@@ -143,13 +146,13 @@ class LlamaMLP(nn.Module):
 class LlamaDecoderLayer(nn.Module):
     """x + attention(norm(x)), then x + mlp(norm(x)): the residual stream is only ever added to."""
 
-    def __init__(self, config, layer):
+    def __init__(self, config: LlamaConfig, layer: int) -> None:
         self.self_attn = LlamaAttention(config, layer)
         self.mlp = LlamaMLP(config)
         self.input_layernorm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
 
-    def forward(self, x, context, angles):
+    def forward(self, x: Tensor, context: Context, angles: Sequence[np.ndarray]) -> Tensor:
         x = x + self.self_attn(self.input_layernorm(x), context, angles)
         return x + self.mlp(self.post_attention_layernorm(x))
 
@@ -157,13 +160,13 @@ class LlamaDecoderLayer(nn.Module):
 class LlamaModel(nn.Module):
     """Token embedding, the blocks, a last norm: ids (B, T) -> hidden states (B, T, C)."""
 
-    def __init__(self, config):
+    def __init__(self, config: LlamaConfig) -> None:
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
         self.layers = nn.ModuleList(LlamaDecoderLayer(config, layer) for layer in range(config.num_hidden_layers))
         self.norm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
         self.rotary_emb = LlamaRotaryEmbedding(config)
 
-    def forward(self, ids, context):
+    def forward(self, ids: np.ndarray, context: Context) -> Tensor:
         x = self.embed_tokens(ids)
         angles = self.rotary_emb(context.positions, like=x)
         for layer in self.layers:
@@ -176,20 +179,12 @@ class LlamaForCausalLM(CausalLM):
 
     base_model_prefix = "model"
 
-    def __init__(self, config):
+    def __init__(self, config: LlamaConfig) -> None:
         super().__init__(config)
         self.model = LlamaModel(config)
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self._tie_weights()
-        self._init_weights()
+        init_weights(self, config.initializer_range)
 
-    def _init_weights(self):
-        """Normal weights, biases zero."""
-        for name, p in self.named_parameters():
-            if name.endswith("weight") and p.ndim == 2:
-                p.data = nn.normal(p.shape, self.config.initializer_range)
-            elif name.endswith("bias"):
-                p.data = np.zeros(p.shape, np.float32)
-
-    def get_input_embeddings(self):
+    def get_input_embeddings(self) -> nn.Embedding:
         return self.model.embed_tokens

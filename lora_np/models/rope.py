@@ -1,17 +1,19 @@
 """How fast rotary positions turn: the plain frequencies, and two ways of stretching them over a longer context."""
 
 import math
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
-REQUIRED = {
+REQUIRED: dict[str, tuple[str, ...]] = {
     "default": (),
     "linear": ("factor",),
     "llama3": ("factor", "low_freq_factor", "high_freq_factor", "original_max_position_embeddings"),
 }
 
 
-def rope_parameters(fields):
+def rope_parameters(fields: Mapping[str, Any]) -> dict[str, Any]:
     """{"rope_type", "rope_theta", ...} of a config.json: one field as it is written now, or the two of older files."""
     given = dict(fields.get("rope_parameters") or fields.get("rope_scaling") or {})
     kind = given.pop("type", None)
@@ -20,7 +22,7 @@ def rope_parameters(fields):
     return given
 
 
-def check_rope(parameters):
+def check_rope(parameters: Mapping[str, Any]) -> dict[str, Any]:
     """The parameters with their defaults; ValueError for a kind that is not known, or if a number is missing."""
     parameters = {"rope_type": "default", "rope_theta": 10000.0, **parameters}
     kind = parameters["rope_type"]
@@ -37,7 +39,7 @@ def check_rope(parameters):
     return parameters
 
 
-def inverse_frequencies(head_dim, parameters):
+def inverse_frequencies(head_dim: int, parameters: Mapping[str, Any]) -> np.ndarray:
     """(D/2,) float32: by how many radians each pair of channels turns from one position to the next.
 
     default   θ^(-2i/D), i = 0 ... D/2 - 1 (Su et al., 2021, section 3.2.2)

@@ -12,7 +12,7 @@ import lora_np.autograd
 from lora_np.autograd import backend, fused
 from lora_np.course import gpu
 from lora_np.course.gpu import GPT2_SHAPE, MODES
-from lora_np.models.auto import TINY_PYTHON
+from lora_np.models.loading.auto import TINY_PYTHON
 
 
 @pytest.fixture

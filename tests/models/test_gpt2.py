@@ -131,7 +131,7 @@ def test_what_makes_no_sense_is_refused_in_words(ids, labels, error, message):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"n_embd": 10, "n_head": 3}, "n_embd = 10 can not be shared equally by n_head = 3"),
+        ({"n_embd": 10, "n_head": 3}, "n_embd = 10 cannot be shared equally by n_head = 3"),
         ({"n_layer": 0}, "n_layer must be a positive integer, got 0"),
         ({"vocab_size": -5}, "vocab_size must be a positive integer, got -5"),
         ({"n_positions": 2.5}, "n_positions must be a positive integer, got 2.5"),

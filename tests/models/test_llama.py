@@ -16,7 +16,7 @@ from model_helpers import (
 
 from lora_np.models import LlamaConfig, LlamaForCausalLM
 from lora_np.models.activations import ACTIVATIONS
-from lora_np.models.checkpoints import load_pretrained
+from lora_np.models.loading.checkpoints import load_pretrained
 
 LINEAR = {"rope_type": "linear", "factor": 3.0, "rope_theta": 100.0}
 # With D = 16, a context of 8 and these factors, pairs of channels fall into each of the three regions.
@@ -155,8 +155,8 @@ def test_dropout_of_attention_works_in_training_only():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"hidden_size": 10, "num_attention_heads": 4}, "hidden_size = 10 can not be shared equally by 4 heads"),
-        ({"num_key_value_heads": 3}, "num_attention_heads = 4 can not be shared equally by num_key_value_heads = 3"),
+        ({"hidden_size": 10, "num_attention_heads": 4}, "hidden_size = 10 cannot be shared equally by 4 heads"),
+        ({"num_key_value_heads": 3}, "num_attention_heads = 4 cannot be shared equally by num_key_value_heads = 3"),
         ({"num_key_value_heads": -1}, "num_key_value_heads must be a positive integer, got -1"),
         ({"head_dim": 5}, "head_dim must be even.* got 5"),
         ({"head_dim": 0}, "head_dim must be even.* got 0"),

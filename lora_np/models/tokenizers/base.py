@@ -1,11 +1,15 @@
 """What every tokenizer does in the same way, under Transformers' names."""
 
 import abc
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from os import PathLike
+from typing import Any
 
 import numpy as np
+from numpy.typing import ArrayLike
 
 from ...autograd.backend import to_numpy
-from .stream import stream_text
+from ...extras import require
 
 SIDES = ("left", "right")
 PADDINGS = (False, True, "longest", "max_length")
@@ -20,47 +24,61 @@ class BaseTokenizer(abc.ABC):
     """
 
     padding_side = "right"
-    chat_template = None
+    chat_template: str | None = None
+    bos_token: str | None
+    eos_token: str | None
+    pad_token: str | None
+    unk_token: str | None
+    bos_token_id: int | None
+    eos_token_id: int | None
+    pad_token_id: int | None
+    unk_token_id: int | None
 
     @property
     @abc.abstractmethod
-    def vocab_size(self):
+    def vocab_size(self) -> int:
         """The rows that an embedding needs: one more than the highest id, added tokens included."""
 
     @property
     @abc.abstractmethod
-    def all_special_ids(self):
+    def all_special_ids(self) -> list[int]:
         """The ids of tokens that stand for no text, in increasing order."""
 
     @abc.abstractmethod
-    def get_vocab(self):
+    def get_vocab(self) -> dict[str, int]:
         """{token: id}."""
 
     @abc.abstractmethod
-    def save_pretrained(self, directory):
+    def save_pretrained(self, directory: str | PathLike) -> None:
         """Write the files from which `AutoTokenizer.from_pretrained(directory)` makes this tokenizer again."""
 
     @abc.abstractmethod
-    def _encode(self, text, add_special_tokens, max_length):
+    def _encode(self, text: str, add_special_tokens: bool, max_length: int | None) -> list[int]:
         """The ids of a str, at most `max_length` of them unless that is None, added special tokens included."""
 
     @abc.abstractmethod
-    def _decode(self, ids, skip_special_tokens):
+    def _decode(self, ids: list[int], skip_special_tokens: bool) -> str:
         """The text of a list of ids, each of which is in the vocabulary."""
 
     @abc.abstractmethod
-    def _token(self, i):
+    def _decode_stream(self, ids: Iterator[int], skip_special_tokens: bool) -> Iterator[str]:
+        """Yield the text of an iterator of ids, each of which is in the vocabulary, in whole characters."""
+
+    @abc.abstractmethod
+    def _token(self, i: int) -> str:
         """The token whose id is `i`."""
 
     @abc.abstractmethod
-    def _id(self, token):
+    def _id(self, token: str) -> int | None:
         """The id of a token, or None if the vocabulary has no such token."""
 
-    def __len__(self):
+    def __len__(self) -> int:
         """As `vocab_size`."""
         return self.vocab_size
 
-    def encode(self, text, add_special_tokens=True, truncation=False, max_length=None):
+    def encode(
+        self, text: str, add_special_tokens: bool = True, truncation: bool = False, max_length: int | None = None
+    ) -> list[int]:
         """The ids of a text, a list of ints.
 
         `add_special_tokens`: also those that the model expects around a text (such as a beginning of sequence).
@@ -71,31 +89,30 @@ class BaseTokenizer(abc.ABC):
         _check_lengths(False, truncation, max_length)
         return self._encode(text, add_special_tokens, max_length if truncation else None)
 
-    def decode(self, ids, skip_special_tokens=False):
+    def decode(self, ids: ArrayLike, skip_special_tokens: bool = False) -> str:
         """The text of one row of ids: a list, or an array (T,) or (1, T).
 
         ValueError for several rows (see `batch_decode`) and for ids outside of the vocabulary.
         """
         return self._decode(self._row(ids), skip_special_tokens)
 
-    def batch_decode(self, rows, skip_special_tokens=False):
+    def batch_decode(self, rows: Iterable[ArrayLike], skip_special_tokens: bool = False) -> list[str]:
         """The text of each row of ids, a list of str."""
         return [self.decode(row, skip_special_tokens) for row in rows]
 
-    def decode_stream(self, ids, skip_special_tokens=False):
+    def decode_stream(self, ids: Iterable[int], skip_special_tokens: bool = False) -> Iterator[str]:
         """Yield text while ids arrive (any iterable of ints): the pieces together are `decode(list(ids))`.
 
         A piece never ends inside a character: bytes wait until their character is whole.
         """
-        skipped = frozenset(self.all_special_ids if skip_special_tokens else ())
-        return stream_text(self.decode, (i for i in map(int, ids) if i not in skipped))
+        return self._decode_stream((self._row(int(i))[0] for i in ids), skip_special_tokens)
 
-    def convert_ids_to_tokens(self, ids):
+    def convert_ids_to_tokens(self, ids: ArrayLike) -> str | list[str]:
         """The token of one id (a str), or of each id of a row (a list)."""
         tokens = [self._token(i) for i in self._row(ids)]
         return tokens if np.ndim(ids) else tokens[0]
 
-    def convert_tokens_to_ids(self, tokens):
+    def convert_tokens_to_ids(self, tokens: str | Iterable[str]) -> Any:
         """The id of one token (an int), or of each token of a list.
 
         A token that is not in the vocabulary has the id of `unk_token`; ValueError if there is no such token.
@@ -109,14 +126,14 @@ class BaseTokenizer(abc.ABC):
 
     def __call__(
         self,
-        text,
-        padding=False,
-        truncation=False,
-        max_length=None,
-        add_special_tokens=True,
-        padding_side=None,
-        return_tensors="np",
-    ):
+        text: str | Iterable[str],
+        padding: bool | str = False,
+        truncation: bool = False,
+        max_length: int | None = None,
+        add_special_tokens: bool = True,
+        padding_side: str | None = None,
+        return_tensors: str = "np",
+    ) -> dict[str, np.ndarray]:
         """{"input_ids", "attention_mask"}, int64 arrays (B, T), of a text (B = 1) or of a list of texts.
 
         `padding`: True (to the longest row) or "max_length"; the mask is 0 there. `truncation`: rows keep their first
@@ -131,7 +148,14 @@ class BaseTokenizer(abc.ABC):
         rows = [self.encode(t, add_special_tokens, truncation, max_length if truncation else None) for t in texts]
         return self._batch(rows, padding, max_length, padding_side or self.padding_side)
 
-    def apply_chat_template(self, messages, add_generation_prompt=False, tokenize=True, tools=None, **variables):
+    def apply_chat_template(
+        self,
+        messages: Sequence[Mapping[str, Any]],
+        add_generation_prompt: bool = False,
+        tokenize: bool = True,
+        tools: Sequence[Mapping[str, Any]] | None = None,
+        **variables: Any,
+    ) -> dict[str, np.ndarray] | str:
         """A conversation as the model was trained to read it, by `chat_template`.
 
         `messages`: a list of {"role": ..., "content": ...}. `add_generation_prompt`: end with the opening of the
@@ -139,16 +163,17 @@ class BaseTokenizer(abc.ABC):
         Returns what a call of the tokenizer gives for one text, or the str with tokenize=False. The special tokens are
         in the template itself; none are added. ValueError if there is no template, or it refuses the messages.
         """
-        from .chat import render  # Jinja is loaded by those who chat
-
         if self.chat_template is None:
             raise ValueError("this tokenizer has no chat template: its model is not trained on chats")
+        require("jinja2", "a chat template", "text")  # Jinja is loaded by those who chat
+        from .chat import render
+
         names = ("bos_token", "eos_token", "unk_token", "pad_token")
         special = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         text = render(self.chat_template, messages, add_generation_prompt, tools, {**special, **variables})
         return self(text, add_special_tokens=False) if tokenize else text
 
-    def _row(self, ids):
+    def _row(self, ids: Any) -> list[int]:
         """One row of ids, checked, as a list of ints."""
         ids = to_numpy(ids)
         if ids.ndim > 2 or (ids.ndim == 2 and len(ids) != 1):

@@ -1,5 +1,7 @@
 """The smallest tokenizer there is."""
 
+import codecs
+from os import PathLike
 from pathlib import Path
 
 from ...storage import write_json
@@ -18,15 +20,15 @@ class ByteTokenizer(BaseTokenizer):
     pad_token, pad_token_id = "\0", 0
 
     @property
-    def all_special_ids(self):
+    def all_special_ids(self) -> list[int]:
         """Byte 0."""
         return [self.eos_token_id]
 
-    def get_vocab(self):
+    def get_vocab(self) -> dict[str, int]:
         """{token: id}: the byte i is written as the character i of Latin-1."""
         return {chr(i): i for i in range(self.vocab_size)}
 
-    def save_pretrained(self, directory):
+    def save_pretrained(self, directory: str | PathLike) -> None:
         """Write tokenizer_config.json, by which `AutoTokenizer` finds this class again."""
         config = {"tokenizer_class": "ByteTokenizer", "chat_template": self.chat_template}
         write_json(Path(directory) / "tokenizer_config.json", {k: v for k, v in config.items() if v is not None})
@@ -38,6 +40,14 @@ class ByteTokenizer(BaseTokenizer):
         """Bytes that are not valid UTF-8, such as half a character, show as U+FFFD."""
         kept = (i for i in ids if i != self.eos_token_id) if skip_special_tokens else ids
         return bytes(kept).decode("utf-8", errors="replace")
+
+    def _decode_stream(self, ids, skip_special_tokens):
+        decoder = codecs.getincrementaldecoder("utf-8")(errors="replace")
+        for i in ids:
+            if not (skip_special_tokens and i == self.eos_token_id) and (piece := decoder.decode(bytes([i]))):
+                yield piece
+        if rest := decoder.decode(b"", final=True):
+            yield rest
 
     def _token(self, i):
         return chr(i)

@@ -6,13 +6,21 @@ A template comes with the model, from whoever made that: it runs in Jinja's sand
 import datetime
 import functools
 import json
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from jinja2 import TemplateError, TemplateSyntaxError, nodes
 from jinja2.ext import Extension
 from jinja2.sandbox import ImmutableSandboxedEnvironment
 
 
-def render(template, messages, add_generation_prompt=False, tools=None, variables=None):
+def render(
+    template: str,
+    messages: Sequence[Mapping[str, Any]],
+    add_generation_prompt: bool = False,
+    tools: Sequence[Mapping[str, Any]] | None = None,
+    variables: Mapping[str, Any] | None = None,
+) -> str:
     """The text of a conversation, as Transformers' `apply_chat_template` renders it.
 
     ValueError if the messages are not a list of dicts with "role" and "content", or the template has an error or
@@ -23,7 +31,7 @@ def render(template, messages, add_generation_prompt=False, tools=None, variable
     try:
         return compiled.render(**{**values, "add_generation_prompt": add_generation_prompt, **(variables or {})})
     except Exception as error:  # a template is a program: whatever it does wrong, it says so here
-        raise ValueError(f"the chat template can not render these messages: {error}") from error
+        raise ValueError(f"the chat template cannot render these messages: {error}") from error
 
 
 @functools.lru_cache(maxsize=16)

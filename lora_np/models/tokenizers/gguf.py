@@ -1,13 +1,14 @@
 """The tokenizer that a GGUF file carries in its metadata."""
 
 import numbers
-from typing import NamedTuple
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 from .load import byte_level_bpe, surround
 from .pretrained import PretrainedTokenizer
 
 CONTROL, USER_DEFINED = 3, 4  # token types: special ones, and added ones that are text
-NAMES = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}  # ours: GGUF's
+SPECIAL_TOKENS = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}  # ours: GGUF's
 
 
 class Rule(NamedTuple):
@@ -32,7 +33,7 @@ RULES = {
 }
 
 
-def tokenizer_from_gguf(metadata):
+def tokenizer_from_gguf(metadata: Mapping[str, Any]) -> PretrainedTokenizer:
     """The tokenizer that a GGUF file's key-values (a dict, arrays as lists) describe: byte-level BPE.
 
     `tokenizer.ggml.pre` names the splitting rule, one of `RULES`. ValueError, with the key, for anything that is
@@ -45,7 +46,7 @@ def tokenizer_from_gguf(metadata):
     tokens = _list(metadata, "tokens", str)
     backend = byte_level_bpe(_vocabulary(tokens), _merges(metadata), ignore_merges=rule.whole_pieces)
     _set_rule(backend, rule)
-    config = {f"{name}_token": _special(metadata, key, tokens) for name, key in NAMES.items()}
+    config = {f"{name}_token": _special(metadata, key, tokens) for name, key in SPECIAL_TOKENS.items()}
     _add_tokens(backend, tokens, _types(metadata, len(tokens)), set(config.values()))
     bos, eos = config["bos_token"], config["eos_token"]
     adds_bos = _value(metadata, "add_bos_token", bool, rule.adds_bos)

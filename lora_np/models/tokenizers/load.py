@@ -1,21 +1,31 @@
 """The tokenizer of a model directory, read as Transformers reads it."""
 
-from pathlib import Path
+from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
+from os import PathLike
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from ...extras import require
 from ...storage import existing, read_json
+from .base import BaseTokenizer
 from .byte import ByteTokenizer
 from .pretrained import PretrainedTokenizer
+
+if TYPE_CHECKING:
+    import tokenizers
 
 NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 GPT2_CLASSES = ("GPT2Tokenizer", "GPT2TokenizerFast")
 GPT2_END = "<|endoftext|>"
 
 
-def load_tokenizer(directory):
+def load_tokenizer(directory: str | PathLike) -> BaseTokenizer:
     """The tokenizer in a directory: a `ByteTokenizer` where tokenizer_config.json says so, else a `PretrainedTokenizer`
     from tokenizer.json, or from GPT-2's older pair vocab.json and merges.txt.
 
-    FileNotFoundError if there is none of them; ValueError, with the file's name, for one that can not be read.
+    FileNotFoundError if there is none of them; ValueError, with the file's name, for one that cannot be read.
     """
     directory = Path(directory)
     config = _read_if_there(directory / "tokenizer_config.json")
@@ -29,22 +39,21 @@ def load_tokenizer(directory):
     return _checked(directory, backend, config)
 
 
-def byte_level_bpe(vocab, merges, **options):
+def byte_level_bpe(vocab: Mapping[str, int], merges: Iterable[tuple[str, str]], **options: Any) -> tokenizers.Tokenizer:
     """A byte-level BPE (Sennrich et al. 2016, over bytes as in GPT-2) without its splitting rule.
 
     `vocab`: {token: id}, `merges`: pairs of tokens, best first. ValueError if a merge has an unknown token.
     """
-    from tokenizers import Tokenizer, decoders, models
-
+    tokenizers = _library()
     try:
-        backend = Tokenizer(models.BPE(vocab=vocab, merges=merges, **options))
+        backend = tokenizers.Tokenizer(tokenizers.models.BPE(vocab=vocab, merges=merges, **options))
     except Exception as error:  # the library raises nothing more special
         raise ValueError(f"vocabulary and merges do not fit: {error}") from None
-    backend.decoder = decoders.ByteLevel()
+    backend.decoder = tokenizers.decoders.ByteLevel()
     return backend
 
 
-def surround(backend, bos, eos):
+def surround(backend: tokenizers.Tokenizer, bos: str | None, eos: str | None) -> None:
     """Have the backend put the tokens `bos` and `eos` (str, or None for nothing) around every text."""
     from tokenizers import processors
 
@@ -53,6 +62,11 @@ def surround(backend, bos, eos):
         backend.post_processor = processors.TemplateProcessing(
             single=[token for token in (bos, "$A", eos) if token is not None], special_tokens=special
         )
+
+
+def _library():
+    """The tokenizers package. Whoever makes a backend asks for it here first."""
+    return require("tokenizers", "a pretrained tokenizer", "text")
 
 
 def _backend(directory, config):
@@ -71,18 +85,16 @@ def _backend(directory, config):
 
 
 def _read_tokenizer_json(path):
-    from tokenizers import Tokenizer
-
+    tokenizers = _library()
     try:
-        return Tokenizer.from_str(path.read_text(encoding="utf-8"))
+        return tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
     except Exception as error:  # the library raises nothing more special
         raise ValueError(f"{path} is not a readable tokenizer.json: {error}") from None
 
 
 def _read_gpt2(directory, config):
     """vocab.json and merges.txt, with GPT-2's splitting rule."""
-    from tokenizers import pre_tokenizers
-
+    tokenizers = _library()
     if (name := config.get("tokenizer_class", GPT2_CLASSES[0])) not in GPT2_CLASSES:
         raise ValueError(f"{directory} has no tokenizer.json, and vocab.json with merges.txt is not enough for {name}")
     vocab, path = read_json(directory / "vocab.json"), directory / "merges.txt"
@@ -92,7 +104,9 @@ def _read_gpt2(directory, config):
         backend = byte_level_bpe(vocab, _read_merges(path))
     except ValueError as error:
         raise ValueError(f"{path}: {error}") from None
-    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=bool(config.get("add_prefix_space", False)))
+    backend.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(
+        add_prefix_space=bool(config.get("add_prefix_space", False))
+    )
     return backend
 
 
@@ -132,7 +146,7 @@ def _with_special_tokens(directory, config, backend):
         config = _add_tokens(backend, config, _read_if_there(directory / "added_tokens.json"))
     except (TypeError, ValueError, AttributeError, OverflowError) as error:
         raise ValueError(
-            f"the special tokens in {directory} can not be read (from tokenizer_config.json, special_tokens_map.json "
+            f"the special tokens in {directory} cannot be read (from tokenizer_config.json, special_tokens_map.json "
             f"or added_tokens.json): {error}"
         ) from None
     if not (directory / "tokenizer.json").is_file():  # that file has a rule of its own

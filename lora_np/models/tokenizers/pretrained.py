@@ -1,9 +1,17 @@
 """A vocabulary that was learned: the `tokenizers` library does the work."""
 
+from __future__ import annotations
+
+from collections.abc import Mapping
+from os import PathLike
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 from ...storage import write_json, write_text
 from .base import SIDES, BaseTokenizer
+
+if TYPE_CHECKING:
+    import tokenizers
 
 # What a tokenizer_config.json may say of other files or of code; it does not hold for what is saved here.
 NOT_SAVED = ("auto_map", "tokenizer_file", "vocab_file", "merges_file", "name_or_path", "extra_special_tokens")
@@ -46,12 +54,12 @@ class PretrainedTokenizer(BaseTokenizer):
     unk_token, unk_token_id = _token_property("unk"), _id_property("unk")
     pad_token, pad_token_id = _token_property("pad"), _id_property("pad")
 
-    def __init__(self, backend, config):
+    def __init__(self, backend: tokenizers.Tokenizer, config: Mapping[str, Any]) -> None:
         backend.no_padding()
         backend.no_truncation()
         self.backend, self._config = backend, dict(config)
         self._vocab_size = 1 + max(self.get_vocab().values(), default=-1)
-        self._special = {}
+        self._special: dict[str, int | None] = {}
         self.bos_token, self.eos_token = config.get("bos_token"), config.get("eos_token")
         self.unk_token, self.pad_token = config.get("unk_token"), config.get("pad_token")
         self.padding_side, self.chat_template = config.get("padding_side", "right"), config.get("chat_template")
@@ -59,20 +67,20 @@ class PretrainedTokenizer(BaseTokenizer):
             raise ValueError(f"padding_side must be 'left' or 'right', not {self.padding_side!r}")
 
     @property
-    def vocab_size(self):
+    def vocab_size(self) -> int:
         """One more than the highest id, added tokens included (Transformers' `vocab_size` leaves those out)."""
         return self._vocab_size
 
     @property
-    def all_special_ids(self):
+    def all_special_ids(self) -> list[int]:
         """The ids of the added tokens that are marked as special."""
         return sorted(i for i, token in self.backend.get_added_tokens_decoder().items() if token.special)
 
-    def get_vocab(self):
+    def get_vocab(self) -> dict[str, int]:
         """{token: id}, added tokens included. Byte-level tokens show a space as "Ġ", a line end as "Ċ"."""
         return self.backend.get_vocab(with_added_tokens=True)
 
-    def save_pretrained(self, directory):
+    def save_pretrained(self, directory: str | PathLike) -> None:
         """Write tokenizer.json and tokenizer_config.json, which Transformers' AutoTokenizer reads as well."""
         directory = Path(directory)
         write_text(directory / "tokenizer.json", self.backend.to_str(pretty=True))
@@ -113,6 +121,34 @@ class PretrainedTokenizer(BaseTokenizer):
 
     def _decode(self, ids, skip_special_tokens):
         return self.backend.decode(ids, skip_special_tokens=skip_special_tokens)
+
+    def _decode_stream(self, ids, skip_special_tokens):
+        """`DecodeStream` of the tokenizers library does the work. Ours is only what it leaves undone.
+
+        At the end, half a character comes out: it would wait for the rest. And in a vocabulary with single bytes for
+        rare characters (Llama 2's), bytes that never make a character turn those beside them into U+FFFD as well, which
+        it takes for an error. What is out stays then, and the text goes on behind it.
+        """
+        from tokenizers.decoders import DecodeStream
+
+        stream = DecodeStream(skip_special_tokens=skip_special_tokens)
+        seen, done = [], 0  # all ids so far, and for how many of them the text is out
+        for i in ids:
+            seen.append(i)
+            try:
+                piece = stream.step(self.backend, i)
+            except Exception:  # the library raises nothing more special
+                piece = self._text_after(seen, done, skip_special_tokens)
+                stream = DecodeStream(ids=[i], skip_special_tokens=skip_special_tokens)
+            if piece:
+                done = len(seen)
+                yield piece
+        if rest := self._text_after(seen, done, skip_special_tokens):
+            yield rest
+
+    def _text_after(self, ids, done, skip_special_tokens):
+        """The text of `ids` behind that of the first `done`."""
+        return self._decode(ids, skip_special_tokens)[len(self._decode(ids[:done], skip_special_tokens)) :]
 
     def _token(self, i):
         return self.backend.id_to_token(i)

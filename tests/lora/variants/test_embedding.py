@@ -18,7 +18,7 @@ from lora_helpers import (
 
 from lora_np import LoraConfig, PeftModel, gradcheck, nn
 from lora_np.lora import LoraEmbedding
-from lora_np.models.checkpoints import load_pretrained
+from lora_np.models.loading.checkpoints import load_pretrained
 
 TARGETS = {"wte": ["wte"], "wte and c_attn": ["wte", "c_attn"], "both embeddings": ["wte", "wpe"]}
 WTE = "base_model.model.transformer.wte.lora_embedding"

@@ -12,7 +12,6 @@ from tokenizers import Tokenizer, decoders, models
 
 from lora_np import ByteTokenizer
 from lora_np.models.tokenizers import PretrainedTokenizer
-from lora_np.models.tokenizers.stream import LONGEST
 
 
 @pytest.fixture(scope="module")
@@ -169,7 +168,7 @@ class TestStreams:
 
     @pytest.mark.parametrize("unit", [b"\x80", b"\xf0\x9f\x98", b"\xef\xbf\xbd", b"\xe2a\x82"])
     def test_what_never_settles(self, unit):
-        assert_streams(ByteTokenizer(), list(unit * LONGEST))
+        assert_streams(ByteTokenizer(), list(unit * 32))
 
     @settings(fuzz, max_examples=100)
     @given(text=texts(), ids=st.lists(st.integers(0, 300), max_size=80), skip=st.booleans())
@@ -183,19 +182,44 @@ class TestStreams:
         assert_streams(smollm2, smollm2.encode(text), skip)
         assert_streams(smollm2, ids, skip)
 
-    @settings(fuzz, max_examples=60)
-    @given(st.lists(st.sampled_from(["▁Hi", "▁", "x", "😀", "é", "\n"]), max_size=30))
-    def test_a_decoder_that_treats_the_first_token_otherwise(self, words):
-        """As of Llama 2: a word's space is "▁", the first one is dropped, and unknown characters are bytes."""
+    def byte_fallback(self):
+        """(tokens, tokenizer) as of Llama 2: a word's space is "▁", the first one is dropped, and unknown characters
+        are bytes."""
         tokens = ["▁Hi", "▁", "x", *(f"<0x{i:02X}>" for i in range(256))]
         backend = Tokenizer(models.BPE({token: i for i, token in enumerate(tokens)}, []))
         parts = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
         backend.decoder = decoders.Sequence(parts)
-        tokenizer, ids = PretrainedTokenizer(backend, {}), []
+        return tokens, PretrainedTokenizer(backend, {})
+
+    @settings(fuzz, max_examples=60)
+    @given(st.lists(st.sampled_from(["▁Hi", "▁", "x", "😀", "é", "\n"]), max_size=30))
+    def test_a_decoder_that_treats_the_first_token_otherwise(self, words):
+        (tokens, tokenizer), ids = self.byte_fallback(), []
         for word in words:
             ids += [tokens.index(word)] if word in tokens else [tokens.index(f"<0x{b:02X}>") for b in word.encode()]
         assert tokenizer.decode(ids) == "".join(words).replace("▁", " ").removeprefix(" ")
         assert_streams(tokenizer, ids)
+
+    @settings(fuzz, max_examples=200)
+    @given(
+        st.lists(st.sampled_from([b"\xf0\x9f", b"\x80", b"a", "é".encode(), "😀".encode(), "▁Hi", "x"]), max_size=20)
+    )
+    def test_bytes_that_turn_their_neighbours_into_none(self, words):
+        """What is out cannot be taken back: pieces and text differ only in characters that became U+FFFD."""
+        (tokens, tokenizer), ids = self.byte_fallback(), []
+        for word in words:
+            ids += [tokens.index(word)] if isinstance(word, str) else [tokens.index(f"<0x{b:02X}>") for b in word]
+        pieces = list(tokenizer.decode_stream(iter(ids)))
+        assert all(pieces)
+        for shown, settled in zip("".join(pieces), tokenizer.decode(ids), strict=True):
+            assert settled in (shown, "\ufffd")
+
+    def test_an_id_outside_of_the_vocabulary_is_refused_when_it_comes(self, surrounded):
+        for tokenizer in (ByteTokenizer(), surrounded):
+            pieces = tokenizer.decode_stream(iter([65, tokenizer.vocab_size]))
+            assert next(pieces)
+            with pytest.raises(ValueError, match=f"no token {tokenizer.vocab_size}: "):
+                next(pieces)
 
     @pytest.mark.parametrize("unit", [b"text ", b"\x80"], ids=["text", "no text"])
     def test_time_grows_with_the_length_not_its_square(self, unit):

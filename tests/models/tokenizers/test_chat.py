@@ -1,6 +1,7 @@
 """Chat templates: the text that Transformers makes of a conversation."""
 
 import datetime
+import sys
 
 import numpy as np
 import pytest
@@ -160,15 +161,15 @@ def test_a_tool_that_is_no_schema_is_refused():
 @pytest.mark.parametrize(
     ("template", "message"),
     [
-        ("{{ raise_exception('only one turn') }}", "can not render these messages: only one turn"),
+        ("{{ raise_exception('only one turn') }}", "cannot render these messages: only one turn"),
         ("{% for %}", "has an error in line 1"),
         ("\n{% if x %}", "has an error in line 2"),
-        ("{{ messages[0].content + 3 }}", "can not render these messages"),
+        ("{{ messages[0].content + 3 }}", "cannot render these messages"),
         ("{{ nobody.name }}", "'nobody' is undefined"),
-        ("{{ messages.append(3) }}", "can not render .* unsafe"),
-        ("{{ ''.__class__.__mro__ }}", "can not render .* unsafe"),
-        ("{{ messages.__init__.__globals__ }}", "can not render .* unsafe"),
-        ("{% for i in range(10 ** 9) %}{% endfor %}", "can not render .* too big"),
+        ("{{ messages.append(3) }}", "cannot render .* unsafe"),
+        ("{{ ''.__class__.__mro__ }}", "cannot render .* unsafe"),
+        ("{{ messages.__init__.__globals__ }}", "cannot render .* unsafe"),
+        ("{% for i in range(10 ** 9) %}{% endfor %}", "cannot render .* too big"),
     ],
 )
 def test_a_template_that_fails_or_breaks_out_is_refused(template, message):
@@ -190,3 +191,13 @@ def test_the_messages_are_not_changed():
     with pytest.raises(ValueError, match="unsafe"):
         tokenizer.apply_chat_template(messages)
     assert messages == [{"role": "user", "content": "Hi", "name": None}]
+
+
+def test_without_jinja_one_sentence_says_what_brings_it(monkeypatch):
+    tokenizer = ByteTokenizer()
+    tokenizer.chat_template = CHATML
+    monkeypatch.setitem(sys.modules, "jinja2", None)
+    with pytest.raises(ImportError) as error:
+        tokenizer.apply_chat_template(TURNS)
+    expected = "a chat template needs the package jinja2: pip install -e '.[text]' (or pip install jinja2)"
+    assert str(error.value) == expected

@@ -334,7 +334,7 @@ class TestDamage:
             ("vocab.json", '{"a": 0}', r"merges\.txt: vocabulary and merges do not fit"),
             ("merges.txt", "#version: 0.2\na b c\n", "a merge should be two tokens, not 'a b c'"),
             ("merges.txt", "no such", "vocabulary and merges do not fit"),
-            ("added_tokens.json", '{"<x>": []}', "special tokens in .* can not be read .* added_tokens"),
+            ("added_tokens.json", '{"<x>": []}', "special tokens in .* cannot be read .* added_tokens"),
             ("tokenizer_config.json", '{"tokenizer_class": "RobertaTokenizer"}', "not enough for RobertaTokenizer"),
         ],
     )
@@ -377,6 +377,18 @@ class TestDamage:
 
 
 def test_importing_lora_np_does_not_load_the_libraries():
-    code = "import sys, lora_np, lora_np.models.fetch; print(*sys.modules)"
+    code = "import sys, lora_np, lora_np.models.loading.fetch; print(*sys.modules)"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
     assert not {"tokenizers", "jinja2"} & set(done.stdout.split())
+
+
+def test_without_the_library_one_sentence_says_what_brings_it(tmp_path, monkeypatch):
+    write(tmp_path, trained())
+    write_older(tmp_path / "older")
+    monkeypatch.setitem(sys.modules, "tokenizers", None)
+    for directory in (tmp_path, tmp_path / "older"):
+        with pytest.raises(ImportError) as error:
+            load_tokenizer(directory)
+        assert str(error.value) == (
+            "a pretrained tokenizer needs the package tokenizers: pip install -e '.[text]' (or pip install tokenizers)"
+        )

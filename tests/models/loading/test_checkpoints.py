@@ -14,7 +14,7 @@ from lora_helpers import fuzz, hugging_face_twin, logits_of, relative, snapshot,
 
 from lora_np import nn
 from lora_np.models import LlamaConfig, LlamaForCausalLM
-from lora_np.models.checkpoints import load_pretrained
+from lora_np.models.loading.checkpoints import load_pretrained
 from lora_np.storage import read_safetensors, write_safetensors
 
 MAKERS = {"gpt2": tiny_model, "llama": tiny_llama}
@@ -212,7 +212,7 @@ LOADING = """
 import sys
 from pathlib import Path
 import gguf.quants
-from lora_np.models.checkpoints import load_pretrained
+from lora_np.models.loading.checkpoints import load_pretrained
 
 def peak():
     lines = Path("/proc/self/status").read_text().splitlines()
@@ -292,9 +292,9 @@ def test_a_missing_file_is_named(saved, name):
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"model_type": "mamba"}, r"config.json: model_type 'mamba' is not known \(gpt2, llama\)"),
+        ({"model_type": "mamba"}, r"config.json: model_type 'mamba' is not known \(gpt2, llama, qwen3\)"),
         ({"model_type": None}, "config.json: model_type None is not known"),
-        ({"n_head": 3}, "n_embd = 16 can not be shared equally by n_head = 3"),
+        ({"n_head": 3}, "n_embd = 16 cannot be shared equally by n_head = 3"),
         ({"n_layer": "two"}, "n_layer must be a positive integer, got 'two'"),
         ({"n_layer": 3}, "missing transformer.h.2.ln_1.weight"),
         ({"n_layer": 1}, "unexpected transformer.h.1"),

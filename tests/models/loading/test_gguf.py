@@ -9,8 +9,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lora_helpers import fuzz, hugging_face_twin, logits_of, relative, some_ids, tiny_llama, tiny_model
 
-from lora_np.models.checkpoints import load_pretrained
-from lora_np.models.gguf import hugging_face_name, rows_for_halves
+from lora_np.models.loading.checkpoints import load_pretrained
+from lora_np.models.loading.gguf import hugging_face_name, rows_for_halves
 from lora_np.models.rope import inverse_frequencies
 
 LLAMA3 = {
@@ -232,12 +232,12 @@ def test_a_setting_that_is_missing_or_of_the_wrong_type_is_named(tmp_path, kind,
         ("llama", {"llama.rope.freq_base": "high"}, "llama.rope.freq_base must be of type float, got 'high'"),
         ("llama", {"llama.rope.freq_base": -1.0}, "needs a positive number rope_theta, got -1.0"),
         ("llama", {"llama.attention.head_count": 0}, "num_attention_heads must be a positive integer, got 0"),
-        ("llama", {"llama.attention.head_count_kv": 3}, "can not be shared equally by num_key_value_heads = 3"),
+        ("llama", {"llama.attention.head_count_kv": 3}, "cannot be shared equally by num_key_value_heads = 3"),
         ("llama", {"llama.block_count": 3}, r"missing model\.layers\.2"),
         ("llama", {"llama.block_count": 1}, r"unexpected model\.layers\.1"),
         ("llama", {"llama.feed_forward_length": 32}, r"gate_proj\.weight: \(64, 32\) instead of \(32, 32\)"),
         ("gpt2", {"gpt2.context_length": 11}, r"wpe\.weight: \(12, 32\) instead of \(11, 32\)"),
-        ("gpt2", {"gpt2.attention.head_count": 3}, "n_embd = 32 can not be shared equally by n_head = 3"),
+        ("gpt2", {"gpt2.attention.head_count": 3}, "n_embd = 32 cannot be shared equally by n_head = 3"),
         ("gpt2", {"gpt2.block_count": 0}, "n_layer must be a positive integer, got 0"),
         ("llama", {"general.architecture": "mamba"}, r"general.architecture 'mamba' is not known \(llama, gpt2\)"),
         ("llama", {"general.architecture": None}, "general.architecture None is not known"),

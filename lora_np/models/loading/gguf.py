@@ -5,10 +5,13 @@ channels that turn together are neighbours; and GPT-2's weights are stored (out,
 """
 
 import re
+from collections.abc import Mapping
+from typing import Any
 
 import numpy as np
 
-from .rope import inverse_frequencies
+from ...storage.tensors import TensorFile
+from ..rope import inverse_frequencies
 
 LLAMA_NAMES = {
     "token_embd": "model.embed_tokens",
@@ -36,15 +39,15 @@ GPT2_NAMES = {
     "ffn_up": "mlp.c_fc",
     "ffn_down": "mlp.c_proj",
 }
-NAMES = {"llama": (LLAMA_NAMES, "model.layers"), "gpt2": (GPT2_NAMES, "transformer.h")}
+TENSOR_NAMES = {"llama": (LLAMA_NAMES, "model.layers"), "gpt2": (GPT2_NAMES, "transformer.h")}
 ROPE_FACTORS = "rope_freqs.weight"
 # Llama 3's stretching in GGUF is one number for each pair of channels; these are the settings it was made from.
 LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
 
 
-def hugging_face_name(architecture, name):
+def hugging_face_name(architecture: str, name: str) -> str:
     """ "blk.3.attn_q.weight" -> "model.layers.3.self_attn.q_proj.weight". ValueError for a name that is not known."""
-    names, blocks = NAMES[architecture]
+    names, blocks = TENSOR_NAMES[architecture]
     found = re.fullmatch(r"(?:blk\.(\d+)\.)?(\w+)\.(weight|bias)", name)
     if not found or found[2] not in names:
         raise ValueError(f"tensor {name!r} is not one of a {architecture} model")
@@ -55,7 +58,7 @@ def hugging_face_name(architecture, name):
 class GGUFWeights:
     """The tensors of an open GGUF file as the model wants them: `shapes` {name: shape} and `read_into(name, out)`."""
 
-    def __init__(self, file, fields):
+    def __init__(self, file: TensorFile, fields: Mapping[str, Any]) -> None:
         self.file, self.fields = file, fields
         kind = fields["model_type"]
         self.names = {hugging_face_name(kind, name): name for name in file.shapes if name != ROPE_FACTORS}
@@ -68,7 +71,7 @@ class GGUFWeights:
         shape = self.file.shapes[self.names[name]]
         return shape[::-1] if self.transposed.search(name) else shape
 
-    def read_into(self, name, out):
+    def read_into(self, name: str, out: np.ndarray) -> None:
         """Fill `out` with a tensor."""
         heads = self.heads.get(name.split(".")[-2])
         if heads:
@@ -77,7 +80,7 @@ class GGUFWeights:
             self.file.read_into(self.names[name], out.T if self.transposed.search(name) else out)
 
 
-def rows_for_halves(weight, heads):
+def rows_for_halves(weight: np.ndarray, heads: int) -> np.ndarray:
     """Rows of each head from the order 0, D/2, 1, D/2 + 1, ... (partners side by side) to 0, 1, ..., D - 1 (in halves).
 
     weight (H·D, in), or a bias (H·D,).
@@ -86,7 +89,7 @@ def rows_for_halves(weight, heads):
     return weight.reshape(heads, -1, 2, *shape[1:]).swapaxes(1, 2).reshape(shape)
 
 
-def config_from_gguf(file):
+def config_from_gguf(file: TensorFile) -> dict[str, Any]:
     """The fields of config.json that an open GGUF file stands for. ValueError if one is missing or not supported."""
     settings = _Settings(file)
     if settings.architecture == "gpt2":
@@ -99,8 +102,8 @@ class _Settings:
 
     def __init__(self, file):
         self.metadata, self.architecture = file.metadata, file.metadata.get("general.architecture")
-        if not isinstance(self.architecture, str) or self.architecture not in NAMES:
-            known = ", ".join(NAMES)
+        if not isinstance(self.architecture, str) or self.architecture not in TENSOR_NAMES:
+            known = ", ".join(TENSOR_NAMES)
             raise ValueError(f"general.architecture {self.architecture!r} is not known ({known})")
 
     def get(self, name, kind=int, default=None):

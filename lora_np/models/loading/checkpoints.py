@@ -5,22 +5,24 @@ little more memory than the model.
 """
 
 import re
+from os import PathLike
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
-from .. import nn
-from ..storage import open_gguf, open_safetensors, open_sharded_safetensors, read_json
+from ... import nn
+from ...storage import open_gguf, open_safetensors, open_sharded_safetensors, read_json
+from ...storage.tensors import TensorFile
+from ..architectures import ARCHITECTURES
+from ..causal_lm import CausalLM
 from .gguf import GGUFWeights, config_from_gguf
-from .gpt2 import GPT2Config, GPT2LMHeadModel
-from .llama import LlamaConfig, LlamaForCausalLM
 
-ARCHITECTURES = {"gpt2": (GPT2Config, GPT2LMHeadModel), "llama": (LlamaConfig, LlamaForCausalLM)}
 SINGLE, SHARDED = "model.safetensors", "model.safetensors.index.json"
 # Masks and frequencies that old files hold beside the weights: they follow from the config.
 CONSTANTS = re.compile(r"(^|\.)(attn\.(bias|masked_bias)|rotary_emb\.inv_freq)$")
 
 
-def load_pretrained(path, gguf_file=None):
+def load_pretrained(path: str | PathLike, gguf_file: str | None = None) -> CausalLM:
     """The model at `path`, in float32 and in evaluation mode.
 
     path: a directory with config.json and model.safetensors (or its shards and their index), written by a model's
@@ -66,8 +68,8 @@ def _load_gguf(path):
     return model
 
 
-def gguf_fields(file):
-    """The fields of config.json that an open GGUF file stands for. ValueError, with the file's name, if it can not."""
+def gguf_fields(file: TensorFile) -> dict[str, Any]:
+    """The fields of config.json that an open GGUF file stands for. ValueError, with the file's name, if it cannot."""
     try:
         return config_from_gguf(file)
     except ValueError as error:

@@ -1,4 +1,4 @@
-"""The sampler by itself: the penalty by hand, the order of its steps. Its distributions: test_generation.py."""
+"""The sampler by itself: the penalty by hand, the order of its steps. Its distributions: test_generate.py."""
 
 from types import SimpleNamespace
 
@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from lora_np import manual_seed
-from lora_np.models.sampling import Sampler
+from lora_np.models.generation.sampling import Sampler
 
 LOGITS = np.array([[1.0, -1.0, 0.5, 2.0], [3.0, 2.9, 0.0, -4.0]])
 

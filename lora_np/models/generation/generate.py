@@ -1,16 +1,25 @@
 """Writing on: one token after another, each chosen from the model's probabilities."""
 
-import numpy as np
+from __future__ import annotations
 
-from ..autograd import no_grad
-from ..autograd.backend import to_numpy
-from ..autograd.layout import check_ids
-from ..autograd.tensor import data
-from .context import KVCache
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from ...autograd import no_grad
+from ...autograd.backend import to_numpy
+from ...autograd.layout import check_ids
+from ...autograd.tensor import Tensor, data
+from ..kv_cache import KVCache
 from .sampling import Sampler
 
+if TYPE_CHECKING:
+    from ..causal_lm import CausalLM
 
-def generate(model, ids, **options):
+
+def generate(model: CausalLM, ids: ArrayLike | Tensor, **options: Any) -> np.ndarray:
     """Continue each row of `ids` (B, T) by at most `max_new_tokens` tokens; returns ids (B, T + tokens).
 
     The options, with Transformers' names, are those of `stream`. Rows that stop early are filled up with
@@ -21,15 +30,15 @@ def generate(model, ids, **options):
 
 
 def stream(
-    model,
-    ids,
-    attention_mask=None,
-    max_new_tokens=20,
-    eos_token_id=None,
-    pad_token_id=None,
-    use_cache=True,
-    **sampling,
-):
+    model: CausalLM,
+    ids: ArrayLike | Tensor,
+    attention_mask: ArrayLike | Tensor | None = None,
+    max_new_tokens: int = 20,
+    eos_token_id: int | Sequence[int] | None = None,
+    pad_token_id: int | None = None,
+    use_cache: bool = True,
+    **sampling: Any,
+) -> Iterator[np.ndarray]:
     """An iterator over the tokens that continue `ids`: one array (B,) for each step, as soon as it is chosen.
 
     ids (B, T)       the text so far. Rows of different lengths are padded on the left, and `attention_mask` (B, T) is

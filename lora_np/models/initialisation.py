@@ -1,0 +1,24 @@
+"""How a model's weights are drawn before it is trained."""
+
+from collections.abc import Mapping
+
+import numpy as np
+
+from .. import nn
+
+WITH_WEIGHTS = (nn.Linear, nn.Conv1D, nn.Embedding)
+
+
+def init_weights(model: nn.Module, std: float, others: Mapping[nn.Module, float] | None = None) -> None:
+    """Normal weights, of standard deviation `std`, for linear layers and embeddings; their biases zero. Norms stay.
+
+    others: {layer: its own standard deviation}. A weight that layers share is drawn once, for the first of them.
+    """
+    others, drawn = others or {}, set()
+    for layer in model.modules():
+        if not isinstance(layer, WITH_WEIGHTS) or id(layer.weight) in drawn:
+            continue
+        drawn.add(id(layer.weight))
+        layer.weight.data = nn.normal(layer.weight.shape, others.get(layer, std))
+        if (bias := getattr(layer, "bias", None)) is not None:
+            bias.data = np.zeros(bias.shape, np.float32)

@@ -1,0 +1,39 @@
+"""The keys and values of what was read before, so that writing on does not read it all again."""
+
+import numpy as np
+
+from ..autograd import backend
+
+
+class KVCache:
+    """The keys and values of the tokens read so far, of every layer, so that each token is computed once.
+
+    Room for `capacity` tokens is made at the first use: per layer two arrays (B, K, capacity, D), filled from the left.
+    Pass it to a model as `past_key_values`, inside `no_grad`; `length` says how many tokens it holds.
+    """
+
+    def __init__(self, capacity: int) -> None:
+        if capacity < 1:
+            raise ValueError(f"a cache needs room for at least one token, got {capacity}")
+        self.capacity, self.length = capacity, 0
+        self.layers: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+
+    def extend(self, layer: int, k: np.ndarray, v: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Store k and v (B, K, T, D) of the next T tokens; returns all of the layer's, (B, K, length + T, D)."""
+        end = self.length + k.shape[2]
+        if layer not in self.layers:
+            xp, shape = backend.array_module(k), (*k.shape[:2], self.capacity, k.shape[3])
+            self.layers[layer] = xp.empty(shape, k.dtype), xp.empty(shape, v.dtype)
+        keys, values = self.layers[layer]
+        keys[:, :, self.length : end], values[:, :, self.length : end] = k, v
+        return keys[:, :, :end], values[:, :, :end]
+
+    def check_room(self, rows: int, tokens: int) -> None:
+        """ValueError if `tokens` more do not fit, or if the cache is of another number of rows."""
+        if self.length + tokens > self.capacity:
+            raise ValueError(
+                f"the cache has room for {self.capacity} tokens and holds {self.length}: {tokens} more do not fit"
+            )
+        held = next((len(keys) for keys, _ in self.layers.values()), rows)
+        if held != rows:
+            raise ValueError(f"the cache holds {held} rows, not {rows}")
