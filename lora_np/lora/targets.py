@@ -9,7 +9,8 @@ from .layer import AdaptedLayer
 from .saved_modules import ModulesToSave
 
 LINEAR = (nn.Linear, nn.Conv1D, nn.Linear4bit)
-DEFAULT_TARGETS = {"gpt2": ["c_attn"], "llama": ["q_proj", "v_proj"], "qwen3": ["q_proj", "v_proj"]}  # by the model's config.model_type
+QUERIES_AND_VALUES = ["q_proj", "v_proj"]
+DEFAULT_TARGETS = {"gpt2": ["c_attn"], "llama": QUERIES_AND_VALUES, "qwen3": QUERIES_AND_VALUES}  # by model_type
 ALL_LINEAR = "all-linear"
 
 
