@@ -11,8 +11,14 @@ import sys
 import types
 import warnings
 
-MOVED = {}  # {old module: (new modules, ...)}, all without the leading "lora_np."
-RENAMED = {}  # {"old module.old name": "new name"}, the old module as in MOVED or still in its place
+MOVED = {  # {old module: (new modules, ...)}, all without the leading "lora_np."
+    "training.distributed": ("training.parallel.processes",),
+    "training.groups": ("training.optim.parameter_groups",),
+    "training.recorded": ("training.parallel.recorded",),
+}
+RENAMED = {  # {"old module.old name": "new name"}, the old module as in MOVED or still in its place
+    "training.data.hashed_place": "hashed_fraction",
+}
 
 
 class _MovedModule(types.ModuleType):

@@ -133,7 +133,7 @@ class Plus(nn.Module):
 
 
 def test_random_bytes_are_learnt_as_far_as_they_can_be():
-    """Uniform random letters out of 4 have the entropy ln 4: the loss comes down to it and can not go below."""
+    """Uniform random letters out of 4 have the entropy ln 4: the loss comes down to it and cannot go below."""
     letters = np.random.default_rng(0).choice([10, 20, 30, 40], 20_000)
     windows = letters.reshape(-1, 16)
     batches = Batches([windows[8 * i : 8 * i + 8] for i in range(120)])
@@ -355,7 +355,7 @@ def test_progress_and_directories_change_no_number(tmp_path, capsys):
 
 def test_progress_shows_the_tokens_of_a_second_without_padding(monkeypatch, capsys):
     """The clock says that every step takes a second. Prompts are counted, for they are computed too; padding is not."""
-    monkeypatch.setattr("lora_np.training.loop.time", SimpleNamespace(perf_counter=itertools.count().__next__))
+    monkeypatch.setattr("lora_np.training.progress.time", SimpleNamespace(perf_counter=itertools.count().__next__))
     ids = np.arange(1, 49).reshape(4, 12)
     labels = ids.copy()
     labels[0, 5:] = labels[1, :11] = labels[2, 1:] = labels[3, 3:7] = -100
