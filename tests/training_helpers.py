@@ -114,5 +114,6 @@ def child(file, program, *arguments):
     file = Path(file)
     code = f"import {file.stem}; {file.stem}.{program}(*{arguments!r})"
     path = os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")])
+    options = {"cwd": file.parent, "env": {**os.environ, "PYTHONPATH": path}}
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
-    return subprocess.Popen([sys.executable, "-c", code], cwd=file.parent, env={**os.environ, "PYTHONPATH": path}, **pipes)
+    return subprocess.Popen([sys.executable, "-c", code], **options, **pipes)

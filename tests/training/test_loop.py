@@ -26,6 +26,7 @@ from lora_np import (
     nn,
     train,
 )
+from lora_np.training import clip_grad_norm_, loop
 
 
 class Plus(nn.Module):
@@ -221,3 +222,34 @@ def test_a_merged_model_is_refused(tmp_path):
     assert not os.listdir(tmp_path)
     model.unmerge_adapter()
     assert len(run(model)["loss"]) == 12
+
+
+def test_batches_of_ids_and_labels_go_to_the_recorded_step_and_others_do_not(monkeypatch):
+    """The step is pretended: what a GPU does with it is in parallel/test_recorded.py."""
+    taken = []
+
+    class Masked:
+        """Every second batch has an attention mask, of which nothing is hidden."""
+
+        def batch(self, seed, step):
+            batch = text_data().batch(seed, step)
+            return {**batch, "attention_mask": np.ones_like(batch["input_ids"])} if step % 2 else batch
+
+    def pretended(model, optimizer, max_grad_norm):
+        def step(batch):
+            taken.append(set(batch))
+            loss = model(**batch).loss
+            loss.backward()
+            clip_grad_norm_(optimizer.parameters(), max_grad_norm)
+            optimizer.step()
+            optimizer.zero_grad()
+            return loss.data
+
+        return step
+
+    expected = run(tiny(), data=Masked())
+    monkeypatch.setattr(loop, "recorded_step", pretended)
+    assert run(tiny(), data=Masked()) == expected
+    assert taken == [{"input_ids", "labels"}] * 6
+    assert len(run(tiny(), data=Masked(), accumulation=2)["loss"]) == 12
+    assert len(taken) == 6, "a step of several batches is not recorded"
