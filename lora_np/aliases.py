@@ -11,7 +11,8 @@ import sys
 import types
 import warnings
 
-MOVED = {  # {old module: (new modules, ...)}, all without the leading "lora_np."
+# {old module: (new modules, ...)}, all without the leading "lora_np."
+MOVED = {
     "training.distributed": ("training.parallel.processes",),
     "training.groups": ("training.optim.parameter_groups",),
     "training.recorded": ("training.parallel.recorded",),

@@ -9,7 +9,6 @@ An example is a dict of one of three kinds, and every kind may have a "group" be
 What is not learnt has the label -100. The model still reads it: the loss of each learnt token depends on all before.
 """
 
-import bisect
 import json
 import warnings
 from collections.abc import Iterable, Iterator, Sequence
@@ -21,6 +20,7 @@ import numpy as np
 from ..models.output import IGNORED
 from ..storage import existing, write_text
 from .data import hashed_fraction
+from .packing import pack
 from .protocols import Array, Batch, Example, Tokenizer
 
 KINDS = ({"text"}, {"prompt", "completion"}, {"messages"})
@@ -280,24 +280,3 @@ def _report_dropped(dropped: int, total: int, max_length: int) -> None:
             f"{max_length} tokens",
             stacklevel=3,
         )
-
-
-def pack(lengths: Sequence[int], room: int) -> list[list[int]]:
-    """[[number, ...], ...]: things of these lengths in rows of at most `room`, by best fit decreasing.
-
-    The longest first, and of equal ones the earlier; each into the row with the least room left that is enough, and
-    of such rows the one begun first; else into a new row. At most about 11/9 as many rows as the best packing needs.
-    """
-    rows: list[list[int]] = []
-    open_rows: list[tuple[int, int]] = []  # (room left, number of the row), sorted
-    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        tightest = bisect.bisect_left(open_rows, (lengths[i], 0))
-        if tightest < len(open_rows):
-            left, row = open_rows.pop(tightest)
-        else:
-            left, row = room, len(rows)
-            rows.append([])
-        rows[row].append(i)
-        if left > lengths[i]:
-            bisect.insort(open_rows, (left - lengths[i], row))
-    return rows

@@ -214,13 +214,13 @@ def killed_while_saving(kind, directory, moment):
         replace(*paths)
         kill()
 
-    places = {
+    interrupted_calls = {
         "in the middle of writing": (lora_np.storage.safetensors, "save_file", half_written),
         "before it is on the disk": (os, "fsync", kill),
         "before it is renamed": (os, "replace", kill),
         "after it is renamed": (os, "replace", after),
     }
-    run(MODELS[kind](), directory, CallsBefore(5, lambda: setattr(*places[moment])))
+    run(MODELS[kind](), directory, CallsBefore(5, lambda: setattr(*interrupted_calls[moment])))
 
 
 @pytest.mark.parametrize(

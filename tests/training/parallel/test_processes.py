@@ -40,9 +40,9 @@ def lora(seed=0, dropout=0.0):
     return get_peft_model(base, config)
 
 
-def without_labels(labels, *places):
-    """These labels (batches, B, T) less what `places`, pairs of a batch and its rows, name."""
-    for batch, rows in places:
+def without_labels(labels, *empty):
+    """These labels (batches, B, T) with none in `empty`: pairs of a batch and rows of it."""
+    for batch, rows in empty:
         labels[batch, rows] = -100
     return labels
 
