@@ -23,9 +23,13 @@ MOVED = {  # {old module: (new modules, ...)}, all without the leading "lora_np.
     "models.fetch": ("models.loading.fetch",),
     "models.gguf": ("models.loading.gguf",),
     "models.sampling": ("models.generation.sampling",),
+    "training.distributed": ("training.parallel.processes",),
+    "training.groups": ("training.optim.parameter_groups",),
+    "training.recorded": ("training.parallel.recorded",),
 }
 RENAMED = {  # {"old module.old name": "new name"}, the old module as in MOVED or still in its place
     "models.gguf.NAMES": "TENSOR_NAMES",
+    "training.data.hashed_place": "hashed_fraction",
 }
 
 

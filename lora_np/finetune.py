@@ -22,7 +22,7 @@ from .models.auto import TINY_PYTHON
 from .storage import existing
 from .tasks import make_task
 from .training import TrainingArguments, evaluate, train
-from .training.loop import CHECKPOINT
+from .training.checkpoint import CHECKPOINT
 
 ADAPTER = "adapter_config.json"
 

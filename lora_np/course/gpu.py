@@ -21,7 +21,7 @@ from ..models import AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHead
 from ..models.auto import TINY_PYTHON
 from ..storage import replacing
 from ..training import AdamW, TextData, prose_documents
-from ..training.recorded import RecordedStep
+from ..training.parallel import RecordedStep
 from .timeline import Span, Timeline, time_line
 
 GPT2_SHAPE = "GPT-2 124M"

@@ -1,14 +1,18 @@
-"""Training: optimizers, data, the loop."""
+"""Training: data, optimizers, the loop.
+
+Read in this order: loop.py (a step, and what repeats it), optim/adamw.py, data.py and examples.py (what a batch is
+made of), evaluation.py; then parallel/, for what is beyond one process or one plain step.
+"""
 
 from ..aliases import moved_names
+from .arguments import TrainingArguments
 from .data import TextData, load_text, prose_documents, python_documents
 from .docstrings import docstring_examples
 from .evaluation import evaluate
 from .examples import ExampleData, load_examples, split_examples, tokenize_example, write_jsonl
-from .groups import parameter_groups
-from .loop import TrainingArguments, train
-from .optim import SGD, AdamW, clip_grad_norm_, warmup_cosine
-from .recorded import RecordedStep
+from .loop import train
+from .optim import SGD, AdamW, clip_grad_norm_, parameter_groups, warmup_cosine
+from .parallel import RecordedStep
 
 __getattr__ = moved_names(__name__)
 

@@ -7,18 +7,22 @@ between Python versions; `fingerprint` tells which text a run saw.
 
 import hashlib
 import sysconfig
+from os import PathLike
 from pathlib import Path
 
 import numpy as np
 
+from ..aliases import moved_names
+from ..models.output import IGNORED as IGNORED  # it was defined here before
 from ..storage import existing
+from .protocols import Array, Batch, Documents, Tokenizer
 
-IGNORED = -100  # the label of a token that nobody is asked to predict
+__getattr__ = moved_names(__name__)
 
 NOT_SOURCE = {"__pycache__", "encodings", "idle_test", "lib2to3", "pydoc_data", "site-packages", "test", "tests"}
 
 
-def python_documents(root=None):
+def python_documents(root: str | PathLike[str] | None = None) -> Documents:
     """{relative path: source text} of the Python files under `root`, by default the standard library's.
 
     Tests, character tables, the old 2to3 tool and the reference prose (which must stay unseen) are left out.
@@ -31,25 +35,25 @@ def python_documents(root=None):
     return {name: text for name, text in texts.items() if text.strip()}
 
 
-def prose_documents():
+def prose_documents() -> Documents:
     """{topic: text}: the reference pages that Python's `help()` shows, about 460 KB of English prose."""
     from pydoc_data.topics import topics
 
     return dict(sorted(topics.items()))
 
 
-def load_text(path):
+def load_text(path: str | PathLike[str]) -> Documents:
     """{name: text} of the user's own file: its paragraphs, joined to documents of about 2,000 characters.
 
     FileNotFoundError if there is no such file; ValueError if it is empty or not UTF-8 text.
     """
-    path = existing(path)
+    file = existing(path)
     try:
-        text = path.read_text(encoding="utf-8")
+        text = file.read_text(encoding="utf-8")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not UTF-8 text: {error.reason} at byte {error.start}") from None
+        raise ValueError(f"{file} is not UTF-8 text: {error.reason} at byte {error.start}") from None
     if not text.strip():
-        raise ValueError(f"{path} is empty: there is nothing to learn from it")
+        raise ValueError(f"{file} is empty: there is nothing to learn from it")
     documents, current = [], ""
     for paragraph in text.split("\n\n"):
         current += paragraph + "\n\n"
@@ -57,10 +61,10 @@ def load_text(path):
             documents.append(current)
             current = ""
     documents += [current] if current.strip() else []
-    return {f"{path.name}#{i}": document for i, document in enumerate(documents)}
+    return {f"{file.name}#{i}": document for i, document in enumerate(documents)}
 
 
-def fingerprint(documents):
+def fingerprint(documents: Documents) -> str:
     """The SHA-256 of all names and texts, in order of name."""
     digest = hashlib.sha256()
     for name in sorted(documents):
@@ -70,28 +74,28 @@ def fingerprint(documents):
     return digest.hexdigest()
 
 
-def hashed_place(name):
-    """A number in [0, 1) that follows from a name alone, and is spread evenly over many names."""
+def hashed_fraction(name: str) -> float:
+    """A number in [0, 1) that follows from a name alone; over many names, all numbers are equally likely."""
     digest = hashlib.sha256(name.encode("utf-8", errors="surrogateescape")).digest()
     return int.from_bytes(digest[:8], "little") / 2**64
 
 
-def split_documents(documents, held_out=0.1):
-    """{"train", "validation", "test"}: whole documents, each placed by a hash of its name.
+def split_documents(documents: Documents, held_out: float = 0.1) -> dict[str, Documents]:
+    """{"train", "validation", "test"}: whole documents, each in the part that a hash of its name says.
 
-    A document is in one part only, so no window of the held-out parts has been trained on, and the place of a
-    document does not depend on which others there are. Validation and test get about `held_out` each.
+    A document is in one part only, so that no window of the held-out parts has been trained on. In which one does not
+    depend on the other documents. Validation and test get about the fraction `held_out` each.
     """
-    parts = {"train": {}, "validation": {}, "test": {}}
+    parts: dict[str, Documents] = {"train": {}, "validation": {}, "test": {}}
     for name, text in documents.items():
-        place = hashed_place(name)
-        part = "test" if place < held_out else "validation" if place < 2 * held_out else "train"
+        fraction = hashed_fraction(name)
+        part = "test" if fraction < held_out else "validation" if fraction < 2 * held_out else "train"
         parts[part][name] = text
     return parts
 
 
-def hold_out_last(documents, held_out=0.1):
-    """{"train", "test"}: the end of the text is held out, from a line's beginning on; one document in each part."""
+def hold_out_last(documents: Documents, held_out: float = 0.1) -> dict[str, Documents]:
+    """{"train", "test"}: the end of the text is held out, from the beginning of a line; one document in each part."""
     name, text = " ".join(documents), "".join(documents.values())
     cut = int(len(text) * (1 - held_out))
     cut = text.rfind("\n", 0, cut) + 1 or cut
@@ -106,7 +110,9 @@ class TextData:
     windows()          all windows (n, T), one after another: what `evaluate` reads
     """
 
-    def __init__(self, documents, tokenizer, length, batch_size, name="the data"):
+    def __init__(
+        self, documents: Documents, tokenizer: Tokenizer, length: int, batch_size: int, name: str = "the data"
+    ) -> None:
         for what, value, least in (("batch_size", batch_size, 1), ("length", length, 1)):
             if value < least:
                 raise ValueError(f"{what} must be at least {least}, got {value}")
@@ -118,12 +124,12 @@ class TextData:
         self.tokens = np.array(ids, dtype=np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.int64)
         self.length, self.batch_size = length, batch_size
 
-    def batch(self, seed, step):
+    def batch(self, seed: int, step: int) -> Batch:
         rng = np.random.default_rng((seed, step))
         starts = rng.integers(0, len(self.tokens) - self.length + 1, self.batch_size)
         ids = self.tokens[starts[:, None] + np.arange(self.length)].astype(np.int64)
         return {"input_ids": ids, "labels": ids}
 
-    def windows(self):
+    def windows(self) -> Array:
         n = len(self.tokens) // self.length
         return self.tokens[: n * self.length].reshape(n, self.length).astype(np.int64)

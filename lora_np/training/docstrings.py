@@ -7,15 +7,19 @@ its docstring is the question, the docstring's first line the answer.
 import ast
 import re
 import warnings
+from os import PathLike
 
 from .data import python_documents
+from .protocols import Example
 
 INSTRUCTION = "Write the first line of the docstring of this Python function."
 MOST_LINES, MOST_CHARACTERS = 60, 2000
 SHORTEST_ANSWER, LONGEST_ANSWER = 15, 120
 
+Function = ast.FunctionDef | ast.AsyncFunctionDef
 
-def docstring_examples(root=None):
+
+def docstring_examples(root: str | PathLike[str] | None = None) -> list[Example]:
     """[{"messages": [user, assistant], "group": relative path}]: one for each documented function under `root`.
 
     root: a folder of Python files, by default the standard library; see `python_documents` for what is left out of it,
@@ -36,7 +40,7 @@ def docstring_examples(root=None):
     return examples
 
 
-def _documented_functions(source):
+def _documented_functions(source: str) -> list[Function]:
     """The functions of a module that have a docstring and a body besides, from top to bottom."""
     try:
         with warnings.catch_warnings():
@@ -44,30 +48,30 @@ def _documented_functions(source):
             tree = ast.parse(source)
     except (SyntaxError, ValueError, RecursionError):  # a file for another Python, or none at all
         return []
-    kinds = (ast.FunctionDef, ast.AsyncFunctionDef)
-    found = [node for node in ast.walk(tree) if isinstance(node, kinds) and len(node.body) > 1]
+    found = [node for node in ast.walk(tree) if isinstance(node, Function) and len(node.body) > 1]
     return sorted((node for node in found if ast.get_docstring(node)), key=lambda node: node.lineno)
 
 
-def _first_line(function):
+def _first_line(function: Function) -> str | None:
     """The first line of the docstring, or None if it is no answer to learn from.
 
     That is: very short or long, one word, half a sentence that goes on in the next line, or a call of the function.
     """
-    line, _, rest = ast.get_docstring(function).strip().partition("\n")
+    line, _, rest = (ast.get_docstring(function) or "").strip().partition("\n")
     line, next_line = line.strip(), rest.partition("\n")[0].strip()
     usual = SHORTEST_ANSWER <= len(line) <= LONGEST_ANSWER and " " in line and not next_line
     return line if usual and not re.match(rf"[\w.]*\b{function.name}\(", line) else None
 
 
-def _without_docstring(function, lines):
+def _without_docstring(function: Function, lines: list[str]) -> str | None:
     """The function's lines without its docstring, moved to the left margin; None if it is too long.
 
     None also where the docstring shares a line with code, which would have to be taken apart.
     """
     docstring, start = function.body[0], min(node.lineno for node in (function, *function.decorator_list))
-    before, after = lines[start - 1 : docstring.lineno - 1], lines[docstring.end_lineno : function.end_lineno]
-    shared = function.body[1].lineno <= docstring.end_lineno
+    end = docstring.end_lineno or docstring.lineno  # after parsing it is always there; the type allows for None
+    before, after = lines[start - 1 : docstring.lineno - 1], lines[end : function.end_lineno]
+    shared = function.body[1].lineno <= end
     while after and not after[0].strip():
         after = after[1:]
     indent = function.col_offset

@@ -1,15 +1,19 @@
 """How good a model is on data that it was not trained on, and what counts in a batch."""
 
+from collections.abc import Iterator
+
 from ..autograd import no_grad
-from .data import IGNORED
+from ..models.output import IGNORED
+from ..nn import Module
+from .protocols import Array, Batch, EvaluationData
 
 
-def evaluate(model, data, batch_size=32):
+def evaluate(model: Module, data: Array | tuple[Array, Array] | EvaluationData, batch_size: int = 32) -> float:
     """The mean loss in nats per token, over every token that counts, with nothing recorded and no dropout.
 
     data: windows (n, T), of which all tokens count; a pair (ids, labels), each (n, T), with labels -100 where nothing
     counts; or a data set with batches(batch_size), such as `ExampleData`.
-    A batch with few targets weighs little: this is the mean over targets, not over batches.
+    The mean is over targets, not over batches: a batch with few targets weighs little. ValueError if there is none.
     """
     was_training, total, count = model.training, 0.0, 0
     model.eval()
@@ -26,9 +30,9 @@ def evaluate(model, data, batch_size=32):
     return total / count
 
 
-def _all_batches(data, batch_size):
+def _all_batches(data: Array | tuple[Array, Array] | EvaluationData, batch_size: int) -> Iterator[Batch]:
     """What `evaluate` is given, as {"input_ids", "labels"} of at most `batch_size` rows."""
-    if hasattr(data, "batches"):
+    if not isinstance(data, tuple) and hasattr(data, "batches"):
         yield from data.batches(batch_size)
         return
     ids, labels = data if isinstance(data, tuple) else (data, data)
@@ -37,11 +41,12 @@ def _all_batches(data, batch_size):
         yield {"input_ids": ids[rows], "labels": labels[rows]}
 
 
-def count_targets(labels):
-    """How many labels (B, T) the loss is averaged over: all but -100, and but the first, which nothing precedes."""
+def count_targets(labels: Array) -> int:
+    """How many labels (B, T) the loss is averaged over: those that are not -100, less each row's first, which no token
+    precedes."""
     return int((labels[:, 1:] != IGNORED).sum())
 
 
-def count_tokens(labels):
+def count_tokens(labels: Array) -> int:
     """How many tokens a batch has without its padding: each row's labels (B, T) up to the last that counts."""
     return int(((labels != IGNORED)[:, ::-1].cumsum(axis=1) > 0).sum())

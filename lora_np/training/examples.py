@@ -9,26 +9,32 @@ An example is a dict of one of three kinds, and every kind may have a "group" be
 What is not learnt has the label -100. The model still reads it: the loss of each learnt token depends on all before.
 """
 
-import bisect
 import json
 import warnings
+from collections.abc import Iterable, Iterator, Sequence
+from os import PathLike
+from typing import Any
 
 import numpy as np
 
+from ..models.output import IGNORED
 from ..storage import existing, write_text
-from .data import IGNORED, hashed_place
+from .data import hashed_fraction
+from .packing import pack
+from .protocols import Array, Batch, Example, Tokenizer
 
 KINDS = ({"text"}, {"prompt", "completion"}, {"messages"})
 EXPECTED = "text, or prompt and completion, or messages (and group, if you like)"
 
 
-def load_examples(path):
+def load_examples(path: str | PathLike[str]) -> list[Example]:
     """The examples in a JSONL file: one JSON object per line, all with the same fields. Blank lines are skipped.
 
     FileNotFoundError if there is no such file; ValueError with the file's name and the line's number if a line is not
     JSON, has other fields than an example, has no text where it needs some, or is of another kind than the first.
     """
-    path, examples, first = existing(path), [], None
+    path, first = existing(path), ""
+    examples: list[Example] = []
     with open(path, "rb") as file:  # bytes: they are cut at line feeds only, and a line that is no UTF-8 has a number
         for number, line in enumerate(file, 1):
             if not line.strip():
@@ -45,19 +51,19 @@ def load_examples(path):
     return examples
 
 
-def write_jsonl(path, examples):
+def write_jsonl(path: str | PathLike[str], examples: Iterable[Example]) -> None:
     """Write examples as `load_examples` reads them, one JSON object per line."""
     write_text(path, "".join(json.dumps(example, ensure_ascii=False) + "\n" for example in examples))
 
 
-def _parse(line, where):
+def _parse(line: bytes, where: str) -> Any:
     try:
         return json.loads(line.decode("utf-8-sig"))
     except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
         raise ValueError(f"{where} is not JSON: {error} (each line should be one JSON object)") from None
 
 
-def check_example(example, where="the example"):
+def check_example(example: Any, where: str = "the example") -> None:
     """ValueError, beginning with `where`, unless `example` is of one of the three kinds and has something to learn."""
     if not isinstance(example, dict):
         raise ValueError(f"{where} should be a JSON object, not a {type(example).__name__}")
@@ -74,18 +80,18 @@ def check_example(example, where="the example"):
             raise ValueError(f"{where}: {name} is empty, so there is nothing to learn from it")
 
 
-def _check_messages(messages, where):
+def _check_messages(messages: Any, where: str) -> None:
     """At least one answer, none empty, and somebody who asks first."""
     if not isinstance(messages, list) or not messages:
         raise ValueError(f'{where}: messages should be a list of {{"role", "content"}}, got {messages!r:.80}')
     for number, message in enumerate(messages, 1):
-        place = f"{where}: message {number}"
+        here = f"{where}: message {number}"
         if not isinstance(message, dict) or set(message) != {"role", "content"}:
-            raise ValueError(f"{place} should have exactly the fields role and content, got {message!r:.80}")
+            raise ValueError(f"{here} should have exactly the fields role and content, got {message!r:.80}")
         for name, value in message.items():
-            _check_text(value, f"{place}: {name}")
+            _check_text(value, f"{here}: {name}")
         if message["role"] == "assistant" and not message["content"].strip():
-            raise ValueError(f"{place}, an answer of the assistant, is empty, so there is nothing to learn from it")
+            raise ValueError(f"{here}, an answer of the assistant, is empty, so there is nothing to learn from it")
     roles = [message["role"] for message in messages]
     if "assistant" not in roles:
         raise ValueError(f"{where} has no message with the role assistant, so there is nothing to learn from it")
@@ -93,7 +99,7 @@ def _check_messages(messages, where):
         raise ValueError(f"{where} begins with the assistant's message: a prompt has to stand before the answer")
 
 
-def _check_text(value, where):
+def _check_text(value: Any, where: str) -> None:
     if not isinstance(value, str):
         raise ValueError(f"{where} should be a string, got {value!r:.80}")
     try:
@@ -102,7 +108,9 @@ def _check_text(value, where):
         raise ValueError(f"{where} is not valid text: half a character (a lone surrogate) at {error.start}") from None
 
 
-def tokenize_example(example, tokenizer, max_length=None):
+def tokenize_example(
+    example: Example, tokenizer: Tokenizer, max_length: int | None = None
+) -> tuple[list[int], list[int]]:
     """(ids, labels) of one example, two lists of the same length, at most `max_length`.
 
     text          the text's ids and the end token; all are targets.
@@ -111,12 +119,13 @@ def tokenize_example(example, tokenizer, max_length=None):
                   because at inference the prompt stands alone: a token across the border would never be seen there.
     messages      the conversation as the tokenizer's chat template renders it; targets are the assistant's turns with
                   what ends them, but not the header which the template puts before an answer.
-    labels is the id where a target is and -100 elsewhere, also at the first token, which nothing precedes. What comes
-    after the last target is left out, since it has no influence on any. Both lists are empty if no target is left.
-    ValueError if the example is none, or if its targets can not be found with this chat template.
+    A label is the token's id if the token is a target, else -100; the first is always -100, as nothing precedes it.
+    What comes after the last target is left out, since it has no influence on any. Both lists are empty if no target
+    is left. ValueError if the example is none, or if its targets cannot be found with this chat template.
     """
     check_example(example)
-    ids, labels = [], []
+    ids: list[int] = []
+    labels: list[int] = []
     for piece, is_target in _pieces(example, tokenizer):
         ids += piece
         labels += piece if is_target else [IGNORED] * len(piece)
@@ -127,7 +136,7 @@ def tokenize_example(example, tokenizer, max_length=None):
     return ids[: len(labels)], labels
 
 
-def _pieces(example, tokenizer):
+def _pieces(example: Example, tokenizer: Tokenizer) -> list[tuple[list[int], bool]]:
     """[(ids, whether they are targets)], in order."""
     end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     if "text" in example:
@@ -139,13 +148,14 @@ def _pieces(example, tokenizer):
     return [(tokenizer.encode(text, add_special_tokens=False), is_target) for text, is_target in turns]
 
 
-def _turns(messages, tokenizer):
+def _turns(messages: list[dict[str, str]], tokenizer: Tokenizer) -> list[tuple[str, bool]]:
     """[(text, whether it is an answer)]: the rendered conversation, cut where each answer begins and where it ends.
 
     An answer is what its message adds to the rendering of all before it with the header for an answer at the end.
     That needs a template which only ever adds: one that rewrites earlier turns gives no such border.
     """
-    rendered, turns = "", []
+    rendered = ""
+    turns: list[tuple[str, bool]] = []
     for i, message in enumerate(messages):
         if message["role"] == "assistant":
             asked = tokenizer.apply_chat_template(messages[:i], add_generation_prompt=True, tokenize=False)
@@ -160,8 +170,8 @@ def _turns(messages, tokenizer):
     return turns
 
 
-def split_examples(examples, held_out=0.1, seed=0):
-    """{"train", "validation"}: each example placed by a hash of its content, or of its "group" if all have one.
+def split_examples(examples: Sequence[Example], held_out: float = 0.1, seed: int = 0) -> dict[str, list[Example]]:
+    """{"train", "validation"}: each example goes where a hash of its content says, or of its "group" if all have one.
 
     Equal examples, and all of a group, are on the same side, so that nothing is validated that was trained on.
     Validation gets about the share `held_out`, and neither side is ever empty. ValueError if there is only one
@@ -173,13 +183,14 @@ def split_examples(examples, held_out=0.1, seed=0):
     if any(grouped) and not all(grouped):
         raise ValueError(f"{sum(grouped)} of {len(grouped)} examples have a group: all need one, or none")
     keys = [json.dumps(example.get("group", example), sort_keys=True) for example in examples]
-    places = {key: hashed_place(f"{seed}:{key}") for key in keys}
-    if len(places) < 2:
+    fractions = {key: hashed_fraction(f"{seed}:{key}") for key in keys}
+    if len(fractions) < 2:
         what = "groups" if any(grouped) else "different examples"
-        raise ValueError(f"nothing can be held out: at least two {what} are needed, here is {len(places)}")
-    held = {key for key, place in places.items() if place < held_out} or {min(places, key=places.get)}
-    if len(held) == len(places):
-        held.remove(max(places, key=places.get))
+        raise ValueError(f"nothing can be held out: at least two {what} are needed, here is {len(fractions)}")
+    in_order = sorted(fractions, key=fractions.__getitem__)
+    held = {key for key in in_order if fractions[key] < held_out} or {in_order[0]}
+    if len(held) == len(fractions):
+        held.remove(in_order[-1])
     return {
         "train": [example for example, key in zip(examples, keys, strict=True) if key not in held],
         "validation": [example for example, key in zip(examples, keys, strict=True) if key in held],
@@ -207,7 +218,14 @@ class ExampleData:
     predicted from another, for the first token of each has the label -100.
     """
 
-    def __init__(self, examples, tokenizer, max_length, batch_size, packing=False):
+    def __init__(
+        self,
+        examples: Sequence[Example],
+        tokenizer: Tokenizer,
+        max_length: int,
+        batch_size: int,
+        packing: bool = False,
+    ) -> None:
         for what, value, least in (("batch_size", batch_size, 1), ("max_length", max_length, 2)):
             if value < least:
                 raise ValueError(f"{what} must be at least {least}, got {value}")
@@ -224,18 +242,18 @@ class ExampleData:
         self.offsets = np.cumsum([0, *(sum(lengths[i] for i in row) for row in rows)])
         self.examples, self.rows = len(kept), len(rows)
 
-    def batch(self, seed, step):
-        places = step * self.batch_size + np.arange(self.batch_size)
-        epochs = places // self.rows
+    def batch(self, seed: int, step: int) -> Batch:
+        numbers = step * self.batch_size + np.arange(self.batch_size)  # of all rows so far, epoch after epoch
+        epochs = numbers // self.rows
         orders = {epoch: np.random.default_rng((seed, epoch)).permutation(self.rows) for epoch in np.unique(epochs)}
-        return self._padded([orders[epoch][place % self.rows] for epoch, place in zip(epochs, places, strict=True)])
+        return self._padded([orders[epoch][number % self.rows] for epoch, number in zip(epochs, numbers, strict=True)])
 
-    def batches(self, batch_size):
+    def batches(self, batch_size: int) -> Iterator[Batch]:
         order = np.argsort(np.diff(self.offsets), kind="stable")
         for start in range(0, self.rows, batch_size):
             yield self._padded(order[start : start + batch_size])
 
-    def _padded(self, rows):
+    def _padded(self, rows: Sequence[int] | Array) -> Batch:
         """The rows with these numbers, as a batch."""
         spans = [slice(self.offsets[row], self.offsets[row + 1]) for row in rows]
         longest = max(span.stop - span.start for span in spans)
@@ -248,12 +266,12 @@ class ExampleData:
         return {"input_ids": ids, "labels": labels}
 
 
-def _as_arrays(ids, labels):
+def _as_arrays(ids: list[int], labels: list[int]) -> tuple[Array, Array]:
     """Four bytes for each id, one for whether it is a target."""
     return np.array(ids, np.int32), np.array(labels, np.int32) != IGNORED
 
 
-def _report_dropped(dropped, total, max_length):
+def _report_dropped(dropped: int, total: int, max_length: int) -> None:
     if dropped == total:
         raise ValueError(f"none of the {total} examples has anything to learn within max_length = {max_length} tokens")
     if dropped:
@@ -262,23 +280,3 @@ def _report_dropped(dropped, total, max_length):
             f"{max_length} tokens",
             stacklevel=3,
         )
-
-
-def pack(lengths, room):
-    """[[number, ...], ...]: things of these lengths in rows of at most `room`, by best fit decreasing.
-
-    The longest first, and of equal ones the earlier; each into the row with the least room left that is enough, and
-    of such rows the one begun first; else into a new row. At most about 11/9 as many rows as the best packing needs.
-    """
-    rows, open_rows = [], []  # open_rows: (room left, number of the row), sorted
-    for i in sorted(range(len(lengths)), key=lambda i: -lengths[i]):
-        place = bisect.bisect_left(open_rows, (lengths[i], 0))
-        if place < len(open_rows):
-            left, row = open_rows.pop(place)
-        else:
-            left, row = room, len(rows)
-            rows.append([])
-        rows[row].append(i)
-        if left > lengths[i]:
-            bisect.insort(open_rows, (left - lengths[i], row))
-    return rows

@@ -1,15 +1,19 @@
 """How the shipped base model was made: a byte-level GPT, trained on the source of Python's standard library."""
 
 import platform
+from os import PathLike
 from pathlib import Path
+from typing import Any
 
 from ..autograd import manual_seed
 from ..models import ByteTokenizer, GPT2Config, GPT2LMHeadModel
 from ..storage import write_json
+from .arguments import TrainingArguments
 from .data import TextData, fingerprint, prose_documents, python_documents, split_documents
-from .loop import TrainingArguments, evaluate, train
+from .evaluation import evaluate
+from .loop import train
 
-CONFIG = {
+CONFIG: dict[str, Any] = {
     "vocab_size": 256,
     "n_positions": 256,
     "n_embd": 128,
@@ -24,7 +28,14 @@ CONFIG = {
 BATCH_SIZE, EVALUATION_WINDOWS = 32, 256
 
 
-def pretrain(directory, steps=6000, seed=0, device="cpu", source=None, resume=False):
+def pretrain(
+    directory: str | PathLike[str],
+    steps: int = 6000,
+    seed: int = 0,
+    device: str = "cpu",
+    source: str | PathLike[str] | None = None,
+    resume: bool = False,
+) -> dict[str, Any] | None:
     """Train the base model and write it to `directory`; returns what is written to its training.json.
 
     The directory receives config.json, model.safetensors, tokenizer_config.json and training.json: the seed, the hash
@@ -77,7 +88,7 @@ def pretrain(directory, steps=6000, seed=0, device="cpu", source=None, resume=Fa
     return report
 
 
-def _drop_last_position(model):
+def _drop_last_position(model: GPT2LMHeadModel) -> None:
     """Shorten the context by one. The last position of a window has nothing to predict, so it learned nothing."""
     model.config.n_positions -= 1
     wpe = model.transformer.wpe

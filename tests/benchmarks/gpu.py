@@ -41,7 +41,7 @@ def lora_np_system(workload, folder, precision, recorded=False):
 
     import lora_np
     from lora_np.autograd import backend
-    from lora_np.training.recorded import RecordedStep
+    from lora_np.training.parallel import RecordedStep
 
     backend.set_tf32(precision == "tf32")
     model = lora_np.AutoModelForCausalLM.from_pretrained(folder, device="cuda")

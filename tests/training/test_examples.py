@@ -14,7 +14,6 @@ from lora_helpers import hugging_face_twin, tiny_model
 
 from lora_np import TrainingArguments, evaluate, manual_seed, train
 from lora_np.training import ExampleData, load_examples, split_examples, tokenize_example, write_jsonl
-from lora_np.training.examples import pack
 
 BOS, END, PAD = 1, 2, 3
 quick = settings(max_examples=60, deadline=None, derandomize=True)
@@ -322,22 +321,6 @@ def test_in_a_packed_row_the_first_token_of_no_example_is_learnt():
     ((ids, labels),) = rows_of(data.batch(0, 0))
     assert ids == [*letters("abc"), END, *letters("de"), END]
     assert labels == [-100, *letters("bc"), END, -100, *letters("e"), END]
-
-
-@quick
-@given(st.lists(st.integers(1, 20), min_size=1, max_size=40))
-def test_packing_wastes_no_row(lengths):
-    rows = pack(lengths, 20)
-    assert sorted(i for row in rows for i in row) == list(range(len(lengths)))
-    filled = sorted(sum(lengths[i] for i in row) for row in rows)
-    assert filled[-1] <= 20
-    assert len(rows) == 1 or filled[0] + filled[1] > 20, "two rows would fit into one"
-    assert pack(lengths, 20) == rows
-
-
-def test_the_fullest_row_with_room_is_taken():
-    assert pack([8, 5, 4, 1], 10) == [[0], [1, 2, 3]]  # the first row with room would be row 0
-    assert pack([3, 5, 5, 3, 4], 10) == [[1, 2], [4, 0, 3]]
 
 
 @PACKING

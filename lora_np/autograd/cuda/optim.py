@@ -8,7 +8,7 @@ from .record import upload
 
 
 def adamw(parameters, grads, means, squares, numbers):
-    """One step of AdamW on float32 arrays, in place; the formula is in `training/optim.py`.
+    """One step of AdamW on float32 arrays, in place; the formula is in `training/optim/adamw.py`.
 
     numbers() -> [lr, β₁, β₂, eps, weight decay, 1 / (1 - β₁ᵗ), 1 / (1 - β₂ᵗ)] of this step, and when the step is
     replayed, of the next ones.

@@ -1,14 +1,11 @@
-"""The optimizers against PyTorch's and against their formulas; clipping; the learning rate's course."""
-
-import math
-from itertools import pairwise
+"""The optimizers against PyTorch's and against their formulas; their settings and their state."""
 
 import numpy as np
 import pytest
 
 from lora_np.autograd.backend import to_numpy
 from lora_np.nn import Parameter
-from lora_np.training import SGD, AdamW, clip_grad_norm_, warmup_cosine
+from lora_np.training import SGD, AdamW
 
 SHAPES = [(4, 3), (5,), (2, 3, 2)]
 TOLERANCE = {np.float64: 1e-12, np.float32: 1e-6}
@@ -308,62 +305,3 @@ def test_state_that_does_not_fit_is_refused_and_nothing_changes(state, message):
     assert optimizer.state_dict().keys() == before.keys()
     for name, value in optimizer.state_dict().items():
         np.testing.assert_array_equal(value, before[name])
-
-
-@pytest.mark.parity
-@pytest.mark.parametrize("max_norm", [1e-3, 1.0, 5.0, 1e3])
-def test_clipping_as_in_torch(rng, max_norm):
-    import torch
-
-    grads = gradients(rng, 1)[0]
-    ours, theirs = parameters(grads), [torch.nn.Parameter(torch.tensor(g)) for g in grads]
-    for mine, other, g in zip(ours, theirs, grads, strict=True):
-        mine.grad, other.grad = g.copy(), torch.tensor(g)
-    expected = torch.nn.utils.clip_grad_norm_(theirs, max_norm).item()
-    assert clip_grad_norm_(ours, max_norm) == pytest.approx(expected, rel=1e-12)
-    for mine, other in zip(ours, theirs, strict=True):
-        np.testing.assert_allclose(mine.grad, other.grad.numpy(), rtol=1e-12)
-
-
-@pytest.mark.parametrize(("max_norm", "after"), [(1.0, 1.0), (13.0, 13.0), (20.0, 13.0)])
-def test_clipping_keeps_the_direction(xp, max_norm, after):
-    """The norm is the joint one, √(3² + 4² + 12²) = 13, of the gradients there are."""
-    params = parameters([np.zeros(2), np.zeros((1, 1)), np.zeros(5)], xp)
-    params[0].grad, params[1].grad = xp.array([3.0, 4.0]), xp.array([[12.0]])
-    assert clip_grad_norm_(iter(params), max_norm) == 13.0
-    clipped = [*to_numpy(params[0].grad), *to_numpy(params[1].grad)[0]]
-    np.testing.assert_allclose(clipped, np.array([3.0, 4.0, 12.0]) * after / 13, rtol=1e-5)
-    assert params[2].grad is None
-
-
-def test_clipping_without_any_gradient():
-    assert clip_grad_norm_(parameters([np.zeros(3)]), 1.0) == 0.0
-
-
-@pytest.mark.parametrize(("total", "warmup", "floor"), [(100, 10, 0.1), (100, 0, 0.0), (7, 3, 0.5), (1000, 999, 0.2)])
-def test_the_learning_rate_rises_peaks_and_falls(total, warmup, floor):
-    rates = [warmup_cosine(step, total, warmup, floor) for step in range(total + 5)]
-    assert rates[warmup] == 1.0
-    assert max(rates) == 1.0
-    assert min(rates[: total + 1]) > 0 or floor == 0
-    assert all(a < b for a, b in pairwise(rates[: warmup + 1]))
-    assert all(a > b for a, b in pairwise(rates[warmup : total + 1]))
-    np.testing.assert_allclose(np.diff([0, *rates[: warmup + 1]]), 1 / (warmup + 1))
-    assert rates[total:] == pytest.approx([floor] * 5, abs=1e-15)
-
-
-def test_half_way_down_is_half_way_between():
-    assert warmup_cosine(60, 100, 20, 0.2) == pytest.approx(0.6)
-    assert warmup_cosine(40, 100, 20, 0.2) == pytest.approx(0.2 + 0.8 * (0.5 + math.sqrt(2) / 4))
-
-
-@pytest.mark.parity
-def test_the_fall_is_torchs_cosine():
-    import torch
-
-    optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=1.0)
-    schedule = torch.optim.lr_scheduler.CosineAnnealingLR(optimizer, T_max=30, eta_min=0.1)
-    for step in range(31):
-        assert warmup_cosine(step, 30, 0, 0.1) == pytest.approx(schedule.get_last_lr()[0], abs=1e-12)
-        optimizer.step()
-        schedule.step()

@@ -1,10 +1,10 @@
 """A training step on a GPU that is recorded once and then started as a whole."""
 
-from ..autograd.backend import on_gpu
-from ..models.causal_lm import CausalLM
-from ..models.prepared import PreparedBatch
-from ..nn import Dropout
-from .optim import clip_grad_norm_
+from ...autograd.backend import on_gpu
+from ...models.causal_lm import CausalLM
+from ...models.prepared import PreparedBatch
+from ...nn import Dropout
+from ..optim import clip_grad_norm_
 
 MOST_MISFITS = 4  # batches of other shapes, less those that fitted, after which a recording is given up
 
@@ -35,7 +35,7 @@ class RecordedStep:
         self._begin()
 
     def _begin(self):
-        from ..autograd.cuda.record import Recording
+        from ...autograd.cuda.record import Recording
 
         self.recording, self.loss = Recording(), None
         self.before = self.batch = None  # the batch of the last ordinary run, and the one that replays read

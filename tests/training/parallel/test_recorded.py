@@ -10,7 +10,7 @@ from lora_helpers import peft_model, relative, tiny_llama, tiny_model
 from lora_np import AdamW, LoraConfig, TrainingArguments, get_peft_model, manual_seed, nn, train
 from lora_np.nn import quantize_model
 from lora_np.training import loop
-from lora_np.training.recorded import RecordedStep
+from lora_np.training.parallel.recorded import RecordedStep
 
 gpu = pytest.mark.gpu
 

@@ -19,7 +19,7 @@ import pytest
 from lora_np import GPT2Config, GPT2LMHeadModel, LoraConfig, TrainingArguments, get_peft_model, manual_seed, train
 from lora_np.autograd.backend import generator
 from lora_np.storage import write_safetensors
-from lora_np.training.distributed import Communicator, NCCLCommunicator, SoloCommunicator, communicator, own_rows
+from lora_np.training.parallel.processes import Communicator, NCCLCommunicator, SoloCommunicator, communicator, own_rows
 
 ROWS, LENGTH, STEPS = 4, 12, 4
 INSTALL = "pip install -e '.[distributed]'"
@@ -40,9 +40,9 @@ def lora(seed=0, dropout=0.0):
     return get_peft_model(base, config)
 
 
-def without_labels(labels, *places):
-    """These labels (batches, B, T) less what `places`, pairs of a batch and its rows, name."""
-    for batch, rows in places:
+def without_labels(labels, *empty):
+    """These labels (batches, B, T) with none in `empty`: pairs of a batch and rows of it."""
+    for batch, rows in empty:
         labels[batch, rows] = -100
     return labels
 
@@ -372,7 +372,7 @@ def test_the_checkpoint_is_there_for_every_process_once_the_run_is_over(tmp_path
         train(lora(), Batches(), arguments(), directory=tmp_path, progress=False, communicator=communicator)
         return (tmp_path / "checkpoint.safetensors").exists()
 
-    monkeypatch.setattr("lora_np.training.loop.write_safetensors", slowly)
+    monkeypatch.setattr("lora_np.training.checkpoint.write_safetensors", slowly)
     assert results(2, work) == [True, True]
 
 
@@ -506,7 +506,7 @@ def read_case(directory, case, rank):
 def two_processes(tmp_path_factory):
     """The folder with what two processes under MPI made of every case."""
     directory = tmp_path_factory.mktemp("processes")
-    done = under_mpi(2, f"import test_distributed; test_distributed.save_all_cases({str(directory)!r})")
+    done = under_mpi(2, f"import test_processes; test_processes.save_all_cases({str(directory)!r})")
     assert done.returncode == 0, done.stderr
     return directory
 
@@ -539,7 +539,7 @@ def interrupted(directory):
 
 
 def test_ctrl_c_in_one_process_ends_all_after_the_same_step(tmp_path):
-    done = under_mpi(2, f"import test_distributed; test_distributed.interrupted({str(tmp_path)!r})")
+    done = under_mpi(2, f"import test_processes; test_processes.interrupted({str(tmp_path)!r})")
     assert done.returncode == 0, done.stderr
     for rank in range(2):
         history = json.loads((tmp_path / f"{rank}.json").read_text())
@@ -564,12 +564,12 @@ def failing():
 
 
 def test_an_error_in_one_process_ends_all():
-    done = under_mpi(2, "import test_distributed; test_distributed.failing()")
+    done = under_mpi(2, "import test_processes; test_processes.failing()")
     assert done.returncode != 0
     assert "the second process fails" in done.stderr
 
 
-ASK = "from lora_np.training.distributed import communicator; print(type(communicator()).__name__)"
+ASK = "from lora_np.training.parallel.processes import communicator; print(type(communicator()).__name__)"
 WITHOUT_MPI4PY = "import sys; sys.modules['mpi4py'] = None; "
 
 
@@ -617,7 +617,7 @@ def test_two_gpus_train_as_one_process_does_on_the_joined_batch(tmp_path):
 
     if cupy.cuda.runtime.getDeviceCount() < 2:
         pytest.skip("needs two GPUs")
-    code = "import test_distributed; test_distributed.on_gpu({}, {!r})"
+    code = "import test_processes; test_processes.on_gpu({}, {!r})"
     commands = [[sys.executable, "-c", code.format(rank, str(tmp_path))] for rank in range(2)]
     started = [subprocess.Popen(command, cwd=Path(__file__).parent) for command in commands]
     assert [process.wait(timeout=300) for process in started] == [0, 0]

@@ -1,0 +1,26 @@
+"""Clipping: gradients whose joint norm is too large are scaled down, all by the same factor."""
+
+import math
+from collections.abc import Iterable
+from typing import Any
+
+from ...autograd import Tensor
+from .kernels import clip_kernel
+
+
+def clip_grad_norm_(parameters: Iterable[Tensor], max_norm: float) -> Any:
+    """Scale all gradients together so that their joint Euclidean norm is at most `max_norm`; returns the norm before.
+
+    The direction of the step stays, only its length is bounded (Pascanu et al., 2013). The norm is a float; on a GPU
+    it is an array there, so that the host need not wait for it.
+    """
+    parameters = [p for p in parameters if p.grad is not None]
+    grads = [p.grad for p in parameters]
+    if (clip := clip_kernel(parameters)) is not None:
+        return clip(grads, max_norm)
+    squares = [float((g * g).sum()) for g in grads]
+    norm = math.sqrt(sum(squares))
+    if norm > max_norm:
+        for g in grads:
+            g *= max_norm / (norm + 1e-6)
+    return norm

@@ -1,0 +1,103 @@
+"""What all optimizers share: groups of parameters, their settings, and state that can be saved."""
+
+from collections.abc import Iterable
+from typing import Any
+
+from ...autograd import Tensor, backend
+from ..protocols import Array
+
+Group = dict[str, Any]  # {"params": [...], "lr": ..., ...}: parameters and their settings
+State = dict[str, Any]  # what an optimizer keeps for one parameter: {"step": 3, "m": array, ...}
+
+
+class Optimizer:
+    """What SGD and AdamW share: parameter groups and state. Abstract: subclasses write `update`.
+
+    params: Parameters, or dicts {"params": [...], "lr": ..., ...} whose settings override the defaults.
+    Parameters without a gradient are passed over and have no state: under LoRA, that is the whole base model.
+    ValueError if there is no parameter, one is there twice, or a setting is unknown or makes no sense.
+    """
+
+    state_names: tuple[str, ...] = ()  # what `update` keeps for each parameter
+
+    def __init__(self, params: Iterable[Tensor] | Iterable[Group], **defaults: Any) -> None:
+        if isinstance(params, Tensor):
+            raise TypeError("the optimizer takes a list of parameters (or another iterable), not a single one")
+        groups: list[Any] = list(params)
+        if not groups:
+            raise ValueError("the optimizer was given no parameters: is everything frozen?")
+        if not isinstance(groups[0], dict):
+            groups = [{"params": groups}]
+        self.param_groups: list[Group] = [{**defaults, **group, "params": list(group["params"])} for group in groups]
+        for group in self.param_groups:
+            self._check_settings(group, {"params", *defaults})
+        everything = [id(p) for p in self.parameters()]
+        if len(set(everything)) != len(everything):
+            raise ValueError("a parameter was given to the optimizer twice")
+        self.state: dict[int, State] = {}  # by the parameter's id()
+
+    def _check_settings(self, group: Group, known: set[str]) -> None:
+        """ValueError if a group has other settings than the `known` ones, or some that make no sense."""
+        unknown = set(group) - known
+        if unknown:
+            raise ValueError(f"unknown settings for {type(self).__name__}: {', '.join(sorted(unknown))}")
+        if group["lr"] < 0:
+            raise ValueError(f"the learning rate must not be negative, got {group['lr']}")
+        if not all(0 <= beta < 1 for beta in group.get("betas", ())):
+            raise ValueError(f"betas must be in [0, 1), got {group['betas']}")
+
+    def parameters(self) -> list[Tensor]:
+        """Every parameter, in the order in which `state_dict` numbers them."""
+        return [p for group in self.param_groups for p in group["params"]]
+
+    def step(self) -> None:
+        """Change every parameter that has a gradient, in place."""
+        for group in self.param_groups:
+            self.update_group([p for p in group["params"] if p.grad is not None], group)
+
+    def update_group(self, params: list[Tensor], group: Group) -> None:
+        """Change parameters that have gradients and one group's settings."""
+        for p in params:
+            self.update(p, p.grad, self.state.setdefault(id(p), {}), group)
+
+    def update(self, p: Tensor, grad: Array, state: State, group: Group) -> None:
+        """Change one parameter. `state` is its own dict, empty at first."""
+        raise NotImplementedError
+
+    def zero_grad(self) -> None:
+        """Forget all gradients."""
+        for p in self.parameters():
+            p.grad = None
+
+    def state_dict(self) -> dict[str, Array | int]:
+        """{"number.name": array or int}: the state of each parameter, by its number in `parameters()`."""
+        order = enumerate(self.parameters())
+        return {f"{i}.{name}": value for i, p in order for name, value in self.state.get(id(p), {}).items()}
+
+    def load_state_dict(self, state: dict[str, Array]) -> None:
+        """Take over a state written by `state_dict`. ValueError, and nothing changed, if it does not fit."""
+        params = self.parameters()
+        new: dict[int, State] = {}
+        for key, value in state.items():
+            number, _, name = key.partition(".")
+            if not number.isdigit() or int(number) >= len(params) or name not in self.state_names:
+                kind = type(self).__name__
+                raise ValueError(
+                    f"optimizer state {key!r} belongs to none of the {len(params)} parameters of this {kind}"
+                )
+            p = params[int(number)]
+            new.setdefault(id(p), {})[name] = _fitting(key, value, p)
+        for found in new.values():
+            if set(found) != set(self.state_names):
+                missing = ", ".join(sorted(set(self.state_names) - set(found)))
+                raise ValueError(f"the optimizer state of a parameter is incomplete: {missing} is missing")
+        self.state = new
+
+
+def _fitting(key: str, value: Array, p: Tensor) -> Array | int:
+    """A saved value as the state of `p` has it: the number of steps as an int, an array on the parameter's device."""
+    if key.endswith(".step"):
+        return int(value)
+    if value.shape != p.shape:
+        raise ValueError(f"optimizer state {key!r} has shape {value.shape}, its parameter {p.shape}")
+    return backend.to_device(value, p.device)

@@ -1,0 +1,36 @@
+r"""Gradients of several batches, or of several processes, as if all rows were in one batch.
+
+The loss of a batch is a mean over its targets. So the mean over N targets that lie in several parts, nᵢ of them in
+part i with the mean loss Lᵢ, and its gradient are
+
+    L = Σᵢ (nᵢ/N) Lᵢ,        dL = Σᵢ (nᵢ/N) dLᵢ.
+
+A part is a batch, or a process's rows of it. Each target weighs the same, wherever it is.
+"""
+
+from collections.abc import Iterable, Sequence
+
+from ...autograd import Tensor
+from ...nn import Module
+from ..evaluation import count_targets
+from ..protocols import Array, Batch
+from .processes import Communicator, SoloCommunicator, own_rows
+
+
+def joint_gradients(
+    model: Module,
+    batches: Sequence[Batch],
+    communicator: Communicator | SoloCommunicator,
+    parameters: Iterable[Tensor],
+) -> Array:
+    """Add up the gradients of these batches, in this process those of its rows, and over all; the mean loss, L."""
+    total, targets = 0.0, sum(count_targets(batch["labels"]) for batch in batches)
+    for batch in batches:
+        own = own_rows(batch, communicator)
+        count = count_targets(own["labels"])
+        if count == 0 and count_targets(batch["labels"]):
+            continue  # the other processes have all its targets
+        loss = model(**own).loss * (count / targets)
+        loss.backward()
+        total = total + loss.data
+    return communicator.sum_step(list(parameters), total)

@@ -1,0 +1,80 @@
+"""Ctrl-C in the middle of a run."""
+
+import contextlib
+import json
+import signal
+import sys
+from concurrent.futures import ThreadPoolExecutor
+
+import pytest
+from training_helpers import MODELS, CallsBefore, StopHereError, child, full, run, saved_step, stop, tiny, weights
+
+
+@pytest.mark.parametrize("step", [6, 99], ids=["broken off", "to the end"])
+def test_ctrl_c_has_its_usual_meaning_after_the_run(step):
+    before = signal.getsignal(signal.SIGINT)
+    with contextlib.suppress(StopHereError):
+        run(tiny(), data=CallsBefore(step, stop))
+    assert signal.getsignal(signal.SIGINT) is before
+
+
+def test_a_run_outside_the_main_thread():
+    """Only the main thread may handle signals; a notebook's background thread can train all the same."""
+    with ThreadPoolExecutor(1) as thread:
+        assert thread.submit(lambda: run(full())).result() == run(full())
+
+
+def interrupted(kind, directory):
+    """In a process of its own: train; in step 6, say so and wait for a line. Then print the history."""
+
+    def wait():
+        print("ready", flush=True)
+        sys.stdin.readline()
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a parent in the background would have it ignored
+    print(json.dumps(run(MODELS[kind](), directory, CallsBefore(6, wait))))
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+@pytest.mark.parametrize("kind", MODELS)
+def test_ctrl_c_ends_the_run_after_the_step_in_progress(tmp_path, kind):
+    process = child(__file__, "interrupted", kind, str(tmp_path))
+    assert process.stdout.readline() == "ready\n"
+    process.send_signal(signal.SIGINT)
+    output, _ = process.communicate("go on\n", timeout=60)
+    assert process.returncode == 0
+    partial = json.loads(output)
+    assert partial["interrupted"] is True
+    assert len(partial["loss"]) == saved_step(tmp_path) == 7
+
+    whole, model = MODELS[kind](), MODELS[kind](1)
+    history = run(whole)
+    assert partial["loss"] == history["loss"][:7]
+    assert run(model, tmp_path, resume=True) == history
+    assert weights(model) == weights(whole)
+
+
+def interrupted_twice(directory):
+    """In a process of its own: train, with two interruptions in step 6. Then print what came of it."""
+
+    def twice():
+        signal.raise_signal(signal.SIGINT)
+        print("still running", flush=True)
+        signal.raise_signal(signal.SIGINT)
+        print("still running after the second", flush=True)
+
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        run(full(), directory, CallsBefore(6, twice))
+    except KeyboardInterrupt:
+        print("KeyboardInterrupt", flush=True)
+    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
+
+
+def test_a_second_ctrl_c_ends_the_run_at_once(tmp_path):
+    process = child(__file__, "interrupted_twice", str(tmp_path))
+    output, _ = process.communicate(timeout=60)
+    assert (process.returncode, output) == (0, "still running\nKeyboardInterrupt\n")
+    whole, model = full(), full(1)
+    assert run(model, tmp_path, resume=True) == run(whole)
+    assert weights(model) == weights(whole)
