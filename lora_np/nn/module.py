@@ -48,9 +48,14 @@ class Module:
 
     def named_modules(self, prefix=""):
         """(dotted name, module) for this module (its name is "") and everything below it, in order."""
-        yield prefix, self
-        for name, child in self.named_children():
-            yield from child.named_modules(f"{prefix}.{name}" if prefix else name)
+        stack = [(prefix, self)]  # the next one is the last
+        while stack:
+            prefix, module = stack.pop()
+            yield prefix, module
+            dot = f"{prefix}." if prefix else ""
+            stack += [
+                (dot + name, child) for name, child in reversed(vars(module).items()) if isinstance(child, Module)
+            ]
 
     def modules(self):
         """This module and everything below it."""
