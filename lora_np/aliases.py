@@ -11,7 +11,22 @@ import sys
 import types
 import warnings
 
-MOVED = {}  # {old module: (new modules, ...)}, all without the leading "lora_np."
+# {old module: (new modules, ...)}, all without the leading "lora_np."
+MOVED = {
+    "autograd.backend": (
+        "autograd.devices",
+        "autograd.random",
+        "autograd.precision",
+        "autograd.allocator",
+        "autograd.fused.blocks",
+        "autograd.clock",
+    ),
+    "autograd.check": ("autograd.gradcheck",),
+    "autograd.cuda.elementwise": ("autograd.cuda.elementary",),
+    "autograd.kernels": ("autograd.dispatch",),
+    "autograd.layout": ("autograd.shape_ops",),
+    "models.causal_lm": ("models.base",),
+}
 RENAMED = {}  # {"old module.old name": "new name"}, the old module as in MOVED or still in its place
 
 

@@ -1,67 +1,110 @@
-"""What CuPy does not offer, or not as fast. Each names its NumPy counterpart."""
+"""The one table of operations: what each has for which arrays.
 
-import functools
-import math
+Most are pairs of array functions, `<name>_forward` and `<name>_backward`, some are one function, `<name>`. They are
+written once in NumPy, which is also what CuPy runs. For some there are CUDA kernels besides, under the same names in
+`cuda/`; they take over where all arrays are of the kind that the table says. Nothing of `cuda/` is read before there is
+a CuPy array.
+
+A new operation: its pair in a file of `fused/`, a row here, a function on Tensors in `functional.py`.
+"""
+
+from typing import NamedTuple
 
 import numpy as np
 
-from .backend import on_gpu
+from . import elementary, fused
+from .devices import on_gpu
+
+
+class Operation(NamedTuple):
+    """Where the functions of an operation are.
+
+    numpy   the module that has them for NumPy, and for CuPy where `cuda/` has none
+    cuda    arrays -> are these such as the kernels in `cuda/` take? None if there are no kernels
+    """
+
+    numpy: object
+    cuda: object = None
+
+
+def any_dtype(arrays):
+    """Are all on a GPU? None stands for an input that is left out."""
+    return all(x is None or on_gpu(x) for x in arrays)
+
+
+def float32(arrays):
+    """Are all on a GPU, and in float32, which the kernels are written for?"""
+    return all(x is None or (on_gpu(x) and x.dtype == np.float32) for x in arrays)
+
+
+def float32_in_order(arrays):
+    """The same, for kernels that are given addresses: the numbers of each array lie one after another."""
+    return float32(arrays) and all(x.flags.c_contiguous for x in arrays)
+
+
+OPERATIONS = {
+    # pairs
+    "linear": Operation(fused, cuda=float32),
+    "lora_linear": Operation(fused, cuda=float32),
+    "layer_norm": Operation(fused, cuda=float32),
+    "rms_norm": Operation(fused, cuda=float32),
+    "gelu": Operation(fused, cuda=float32),
+    "silu": Operation(fused),
+    "swiglu": Operation(fused, cuda=float32),
+    "relu": Operation(fused),
+    "rotary": Operation(fused, cuda=float32),
+    "attention": Operation(fused, cuda=float32),
+    "self_attention": Operation(fused, cuda=float32),
+    "cross_entropy": Operation(fused, cuda=float32),
+    "linear_cross_entropy": Operation(fused, cuda=float32),
+    # single functions
+    "add": Operation(elementary, cuda=float32),
+    "matmul": Operation(elementary, cuda=float32),
+    "sum_groups": Operation(elementary, cuda=any_dtype),
+    "erf": Operation(elementary, cuda=any_dtype),
+    # all parameters of an optimizer at once; in NumPy one after another, by the optimizer itself
+    "adamw": Operation(None, cuda=float32_in_order),
+    "clip": Operation(None, cuda=float32_in_order),
+}
+
+
+def place_of(name, arrays):
+    """The module that has an operation's functions for these arrays; None if there is none."""
+    operation = OPERATIONS[name]
+    if operation.cuda is None or not on_gpu(arrays[0]) or not operation.cuda(arrays):
+        return operation.numpy
+    from . import cuda
+
+    return cuda
+
+
+def pair(name, arrays):
+    """(forward, backward) of an operation for these arrays."""
+    place = place_of(name, arrays)
+    return getattr(place, f"{name}_forward"), getattr(place, f"{name}_backward")
+
+
+def implementation(name, arrays):
+    """The function of an operation that is one, for these arrays; None where the table has none for them."""
+    place = place_of(name, arrays)
+    return None if place is None else getattr(place, name)
 
 
 def add(x, y, into_x=False):
     """x + y, for arrays of one library or Python numbers; with `into_x` written to where x is (x += y)."""
-    if on_gpu(x) and on_gpu(y):
-        from .cuda import elementwise
-
-        if elementwise.fits(x, y):
-            return elementwise.add(x, y, out=x if into_x else None)
-    if not into_x:
-        return x + y
-    x += y
-    return x
+    return implementation("add", (x, y))(x, y, into_x)
 
 
 def matmul(x, w):
-    """numpy.matmul(x, w); on a GPU in the precision that `backend.set_tf32` chose, and so that it can be recorded.
-
-    (Not for stacks of different shapes, which are left to CuPy.)
-    """
-    alike = 2 <= x.ndim == w.ndim and x.shape[:-2] == w.shape[:-2] and x.dtype == w.dtype == np.float32
-    if not on_gpu(x) or not alike:
-        return x @ w
-    from .cuda.blas import gemm
-
-    if x.ndim <= 3:
-        return gemm(x, w)
-    stacks = (a.reshape(math.prod(a.shape[:-2]), *a.shape[-2:]) for a in (x, w))
-    return gemm(*stacks).reshape(*x.shape[:-1], w.shape[-1])
-
-
-@functools.cache
-def _sum_groups_kernel():
-    import cupy
-
-    return cupy.ElementwiseKernel(
-        "raw T rows, raw int64 starts, int64 width, int64 count",
-        "T total",
-        """
-        long long group = i / width, column = i % width;
-        long long end = group + 1 < starts.size() ? starts[group + 1] : count;
-        total = 0;
-        for (long long row = starts[group]; row < end; ++row) total += rows[row * width + column];
-        """,
-        "lora_np_sum_groups",
-    )
+    """numpy.matmul(x, w); on a GPU in the precision that `precision.set_tf32` chose."""
+    return implementation("matmul", (x, w))(x, w)
 
 
 def sum_groups(rows, starts):
-    """numpy.add.reduceat(rows, starts) on CuPy arrays: out[g] = the sum of rows starts[g] up to starts[g + 1].
+    """out[g] = the sum of rows starts[g] up to starts[g + 1]. rows (N, C), starts (G,) increasing -> (G, C)."""
+    return implementation("sum_groups", (rows, starts))(rows, starts)
 
-    rows (N, C), starts (G,) increasing -> (G, C). One thread sums one column of one group in order, so that the
-    result is the same every time.
-    """
-    import cupy
 
-    rows = cupy.ascontiguousarray(rows)
-    total = cupy.empty((len(starts), rows.shape[1]), rows.dtype)
-    return _sum_groups_kernel()(rows, starts.astype(cupy.int64), rows.shape[1], len(rows), total)
+def erf(x):
+    """The error function of each number."""
+    return implementation("erf", (x,))(x)

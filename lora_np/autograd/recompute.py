@@ -1,6 +1,6 @@
 """Trading time for memory: a stretch of the forward pass that is computed again when its gradient is wanted."""
 
-from .backend import generator, random_seed
+from .random import generator, random_seed
 from .tensor import Tensor, collect_gradients, data, needs_grad, no_grad, record
 
 

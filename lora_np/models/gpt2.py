@@ -12,7 +12,7 @@ from ..autograd import functional as F
 from ..autograd.fused import head_views
 from ..autograd.tensor import data
 from .activations import ACTIVATIONS, check_activation
-from .causal_lm import CausalLM
+from .base import CausalLM
 from .context import run_block
 
 

@@ -1,6 +1,7 @@
 """Normalisation of rows: LayerNorm, and RMSNorm, which leaves the mean alone."""
 
-from ..backend import array_module, blocks
+from ..devices import array_module
+from .blocks import blocks
 
 
 def layer_norm_forward(x, weight, bias, eps=1e-5, needs=(True, True, True)):

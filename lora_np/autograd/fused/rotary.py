@@ -1,6 +1,6 @@
 """Rotary position embedding: where a token stands, told by turning its queries and keys."""
 
-from ..backend import array_module
+from ..devices import array_module
 
 
 def rotary_forward(x, cos, sin, heads, needs=(True,)):
