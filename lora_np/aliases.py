@@ -22,7 +22,6 @@ MOVED = {
         "autograd.clock",
     ),
     "autograd.check": ("autograd.gradcheck",),
-    "autograd.cuda.elementwise": ("autograd.cuda.elementary",),
     "autograd.kernels": ("autograd.dispatch",),
     "autograd.layout": ("autograd.shape_ops",),
     "models.causal_lm": ("models.base",),

@@ -7,7 +7,7 @@ import numpy as np
 from hypothesis import HealthCheck, settings
 
 from lora_np.autograd import Tensor, gradcheck
-from lora_np.autograd.backend import array_module, to_numpy
+from lora_np.autograd.devices import array_module, to_numpy
 from lora_np.autograd.tensor import data, needs_grad, record
 
 # How far float32 and float64 results of two libraries may lie apart.

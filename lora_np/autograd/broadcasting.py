@@ -21,7 +21,8 @@ def operands(a, b, name):
     x, y = operand(a), operand(b)
     x = x.item() if isinstance(x, np.generic) else x
     y = y.item() if isinstance(y, np.generic) else y
-    check_same_device(x, y, name)
+    if type(x) is not type(y):
+        check_same_device(x, y, name)
     try:
         np.broadcast_shapes(np.shape(x), np.shape(y))
     except ValueError:
@@ -31,7 +32,7 @@ def operands(a, b, name):
 
 def check_same_device(a, b, name):
     """ValueError if one of two arrays is on a GPU and the other is not; `name` is the operation's, for the message."""
-    if type(a) is not type(b) and on_gpu(a) != on_gpu(b) and is_array(a) and is_array(b):
+    if on_gpu(a) != on_gpu(b) and is_array(a) and is_array(b):
         raise ValueError(f"{name}: one input is on {device_of(a)}, the other on {device_of(b)}; move one with .to()")
 
 

@@ -96,6 +96,11 @@ def to_device(x, device):
         return upload(x)
 
 
+def beside(x, other):
+    """The array `x` where the array `other` lives; `x` itself if it is there already."""
+    return to_device(x, device_of(other)) if on_gpu(x) or on_gpu(other) else x
+
+
 def to_numpy(x):
     """The array `x` in the computer's own memory, as a NumPy array."""
     return x.get() if on_gpu(x) else np.asarray(x)

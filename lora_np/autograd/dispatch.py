@@ -70,9 +70,9 @@ OPERATIONS = {
 
 def place_of(name, arrays):
     """The module that has an operation's functions for these arrays; None if there is none."""
-    operation = OPERATIONS[name]
-    if operation.cuda is None or not on_gpu(arrays[0]) or not operation.cuda(arrays):
-        return operation.numpy
+    numpy, takes = OPERATIONS[name]
+    if takes is None or isinstance(arrays[0], np.ndarray) or not takes(arrays):
+        return numpy
     from . import cuda
 
     return cuda

@@ -6,7 +6,7 @@ Their gradients move dy back to where the numbers came from; numbers used more t
 import numpy as np
 
 from .broadcasting import operand, operands, unbroadcast
-from .devices import array_module, device_of, host_can_read, is_array, to_device
+from .devices import array_module, beside, host_can_read, is_array
 from .dispatch import sum_groups
 from .tensor import data, needs_grad, record
 
@@ -106,7 +106,7 @@ def embedding(weight, ids):
     table, ids = operand(weight), data(ids)
     ids, shape = ids if is_array(ids) else np.asarray(ids), table.shape
     check_ids(ids, shape[0])
-    ids = to_device(ids, device_of(table))
+    ids = beside(ids, table)
 
     def backward(dy):
         return (_sum_rows(dy.reshape(-1, shape[1]), ids.reshape(-1), shape[0]),)

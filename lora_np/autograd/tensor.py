@@ -194,7 +194,7 @@ def record(array, inputs, backward):
     """
     out = Tensor(array)
     if grad_mode.enabled:
-        parents = tuple([x.node() if isinstance(x, Tensor) and x.requires_grad else None for x in inputs])
+        parents = tuple([x._node or x.node() if isinstance(x, Tensor) and x.requires_grad else None for x in inputs])
         if any(parents):
             out.requires_grad, out._node = True, Node(parents, backward)
     return out

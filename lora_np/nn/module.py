@@ -52,10 +52,9 @@ class Module:
         while stack:
             prefix, module = stack.pop()
             yield prefix, module
-            dot = f"{prefix}." if prefix else ""
-            stack += [
-                (dot + name, child) for name, child in reversed(vars(module).items()) if isinstance(child, Module)
-            ]
+            for name, child in reversed(vars(module).items()):
+                if isinstance(child, Module):
+                    stack.append((f"{prefix}.{name}" if prefix else name, child))
 
     def modules(self):
         """This module and everything below it."""
@@ -220,7 +219,10 @@ class _Dict(Module):
         setattr(self, name, value)
 
     def __getitem__(self, name):
-        return self._items()[name]
+        value = vars(self)[name]
+        if not isinstance(value, self.kind):
+            raise KeyError(name)
+        return value
 
     def __delitem__(self, name):
         self[name]

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ..devices import array_module, device_of, host_can_read, on_gpu, to_device, to_numpy
+from ..devices import array_module, beside, host_can_read, on_gpu, to_numpy
 
 CHUNK_BYTES = 1 << 26  # of logits at once. Each chunk reads the whole weight twice: a few rows are not worth that
 
@@ -81,10 +81,10 @@ def counted_rows(targets, like, ignore_index=-100):
         picked = array_module(targets).where(counts, targets, -1).astype(np.int64, copy=False)
         return slice(None), picked, counts.sum().astype(like.dtype)
     rows = np.flatnonzero(counts)
-    picked = to_device(targets[rows].astype(np.int64), device_of(like))
+    picked = beside(targets[rows].astype(np.int64), like)
     if len(rows) == len(targets):
         return slice(None), picked, len(rows)
-    return to_device(rows, device_of(like)), picked, len(rows)
+    return beside(rows, like), picked, len(rows)
 
 
 def _softmax_and_losses(z, picked):

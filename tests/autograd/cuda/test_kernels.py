@@ -337,14 +337,14 @@ def test_products_with_a_bias_wherever_the_arrays_begin(m, k, n, offsets):
 def test_products_with_a_bias_are_one_product(monkeypatch, sizes, tf32):
     import cupy
 
-    from lora_np.autograd import backend
     from lora_np.autograd.cuda import blaslt
+    from lora_np.autograd.precision import _precision
 
     def separate(*args):
         raise AssertionError("the bias was added afterwards")
 
     monkeypatch.setattr(blaslt, "gemm", separate)
-    monkeypatch.setitem(backend._precision, "tf32", tf32)
+    monkeypatch.setitem(_precision, "tf32", tf32)
     m, k, n = sizes
     a, b, bias = map(cupy.asarray, arrays_of((m, k), (k, n), (n,)))
     assert blaslt.gemm_with_bias(a, b, bias).shape == (m, n)
@@ -366,16 +366,16 @@ def test_products_with_a_bias_know_their_bias_again():
 def test_sums_wherever_the_arrays_begin(size, offsets, into):
     import cupy
 
-    from lora_np.autograd import kernels
+    from lora_np.autograd import dispatch
 
     x, y = (np.arange(size + o, dtype=np.float32) ** 2 for o in offsets)
     a, b = (cupy.asarray(z)[o:] for z, o in zip((x, y), offsets, strict=True))
     expected = x[offsets[0] :] + y[offsets[1] :]
-    found = kernels.add(a, b, into_x=into)
+    found = dispatch.add(a, b, into_x=into)
     assert_close(found, expected)
     assert (found is a) == into
-    assert_close(kernels.add(a, 2), a.get() + 2)
-    assert_close(kernels.add(a[::2], b[::2]), a.get()[::2] + b.get()[::2])
+    assert_close(dispatch.add(a, 2), a.get() + 2)
+    assert_close(dispatch.add(a[::2], b[::2]), a.get()[::2] + b.get()[::2])
 
 
 def test_products_of_nothing():

@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from lora_np import manual_seed
 from lora_np.autograd import Tensor, fused
 from lora_np.autograd import functional as F
-from lora_np.autograd.backend import to_numpy
+from lora_np.autograd.devices import to_numpy
 
 PAIR = fused.attention_forward, fused.attention_backward
 SELF_PAIR = fused.self_attention_forward, fused.self_attention_backward

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from lora_np.autograd import Tensor, fused
 from lora_np.autograd import functional as F
-from lora_np.autograd.backend import is_array
+from lora_np.autograd.devices import is_array
 
 LINEAR = fused.linear_forward, fused.linear_backward
 LORA = fused.lora_linear_forward, fused.lora_linear_backward

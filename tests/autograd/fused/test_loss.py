@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 
 from lora_np.autograd import Tensor, fused
 from lora_np.autograd import functional as F
-from lora_np.autograd.backend import is_array, to_numpy
+from lora_np.autograd.devices import is_array, to_numpy
 
 PAIR = fused.cross_entropy_forward, fused.cross_entropy_backward
 LINEAR_PAIR = fused.linear_cross_entropy_forward, fused.linear_cross_entropy_backward

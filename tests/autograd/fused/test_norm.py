@@ -8,7 +8,7 @@ from hypothesis import given
 
 from lora_np.autograd import Tensor, fused
 from lora_np.autograd import functional as F
-from lora_np.autograd.backend import is_array, to_numpy
+from lora_np.autograd.devices import is_array, to_numpy
 
 PAIR = fused.layer_norm_forward, fused.layer_norm_backward
 
