@@ -40,6 +40,7 @@ class _MovedModule(types.ModuleType):
         for new in MOVED[old]:
             found = getattr(importlib.import_module(f"lora_np.{new}"), new_name, None)
             if found is not None:
+                setattr(self, name, found)  # found once is enough
                 return found
         raise AttributeError(f"lora_np.{old}, now {_places(old)}, has no {name!r}")
 

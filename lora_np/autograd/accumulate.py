@@ -19,6 +19,8 @@ class Gradients(dict):
 
     def add(self, nodes, gradients):
         """Add one gradient to each node (None: there is no node, or no gradient). The list `gradients` is emptied."""
+        if len(gradients) != len(nodes):
+            raise ValueError(f"an operation of {len(nodes)} inputs returned {len(gradients)} gradients in its backward")
         for i, node in enumerate(nodes):
             if node is None or gradients[i] is None:
                 continue
