@@ -2,7 +2,8 @@
 
 import difflib
 
-from ..autograd import Tensor, backend
+from ..autograd import Tensor
+from ..autograd.devices import array_module, to_device
 
 
 class Parameter(Tensor):
@@ -144,7 +145,7 @@ class Module:
             for slot in ("data", "grad"):
                 array = getattr(p, slot)
                 if array is not None:
-                    array = array if device is None else backend.to_device(array, device)
+                    array = array if device is None else to_device(array, device)
                     setattr(p, slot, array if keep else array.astype(dtype, copy=False))
         return self
 
@@ -161,8 +162,8 @@ class Module:
         """
         places, missing, unexpected = self.places_of(state, strict)
         for name, p in places.items():
-            array = backend.to_device(state[name], p.device)
-            p.data = backend.array_module(array).array(array, dtype=p.dtype, copy=True)
+            array = to_device(state[name], p.device)
+            p.data = array_module(array).array(array, dtype=p.dtype, copy=True)
         return missing, unexpected
 
     def places_of(self, state, strict=True):

@@ -4,7 +4,7 @@ Nothing here is trained: LoRA's A and B beside such a layer stay in float32 and 
 (Dettmers et al., 2023, "QLoRA: Efficient Finetuning of Quantized LLMs", eq. 5 and 6; the number format is in `nf4.py`.)
 """
 
-from ..autograd import Tensor, kernels
+from ..autograd import Tensor, dispatch
 from ..autograd import functional as F
 from ..autograd.tensor import data, needs_grad, record
 from .layers import Conv1D, Linear
@@ -28,7 +28,7 @@ def linear_4bit(x, quantized, bias=None, fan_in_fan_out=False):
         dx = None
         if needs[0]:
             w = dequantize_nf4(quantized)
-            dx = kernels.matmul(rows, w.T if fan_in_fan_out else w).reshape(shape)
+            dx = dispatch.matmul(rows, w.T if fan_in_fan_out else w).reshape(shape)
         return dx, rows.sum(axis=0) if needs[1] else None
 
     return record(y, (x, bias), backward)

@@ -6,7 +6,7 @@ from itertools import pairwise
 import numpy as np
 import pytest
 
-from lora_np.autograd.backend import to_numpy
+from lora_np.autograd.devices import to_numpy
 from lora_np.nn import Parameter
 from lora_np.training import SGD, AdamW, clip_grad_norm_, warmup_cosine
 
