@@ -68,7 +68,7 @@ OPERATIONS = {
 }
 
 
-def place_of(name, arrays):
+def module_of(name, arrays):
     """The module that has an operation's functions for these arrays; None if there is none."""
     numpy, takes = OPERATIONS[name]
     if takes is None or isinstance(arrays[0], np.ndarray) or not takes(arrays):
@@ -80,14 +80,14 @@ def place_of(name, arrays):
 
 def pair(name, arrays):
     """(forward, backward) of an operation for these arrays."""
-    place = place_of(name, arrays)
-    return getattr(place, f"{name}_forward"), getattr(place, f"{name}_backward")
+    module = module_of(name, arrays)
+    return getattr(module, f"{name}_forward"), getattr(module, f"{name}_backward")
 
 
 def implementation(name, arrays):
     """The function of an operation that is one, for these arrays; None where the table has none for them."""
-    place = place_of(name, arrays)
-    return None if place is None else getattr(place, name)
+    module = module_of(name, arrays)
+    return None if module is None else getattr(module, name)
 
 
 def add(x, y, into_x=False):

@@ -1,9 +1,10 @@
 """Tensor: an array that remembers how it was made. Node: that memory. `backward`: walking it in reverse.
 
 The whole engine is in this file. An operation (`ops.py`, `functional.py`) computes an array, then calls
-`record(array, parents, backward)`, where `backward(dy)` returns one gradient for each parent. `Tensor.backward`
+`record(array, inputs, backward)`, where `backward(dy)` returns one gradient for each input. `Tensor.backward`
 visits the operations in reverse order of creation and hands each gradient on: reverse-mode differentiation,
-as in Griewank and Walther, "Evaluating Derivatives", chapter 3.
+as in Griewank and Walther, "Evaluating Derivatives", chapter 3. How gradients add up in as little memory as
+possible is a matter of its own: `accumulate.py`.
 """
 
 import itertools

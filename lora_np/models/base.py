@@ -43,7 +43,7 @@ class CausalLM(nn.Module):
         """
         device = self.device
         ids = self.checked_ids(input_ids, device)
-        targets = None if labels is None else shift_labels(labels, ids)
+        targets = None if labels is None else shift_labels(labels, ids.shape)
         if device == "cpu" and past_key_values is None and (shards := shards_of(targets)):
             return forward_in_shards(self, shards, targets, ids, labels, attention_mask, position_ids)
         context = Context(ids, device, attention_mask, position_ids, past_key_values, self.gradient_checkpointing)

@@ -51,17 +51,17 @@ class ShardedOutput:
         return concatenate([output.logits for output in self.outputs])
 
 
-def shift_labels(labels, ids):
+def shift_labels(labels, shape):
     """labels (B, T) -> targets (B, T): target t is label t + 1, and the last position has none (-100).
 
-    ids: the array (B, T) that the labels go with. On a GPU the labels stay there if the ids are there too.
+    shape: that of the ids, (B, T). Labels on a GPU stay there.
     """
     labels = data(labels)
-    labels = labels if on_gpu(labels) and on_gpu(ids) else to_numpy(labels)
-    if labels.shape != ids.shape:
-        raise ValueError(f"labels of shape {labels.shape} do not fit input_ids of shape {ids.shape}")
-    if ids.shape[1] < 2:
+    labels = labels if on_gpu(labels) else to_numpy(labels)
+    if labels.shape != shape:
+        raise ValueError(f"labels of shape {labels.shape} do not fit input_ids of shape {shape}")
+    if shape[1] < 2:
         raise ValueError("labels need at least two tokens in a row: the first has nothing before it to predict it from")
-    targets = array_module(labels).full(ids.shape, IGNORED, np.int64)
+    targets = array_module(labels).full(shape, IGNORED, np.int64)
     targets[:, :-1] = labels[:, 1:]
     return targets

@@ -81,7 +81,7 @@ def quantize_model(model, skip=SKIP, block_size=64, double_quant=True):
 
     skip: names of layers, or of what holds them, to leave alone: whole dotted names or their ends after a dot. The
     output head is left alone because its errors reach the logits directly, and it often shares the embedding's weight.
-    Nothing changes unless all of it can be done. ValueError, with the layer's name, for a weight that can not be
+    Nothing changes unless all of it can be done. ValueError, with the layer's name, for a weight that cannot be
     quantised, for a name in `skip` that matches nothing, and for a model that is a single layer (see `from_linear`).
     """
     skipped = _skipped(model, skip)

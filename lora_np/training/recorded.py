@@ -125,7 +125,7 @@ def _checked(batch, model):
     if set(batch) != {"input_ids", "labels"}:
         raise ValueError(f"a recorded step takes input_ids and labels, not {', '.join(sorted(batch))}")
     ids, labels = (to_numpy(data(batch[name])) for name in ("input_ids", "labels"))
-    ids, targets = model.checked_ids(ids), shift_labels(labels, ids)
+    ids, targets = model.checked_ids(ids), shift_labels(labels, ids.shape)
     model.check_positions(np.arange(ids.shape[1]))
     counts = targets != IGNORED
     check_ids(targets[counts], model.config.vocab_size, "target")

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from lora_np.autograd import dispatch, elementary, fused
-from lora_np.autograd.dispatch import OPERATIONS, implementation, pair, place_of
+from lora_np.autograd.dispatch import OPERATIONS, implementation, pair, module_of
 
 PAIRS = [name for name, operation in OPERATIONS.items() if operation.numpy is fused]
 CUDA = Path(dispatch.__file__).parent / "cuda" / "__init__.py"
@@ -83,18 +83,18 @@ def test_which_arrays_the_kernels_take(cuda, name):
     operation, x = OPERATIONS[name], FakeArray()
     has_kernels = operation.cuda is not None
     any_dtype = operation.cuda is dispatch.any_dtype
-    assert place_of(name, (x, x)) is (cuda if has_kernels else operation.numpy)
-    assert place_of(name, (x, FakeArray("float64"))) is (cuda if any_dtype else operation.numpy)
-    assert place_of(name, (FakeArray("float16"), x)) is (cuda if any_dtype else operation.numpy)
-    assert place_of(name, (x, 2.0)) is operation.numpy
-    assert place_of(name, (2.0, x)) is operation.numpy
+    assert module_of(name, (x, x)) is (cuda if has_kernels else operation.numpy)
+    assert module_of(name, (x, FakeArray("float64"))) is (cuda if any_dtype else operation.numpy)
+    assert module_of(name, (FakeArray("float16"), x)) is (cuda if any_dtype else operation.numpy)
+    assert module_of(name, (x, 2.0)) is operation.numpy
+    assert module_of(name, (2.0, x)) is operation.numpy
     in_order = operation.cuda is dispatch.float32_in_order
     other = FakeArray(c_contiguous=False)
-    assert place_of(name, (x, other)) is (cuda if has_kernels and not in_order else operation.numpy)
+    assert module_of(name, (x, other)) is (cuda if has_kernels and not in_order else operation.numpy)
 
 
 def test_an_input_that_is_left_out_does_not_matter(cuda):
-    assert place_of("linear", (FakeArray(), FakeArray(), None)) is cuda
+    assert module_of("linear", (FakeArray(), FakeArray(), None)) is cuda
     assert pair("linear", (FakeArray(), FakeArray(), None)) == ("linear_forward", "linear_backward")
     assert implementation("adamw", (FakeArray(),)) == "adamw"
 
@@ -120,6 +120,6 @@ def test_the_kernels_are_there(name):
     from lora_np.autograd import cuda as kernels
 
     x = cupy.ones(4, np.float32)
-    place = place_of(name, (x, x))
+    place = module_of(name, (x, x))
     assert place is (kernels if OPERATIONS[name].cuda else fused)
     assert all(callable(getattr(place, function)) for function in functions_of(name))

@@ -1,7 +1,7 @@
 """Matrix products by cuBLAS, with transposes as flags and not as copies.
 
-`cupy.matmul` copies stacks of matrices that are not laid out one after another, can not add to what is there, and can
-not be recorded (see `record.py`). So cuBLAS, which CuPy has loaded, is called here directly.
+`cupy.matmul` copies stacks of matrices that are not laid out one after another, cannot add to what is there, and cannot
+be recorded (see `record.py`). So cuBLAS, which CuPy has loaded, is called here directly.
 """
 
 import ctypes

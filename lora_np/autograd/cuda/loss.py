@@ -3,7 +3,7 @@
 import cupy
 import numpy as np
 
-from ..fused.loss import chunk_rows, counted_rows, spread
+from ..fused.loss import chunk_rows, counted_rows, scatter_rows
 from .blas import gemm
 from .launch import by_rows, long
 
@@ -23,7 +23,7 @@ def cross_entropy_forward(logits, targets, ignore_index=-100, needs=(True,)):
 def cross_entropy_backward(dloss, cache):
     """dlogits."""
     z, rows, n, shape = cache
-    return (spread(z * (dloss / n), rows, shape),)
+    return (scatter_rows(z * (dloss / n), rows, shape),)
 
 
 def linear_cross_entropy_forward(x, weight, targets, ignore_index=-100, needs=(True, True), chunk_bytes=CHUNK_BYTES):
@@ -45,7 +45,7 @@ def linear_cross_entropy_forward(x, weight, targets, ignore_index=-100, needs=(T
                 gemm(logits[:, words], weight[words], out=dx[chunk], beta=1.0 if words.start else 0.0)
             if needs[1]:
                 gemm(logits[:, words].T, counted[chunk], out=dw[words], beta=1.0)
-    return losses.sum() / n, (spread(dx, rows, x.shape), dw, n)
+    return losses.sum() / n, (scatter_rows(dx, rows, x.shape), dw, n)
 
 
 def linear_cross_entropy_backward(dloss, cache):

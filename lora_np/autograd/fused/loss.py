@@ -26,7 +26,7 @@ def cross_entropy_backward(dloss, cache):
     d = p.copy()
     _subtract_onehot(d, picked)
     d *= dloss / n
-    return (spread(d, rows, shape),)
+    return (scatter_rows(d, rows, shape),)
 
 
 def linear_cross_entropy_forward(x, weight, targets, ignore_index=-100, needs=(True, True), chunk_bytes=CHUNK_BYTES):
@@ -56,7 +56,7 @@ def linear_cross_entropy_forward(x, weight, targets, ignore_index=-100, needs=(T
             xp.matmul(logits, weight, out=dx[chunk])
         if needs[1]:
             dw += logits.T @ counted[chunk]
-    return total / n, (spread(dx, rows, x.shape), dw, n)
+    return total / n, (scatter_rows(dx, rows, x.shape), dw, n)
 
 
 def linear_cross_entropy_backward(dloss, cache):
@@ -106,7 +106,7 @@ def _subtract_onehot(p, picked):
         p *= (picked >= 0)[:, None]
 
 
-def spread(d, rows, shape):
+def scatter_rows(d, rows, shape):
     """The rows' gradients at their places in an array of `shape`, zeros elsewhere."""
     if d is None or isinstance(rows, slice):
         return d
