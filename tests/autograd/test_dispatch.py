@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from lora_np.autograd import dispatch, elementary, fused
-from lora_np.autograd.dispatch import OPERATIONS, implementation, pair, module_of
+from lora_np.autograd.dispatch import OPERATIONS, implementation, module_of, pair
 
 PAIRS = [name for name, operation in OPERATIONS.items() if operation.numpy is fused]
 CUDA = Path(dispatch.__file__).parent / "cuda" / "__init__.py"
