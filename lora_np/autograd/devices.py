@@ -11,9 +11,15 @@ import numpy as np
 
 FLOATS = (np.float16, np.float32, np.float64)
 
-# {type of array: the library that makes it}. CuPy's is added when it is loaded. Another library may be added, whose
-# arrays have the attributes of NumPy's; they count as arrays on the CPU.
-LIBRARIES = {np.ndarray: np}
+LIBRARIES = {np.ndarray: np}  # {type of array: the library that makes it}; CuPy's is added when it is loaded
+
+
+def register_arrays(kind, library):
+    """Let the engine work on arrays of the type `kind` too, with `library` in the place of the module numpy.
+
+    Such arrays have the attributes of NumPy's, `flags` and `base` included, and count as arrays on the CPU.
+    """
+    LIBRARIES[kind] = library
 
 
 def array_module(x):
@@ -60,7 +66,7 @@ def load_cupy():
         raise RuntimeError(f"CuPy is installed but finds no usable GPU ({error}); use device='cpu'") from error
     if count == 0:
         raise RuntimeError("CuPy is installed but this machine has no GPU; use device='cpu'")
-    LIBRARIES[cupy.ndarray] = cupy
+    register_arrays(cupy.ndarray, cupy)
     return cupy
 
 
@@ -86,7 +92,7 @@ def to_device(x, device):
     """
     index = parse_device(device)
     if index is None:
-        return x if type(x) in LIBRARIES and not on_gpu(x) else to_numpy(x)
+        return to_numpy(x)
     cupy = load_cupy()
     with cupy.cuda.Device(index):
         if on_gpu(x):
@@ -102,8 +108,10 @@ def beside(x, other):
 
 
 def to_numpy(x):
-    """The array `x` in the computer's own memory, as a NumPy array."""
-    return x.get() if on_gpu(x) else np.asarray(x)
+    """The array `x` in the computer's own memory, as a NumPy array (or of another registered library, as it is)."""
+    if on_gpu(x):
+        return x.get()
+    return x if type(x) in LIBRARIES else np.asarray(x)
 
 
 def host_can_read(x):

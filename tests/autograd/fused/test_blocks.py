@@ -23,5 +23,9 @@ def test_a_gpu_gets_one_block():
     assert blocks(1000, 1 << 20, types.ModuleType("cupy")) == [slice(0, 1000)]
 
 
-def test_another_library_is_treated_as_the_cpu():
-    assert blocks(4, 1 << 18, types.ModuleType("shapes")) == [slice(0, 2), slice(2, 4)]
+def test_another_library_is_treated_as_the_cpu_and_may_pass_some_over():
+    library = types.ModuleType("shapes")
+    assert blocks(4, 1 << 18, library) == [slice(0, 2), slice(2, 4)]
+    library.some_blocks = lambda slices: slices[-1:]
+    assert blocks(4, 1 << 18, library) == [slice(2, 4)]
+    assert blocks(4, 1, library) == [slice(0, 4)]
