@@ -12,6 +12,17 @@ import types
 import warnings
 
 MOVED = {  # {old module: (new modules, ...)}, all without the leading "lora_np."
+    "autograd.backend": (
+        "autograd.devices",
+        "autograd.random",
+        "autograd.precision",
+        "autograd.allocator",
+        "autograd.fused.blocks",
+        "autograd.clock",
+    ),
+    "autograd.check": ("autograd.gradcheck",),
+    "autograd.kernels": ("autograd.dispatch",),
+    "autograd.layout": ("autograd.shape_ops",),
     "lora.adapted": ("lora.layer", "lora.adapter"),
     "lora.dora": ("lora.variants.dora",),
     "lora.embedding": ("lora.variants.embedding",),
@@ -19,6 +30,7 @@ MOVED = {  # {old module: (new modules, ...)}, all without the leading "lora_np.
     "lora.projection": ("lora.variants.projection",),
     "lora.tuner": ("lora.lora_model",),
     "models.auto": ("models.loading.auto",),
+    "models.causal_lm": ("models.base",),
     "models.checkpoints": ("models.loading.checkpoints",),
     "models.fetch": ("models.loading.fetch",),
     "models.gguf": ("models.loading.gguf",),

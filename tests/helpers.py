@@ -7,7 +7,7 @@ import numpy as np
 from hypothesis import HealthCheck, settings
 
 from lora_np.autograd import Tensor, fused, gradcheck
-from lora_np.autograd.backend import array_module, is_array, is_float, to_numpy
+from lora_np.autograd.devices import array_module, is_array, is_float, to_numpy
 from lora_np.autograd.fused import reference
 from lora_np.autograd.tensor import data, needs_grad, record
 

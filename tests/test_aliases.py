@@ -56,3 +56,29 @@ def test_every_row_leads_to_modules_that_are_there(old):
 def test_every_old_name_leads_to_something(old):
     module, _, name = old.rpartition(".")
     assert getattr(moved(module), name) is not None
+
+
+def test_the_old_backend_still_sets_what_the_engine_reads():
+    backend, precision = moved("autograd.backend"), importlib.import_module("lora_np.autograd.precision")
+    before = precision.tf32_enabled()
+    try:
+        for enabled in (True, False):
+            backend.set_tf32(enabled)
+            assert precision.tf32_enabled() is backend.tf32_enabled() is enabled
+    finally:
+        precision.set_tf32(before)
+    old = "FLOATS array_module on_gpu is_array is_float load_cupy parse_device device_of to_device to_numpy blocks"
+    old += " manual_seed random_seed generator keep_freed_memory device_name gpu_available moment seconds_between"
+    assert all(hasattr(backend, name) for name in [*old.split(), "synchronize"])
+
+
+def test_the_old_places_of_operations_have_what_they_had():
+    from lora_np.autograd import dispatch, gradcheck, shape_ops
+
+    assert moved("autograd.layout").embedding is shape_ops.embedding
+    assert moved("autograd.check").gradcheck is gradcheck
+    assert [getattr(moved("autograd.kernels"), n) for n in ("add", "matmul", "sum_groups")] == [
+        dispatch.add,
+        dispatch.matmul,
+        dispatch.sum_groups,
+    ]

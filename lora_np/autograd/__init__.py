@@ -1,19 +1,30 @@
 """Arrays that remember how they were made.
 
-Read in this order: backend, tensor, ops, layout, fused/, functional, check.
+Read in this order: tensor, accumulate, ops, shape_ops, fused/, functional, dispatch, gradcheck.
 """
 
 import os
 
 from ..aliases import moved_names
-from . import functional, layout, ops
-from .backend import keep_freed_memory, manual_seed
-from .check import gradcheck
+from . import functional, ops, shape_ops
+from .allocator import keep_freed_memory
+from .gradcheck import gradcheck
+from .random import manual_seed
 from .tensor import Node, Tensor, is_grad_enabled, no_grad
 
 __getattr__ = moved_names(__name__)
 
-__all__ = ["Node", "Tensor", "functional", "gradcheck", "is_grad_enabled", "layout", "manual_seed", "no_grad", "ops"]
+__all__ = [
+    "Node",
+    "Tensor",
+    "functional",
+    "gradcheck",
+    "is_grad_enabled",
+    "manual_seed",
+    "no_grad",
+    "ops",
+    "shape_ops",
+]
 
 if os.environ.get("LORA_NP_KEEP_MEMORY", "1") != "0":
     keep_freed_memory()  # made a step of the 4-layer, 128-wide model 1.8 times as fast on two cores

@@ -2,14 +2,15 @@
 
 import numpy as np
 
-from .backend import array_module, device_of, is_array
-from .tensor import Tensor, data
+from .devices import device_of, is_array, on_gpu
+from .tensor import Tensor
 
 
 def operand(x):
     """The array in `x`. Python numbers stay numbers: they never change an array's dtype."""
-    x = data(x)
-    return x if is_array(x) or isinstance(x, (int, float)) else Tensor(x).data
+    if isinstance(x, Tensor):
+        return x.data
+    return x if isinstance(x, (int, float)) or is_array(x) else Tensor(x).data
 
 
 def operands(a, b, name):
@@ -17,18 +18,21 @@ def operands(a, b, name):
 
     NumPy's scalars become Python numbers: a float64 one would turn a float32 array into float64.
     """
-    a, b = (x.item() if isinstance(x, np.generic) else x for x in (operand(a), operand(b)))
-    check_same_device(a, b, name)
+    x, y = operand(a), operand(b)
+    x = x.item() if isinstance(x, np.generic) else x
+    y = y.item() if isinstance(y, np.generic) else y
+    if type(x) is not type(y):
+        check_same_device(x, y, name)
     try:
-        np.broadcast_shapes(np.shape(a), np.shape(b))
+        np.broadcast_shapes(np.shape(x), np.shape(y))
     except ValueError:
-        raise ValueError(f"{name}: shapes {np.shape(a)} and {np.shape(b)} do not broadcast") from None
-    return a, b
+        raise ValueError(f"{name}: shapes {np.shape(x)} and {np.shape(y)} do not broadcast") from None
+    return x, y
 
 
 def check_same_device(a, b, name):
-    """ValueError if one of two arrays is NumPy's and the other CuPy's; `name` is the operation's, for the message."""
-    if is_array(a) and is_array(b) and array_module(a) is not array_module(b):
+    """ValueError if one of two arrays is on a GPU and the other is not; `name` is the operation's, for the message."""
+    if on_gpu(a) != on_gpu(b) and is_array(a) and is_array(b):
         raise ValueError(f"{name}: one input is on {device_of(a)}, the other on {device_of(b)}; move one with .to()")
 
 

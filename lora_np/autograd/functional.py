@@ -1,31 +1,18 @@
 """The fused pairs on Tensors: check the shapes, run the forward, record the backward."""
 
-import numpy as np
-
-from . import fused
-from .backend import on_gpu, to_numpy
-from .fused.loss import CountedRows
-from .layout import check_ids
+from .devices import array_module, on_gpu, to_numpy
+from .dispatch import pair
 from .ops import dropout_mask
-from .tensor import data, needs_grad, record
+from .shape_ops import check_ids
+from .tensor import Tensor, data, needs_grad, record
 
 
 def _apply(name, inputs, *options):
     """Run a fused pair on Tensors (or arrays, or None for an input that is left out)."""
-    needs, arrays = needs_grad(*inputs), [data(x) for x in inputs]
-    forward, backward = _pair(name, [x for x in arrays if x is not None])
-    out, cache = forward(*arrays, *options, needs=needs)
+    arrays = [x.data if isinstance(x, Tensor) else x for x in inputs]
+    forward, backward = pair(name, arrays)
+    out, cache = forward(*arrays, *options, needs=needs_grad(*inputs))
     return record(out, inputs, lambda dout: backward(dout, cache))
-
-
-def _pair(name, arrays):
-    """An operation's forward and backward: in CUDA for float32 on a GPU, otherwise as NumPy and CuPy both run it."""
-    place = fused
-    if all(on_gpu(x) and x.dtype == np.float32 for x in arrays):
-        from . import cuda
-
-        place = cuda if hasattr(cuda, f"{name}_forward") else fused
-    return getattr(place, f"{name}_forward"), getattr(place, f"{name}_backward")
 
 
 def _check_width(x, width, what):
@@ -144,9 +131,9 @@ def _check_key_mask(key_mask, shape):
 def cross_entropy(logits, targets, ignore_index=-100):
     """Mean of -ln softmax(logits)[target] over the rows that count; see `fused.cross_entropy_forward`.
 
-    logits (..., V), targets (...) integers in [0, V) or `ignore_index`.
+    logits (..., V), targets (...) integers in [0, V) or `ignore_index`. Targets on a GPU stay there.
     """
-    targets = _check_targets(targets, logits.shape, logits.shape[-1], ignore_index)
+    targets = _targets(targets, logits, logits.shape[-1], ignore_index)
     logits = logits.reshape(-1, logits.shape[-1])
     return _apply("cross_entropy", (logits,), targets, ignore_index)
 
@@ -154,21 +141,20 @@ def cross_entropy(logits, targets, ignore_index=-100):
 def linear_cross_entropy(x, weight, targets, ignore_index=-100):
     """cross_entropy(x Wᵀ, targets), the logits never held whole; see `fused.linear_cross_entropy_forward`.
 
-    x (..., C), weight (V, C), targets (...) integers in [0, V) or `ignore_index`.
+    x (..., C), weight (V, C), targets (...) integers in [0, V) or `ignore_index`. Targets on a GPU stay there.
     """
     _check_width(x, weight.shape[1], "linear_cross_entropy")
-    targets = _check_targets(targets, x.shape, weight.shape[0], ignore_index)
+    targets = _targets(targets, x, weight.shape[0], ignore_index)
     x = x.reshape(-1, x.shape[-1])
     return _apply("linear_cross_entropy", (x, weight), targets, ignore_index)
 
 
-def _check_targets(targets, shape, size, ignore_index):
-    """The targets as a flat NumPy array: they choose rows, which is the host's work."""
-    if isinstance(targets, CountedRows):  # checked before
-        return targets
-    targets = to_numpy(data(targets))
-    if targets.shape != shape[:-1]:
-        raise ValueError(f"targets of shape {targets.shape} do not fit rows of shape {shape[:-1]}")
+def _targets(targets, like, size, ignore_index):
+    """The targets as a flat array: of NumPy, or on the GPU if they and the array `like` are there."""
+    targets = data(targets)
+    targets = targets if on_gpu(targets) and on_gpu(data(like)) else to_numpy(targets)
+    if targets.shape != like.shape[:-1]:
+        raise ValueError(f"targets of shape {targets.shape} do not fit rows of shape {like.shape[:-1]}")
     targets = targets.reshape(-1)
-    check_ids(targets[targets != ignore_index], size, "target")
+    check_ids(array_module(targets).where(targets == ignore_index, 0, targets), size, "target")
     return targets

@@ -10,10 +10,11 @@ import math
 
 import numpy as np
 
-from . import kernels
-from .backend import array_module, generator
+from . import dispatch
 from .broadcasting import check_same_device, operand, operands, unbroadcast
-from .layout import getitem, reshape, swapaxes, transpose
+from .devices import array_module
+from .random import generator
+from .shape_ops import getitem, reshape, swapaxes, transpose
 from .tensor import Tensor, needs_grad, record
 
 
@@ -26,7 +27,7 @@ def add(a, b):
     def backward(dy):
         return unbroadcast(dy, shape_a) if need_a else None, unbroadcast(dy, shape_b) if need_b else None
 
-    return record(kernels.add(x, y), (a, b), backward)
+    return record(dispatch.add(x, y), (a, b), backward)
 
 
 def sub(a, b):
@@ -127,8 +128,8 @@ def _product(x, w):
     """x w; a stack of matrices times one matrix is one large product, not many small ones."""
     if x.ndim > 2 and w.ndim == 2:
         rows = math.prod(x.shape[:-1])
-        return kernels.matmul(x.reshape(rows, x.shape[-1]), w).reshape(*x.shape[:-1], w.shape[-1])
-    return kernels.matmul(x, w)
+        return dispatch.matmul(x.reshape(rows, x.shape[-1]), w).reshape(*x.shape[:-1], w.shape[-1])
+    return dispatch.matmul(x, w)
 
 
 def _matmul_unbroadcast(xp, x, w, shape):
@@ -136,7 +137,7 @@ def _matmul_unbroadcast(xp, x, w, shape):
     if len(shape) == 2 and x.ndim == w.ndim > 2:  # the sum over the stack is part of one larger product
         x, w = xp.moveaxis(x, -2, 0), xp.moveaxis(w, -1, 0)
         stacked = math.prod(x.shape[1:])
-        return kernels.matmul(x.reshape(len(x), stacked), w.reshape(len(w), stacked).T)
+        return dispatch.matmul(x.reshape(len(x), stacked), w.reshape(len(w), stacked).T)
     y = _product(x, w)
     target = shape if len(shape) > 1 else (y.shape[-2:] if y.ndim > 1 else y.shape)
     return unbroadcast(y, target).reshape(shape)

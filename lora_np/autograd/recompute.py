@@ -2,7 +2,7 @@
 
 from contextvars import copy_context
 
-from .backend import generator, random_seed
+from .random import generator, random_seed
 from .tensor import Tensor, collect_gradients, data, needs_grad, no_grad, record
 
 

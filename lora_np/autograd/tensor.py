@@ -1,19 +1,21 @@
 """Tensor: an array that remembers how it was made. Node: that memory. `backward`: walking it in reverse.
 
 The whole engine is in this file. An operation (`ops.py`, `functional.py`) computes an array, then calls
-`record(array, parents, backward)`, where `backward(dy)` returns one gradient for each parent. `Tensor.backward`
+`record(array, inputs, backward)`, where `backward(dy)` returns one gradient for each input. `Tensor.backward`
 visits the operations in reverse order of creation and hands each gradient on: reverse-mode differentiation,
-as in Griewank and Walther, "Evaluating Derivatives", chapter 3.
+as in Griewank and Walther, "Evaluating Derivatives", chapter 3. How gradients add up in as little memory as
+possible is a matter of its own: `accumulate.py`.
 """
 
 import itertools
-import threading
 import weakref
-from contextlib import contextmanager
+from operator import attrgetter
 
-import numpy as np
+from .accumulate import Gradients
+from .devices import LIBRARIES, array_module, as_array, device_of, to_numpy
+from .grad_mode import grad_mode, is_grad_enabled, no_grad
 
-from . import backend, kernels
+__all__ = ["Node", "Tensor", "collect_gradients", "data", "is_grad_enabled", "needs_grad", "no_grad", "record"]
 
 _numbers = itertools.count()
 
@@ -41,33 +43,11 @@ class Node:
         return self.parents is None
 
 
-class _GradMode(threading.local):
-    enabled = True
-
-
-_grad_mode = _GradMode()
-
-
-def is_grad_enabled():
-    """Are operations of this thread being recorded?"""
-    return _grad_mode.enabled
-
-
-@contextmanager
-def no_grad():
-    """Inside this block nothing is recorded: results need no gradient and nothing is kept for one."""
-    before, _grad_mode.enabled = _grad_mode.enabled, False
-    try:
-        yield
-    finally:
-        _grad_mode.enabled = before
-
-
 class Tensor:
     """A NumPy or CuPy array, with a gradient if asked for.
 
     data           the array. Python lists and scalars become float32; float16 and float64 arrays stay as they
-                   are; integers stay integers and can not need a gradient.
+                   are; integers stay integers and cannot need a gradient.
     requires_grad  should `backward` compute the gradient with respect to this tensor?
     grad           an array of the same shape once `backward` has run, else None. It adds up over calls.
     """
@@ -76,35 +56,30 @@ class Tensor:
     __array_ufunc__ = None  # so that `numpy_array + tensor` calls Tensor.__radd__
 
     def __init__(self, data, requires_grad=False):
-        if isinstance(data, Tensor):
-            data = data.data
-        if not backend.is_array(data):
-            data = np.asarray(data)
-            data = data.astype(np.float32) if data.dtype == np.float64 else data
-        elif isinstance(data, np.generic):
-            data = np.asarray(data)
+        if type(data) not in LIBRARIES:
+            data = data.data if isinstance(data, Tensor) else as_array(data)
         if data.dtype.kind not in "fiub" or data.dtype.itemsize > 8:
             raise TypeError(f"a Tensor holds floats, integers or booleans, not {data.dtype}")
-        if requires_grad and not backend.is_float(data):
+        if requires_grad and data.dtype.kind != "f":
             raise TypeError(f"only floating-point tensors can require a gradient, this one is {data.dtype}")
         self.data, self.requires_grad, self.grad, self._node = data, requires_grad, None, None
 
-    shape = property(lambda self: self.data.shape)
-    ndim = property(lambda self: self.data.ndim)
-    size = property(lambda self: self.data.size)
-    dtype = property(lambda self: self.data.dtype)
-    device = property(lambda self: backend.device_of(self.data))
+    shape = property(attrgetter("data.shape"))
+    ndim = property(attrgetter("data.ndim"))
+    size = property(attrgetter("data.size"))
+    dtype = property(attrgetter("data.dtype"))
+    device = property(lambda self: device_of(self.data))
 
     def __len__(self):
         return len(self.data)
 
     def __repr__(self):
         tail = ", requires_grad=True" if self.requires_grad else ""
-        return f"Tensor({backend.to_numpy(self.data)!r}{tail})"
+        return f"Tensor({to_numpy(self.data)!r}{tail})"
 
     def numpy(self):
         """The values as a NumPy array (the same memory when it is one already)."""
-        return backend.to_numpy(self.data)
+        return to_numpy(self.data)
 
     def item(self):
         """The one value as a Python number."""
@@ -131,43 +106,31 @@ class Tensor:
         if grad is None:
             if self.size != 1:
                 raise RuntimeError(f"backward() without a gradient needs a single value, not shape {self.shape}")
-            grad = backend.array_module(self.data).ones_like(self.data)
+            grad = array_module(self.data).ones_like(self.data)
         grad = grad.data if isinstance(grad, Tensor) else grad
         if getattr(grad, "shape", None) != self.shape:
             given = getattr(grad, "shape", type(grad).__name__)
             raise ValueError(f"the gradient given to backward() must be an array of shape {self.shape}, got {given}")
-        _run_backward(self.node(), grad.astype(self.dtype, copy=False), _add_to_leaf)
+        _walk_back(self.node(), grad.astype(self.dtype, copy=False), _add_to_leaf)
 
 
-def collect_gradients(tensor, grad):
-    """{id of leaf: gradient} of `tensor` times the array `grad`; no `.grad` changes. The graph is freed."""
-    found = {}
+def _walk_back(root, grad, deliver):
+    """Visit every node that `root` depends on, newest first, and hand each gradient on to the node's parents.
 
-    def keep(leaf, d, owned):
-        found[id(leaf)] = d
-
-    _run_backward(tensor.node(), grad, keep)
-    return found
-
-
-def _run_backward(root, grad, deliver):
-    """Visit every node that `root` depends on, newest first, and hand each gradient to its parents.
-
-    A leaf's gradient goes to `deliver(leaf, gradient, owned)`.
+    A leaf's gradient goes to `deliver(leaf, gradient)`; the leaf may be gone by then, and is None.
     """
-    grads = _Gradients()
-    grads.add(root, grad, owned=False)
-    for node in sorted(_reachable(root), key=lambda node: node.number, reverse=True):
-        dy, owned = grads.pop(node)
-        if node.leaf is not None:
-            deliver(node.leaf(), dy, owned)
+    grads = Gradients({root: grad})
+    for node in sorted(_reachable(root), key=attrgetter("number"), reverse=True):
+        if node not in grads:  # no operation had a gradient for it
             continue
-        parents, gradients = node.parents, node.backward(dy)
+        if node.leaf is not None:
+            deliver(node.leaf(), grads.pop_own(node))
+            continue
+        dy = grads.pop(node)
+        gradients = list(node.backward(dy))
+        grads.add(node.parents, gradients)
         node.free()
-        for parent, d in zip(parents, gradients, strict=True):
-            if parent is not None:
-                grads.add(parent, d, owned=_is_fresh(d, dy, gradients))
-        del dy, gradients, d  # or the last ones would live on through the next operation
+        del dy, gradients  # or they would live on through the next operation
 
 
 def _reachable(root):
@@ -176,9 +139,7 @@ def _reachable(root):
     while stack:
         node = stack.pop()
         if node.freed:
-            raise RuntimeError(
-                "this graph was already used by backward() and has been freed: run the forward pass again"
-            )
+            raise RuntimeError("this graph was already used by backward() and is freed: run the forward pass again")
         for parent in node.parents:
             if parent is not None and parent not in found:
                 found.add(parent)
@@ -186,58 +147,19 @@ def _reachable(root):
     return found
 
 
-def _is_fresh(d, dy, gradients):
-    """Did the operation make the array `d` anew, for one parent only? Then it may be added to in place.
-
-    An operation may pass `dy` itself on (as add does, to both its parents), a view of it, or one array twice: then the
-    memory is not its own. So it must not return an array that it keeps. Nor does a number that was only repeated
-    (broadcast) have a place for each element.
-    """
-    if not d.flags.c_contiguous:
-        return False
-    memory = _owner(d)
-    shared = sum(other is not None and _owner(other) is memory for other in gradients) > 1
-    return memory is not _owner(dy) and not shared
-
-
-def _owner(array):
-    """The array whose memory this one is a view of, or itself."""
-    return array if array.base is None else array.base
-
-
-class _Gradients:
-    """The gradients on their way, and which of those buffers belong to this walk alone."""
-
-    def __init__(self):
-        self.arrays, self.owned = {}, set()
-
-    def add(self, node, d, owned):
-        """Add the gradient `d` to what `node` has so far: in place only into an array that is owned."""
-        if node not in self.arrays:
-            self.arrays[node] = d
-        elif node in self.owned:
-            self.arrays[node] = kernels.add(self.arrays[node], d, into_x=True)
-        elif owned:
-            self.arrays[node] = kernels.add(d, self.arrays[node], into_x=True)
-        else:
-            self.arrays[node] = kernels.add(self.arrays[node], d)
-            owned = True
-        if owned:
-            self.owned.add(node)
-
-    def pop(self, node):
-        return self.arrays.pop(node), node in self.owned
-
-
-def _add_to_leaf(leaf, d, owned):
-    """Add `d` to `leaf.grad`, which always has memory of its own."""
-    if leaf is None:  # the tensor itself is gone: nobody can ask for its gradient
-        return
-    if leaf.grad is None:
-        xp = backend.array_module(leaf.data)
-        leaf.grad = xp.asarray(d) if owned else xp.array(d, copy=True, order="C")
-    else:
+def _add_to_leaf(leaf, d):
+    """Add `d` to `leaf.grad`. A leaf that is gone needs no gradient: nobody can ask for it."""
+    if leaf is not None and leaf.grad is None:
+        leaf.grad = d
+    elif leaf is not None:
         leaf.grad += d
+
+
+def collect_gradients(tensor, grad):
+    """{id of leaf: gradient} of `tensor` times the array `grad`; no `.grad` changes. The graph is freed."""
+    found = {}
+    _walk_back(tensor.node(), grad, lambda leaf, d: found.update({id(leaf): d}))
+    return found
 
 
 def data(x):
@@ -247,15 +169,33 @@ def data(x):
 
 def needs_grad(*inputs):
     """For each input: does anybody want its gradient? One bool for each, all False inside `no_grad`."""
-    enabled = _grad_mode.enabled
-    return tuple(enabled and isinstance(x, Tensor) and x.requires_grad for x in inputs)
+    enabled = grad_mode.enabled
+    return tuple([enabled and isinstance(x, Tensor) and x.requires_grad for x in inputs])
 
 
 def record(array, inputs, backward):
-    """The Tensor that holds `array`; it remembers `backward` and its inputs if any of them needs a gradient."""
+    """The Tensor that holds `array`; it remembers `backward` and its inputs if any of them needs a gradient.
+
+    This is how an operation is written: compute the array, then record how its gradient goes back.
+
+        def scale(a, b):                               # y = a b
+            need_a, need_b = needs_grad(a, b)
+            x, w = data(a), data(b)
+            saved_x, saved_w = x if need_b else None, w if need_a else None
+
+            def backward(dy):                          # da = dy b, db = dy a
+                return dy * saved_w if need_a else None, dy * saved_x if need_b else None
+
+            return record(x * w, (a, b), backward)
+
+    `backward(dy)` returns one array for each input, of the input's shape and dtype, or None. It must not change `dy`.
+    It keeps arrays, never a Tensor, and only those that a gradient needs. What it returns may be `dy` itself, a view of
+    it, or one array twice, but not an array that it keeps: what is returned is the walk's from then on, and other
+    gradients are added to it in place. (Should it keep one all the same, `accumulate.py` sees that, and copies it.)
+    """
     out = Tensor(array)
-    needs = needs_grad(*inputs)
-    if any(needs):
-        parents = tuple(x.node() if need else None for x, need in zip(inputs, needs, strict=True))
-        out.requires_grad, out._node = True, Node(parents, backward)
+    if grad_mode.enabled:
+        parents = tuple([x._node or x.node() if isinstance(x, Tensor) and x.requires_grad else None for x in inputs])
+        if any(parents):
+            out.requires_grad, out._node = True, Node(parents, backward)
     return out

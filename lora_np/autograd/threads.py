@@ -12,7 +12,7 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from contextvars import copy_context
 
-from .backend import generator, random_seed
+from .random import generator, random_seed
 from .tensor import Tensor, collect_gradients, is_grad_enabled, no_grad, record
 
 LEAST_TOKENS = 64  # tokens in a shard: with fewer, handing the work over costs more than it saves

@@ -4,7 +4,7 @@ A new one needs its line here and its file. Tensor names in GGUF (loading/gguf.p
 when none are named (lora/targets.py) are for those that have them.
 """
 
-from .causal_lm import CausalLM
+from .base import CausalLM
 from .config import ModelConfig
 from .gpt2 import GPT2Config, GPT2LMHeadModel
 from .llama import LlamaConfig, LlamaForCausalLM

@@ -6,9 +6,9 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .. import nn
-from ..autograd import backend
-from ..autograd.layout import check_ids
+from ..autograd.devices import to_device, to_numpy
 from ..autograd.recompute import recompute
+from ..autograd.shape_ops import check_ids
 from ..autograd.tensor import Tensor, data, is_grad_enabled
 from .kv_cache import KVCache
 
@@ -60,7 +60,7 @@ def run_block(block: nn.Module, x: Tensor, context: Context, *more: Any) -> Tens
 
 
 def _positions(position_ids, B, T):
-    positions = backend.to_numpy(data(position_ids))
+    positions = to_numpy(data(position_ids))
     if positions.shape not in ((T,), (1, T), (B, T)):
         raise ValueError(f"position_ids must be ({T},) or ({B}, {T}), got {positions.shape}")
     check_ids(positions, np.iinfo(np.int64).max, "position")
@@ -68,9 +68,9 @@ def _positions(position_ids, B, T):
 
 
 def _key_mask(attention_mask, B, S, device):
-    mask = backend.to_numpy(data(attention_mask))
+    mask = to_numpy(data(attention_mask))
     if mask.shape != (B, S):
         raise ValueError(f"attention_mask must be ({B}, {S}), one value for each token read so far, got {mask.shape}")
     if not np.isin(mask, (0, 1)).all():
         raise ValueError("attention_mask holds 1 for a token and 0 for padding; it has other values")
-    return None if mask.all() else backend.to_device(mask.astype(bool), device)
+    return None if mask.all() else to_device(mask.astype(bool), device)

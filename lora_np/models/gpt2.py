@@ -13,7 +13,7 @@ from ..autograd import functional as F
 from ..autograd.fused import head_views
 from ..autograd.tensor import Tensor, data
 from .activations import ACTIVATIONS, check_activation
-from .causal_lm import CausalLM
+from .base import CausalLM
 from .config import ModelConfig
 from .context import Context, run_block
 from .initialisation import init_weights

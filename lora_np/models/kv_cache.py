@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from ..autograd import backend
+from ..autograd.devices import array_module
 
 
 class KVCache:
@@ -22,7 +22,7 @@ class KVCache:
         """Store k and v (B, K, T, D) of the next T tokens; returns all of the layer's, (B, K, length + T, D)."""
         end = self.length + k.shape[2]
         if layer not in self.layers:
-            xp, shape = backend.array_module(k), (*k.shape[:2], self.capacity, k.shape[3])
+            xp, shape = array_module(k), (*k.shape[:2], self.capacity, k.shape[3])
             self.layers[layer] = xp.empty(shape, k.dtype), xp.empty(shape, v.dtype)
         keys, values = self.layers[layer]
         keys[:, :, self.length : end], values[:, :, self.length : end] = k, v

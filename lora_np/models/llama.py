@@ -13,11 +13,11 @@ from typing import Any, Self
 import numpy as np
 
 from .. import nn
-from ..autograd import Tensor, backend
+from ..autograd import Tensor
 from ..autograd import functional as F
-from ..autograd.layout import Checked
+from ..autograd.devices import to_device
 from .activations import ACTIVATIONS, check_activation
-from .causal_lm import CausalLM
+from .base import CausalLM
 from .config import ModelConfig
 from .context import Context, run_block
 from .initialisation import init_weights
@@ -78,22 +78,12 @@ class LlamaRotaryEmbedding:
     """Cosines and sines of each position's angles, position · inverse frequency for each pair of channels of a head."""
 
     def __init__(self, config):
-        self.frequencies, self.sent = inverse_frequencies(config.head_dim, config.rope_parameters), {}
+        self.frequencies = inverse_frequencies(config.head_dim, config.rope_parameters)
 
     def __call__(self, positions, like):
         """positions (..., T) -> cos and sin (..., T, D/2), of the dtype and on the device of the Tensor `like`."""
-        if isinstance(positions, Checked):  # on a GPU already: nothing comes from the host
-            xp, positions = backend.array_module(positions.array), positions.array
-            angles = positions[..., None].astype(np.float32) * self._on(like.device)
-            return [xp.cos(angles), xp.sin(angles)]
         angles = positions[..., None].astype(np.float32) * self.frequencies
-        return [backend.to_device(f(angles).astype(like.dtype, copy=False), like.device) for f in (np.cos, np.sin)]
-
-    def _on(self, device):
-        """The frequencies on a device, sent there once."""
-        if device not in self.sent:
-            self.sent[device] = backend.to_device(self.frequencies, device)
-        return self.sent[device]
+        return [to_device(f(angles).astype(like.dtype, copy=False), like.device) for f in (np.cos, np.sin)]
 
 
 class LlamaAttention(nn.Module):

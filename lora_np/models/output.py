@@ -5,8 +5,8 @@ import contextlib
 import numpy as np
 
 from ..autograd import functional as F
-from ..autograd.backend import to_numpy
-from ..autograd.layout import concatenate
+from ..autograd.devices import array_module, on_gpu, to_numpy
+from ..autograd.shape_ops import concatenate
 from ..autograd.tensor import data, is_grad_enabled, no_grad
 from ..nn import Linear
 
@@ -52,12 +52,16 @@ class ShardedOutput:
 
 
 def shift_labels(labels, shape):
-    """labels (B, T) -> targets (B, T): target t is label t + 1, and the last position has none (-100)."""
-    labels = to_numpy(data(labels))
+    """labels (B, T) -> targets (B, T): target t is label t + 1, and the last position has none (-100).
+
+    shape: that of the ids, (B, T). Labels on a GPU stay there.
+    """
+    labels = data(labels)
+    labels = labels if on_gpu(labels) else to_numpy(labels)
     if labels.shape != shape:
         raise ValueError(f"labels of shape {labels.shape} do not fit input_ids of shape {shape}")
     if shape[1] < 2:
         raise ValueError("labels need at least two tokens in a row: the first has nothing before it to predict it from")
-    targets = np.full(shape, IGNORED, np.int64)
+    targets = array_module(labels).full(shape, IGNORED, np.int64)
     targets[:, :-1] = labels[:, 1:]
     return targets

@@ -5,8 +5,10 @@ from contextlib import contextmanager
 
 import numpy as np
 
-from ..autograd import backend, layout, ops
 from ..autograd import functional as F
+from ..autograd import ops
+from ..autograd.random import generator
+from ..autograd.shape_ops import embedding
 from .module import Module, Parameter
 
 
@@ -34,14 +36,14 @@ def normal(shape, std, mean=0.0):
     """A float32 array of independent normal numbers from the seeded generator (`manual_seed`)."""
     if not _start.drawn:
         return np.empty(shape, np.float32)
-    return (backend.generator().standard_normal(shape, dtype=np.float32) * np.float32(std)) + np.float32(mean)
+    return (generator().standard_normal(shape, dtype=np.float32) * np.float32(std)) + np.float32(mean)
 
 
 def uniform(shape, bound):
     """A float32 array of independent numbers, uniform in [-bound, bound), from the seeded generator."""
     if not _start.drawn:
         return np.empty(shape, np.float32)
-    return (backend.generator().random(shape, dtype=np.float32) * 2 - 1) * np.float32(bound)
+    return (generator().random(shape, dtype=np.float32) * 2 - 1) * np.float32(bound)
 
 
 def zeros(shape):
@@ -106,7 +108,7 @@ class Embedding(Module):
         return self.embedding_dim
 
     def forward(self, ids):
-        return layout.embedding(self.weight, ids)
+        return embedding(self.weight, ids)
 
 
 class LayerNorm(Module):

@@ -2,7 +2,8 @@
 
 import difflib
 
-from ..autograd import Tensor, backend
+from ..autograd import Tensor
+from ..autograd.devices import array_module, to_device
 
 
 class Parameter(Tensor):
@@ -48,9 +49,13 @@ class Module:
 
     def named_modules(self, prefix=""):
         """(dotted name, module) for this module (its name is "") and everything below it, in order."""
-        yield prefix, self
-        for name, child in self.named_children():
-            yield from child.named_modules(f"{prefix}.{name}" if prefix else name)
+        stack = [(prefix, self)]  # the next one is the last
+        while stack:
+            prefix, module = stack.pop()
+            yield prefix, module
+            for name, child in reversed(vars(module).items()):
+                if isinstance(child, Module):
+                    stack.append((f"{prefix}.{name}" if prefix else name, child))
 
     def modules(self):
         """This module and everything below it."""
@@ -140,7 +145,7 @@ class Module:
             for slot in ("data", "grad"):
                 array = getattr(p, slot)
                 if array is not None:
-                    array = array if device is None else backend.to_device(array, device)
+                    array = array if device is None else to_device(array, device)
                     setattr(p, slot, array if keep else array.astype(dtype, copy=False))
         return self
 
@@ -157,8 +162,8 @@ class Module:
         """
         places, missing, unexpected = self.places_of(state, strict)
         for name, p in places.items():
-            array = backend.to_device(state[name], p.device)
-            p.data = backend.array_module(array).array(array, dtype=p.dtype, copy=True)
+            array = to_device(state[name], p.device)
+            p.data = array_module(array).array(array, dtype=p.dtype, copy=True)
         return missing, unexpected
 
     def places_of(self, state, strict=True):
@@ -215,7 +220,10 @@ class _Dict(Module):
         setattr(self, name, value)
 
     def __getitem__(self, name):
-        return self._items()[name]
+        value = vars(self)[name]
+        if not isinstance(value, self.kind):
+            raise KeyError(name)
+        return value
 
     def __delitem__(self, name):
         self[name]

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from ..autograd import backend
+from ..autograd.devices import array_module, device_of, is_array, is_float, to_device
 from ..autograd.tensor import data
 
 # The published values, digit for digit, so that a code means here what it means elsewhere. They were computed in
@@ -80,7 +80,7 @@ def quantize_nf4(weight, block_size=64, double_quant=True):
     _check(weight, block_size)
     with np.errstate(over="ignore"):  # a float64 too large for float32 is reported below
         blocks = _in_rows(weight.astype(np.float32, copy=False), block_size)
-    xp = backend.array_module(blocks)
+    xp = array_module(blocks)
     if not xp.isfinite(blocks).all():
         raise ValueError("quantize_nf4: the weight holds NaN or infinity (or more than float32 can hold)")
     absmax = xp.abs(blocks).max(axis=1)
@@ -91,7 +91,7 @@ def quantize_nf4(weight, block_size=64, double_quant=True):
 
 
 def _check(weight, block_size):
-    if not backend.is_array(weight) or not backend.is_float(weight):
+    if not is_array(weight) or not is_float(weight):
         raise TypeError(f"quantize_nf4 takes floats, not {getattr(weight, 'dtype', type(weight).__name__)}")
     if weight.size == 0:
         raise ValueError(f"quantize_nf4: a weight of shape {weight.shape} holds nothing")
@@ -101,7 +101,7 @@ def _check(weight, block_size):
 
 def _in_rows(array, width):
     """The numbers of `array` in rows of `width`, zeros after the last."""
-    xp, flat = backend.array_module(array), array.reshape(-1)
+    xp, flat = array_module(array), array.reshape(-1)
     missing = -flat.size % width
     flat = xp.concatenate([flat, xp.zeros(missing, flat.dtype)]) if missing else flat
     return flat.reshape(-1, width)
@@ -109,13 +109,13 @@ def _in_rows(array, width):
 
 def _divisor(largest):
     """What to divide each row by, (rows, 1): its largest value, or 1 where that is 0."""
-    xp = backend.array_module(largest)
+    xp = array_module(largest)
     return xp.where(largest > 0, largest, xp.float32(1))[:, None]
 
 
 def _nearest(x):
     """The index of the value of NF4 nearest to each x, uint8: how many midpoints of two neighbours x lies above."""
-    codes = backend.array_module(x).zeros(x.shape, np.uint8)
+    codes = array_module(x).zeros(x.shape, np.uint8)
     for midpoint in ((NF4[1:] + NF4[:-1]) / 2).tolist():
         codes += x > midpoint
     return codes
@@ -129,7 +129,7 @@ def _quantize_absmax(absmax):
     The mean goes first because absmax are all positive. The code is linear and signed, so that an absmax is off by at
     most scale/254; the 8-bit code of bitsandbytes is finer near 0 and coarser near ±1.
     """
-    xp = backend.array_module(absmax)
+    xp = array_module(absmax)
     mean = absmax.mean(dtype=np.float64, keepdims=True).astype(np.float32)
     groups = _in_rows(absmax - mean, ABSMAX_GROUP)
     scale = xp.abs(groups).max(axis=1)
@@ -141,14 +141,14 @@ def _dequantize_absmax(quantized):
     """The absmax of each block, (blocks,) float32. One that rounding took below 0 would turn signs: it becomes 0."""
     if quantized.absmax_scale is None:
         return quantized.absmax
-    xp = backend.array_module(quantized.absmax)
+    xp = array_module(quantized.absmax)
     step = xp.repeat(quantized.absmax_scale / 127, ABSMAX_GROUP)[: quantized.absmax.size]
     return xp.maximum(quantized.absmax * step + quantized.absmax_mean, 0)
 
 
 def dequantize_nf4(quantized):
     """w = absmax · NF4[code], float32, in the shape that the weight had."""
-    values = _pairs(backend.device_of(quantized.codes))[quantized.codes].view(np.float32)  # (blocks, block_size)
+    values = _pairs(device_of(quantized.codes))[quantized.codes].view(np.float32)  # (blocks, block_size)
     values *= _dequantize_absmax(quantized)[:, None]
     return values.reshape(-1)[: int(np.prod(quantized.shape))].reshape(quantized.shape)
 
@@ -158,4 +158,4 @@ def _pairs(device):
     """(256,): the two float32 values that each byte of codes stands for, as one 8-byte item: one look-up finds both."""
     byte = np.arange(256)
     pairs = np.stack([NF4[byte >> 4], NF4[byte & 15]], axis=1)  # (256, 2)
-    return backend.to_device(pairs.view(np.uint64)[:, 0], device)
+    return to_device(pairs.view(np.uint64)[:, 0], device)

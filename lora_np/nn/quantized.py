@@ -4,7 +4,7 @@ Nothing here is trained: LoRA's A and B beside such a layer stay in float32 and 
 (Dettmers et al., 2023, "QLoRA: Efficient Finetuning of Quantized LLMs", eq. 5 and 6; the number format is in `nf4.py`.)
 """
 
-from ..autograd import Tensor, kernels
+from ..autograd import Tensor, dispatch
 from ..autograd import functional as F
 from ..autograd.tensor import data, needs_grad, record
 from .layers import Conv1D, Linear
@@ -28,7 +28,7 @@ def linear_4bit(x, quantized, bias=None, fan_in_fan_out=False):
         dx = None
         if needs[0]:
             w = dequantize_nf4(quantized)
-            dx = kernels.matmul(rows, w.T if fan_in_fan_out else w).reshape(shape)
+            dx = dispatch.matmul(rows, w.T if fan_in_fan_out else w).reshape(shape)
         return dx, rows.sum(axis=0) if needs[1] else None
 
     return record(y, (x, bias), backward)
@@ -81,7 +81,7 @@ def quantize_model(model, skip=SKIP, block_size=64, double_quant=True):
 
     skip: names of layers, or of what holds them, to leave alone: whole dotted names or their ends after a dot. The
     output head is left alone because its errors reach the logits directly, and it often shares the embedding's weight.
-    Nothing changes unless all of it can be done. ValueError, with the layer's name, for a weight that can not be
+    Nothing changes unless all of it can be done. ValueError, with the layer's name, for a weight that cannot be
     quantised, for a name in `skip` that matches nothing, and for a model that is a single layer (see `from_linear`).
     """
     skipped = _skipped(model, skip)

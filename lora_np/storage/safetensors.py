@@ -12,7 +12,7 @@ import numpy as np
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from ..autograd.backend import to_numpy
+from ..autograd.devices import to_numpy
 from .files import existing, read_json, replacing
 from .tensors import BFLOAT16, Coding, StoredTensor, TensorFile, plain
 

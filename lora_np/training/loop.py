@@ -16,7 +16,7 @@ from os import PathLike
 from typing import Any
 
 from ..autograd import manual_seed
-from ..autograd.backend import on_gpu
+from ..autograd.devices import on_gpu
 from ..nn import Module
 from .arguments import TrainingArguments
 from .checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint

@@ -7,9 +7,9 @@ from helpers import assert_close, check_direction, examples
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lora_np.autograd import Tensor, layout, ops
-from lora_np.autograd.backend import to_numpy
+from lora_np.autograd import Tensor, ops, shape_ops
 from lora_np.autograd.broadcasting import operand, unbroadcast
+from lora_np.autograd.devices import to_numpy
 
 BINARY = {
     "add": (ops.add, np.add),
@@ -41,8 +41,8 @@ def test_where_on_any_shapes_that_broadcast(xp, shapes):
     rng = np.random.default_rng(0)
     choice, a, b = (rng.standard_normal(shape) for shape in shapes.input_shapes)
     mask, x, y = xp.asarray(choice > 0), xp.asarray(a), xp.asarray(b)
-    assert_close(layout.where(mask, Tensor(x), Tensor(y)), np.where(choice > 0, a, b))
-    check_direction(lambda a, b: layout.where(mask, a, b), x, y)
+    assert_close(shape_ops.where(mask, Tensor(x), Tensor(y)), np.where(choice > 0, a, b))
+    check_direction(lambda a, b: shape_ops.where(mask, a, b), x, y)
 
 
 @examples
@@ -69,7 +69,7 @@ def test_shapes_that_do_not_broadcast_are_named(xp, name):
 
 def test_where_names_shapes_that_do_not_broadcast(xp):
     with pytest.raises(ValueError, match=r"where: shapes \(2, 3\) and \(2,\) do not broadcast"):
-        layout.where(xp.ones((2, 3), bool), Tensor(xp.ones((2, 3))), xp.ones(2))
+        shape_ops.where(xp.ones((2, 3), bool), Tensor(xp.ones((2, 3))), xp.ones(2))
 
 
 @pytest.mark.parametrize("number", [2, 2.5, True])

@@ -7,7 +7,7 @@ from helpers import assert_close, check_gradients, gradients
 from lora_np import manual_seed
 from lora_np.autograd import Tensor, fused, no_grad
 from lora_np.autograd import functional as F
-from lora_np.autograd.backend import to_numpy
+from lora_np.autograd.devices import to_numpy
 
 # name -> function of Tensors, and the shapes of what can be trained
 OPERATIONS = {

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from lora_np import manual_seed
 from lora_np.autograd import Tensor, ops
-from lora_np.autograd.backend import to_numpy
+from lora_np.autograd.devices import to_numpy
 
 ELEMENTWISE = {
     "add": (lambda a, b: a + b, [(2, 3), (2, 3)]),

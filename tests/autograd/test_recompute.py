@@ -9,7 +9,7 @@ from lora_helpers import peft_model, relative, some_ids, tiny_llama, tiny_model
 
 from lora_np import manual_seed, no_grad
 from lora_np.autograd import Tensor, ops, threads
-from lora_np.autograd.backend import generator, random_seed
+from lora_np.autograd.random import generator, random_seed
 from lora_np.autograd.recompute import recompute
 
 

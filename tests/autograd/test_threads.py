@@ -7,9 +7,9 @@ import pytest
 from helpers import assert_close
 from lora_helpers import peft_model, relative, some_ids, tiny_model
 
-from lora_np import manual_seed, no_grad
+from lora_np import manual_seed, nn, no_grad
 from lora_np.autograd import Tensor, is_grad_enabled, threads
-from lora_np.autograd.backend import generator
+from lora_np.autograd.random import generator
 
 
 @pytest.fixture
@@ -221,3 +221,13 @@ def test_the_limit_holds_in_its_block_only(monkeypatch):
     with threads.limit_threads(3):
         assert threads.num_threads() == 3
     assert threads.num_threads() == 6
+
+
+@pytest.mark.usefixtures("two_threads")
+def test_a_parameter_that_the_forward_pass_does_not_use_gets_no_gradient():
+    model = tiny_model()
+    model.unused = nn.Parameter(np.ones(3, np.float32))
+    ids = some_ids(model.config, batch=4)
+    assert assert_same_as_one_thread(model, input_ids=ids, labels=ids) == 2
+    assert model.unused.grad is None
+    assert model.lm_head.weight.grad is not None

@@ -40,10 +40,10 @@ def lora_np_system(workload, folder, precision, recorded=False):
     import cupy
 
     import lora_np
-    from lora_np.autograd import backend
+    from lora_np.autograd.precision import set_tf32
     from lora_np.training.parallel import RecordedStep
 
-    backend.set_tf32(precision == "tf32")
+    set_tf32(precision == "tf32")
     model = lora_np.AutoModelForCausalLM.from_pretrained(folder, device="cuda")
     model = lora_np.PeftModel.from_pretrained(model, Path(folder) / "adapter", is_trainable=True).train()
     optimizer = lora_np.AdamW([p for p in model.parameters() if p.requires_grad], lr=LEARNING_RATE)
@@ -132,10 +132,10 @@ def matmul_rate(precision, size=4096, repeats=20):
     """FLOP/s of a square product."""
     import cupy
 
-    from lora_np.autograd import backend
     from lora_np.autograd.cuda.blas import gemm
+    from lora_np.autograd.precision import set_tf32
 
-    backend.set_tf32(precision == "tf32")
+    set_tf32(precision == "tf32")
     a = cupy.random.standard_normal((size, size), dtype=np.float32)
     out = gemm(a, a)
     cupy.cuda.Device().synchronize()

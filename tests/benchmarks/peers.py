@@ -78,7 +78,7 @@ def keeping_memory(make_step):
     """The same system, with freed memory kept for reuse, as lora_np asks for itself: a setting, not a merit."""
 
     def make(workload, folder):
-        from lora_np.autograd.backend import keep_freed_memory
+        from lora_np.autograd.allocator import keep_freed_memory
 
         keep_freed_memory()
         return make_step(workload, folder)

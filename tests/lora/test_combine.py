@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lora_np import manual_seed
-from lora_np.autograd.backend import array_module, to_numpy
+from lora_np.autograd.devices import array_module, to_numpy
 from lora_np.lora import combine as C
 from lora_np.lora.combine import combine, combined_rank
 

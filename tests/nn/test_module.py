@@ -7,7 +7,7 @@ import pytest
 from lora_helpers import snapshot, some_ids, tiny_model
 
 from lora_np import nn
-from lora_np.autograd import backend
+from lora_np.autograd.devices import device_of, load_cupy
 
 
 class Branch(nn.Module):
@@ -294,7 +294,7 @@ def test_an_unknown_device_is_refused():
 
 def test_a_gpu_without_cupy_is_refused_with_what_to_install():
     try:
-        backend.load_cupy()
+        load_cupy()
     except RuntimeError:
         with pytest.raises(RuntimeError, match=r"(?s)CuPy.*use device='cpu'"):
             Tree().to("cuda")
@@ -310,7 +310,7 @@ def test_to_the_gpu_and_back():
     gradients = {name: p.grad for name, p in tree.named_parameters()}
     tree.to("cuda")
     assert {p.device for p in tree.parameters()} == {"cuda:0"}
-    assert {backend.device_of(p.grad) for p in tree.parameters()} == {"cuda:0"}
+    assert {device_of(p.grad) for p in tree.parameters()} == {"cuda:0"}
     assert tree.head.weight is tree.embed.weight
     np.testing.assert_allclose(tree(ids).numpy(), expected.numpy(), rtol=1e-5, atol=1e-6)
     tree.to("cpu")

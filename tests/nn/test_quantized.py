@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from lora_helpers import snapshot, some_ids, tiny_model
 
 from lora_np import Tensor, gradcheck, nn, no_grad
-from lora_np.autograd import backend
+from lora_np.autograd.devices import to_device, to_numpy
 from lora_np.nn import quantized as layers
 from lora_np.nn.nf4 import NF4, dequantize_nf4, normal_float, quantize_nf4
 from lora_np.storage import read_safetensors, write_safetensors
@@ -21,7 +21,7 @@ WIDEST_HALF_GAP = 0.1520  # of neighbours in NF4: -1 and -0.696
 
 def codes_of(quantized):
     """One code a number, the padding included, (blocks, block_size)."""
-    packed = backend.to_numpy(quantized.codes)
+    packed = to_numpy(quantized.codes)
     return np.stack([packed >> 4, packed & 15], axis=-1).reshape(len(packed), -1)
 
 
@@ -36,7 +36,7 @@ def arrays_of(quantized):
 
 
 def round_trip(weight, **options):
-    return backend.to_numpy(dequantize_nf4(quantize_nf4(weight, **options)))
+    return to_numpy(dequantize_nf4(quantize_nf4(weight, **options)))
 
 
 def rms(x):
@@ -72,7 +72,7 @@ def test_values_on_the_grid_come_back_bit_for_bit(xp, rng, block_size):
     weight = NF4[codes] * absmax
     quantized = quantize_nf4(xp.asarray(weight), block_size, double_quant=False)
     np.testing.assert_array_equal(codes_of(quantized), codes)
-    np.testing.assert_array_equal(backend.to_numpy(dequantize_nf4(quantized)), weight)
+    np.testing.assert_array_equal(to_numpy(dequantize_nf4(quantized)), weight)
 
 
 def test_the_first_of_two_codes_is_in_the_high_bits():
@@ -95,7 +95,7 @@ def test_every_code_is_the_nearest_one(xp, shape, block_size, double_quant, seed
     chosen = distances[np.arange(weight.size), codes[: weight.size]]
     assert (chosen <= distances.min(axis=1) + 1e-7).all()
     assert (codes[weight.size :] == 7).all()  # the padding is zeros
-    found = backend.to_numpy(dequantize_nf4(quantized))
+    found = to_numpy(dequantize_nf4(quantized))
     assert found.shape == weight.shape
     assert found.dtype == np.float32
     if not double_quant:
@@ -113,13 +113,13 @@ def test_double_quantisation_moves_an_absmax_by_at_most_half_a_step(xp, blocks, 
     single, double = (quantize_nf4(xp.asarray(weight), 4, double_quant) for double_quant in (False, True))
     np.testing.assert_array_equal(codes_of(single), codes_of(double))
     absmax = absmax_of(weight, 4)
-    scale = backend.to_numpy(double.absmax_scale)
+    scale = to_numpy(double.absmax_scale)
     assert scale.shape == (-(-blocks // 256),)
     assert double.absmax.shape == (blocks,)
-    np.testing.assert_allclose(backend.to_numpy(double.absmax_mean), [absmax.mean()], rtol=1e-5)
+    np.testing.assert_allclose(to_numpy(double.absmax_mean), [absmax.mean()], rtol=1e-5)
     half_step = np.repeat(scale, 256)[:blocks, None] / 254
     rounding = 1e-5 * absmax.max()
-    error = np.abs(backend.to_numpy(dequantize_nf4(double)) - backend.to_numpy(dequantize_nf4(single)))
+    error = np.abs(to_numpy(dequantize_nf4(double)) - to_numpy(dequantize_nf4(single)))
     assert (error <= half_step + rounding).all()
 
 
@@ -183,9 +183,9 @@ def test_blocks_of_zeros_stay_zero(xp, double_quant):
 def test_a_small_block_beside_large_ones_never_turns_its_signs(xp):
     weight = np.repeat(np.array([[1e-6], [1e-6], [1], [4]], np.float32), 64, axis=1)
     quantized = quantize_nf4(xp.asarray(weight))
-    codes, scale, mean = map(backend.to_numpy, (quantized.absmax, quantized.absmax_scale, quantized.absmax_mean))
+    codes, scale, mean = map(to_numpy, (quantized.absmax, quantized.absmax_scale, quantized.absmax_mean))
     assert (codes * scale / 127 + mean)[0] < 0  # 57.7 steps below the mean become 58
-    found = backend.to_numpy(dequantize_nf4(quantized))
+    found = to_numpy(dequantize_nf4(quantized))
     np.testing.assert_array_equal(found[:2], 0)
     assert (found[2:] > 0).all()
 
@@ -196,7 +196,7 @@ def test_other_floats_are_read_as_float32(xp, rng, dtype):
     expected = round_trip(weight.astype(np.float32))
     found = dequantize_nf4(quantize_nf4(xp.asarray(weight)))
     assert found.dtype == np.float32
-    np.testing.assert_array_equal(backend.to_numpy(found), expected)
+    np.testing.assert_array_equal(to_numpy(found), expected)
 
 
 def test_numbers_near_the_ends_of_float32_survive():
@@ -272,7 +272,7 @@ def test_the_layer_is_the_plain_one_with_a_rounded_weight(xp, rng, make, shape, 
     dy = xp.asarray(rng.standard_normal(y.shape), np.float32)
     y.backward(dy)
     expected.backward(dy)
-    np.testing.assert_array_equal(backend.to_numpy(x.grad), backend.to_numpy(other.grad))
+    np.testing.assert_array_equal(to_numpy(x.grad), to_numpy(other.grad))
     assert all(p.grad is None for p in layer.parameters())
 
 
@@ -400,7 +400,7 @@ def test_the_layer_goes_to_the_gpu_and_back(rng):
     layer.to("cuda")
     assert layer.device == "cuda:0"
     assert {b.device for b in layer.buffers()} == {"cuda:0"}
-    found = layer(backend.to_device(x, "cuda"))
+    found = layer(to_device(x, "cuda"))
     np.testing.assert_allclose(found.numpy(), expected, rtol=1e-5, atol=1e-5)
     layer.to("cpu")
     for name, b in layer.named_buffers():

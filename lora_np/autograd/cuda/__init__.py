@@ -1,13 +1,14 @@
-"""The fused pairs for NVIDIA GPUs, with the signatures that they have in `fused/`, for float32.
+"""The operations for NVIDIA GPUs, with the signatures that they have in `fused/` and `elementary.py`, for float32.
 
-Each file here stands beside one of the same name there, which has the derivations and runs everywhere. Both are tested
-against the plain formulas in `fused/reference.py`. CuPy alone would run the code in `fused/` too, as a chain of small
-kernels. These do each operation in one or a few, because on a GPU every start costs and every pass over memory costs.
-Nothing here is imported before there is a CuPy array.
+`dispatch.py` has the table that says when they are used. Each file here stands beside one of the same name there, which
+has the derivations and runs everywhere. Both are tested against the plain formulas in `fused/reference.py`. CuPy alone
+would run the code in `fused/` too, as a chain of small kernels. These do each operation in one or a few, because on a
+GPU every start costs and every pass over memory costs. Nothing here is imported before there is a CuPy array.
 """
 
 from .activation import gelu_backward, gelu_forward, swiglu_backward, swiglu_forward
 from .attention import attention_backward, attention_forward, self_attention_backward, self_attention_forward
+from .elementary import add, erf, matmul, sum_groups
 from .linear import linear_backward, linear_forward, lora_linear_backward, lora_linear_forward
 from .loss import (
     cross_entropy_backward,
@@ -16,13 +17,18 @@ from .loss import (
     linear_cross_entropy_forward,
 )
 from .norm import layer_norm_backward, layer_norm_forward, rms_norm_backward, rms_norm_forward
+from .optim import adamw, clip
 from .rotary import rotary_backward, rotary_forward
 
 __all__ = [
+    "adamw",
+    "add",
     "attention_backward",
     "attention_forward",
+    "clip",
     "cross_entropy_backward",
     "cross_entropy_forward",
+    "erf",
     "gelu_backward",
     "gelu_forward",
     "layer_norm_backward",
@@ -33,12 +39,14 @@ __all__ = [
     "linear_forward",
     "lora_linear_backward",
     "lora_linear_forward",
+    "matmul",
     "rms_norm_backward",
     "rms_norm_forward",
     "rotary_backward",
     "rotary_forward",
     "self_attention_backward",
     "self_attention_forward",
+    "sum_groups",
     "swiglu_backward",
     "swiglu_forward",
 ]

@@ -12,7 +12,7 @@ import cupy
 import numpy as np
 from cupy_backends.cuda.libs import cublas
 
-from .. import backend
+from .. import precision
 
 NO, YES = 0, 1  # CUBLAS_OP_N, CUBLAS_OP_T
 FLOAT32, ANY_ALGORITHM = 0, -1  # CUDA_R_32F, CUBLAS_GEMM_DEFAULT
@@ -24,7 +24,7 @@ def gemm(a, b, out=None, alpha=1.0, beta=0.0):
     """alpha · a b + beta · out, for float32 matrices a (m, k), b (k, n), or stacks of them (s, m, k), (s, k, n).
 
     `out` (m, n) or (s, m, n) is made if it is not given; it may be a part of a larger array, with adjacent columns.
-    Matrices may be transposed views. In TF32 if `backend.set_tf32(True)` was called.
+    Matrices may be transposed views. In TF32 if `set_tf32(True)` was called.
     """
     (m, k), n = a.shape[-2:], b.shape[-1]
     out = cupy.empty((*a.shape[:-1], n), np.float32) if out is None else out
@@ -35,7 +35,7 @@ def gemm(a, b, out=None, alpha=1.0, beta=0.0):
         return out
     (a, flag_a, step_a), (b, flag_b, step_b) = layout(a), layout(b)
     step_out = out.strides[-2] // 4
-    mode = COMPUTE_TF32 if backend.tf32_enabled() else COMPUTE_FLOAT32
+    mode = COMPUTE_TF32 if precision.tf32_enabled() else COMPUTE_FLOAT32
     # cuBLAS counts columns first. Read that way our arrays are transposed, and outᵀ = bᵀ aᵀ.
     sizes = (workplace()[0], flag_b, flag_a, n, m, k, number(alpha))
     left, right = (b.data.ptr, FLOAT32, step_b), (a.data.ptr, FLOAT32, step_a)

@@ -12,7 +12,7 @@ import threading
 import cupy
 import numpy as np
 
-from .. import backend
+from .. import precision
 from .blas import COMPUTE_FLOAT32, COMPUTE_TF32, FLOAT32, WORKSPACE, gemm, layout, load, number, workplace
 
 TRANSPOSE_LEFT, TRANSPOSE_RIGHT, EPILOGUE, BIAS_POINTER = 3, 4, 7, 8  # CUBLASLT_MATMUL_DESC_...
@@ -28,7 +28,7 @@ def gemm_with_bias(a, b, bias):
     (a, *a_layout), (b, *b_layout), bias = layout(a), layout(b), cupy.ascontiguousarray(bias)
     plan = None
     if m * k * n and all(x.data.ptr % ALIGNED == 0 for x in (a, b, bias)):
-        mode = COMPUTE_TF32 if backend.tf32_enabled() else COMPUTE_FLOAT32
+        mode = COMPUTE_TF32 if precision.tf32_enabled() else COMPUTE_FLOAT32
         owner = cupy.cuda.runtime.getDevice(), threading.get_ident()
         plan = _plan(owner, (m, k, n), (*a_layout, *b_layout), mode)
     if plan is None:

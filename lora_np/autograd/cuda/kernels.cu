@@ -291,12 +291,21 @@ __global__ void softmax_backward(float* dscores, const float* probabilities, con
         if (s < kept) d[s] = (dp[j] - along) * weight[j] * scale;
 }
 
-// For each row of logits (stored `row_stride` apart): losses[row] = ln sum e^z - z[target], and, with a factor that is
-// not 0, z <- (softmax(z) - onehot(target)) * factor. The largest logit and the sum are found in one reading. Rows are
-// read by four numbers at a time: they begin at multiples of 16 bytes, and what lies between them may be overwritten.
+// For each row of logits (stored `row_stride` apart): losses[row] = ln sum e^z - z[target], and, if the gradient is
+// wanted, z <- softmax(z) - onehot(target). A row whose target is negative does not count: both are 0. The largest logit
+// and the sum are found in one reading. Rows are read by four numbers at a time: they begin at multiples of 16 bytes, and
+// what lies between them may be overwritten.
 __global__ void cross_entropy_rows(float* logits, const long long* targets, float* losses, int V, long long row_stride,
-                                   float factor) {
+                                   int with_gradient) {
     float* z = logits + blockIdx.x * row_stride;
+    int target = targets[blockIdx.x];
+    if (target < 0) {
+        if (threadIdx.x == 0) losses[blockIdx.x] = 0;
+        for (int i = 4 * threadIdx.x; with_gradient && i < V; i += 4 * blockDim.x) {
+            *reinterpret_cast<float4*>(z + i) = {0, 0, 0, 0};
+        }
+        return;
+    }
     float largest = LOWEST, sum = 0;
     for (int i = 4 * threadIdx.x; i < V; i += 4 * blockDim.x) {
         float4 v = *reinterpret_cast<const float4*>(z + i);
@@ -309,18 +318,17 @@ __global__ void cross_entropy_rows(float* logits, const long long* targets, floa
     }
     float top = block_max(largest);
     sum = block_sum(sum * expf(largest - top));
-    int target = targets[blockIdx.x];
     if (threadIdx.x == 0) losses[blockIdx.x] = logf(sum) + (top - z[target]);
-    if (factor == 0.0f) return;
+    if (!with_gradient) return;
     __syncthreads();
-    float inverse = factor / sum;
+    float inverse = 1.0f / sum;
     for (int i = 4 * threadIdx.x; i < V; i += 4 * blockDim.x) {
         float4 v = *reinterpret_cast<const float4*>(z + i);
         v = {expf(v.x - top) * inverse, expf(v.y - top) * inverse, expf(v.z - top) * inverse, expf(v.w - top) * inverse};
         *reinterpret_cast<float4*>(z + i) = v;
     }
     __syncthreads();
-    if (threadIdx.x == 0) z[target] -= factor;
+    if (threadIdx.x == 0) z[target] -= 1.0f;
 }
 
 // One step of AdamW for many parameters: table[i] = {p, g, m, v, size}; block row y is parameter y.

@@ -12,48 +12,47 @@ CHUNK_BYTES = 1 << 29  # of logits at once
 
 def cross_entropy_forward(logits, targets, ignore_index=-100, needs=(True,)):
     """The mean of -ln softmax(logits)[target] over the rows that count."""
-    rows, picked = counted_rows(targets, logits, ignore_index)
+    rows, picked, n = counted_rows(targets, logits, ignore_index)
     z = _empty(len(picked), logits.shape[1])
     z[...] = logits[rows]
     losses = cupy.empty(len(z), np.float32)
-    _rows(z, picked, losses, 1 / len(z) if needs[0] else 0.0)
-    return losses.sum() / len(z), (z, rows, logits.shape) if needs[0] else None
+    _rows(z, picked, losses, needs[0])
+    return losses.sum() / n, (z, rows, n, logits.shape) if needs[0] else None
 
 
 def cross_entropy_backward(dloss, cache):
     """dlogits."""
-    z, rows, shape = cache
-    dlogits = cupy.zeros(shape, z.dtype)
-    dlogits[rows] = z * dloss
-    return (dlogits,)
+    z, rows, n, shape = cache
+    return (scatter_rows(z * (dloss / n), rows, shape),)
 
 
 def linear_cross_entropy_forward(x, weight, targets, ignore_index=-100, needs=(True, True), chunk_bytes=CHUNK_BYTES):
     """cross_entropy(x Wᵀ, targets), at most `chunk_bytes` of logits at a time, in chunks of one size."""
-    rows, picked = counted_rows(targets, x, ignore_index)
-    counted = x[rows]
-    n, V = len(counted), len(weight)
+    rows, picked, n = counted_rows(targets, x, ignore_index)
+    counted, V = x[rows], len(weight)
     dx = cupy.empty_like(counted) if needs[0] else None
     dw = cupy.zeros_like(weight) if needs[1] else None
-    step = chunk_rows(n, 4 * V, chunk_bytes)
-    z, losses = _empty(step, V), cupy.empty(n, np.float32)
-    for start in range(0, n, step):
-        chunk = slice(start, min(start + step, n))
+    step = chunk_rows(len(counted), 4 * V, chunk_bytes)
+    z, losses = _empty(step, V), cupy.empty(len(counted), np.float32)
+    for start in range(0, len(counted), step):
+        chunk = slice(start, min(start + step, len(counted)))
         logits = z[: chunk.stop - start]
         for words in _parts(V):
             gemm(counted[chunk], weight[words].T, out=logits[:, words])
-        _rows(logits, picked[chunk], losses[chunk], 1 / n if any(needs) else 0.0)
+        _rows(logits, picked[chunk], losses[chunk], any(needs))
         for words in _parts(V):
             if needs[0]:
                 gemm(logits[:, words], weight[words], out=dx[chunk], beta=1.0 if words.start else 0.0)
             if needs[1]:
                 gemm(logits[:, words].T, counted[chunk], out=dw[words], beta=1.0)
-    return losses.sum() / n, (scatter_rows(dx, rows, x.shape), dw)
+    return losses.sum() / n, (scatter_rows(dx, rows, x.shape), dw, n)
 
 
 def linear_cross_entropy_backward(dloss, cache):
     """dx, dweight."""
-    return tuple(None if d is None else d * dloss for d in cache)
+    dx, dw, n = cache
+    factor = dloss / n
+    return None if dx is None else dx * factor, None if dw is None else dw * factor
 
 
 def _empty(rows, V):
@@ -71,7 +70,7 @@ def _parts(V):
     return [part for part in (slice(0, whole), slice(whole, V)) if part.start < part.stop]
 
 
-def _rows(z, picked, losses, factor):
-    """Fill `losses`, one for each row; z becomes its gradient times `factor`, unless that is 0."""
+def _rows(z, picked, losses, with_gradient):
+    """Fill `losses`, one for each row; z becomes its gradient if that is wanted. A target of -1 makes both 0."""
     V = z.shape[1]
-    by_rows("cross_entropy_rows", len(z), V, z, picked, losses, V, long(z.strides[0] // 4), float(factor))
+    by_rows("cross_entropy_rows", len(z), V, z, picked, losses, V, long(z.strides[0] // 4), with_gradient)

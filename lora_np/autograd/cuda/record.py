@@ -3,24 +3,37 @@
 A small model's step is a few hundred kernels of a few microseconds each; starting them one by one from Python takes
 longer than running them. Recorded once, they start with one call. What is recorded are addresses, so all arrays
 have to stay where they are: the work has a memory pool of its own. What the host sends along goes through
-`upload`; what can be refreshed is sent again before each replay.
+`upload`, as everything does that `devices.to_device` sends; what can be refreshed is sent again before each replay.
 """
 
+import threading
 from contextlib import contextmanager, suppress
 
 import cupy
+import numpy as np
 
-_current = None
+
+class _Current(threading.local):
+    recording = None
+
+
+_current = _Current()
+
+
+def is_recording():
+    """Is the work that this thread gives the GPU being recorded, and not done? Then nobody may wait for it."""
+    return cupy.cuda.get_current_stream().is_capturing()
 
 
 def upload(host, refresh=None):
     """A NumPy array on the GPU. While a recording is made, it is sent later; `refresh()` is its value for a replay."""
-    if _current is None:
+    if _current.recording is None:
         return cupy.asarray(host)
+    host = np.asarray(host)
     with cupy.cuda.using_allocator(cupy.get_default_memory_pool().malloc):
         # Not from the work's own pool: there, kernels recorded earlier might use the same memory, and overwrite it.
         array = cupy.empty(host.shape, host.dtype)
-    _current.uploads.append((array, host, refresh))
+    _current.recording.uploads.append((array, host, refresh))
     return array
 
 
@@ -43,10 +56,9 @@ class Recording:
         It should have run once inside `place`, so that nothing is compiled or set up meanwhile. It must not wait for
         the GPU, nor draw random numbers, which would be the same in every replay.
         """
-        global _current
         with self.place():
             self.stream.begin_capture()
-            _current = self
+            _current.recording = self
             try:
                 result = function()
             except BaseException:
@@ -55,7 +67,7 @@ class Recording:
                     self.stream.end_capture()
                 raise
             finally:
-                _current = None
+                _current.recording = None
             self.graph = self.stream.end_capture()
             for array, host, _ in self.uploads:
                 array[...] = cupy.asarray(host)

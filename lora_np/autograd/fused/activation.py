@@ -8,7 +8,8 @@ import math
 
 import numpy as np
 
-from ..backend import array_module, blocks
+from ..devices import array_module
+from .blocks import blocks
 
 GELU_A = math.sqrt(2 / math.pi)  # u = a x + b x³ in `gelu_forward`
 GELU_B = 0.044715 * GELU_A
@@ -120,11 +121,9 @@ def _tanh_form(xp, x, y, slope):
 
 
 def _erf_form(xp, x, y, slope):
-    """Fill `y`, and `slope` if it is wanted. The error function is SciPy's (CuPy's on a GPU)."""
-    if xp.__name__ == "numpy":
-        from scipy.special import erf
-    else:
-        from cupyx.scipy.special import erf
+    """Fill `y`, and `slope` if it is wanted."""
+    from ..dispatch import erf  # which imports the pairs
+
     below = erf(x * math.sqrt(0.5))
     below += 1
     below *= 0.5

@@ -13,7 +13,8 @@ import math
 
 import numpy as np
 
-from ..backend import array_module, blocks
+from ..devices import array_module
+from .blocks import blocks
 
 STRIPE = 128  # queries: at 1024 tokens a step took 742 ms with 128, 821 with 64, 765 with 256, 970 with all in one
 

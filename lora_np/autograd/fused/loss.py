@@ -3,11 +3,9 @@
 The plain formulas are in `reference.py`. Here rows that do not count are left out before anything is computed.
 """
 
-from typing import NamedTuple
-
 import numpy as np
 
-from ..backend import array_module, device_of, to_device, to_numpy
+from ..devices import array_module, beside, host_can_read, on_gpu, to_numpy
 
 CHUNK_BYTES = 1 << 26  # of logits at once. Each chunk reads the whole weight twice: a few rows are not worth that
 
@@ -18,24 +16,20 @@ def cross_entropy_forward(logits, targets, ignore_index=-100, needs=(True,)):
     logits (N, V), targets (N,) integers -> a single value. Rows whose target is `ignore_index` do not count. Saved: p.
     dlogits = dloss (p - onehot(target)) / n in the n rows that count, 0 in the others.
     """
-    xp = array_module(logits)
-    rows, picked = counted_rows(targets, logits, ignore_index)
+    rows, picked, n = counted_rows(targets, logits, ignore_index)
     p = logits.copy() if isinstance(rows, slice) else logits[rows]
-    losses = _softmax_and_losses(xp, p, picked)
-    cache = (p, rows, picked, logits.shape) if needs[0] else None
-    return losses.sum() / len(p), cache
+    losses = _softmax_and_losses(p, picked)
+    cache = (p, rows, picked, n, logits.shape) if needs[0] else None
+    return losses.sum() / n, cache
 
 
 def cross_entropy_backward(dloss, cache):
     """dlogits of `cross_entropy_forward`."""
-    p, rows, picked, shape = cache
-    xp = array_module(p)
-    dlogits = xp.zeros(shape, p.dtype)
+    p, rows, picked, n, shape = cache
     d = p.copy()
-    d[xp.arange(len(p)), picked] -= 1
-    d *= dloss / len(p)
-    dlogits[rows] = d
-    return (dlogits,)
+    _subtract_onehot(d, picked)
+    d *= dloss / n
+    return (scatter_rows(d, rows, shape),)
 
 
 def linear_cross_entropy_forward(x, weight, targets, ignore_index=-100, needs=(True, True), chunk_bytes=CHUNK_BYTES):
@@ -45,71 +39,74 @@ def linear_cross_entropy_forward(x, weight, targets, ignore_index=-100, needs=(T
     and their gradient as much again. Here at most `chunk_bytes` of logits exist at once. Each chunk's gradient is
     computed in its place, then used, and only dx (N, C) and dW (V, C) stay, as far as they are asked for.
 
-    For a chunk with logits z = x Wᵀ:  dz = (softmax(z) - onehot) / n,  dx = dz W,  dW += dzᵀ x.
-    Saved: dx and dW for dloss = 1; the backward multiplies them by dloss.
+    For a chunk with logits z = x Wᵀ:  dz = softmax(z) - onehot,  dx = dz W,  dW += dzᵀ x.
+    Saved: these dx and dW, of the sum of the losses; the backward multiplies them by dloss / n.
     """
     xp = array_module(x)
-    rows, picked = counted_rows(targets, x, ignore_index)
-    counted = x[rows]
-    n, V = len(counted), len(weight)
+    rows, picked, n = counted_rows(targets, x, ignore_index)
+    counted, V = x[rows], len(weight)
     dx = xp.empty_like(counted) if needs[0] else None
     dw = xp.zeros_like(weight) if needs[1] else None
-    step = chunk_rows(n, V * x.itemsize, chunk_bytes)
+    step = chunk_rows(len(counted), V * x.itemsize, chunk_bytes)
     z = xp.empty((step, V), x.dtype)
     total = 0.0
-    for start in range(0, n, step):
-        chunk = slice(start, min(start + step, n))
+    for start in range(0, len(counted), step):
+        chunk = slice(start, min(start + step, len(counted)))
         logits = xp.matmul(counted[chunk], weight.T, out=z[: chunk.stop - start])
-        total = total + _softmax_and_losses(xp, logits, picked[chunk]).sum()
-        logits[xp.arange(len(logits)), picked[chunk]] -= 1
+        total = total + _softmax_and_losses(logits, picked[chunk]).sum()
+        _subtract_onehot(logits, picked[chunk])
         if needs[0]:
             xp.matmul(logits, weight, out=dx[chunk])
         if needs[1]:
             dw += logits.T @ counted[chunk]
-    for d in (dx, dw):
-        if d is not None:
-            d *= 1 / n
-    return total / n, (scatter_rows(dx, rows, x.shape), dw)
-
-
-def chunk_rows(n, row_bytes, chunk_bytes):
-    """How many rows to work on at once: n rows in as few chunks of at most `chunk_bytes` as can be, nearly alike."""
-    chunks = max(1, -(-n // max(1, chunk_bytes // row_bytes)))
-    return -(-n // chunks)
+    return total / n, (scatter_rows(dx, rows, x.shape), dw, n)
 
 
 def linear_cross_entropy_backward(dloss, cache):
     """dx, dweight of `linear_cross_entropy_forward`."""
-    return tuple(None if d is None else d * dloss for d in cache)
-
-
-class CountedRows(NamedTuple):
-    """The rows that count, numbers or a slice, and their targets."""
-
-    rows: object
-    picked: object
+    dx, dw, n = cache
+    factor = dloss / n
+    return None if dx is None else dx * factor, None if dw is None else dw * factor
 
 
 def counted_rows(targets, like, ignore_index=-100):
-    """The `CountedRows` of the targets, where the array `like` lives; targets that are these already stay."""
-    if isinstance(targets, CountedRows):
-        return targets
-    targets = to_numpy(targets)
-    rows = np.flatnonzero(targets != ignore_index)
-    if len(rows) == 0:
+    """(rows, picked, n): which rows are computed, their targets beside the array `like`, how many rows count.
+
+    Targets of NumPy choose the rows on the host: those that count, as numbers, or a slice if these are all. Targets on
+    a GPU stay there, since the host would have to wait for them: all rows are computed, those that do not count have
+    the target -1, and n is an array. ValueError if no row counts (not while work on a GPU is being recorded).
+    """
+    targets = targets if on_gpu(targets) else to_numpy(targets)
+    counts = targets != ignore_index
+    if host_can_read(counts) and not counts.any():
         raise ValueError(f"the loss has nothing to average: every target is {ignore_index}, the value that is ignored")
-    picked = to_device(targets[rows].astype(np.int64), device_of(like))
-    return CountedRows(slice(None) if len(rows) == len(targets) else to_device(rows, device_of(like)), picked)
+    if on_gpu(targets):
+        picked = array_module(targets).where(counts, targets, -1).astype(np.int64, copy=False)
+        return slice(None), picked, counts.sum().astype(like.dtype)
+    rows = np.flatnonzero(counts)
+    picked = beside(targets[rows].astype(np.int64), like)
+    if len(rows) == len(targets):
+        return slice(None), picked, len(rows)
+    return beside(rows, like), picked, len(rows)
 
 
-def _softmax_and_losses(xp, z, picked):
-    """Turn the logits z into probabilities in place; return each row's loss, ln Σ e^z - z[target]."""
+def _softmax_and_losses(z, picked):
+    """Turn the logits z into probabilities in place; each row's loss, ln Σ e^z - z[target], or 0 without a target."""
+    xp = array_module(z)
     z -= z.max(axis=1, keepdims=True)
     at_target = z[xp.arange(len(z)), picked]
     xp.exp(z, out=z)
     sums = z.sum(axis=1, keepdims=True)
     z /= sums
-    return xp.log(sums[:, 0]) - at_target
+    losses = xp.log(sums[:, 0]) - at_target
+    return xp.where(picked < 0, 0, losses) if on_gpu(picked) else losses
+
+
+def _subtract_onehot(p, picked):
+    """Turn the probabilities p into the gradient of each row's loss, in place; 0 in rows without a target."""
+    p[array_module(p).arange(len(p)), picked] -= 1
+    if on_gpu(picked):  # on the host, rows without a target are not here
+        p *= (picked >= 0)[:, None]
 
 
 def scatter_rows(d, rows, shape):
@@ -119,3 +116,9 @@ def scatter_rows(d, rows, shape):
     full = array_module(d).zeros(shape, d.dtype)
     full[rows] = d
     return full
+
+
+def chunk_rows(n, row_bytes, chunk_bytes):
+    """How many rows to work on at once: n in as few chunks of at most `chunk_bytes` as will do, all of one size."""
+    chunks = max(1, -(-n // max(1, chunk_bytes // row_bytes)))
+    return -(-n // chunks)

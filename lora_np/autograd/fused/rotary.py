@@ -3,7 +3,7 @@
 The plain formulas are in `reference.py`. Here both halves of the result are written where they stay.
 """
 
-from ..backend import array_module
+from ..devices import array_module
 
 
 def rotary_forward(x, cos, sin, heads, needs=(True,)):

@@ -9,14 +9,14 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from ...autograd import no_grad
-from ...autograd.backend import to_numpy
-from ...autograd.layout import check_ids
+from ...autograd.devices import to_numpy
+from ...autograd.shape_ops import check_ids
 from ...autograd.tensor import Tensor, data
 from ..kv_cache import KVCache
 from .sampling import Sampler
 
 if TYPE_CHECKING:
-    from ..causal_lm import CausalLM
+    from ..base import CausalLM
 
 
 def generate(model: CausalLM, ids: ArrayLike | Tensor, **options: Any) -> np.ndarray:

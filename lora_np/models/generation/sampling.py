@@ -7,7 +7,7 @@ from typing import Protocol
 
 import numpy as np
 
-from ...autograd.backend import generator
+from ...autograd.random import generator
 
 
 class Text(Protocol):

@@ -9,7 +9,7 @@ from typing import Any
 
 from ...extras import require
 from ...storage import open_gguf, read_json
-from ..causal_lm import CausalLM
+from ..base import CausalLM
 from ..tokenizers import PretrainedTokenizer, load_tokenizer, tokenizer_from_gguf
 from ..tokenizers.base import BaseTokenizer
 from . import fetch

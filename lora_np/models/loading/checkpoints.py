@@ -14,7 +14,7 @@ from ... import nn
 from ...storage import open_gguf, open_safetensors, open_sharded_safetensors, read_json
 from ...storage.tensors import TensorFile
 from ..architectures import ARCHITECTURES
-from ..causal_lm import CausalLM
+from ..base import CausalLM
 from .gguf import GGUFWeights, config_from_gguf
 
 SINGLE, SHARDED = "model.safetensors", "model.safetensors.index.json"

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike
 
-from ...autograd.backend import to_numpy
+from ...autograd.devices import to_numpy
 from ...extras import require
 
 SIDES = ("left", "right")

@@ -5,7 +5,8 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
-from ...autograd import Tensor, backend
+from ...autograd import Tensor
+from ...autograd.devices import array_module
 from ..protocols import Array
 from .kernels import adamw_kernel
 from .optimizer import Group, Optimizer, State
@@ -43,7 +44,7 @@ class AdamW(Optimizer):
             self._update_together(params, group, kernel)
 
     def update(self, p: Tensor, grad: Array, state: State, group: Group) -> None:
-        xp, (beta1, beta2) = backend.array_module(p.data), group["betas"]
+        xp, (beta1, beta2) = array_module(p.data), group["betas"]
         _begin(state, p)
         state["step"] += 1
         m, v, t = state["m"], state["v"], state["step"]
@@ -78,7 +79,7 @@ class AdamW(Optimizer):
 def _begin(state: State, p: Tensor) -> None:
     """Fill a parameter's empty state of AdamW: no step yet, m and v zero."""
     if not state:
-        xp = backend.array_module(p.data)
+        xp = array_module(p.data)
         state.update(step=0, m=xp.zeros_like(p.data), v=xp.zeros_like(p.data))
 
 

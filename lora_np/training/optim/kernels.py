@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from ...autograd import Tensor, backend
+from ...autograd import Tensor
+from ...autograd.devices import on_gpu
 
 
 def adamw_kernel(parameters: Sequence[Tensor]) -> Callable[..., None] | None:
@@ -32,4 +33,4 @@ def clip_kernel(parameters: Sequence[Tensor]) -> Callable[..., Any] | None:
 def _all_on_gpu(parameters: Sequence[Tensor]) -> bool:
     """Are these float32 parameters and gradients, laid out in order, on a GPU? No, if there are none."""
     arrays = [array for p in parameters for array in (p.data, p.grad)]
-    return bool(arrays) and all(backend.on_gpu(x) and x.dtype == np.float32 and x.flags.c_contiguous for x in arrays)
+    return bool(arrays) and all(on_gpu(x) and x.dtype == np.float32 and x.flags.c_contiguous for x in arrays)

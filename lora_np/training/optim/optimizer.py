@@ -3,7 +3,8 @@
 from collections.abc import Iterable
 from typing import Any
 
-from ...autograd import Tensor, backend
+from ...autograd import Tensor
+from ...autograd.devices import to_device
 from ..protocols import Array
 
 Group = dict[str, Any]  # {"params": [...], "lr": ..., ...}: parameters and their settings
@@ -100,4 +101,4 @@ def _fitting(key: str, value: Array, p: Tensor) -> Array | int:
         return int(value)
     if value.shape != p.shape:
         raise ValueError(f"optimizer state {key!r} has shape {value.shape}, its parameter {p.shape}")
-    return backend.to_device(value, p.device)
+    return to_device(value, p.device)

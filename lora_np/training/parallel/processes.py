@@ -28,7 +28,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ...autograd import Tensor
-from ...autograd.backend import array_module, device_of, to_device, to_numpy
+from ...autograd.devices import array_module, device_of, to_device, to_numpy
 from ..protocols import Array, Batch
 
 if TYPE_CHECKING:

@@ -1,8 +1,12 @@
 """A training step on a GPU that is recorded once and then started as a whole."""
 
-from ...autograd.backend import on_gpu
-from ...models.causal_lm import CausalLM
-from ...models.prepared import PreparedBatch
+import numpy as np
+
+from ...autograd.devices import on_gpu, to_device, to_numpy
+from ...autograd.shape_ops import check_ids
+from ...autograd.tensor import data
+from ...models.base import CausalLM
+from ...models.output import IGNORED, shift_labels
 from ...nn import Dropout
 from ..optim import clip_grad_norm_
 
@@ -16,9 +20,9 @@ class RecordedStep:
         loss = step({"input_ids": ids, "labels": labels})    # a number on the GPU
 
     The first call runs as usual, the second, if its batch is of the same shape, is recorded, and from the third on it
-    is replayed: the host hands over the batch and starts one thing. Batches of another shape, or with another number of
-    targets, run as usual; if most are of that kind, the recording and its memory are given up. If weights or the
-    optimizer's state were replaced, as `load_state_dict` does, the step is recorded anew.
+    is replayed: the host hands over the batch and starts one thing. Batches of another shape run as usual; if most are
+    of that kind, the recording and its memory are given up. If weights or the optimizer's state were replaced, as
+    `load_state_dict` does, the step is recorded anew.
 
     ValueError if the model is not on a GPU, if dropout is on, whose masks would be the same in every replay, or if a
     batch brings an attention_mask.
@@ -38,30 +42,42 @@ class RecordedStep:
         from ...autograd.cuda.record import Recording
 
         self.recording, self.loss = Recording(), None
-        self.before = self.batch = None  # the batch of the last ordinary run, and the one that replays read
-        self.places = []  # the arrays that the recording reads and writes
+        self.buffers = None  # the batch on the GPU, which the recording reads
+        self.places = None  # the arrays that the recording reads and writes, once it is made
 
     def __call__(self, batch):
-        if set(batch) != {"input_ids", "labels"}:
-            raise ValueError(f"a recorded step takes input_ids and labels, not {', '.join(sorted(batch))}")
-        new = PreparedBatch(self.language_model, **batch)
-        if self.batch is not None and not self._in_place():
+        batch = _checked(batch, self.language_model)
+        if self.places is not None and not self._in_place():
             self._begin()
-        if self.given_up or (self.batch is not None and not self.batch.fits(new)):
+        fits = self.buffers is not None and self.buffers["input_ids"].shape == batch["input_ids"].shape
+        if self.given_up or (self.places is not None and not fits):
             self._count(1)
-            return self._run(new)
-        if self.batch is not None:
-            self._count(-1)
-            self.batch.take(new)
-            self.recording.replay()
-        elif self.before is not None and self.before.fits(new):
-            self.loss, self.batch = self.recording.record(lambda: self._run(new)), new
-            self.places = self._places()
+            return self._run(batch)
+        if not fits:
+            self._run_before_recording(batch)
+        elif self.places is None:
+            self._record(batch)
         else:
-            self.before = new
-            with self.recording.place():
-                self.loss = self._run(new)
+            self._count(-1)
+            self._fill(batch)
+            self.recording.replay()
         return self.loss.copy()  # into memory that no replay writes to
+
+    def _run_before_recording(self, batch):
+        """A first time in the recording's place, so that nothing needs to be compiled or set up later."""
+        device = self.language_model.device
+        self.buffers = {name: to_device(array.copy(), device) for name, array in batch.items()}
+        with self.recording.place():
+            self.loss = self._run(self.buffers)
+
+    def _record(self, batch):
+        self._fill(batch)
+        self.loss = self.recording.record(lambda: self._run(self.buffers))
+        self.places = self._places()
+
+    def _fill(self, batch):
+        for name, buffer in self.buffers.items():
+            buffer[...] = to_device(batch[name], self.language_model.device)
 
     def _count(self, change):
         """Count batches that do not fit the recording against those that do; too many, and it is given up."""
@@ -81,7 +97,7 @@ class RecordedStep:
         return len(now) == len(self.places) and all(a is b for a, b in zip(now, self.places, strict=True))
 
     def _run(self, batch):
-        loss = self.model(batch).loss
+        loss = self.model(**batch).loss
         loss.backward()
         if self.max_grad_norm:
             clip_grad_norm_(self.optimizer.parameters(), self.max_grad_norm)
@@ -93,7 +109,7 @@ class RecordedStep:
 def recorded_step(model, optimizer, max_grad_norm=0.0):
     """A `RecordedStep` where that is possible and only adapters are trained, else None.
 
-    An embedding that is trained looks at its ids on the host, for which a recording can not stop.
+    An embedding that is trained looks at its ids on the host, for which a recording cannot stop.
     """
     names = [name for name, p in model.named_parameters() if p.requires_grad]
     if not names or not all("lora_" in name and "lora_embedding" not in name for name in names):
@@ -102,6 +118,20 @@ def recorded_step(model, optimizer, max_grad_norm=0.0):
         return RecordedStep(model, optimizer, max_grad_norm)
     except ValueError:
         return None
+
+
+def _checked(batch, model):
+    """The batch as NumPy's int64, once it is known that the model can read it: in a replay nobody looks at it again."""
+    if set(batch) != {"input_ids", "labels"}:
+        raise ValueError(f"a recorded step takes input_ids and labels, not {', '.join(sorted(batch))}")
+    ids, labels = (to_numpy(data(batch[name])) for name in ("input_ids", "labels"))
+    ids, targets = model.checked_ids(ids), shift_labels(labels, ids.shape)
+    model.check_positions(np.arange(ids.shape[1]))
+    counts = targets != IGNORED
+    check_ids(targets[counts], model.config.vocab_size, "target")
+    if not counts.any():
+        raise ValueError(f"the loss has nothing to average: every label after the first is {IGNORED}")
+    return {"input_ids": ids.astype(np.int64, copy=False), "labels": labels.astype(np.int64, copy=False)}
 
 
 def _check(model):

@@ -230,6 +230,44 @@ def test_linear_cross_entropy(rows, C, V, ignored, chunk):
     assert_close(parts, whole, **CLOSE)
 
 
+@few
+@given(rows=size, C=st.sampled_from([1, 6]), V=width, ignored=st.booleans())
+def test_targets_on_the_host_and_on_the_gpu_give_the_same(rows, C, V, ignored):
+    """On the host they choose the rows that are computed; on the GPU all rows are, and some weigh nothing."""
+    import cupy
+
+    from lora_np.autograd import cuda
+
+    targets = some_targets(rows, V, ignored)
+    logits, x, weight = map(cupy.asarray, arrays_of((rows, V), (rows, C), (V, C)))
+    for name, arrays in (("cross_entropy", [logits]), ("linear_cross_entropy", [x, weight])):
+        results = []
+        for where in (targets, cupy.asarray(targets), cupy.asarray(targets.astype(np.int32))):
+            loss, cache = getattr(cuda, f"{name}_forward")(*arrays, where, needs=(True,) * len(arrays))
+            assert loss.dtype == np.float32
+            results.append([loss, *getattr(cuda, f"{name}_backward")(cupy.asarray(np.float32(2)), cache)])
+        for other in results[1:]:
+            for a, b in zip(results[0], other, strict=True):
+                assert a.dtype == b.dtype == np.float32
+                assert_close(b, a, rtol=1e-5, atol=1e-6)
+        ignored_rows = cupy.asarray(targets < 0)
+        assert not bool(results[1][1][ignored_rows].any())
+
+
+def test_rows_without_a_target_may_hold_anything():
+    import cupy
+
+    from lora_np.autograd import cuda
+
+    logits = cupy.asarray([[0, 1, 2], [np.nan] * 3, [np.inf, 0, 0]], dtype=np.float32)
+    loss, cache = cuda.cross_entropy_forward(logits, cupy.asarray([1, -100, -100]))
+    (d,) = cuda.cross_entropy_backward(cupy.asarray(np.float32(1)), cache)
+    expected, backward = by_reference("cross_entropy", [logits.get()[:1]], np.array([1]))
+    assert_close(loss, np.asarray(expected), **CLOSE)
+    assert_close(d[:1], backward(np.float32(1))[0], **CLOSE)
+    assert not bool(d[1:].any())
+
+
 def test_large_logits_do_not_overflow():
     logits = np.array([[1e4, -1e4, 0], [-1e30, -1e30, -1e30], [88, 89, 90]], np.float32)
     compare("cross_entropy", [logits], np.array([0, 1, 2]))
@@ -335,14 +373,14 @@ def test_products_with_a_bias_wherever_the_arrays_begin(m, k, n, offsets):
 def test_products_with_a_bias_are_one_product(monkeypatch, sizes, tf32):
     import cupy
 
-    from lora_np.autograd import backend
     from lora_np.autograd.cuda import blaslt
+    from lora_np.autograd.precision import _precision
 
     def separate(*args):
         raise AssertionError("the bias was added afterwards")
 
     monkeypatch.setattr(blaslt, "gemm", separate)
-    monkeypatch.setitem(backend._precision, "tf32", tf32)
+    monkeypatch.setitem(_precision, "tf32", tf32)
     m, k, n = sizes
     a, b, bias = map(cupy.asarray, arrays_of((m, k), (k, n), (n,)))
     assert blaslt.gemm_with_bias(a, b, bias).shape == (m, n)
@@ -364,16 +402,16 @@ def test_products_with_a_bias_know_their_bias_again():
 def test_sums_wherever_the_arrays_begin(size, offsets, into):
     import cupy
 
-    from lora_np.autograd import kernels
+    from lora_np.autograd import dispatch
 
     x, y = (np.arange(size + o, dtype=np.float32) ** 2 for o in offsets)
     a, b = (cupy.asarray(z)[o:] for z, o in zip((x, y), offsets, strict=True))
     expected = x[offsets[0] :] + y[offsets[1] :]
-    found = kernels.add(a, b, into_x=into)
+    found = dispatch.add(a, b, into_x=into)
     assert_close(found, expected)
     assert (found is a) == into
-    assert_close(kernels.add(a, 2), a.get() + 2)
-    assert_close(kernels.add(a[::2], b[::2]), a.get()[::2] + b.get()[::2])
+    assert_close(dispatch.add(a, 2), a.get() + 2)
+    assert_close(dispatch.add(a[::2], b[::2]), a.get()[::2] + b.get()[::2])
 
 
 def test_products_of_nothing():

@@ -3,8 +3,9 @@
 import numpy as np
 import pytest
 
-from lora_np.autograd import Tensor, backend, kernels
+from lora_np.autograd import Tensor, dispatch
 from lora_np.autograd import functional as F
+from lora_np.autograd.precision import set_tf32
 
 pytestmark = pytest.mark.gpu
 
@@ -12,14 +13,14 @@ pytestmark = pytest.mark.gpu
 @pytest.fixture(autouse=True)
 def _off_afterwards():
     yield
-    backend.set_tf32(False)
+    set_tf32(False)
 
 
 def error(product, tf32):
     """The relative error of a product of random matrices."""
     import cupy
 
-    backend.set_tf32(tf32)
+    set_tf32(tf32)
     rng = np.random.default_rng(0)
     a, b = (rng.standard_normal((512, 512)).astype(np.float32) for _ in range(2))
     found = product(cupy.asarray(a), cupy.asarray(b)).get()
@@ -34,7 +35,7 @@ PRODUCTS = {
     "a stack and a matrix": lambda a, b: (Tensor(a[None]) @ Tensor(b)).data[0],
     "linear": lambda a, b: F.linear(Tensor(a), Tensor(b.T)).data,
     "linear with a bias": lambda a, b: F.linear(Tensor(a), Tensor(b.T), Tensor(b[0] * 0)).data,
-    "the update of a weight": lambda a, b: kernels.matmul(a, b),
+    "the update of a weight": lambda a, b: dispatch.matmul(a, b),
     "lora_linear": lambda a, b: F.lora_linear(Tensor(a), Tensor(b.T), None, Tensor(a[:1]), Tensor(b[:, :1]), 0.0).data,
 }
 
@@ -53,7 +54,7 @@ def test_gradients_too():
     a, b, dy = (rng.standard_normal((256, 256)).astype(np.float32) for _ in range(3))
     exact = dy.astype(np.float64) @ b.astype(np.float64).T
     for tf32, low, high in ((False, 0, 1e-6), (True, 1e-5, 1e-2)):
-        backend.set_tf32(tf32)
+        set_tf32(tf32)
         x = Tensor(cupy.asarray(a), requires_grad=True)
         (x @ Tensor(cupy.asarray(b))).backward(cupy.asarray(dy))
         found = np.linalg.norm(x.grad.get() - exact) / np.linalg.norm(exact)
@@ -71,7 +72,7 @@ def test_the_gradient_through_4_bits_too():
     dy = rng.standard_normal((64, 256)).astype(np.float32)
     exact = dy.astype(np.float64) @ layer.weight.data.get().astype(np.float64)
     for tf32, low, high in ((False, 0, 1e-6), (True, 1e-5, 1e-2)):
-        backend.set_tf32(tf32)
+        set_tf32(tf32)
         x = Tensor(cupy.zeros((64, 256), np.float32), requires_grad=True)
         layer(x).backward(cupy.asarray(dy))
         assert low <= np.linalg.norm(x.grad.get() - exact) / np.linalg.norm(exact) < high

@@ -6,7 +6,7 @@ from helpers import assert_close, by_reference, check_pair, compare_with_torch
 
 from lora_np.autograd import functional as F
 from lora_np.autograd import fused
-from lora_np.autograd.backend import to_numpy
+from lora_np.autograd.devices import to_numpy
 
 FORMS = ["none", "tanh"]
 

@@ -10,7 +10,7 @@ from helpers import assert_close, check_gradients, check_pair, compare_with_torc
 from lora_np import manual_seed
 from lora_np.autograd import Tensor, fused
 from lora_np.autograd import functional as F
-from lora_np.autograd.backend import to_numpy
+from lora_np.autograd.devices import to_numpy
 
 SIZES = [(1, 1, 1, 1, 2), (2, 2, 3, 3, 2), (1, 2, 2, 5, 3), (2, 1, 1, 4, 2), (1, 1, 4, 4, 1)]  # B, H, T, S, D
 

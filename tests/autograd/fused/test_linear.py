@@ -8,7 +8,7 @@ from helpers import TOLERANCE, assert_close, captured, check_pair, compare_with_
 
 from lora_np.autograd import functional as F
 from lora_np.autograd import fused
-from lora_np.autograd.backend import is_array
+from lora_np.autograd.devices import is_array
 
 SHAPES = [(3,), (4, 3), (2, 4, 3), (2, 1, 2, 3), (0, 3), (2, 0, 3)]
 

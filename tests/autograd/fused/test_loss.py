@@ -2,13 +2,23 @@
 
 import numpy as np
 import pytest
-from helpers import assert_close, captured, check_direction, check_gradients, check_pair, compare_with_torch, examples
+from helpers import (
+    assert_close,
+    captured,
+    check_direction,
+    check_gradients,
+    check_pair,
+    compare_with_torch,
+    examples,
+    pair,
+)
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lora_np.autograd import Tensor, fused
 from lora_np.autograd import functional as F
-from lora_np.autograd.backend import is_array, to_numpy
+from lora_np.autograd.devices import is_array, to_numpy
+from lora_np.autograd.fused import loss as loss_module
 
 TARGETS = {
     "all count": [1, 0, 3, 3, 2],
@@ -73,6 +83,67 @@ def test_ignored_rows_get_a_gradient_of_zero_and_are_not_read(xp, rng):
         assert all(np.isfinite(d).all() for d in gradients)
         assert (gradients[0][[1, 3]] == 0).all()
         assert (gradients[0][[0, 2, 4]] != 0).all()
+
+
+@pytest.fixture
+def on_a_gpu(monkeypatch):
+    """Targets count as those that live on a GPU, where they stay: every row is computed, ignored ones weigh nothing."""
+    monkeypatch.setattr(loss_module, "on_gpu", lambda x: True)
+
+
+@pytest.mark.usefixtures("on_a_gpu")
+@pytest.mark.parametrize("name", TARGETS)
+@pytest.mark.parametrize("rows_at_once", [1, 2, 3, 100])
+@pytest.mark.parametrize("ignored", [-100, -1, 9])
+def test_targets_that_stay_on_a_gpu(xp, rng, name, rows_at_once, ignored):
+    logits, x, weight = (xp.asarray(rng.standard_normal(shape)) for shape in ((5, 4), (5, 3), (4, 3)))
+    targets = [ignored if t == -100 else t for t in TARGETS[name]]
+    there, more = xp.asarray(targets, dtype=np.int32), {"chunk_bytes": rows_at_once * 4 * 8 + 7}
+    loss, _ = fused.cross_entropy_forward(logits, there, ignored)
+    assert_close(loss, np.asarray(formula(logits, targets, ignored)))
+    check_pair("cross_entropy", [logits], there, ignored)
+    loss, _ = fused.linear_cross_entropy_forward(x, weight, there, ignored, **more)
+    assert_close(loss, np.asarray(formula(x @ weight.T, targets, ignored)))
+    check_pair("linear_cross_entropy", [x, weight], there, ignored, **more)
+
+
+@pytest.mark.usefixtures("on_a_gpu")
+def test_words_ruled_out_do_not_matter_to_rows_without_a_target(xp):
+    logits = xp.asarray([[0.0, 1.0, -np.inf], [2.0, 0.0, -np.inf]])
+    loss, cache = fused.cross_entropy_forward(logits, xp.asarray([-100, 0]))
+    np.testing.assert_allclose(float(loss), np.log1p(np.exp(-2)))
+    assert_close(fused.cross_entropy_backward(xp.asarray(1.0), cache)[0][0], np.zeros(3))
+
+
+@pytest.mark.usefixtures("on_a_gpu")
+@pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
+def test_targets_on_a_gpu_change_no_dtype(xp, rng, dtype):
+    x, weight = (xp.asarray(rng.standard_normal(shape).astype(dtype)) for shape in ((5, 3), (4, 3)))
+    targets = xp.asarray(TARGETS["some ignored"])
+    for name, arrays in (("cross_entropy", [x]), ("linear_cross_entropy", [x, weight])):
+        forward, backward = pair(fused, name)
+        loss, cache = forward(*arrays, targets % 3)
+        assert loss.dtype == dtype
+        assert {d.dtype for d in backward(xp.asarray(2.0, dtype), cache)} == {np.dtype(dtype)}
+
+
+@pytest.mark.usefixtures("on_a_gpu")
+def test_no_target_on_a_gpu_is_refused_where_the_host_may_look(xp, monkeypatch):
+    targets = xp.asarray([-100, -100])
+    with pytest.raises(ValueError, match="every target is -100, the value that is ignored"):
+        fused.cross_entropy_forward(xp.ones((2, 3)), targets)
+    monkeypatch.setattr(loss_module, "host_can_read", lambda x: False)
+    with np.errstate(invalid="ignore"):
+        assert np.isnan(float(fused.cross_entropy_forward(xp.ones((2, 3)), targets)[0]))
+
+
+def test_targets_give_the_same_loss_wherever_they_are(xp, rng):
+    logits, x, weight = (xp.asarray(rng.standard_normal(shape)) for shape in ((5, 4), (5, 3), (4, 3)))
+    for name in TARGETS:
+        here, there = np.asarray(TARGETS[name]), xp.asarray(TARGETS[name])
+        assert_close(F.cross_entropy(logits, there), F.cross_entropy(logits, here))
+        found, expected = (F.linear_cross_entropy(x, weight, targets) for targets in (there, here))
+        assert_close(found, expected)
 
 
 def test_every_row_of_the_gradient_sums_to_zero(xp, rng):

@@ -6,7 +6,7 @@ from helpers import assert_close, by_reference, captured, check_pair, compare_wi
 
 from lora_np.autograd import functional as F
 from lora_np.autograd import fused
-from lora_np.autograd.backend import is_array, to_numpy
+from lora_np.autograd.devices import is_array, to_numpy
 
 
 def inputs(rng, xp, shape):

@@ -19,7 +19,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lora_np.autograd import fused
-from lora_np.autograd.backend import is_array, is_float
+from lora_np.autograd.devices import is_array, is_float
 from lora_np.autograd.fused import reference
 
 size, flag = st.integers(1, 4), st.booleans()

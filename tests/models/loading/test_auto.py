@@ -12,7 +12,7 @@ import pytest
 from lora_helpers import refusal, snapshot, tiny_llama, tiny_model
 
 from lora_np import AutoModelForCausalLM, AutoTokenizer, ByteTokenizer, GPT2LMHeadModel
-from lora_np.autograd import backend
+from lora_np.autograd.devices import to_numpy
 from lora_np.models.loading.auto import TINY_PYTHON, resolve
 
 
@@ -230,7 +230,7 @@ def test_a_model_loads_straight_to_the_gpu(base):
     model = AutoModelForCausalLM.from_pretrained(TINY_PYTHON, device="cuda")
     assert {p.device for p in model.parameters()} == {"cuda:0"}
     for p, q in zip(model.parameters(), base[0].parameters(), strict=True):
-        np.testing.assert_array_equal(backend.to_numpy(p.data), q.data)
+        np.testing.assert_array_equal(to_numpy(p.data), q.data)
 
 
 @pytest.mark.parametrize(("typed", "meant"), [("tiny-pyhton", "tiny-python"), ("smolm2", "smollm2")])

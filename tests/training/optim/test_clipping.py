@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lora_np.autograd.backend import to_numpy
+from lora_np.autograd.devices import to_numpy
 from lora_np.nn import Parameter
 from lora_np.training import clip_grad_norm_
 

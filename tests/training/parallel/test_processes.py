@@ -17,7 +17,7 @@ import numpy as np
 import pytest
 
 from lora_np import GPT2Config, GPT2LMHeadModel, LoraConfig, TrainingArguments, get_peft_model, manual_seed, train
-from lora_np.autograd.backend import generator
+from lora_np.autograd.random import generator
 from lora_np.storage import write_safetensors
 from lora_np.training.parallel.processes import Communicator, NCCLCommunicator, SoloCommunicator, communicator, own_rows
 

@@ -1,13 +1,16 @@
 """A recorded step trains exactly as an ordinary one."""
 
+import contextlib
 import functools
+import sys
+import types
 from types import SimpleNamespace
 
 import numpy as np
 import pytest
 from lora_helpers import peft_model, relative, tiny_llama, tiny_model
 
-from lora_np import AdamW, LoraConfig, TrainingArguments, get_peft_model, manual_seed, nn, train
+from lora_np import AdamW, LoraConfig, Tensor, TrainingArguments, get_peft_model, manual_seed, nn, train
 from lora_np.nn import quantize_model
 from lora_np.training import loop
 from lora_np.training.parallel.recorded import RecordedStep
@@ -30,9 +33,9 @@ def batches(model, count, masked=False):
     for _ in range(count):
         ids = rng.integers(0, model.config.vocab_size, (3, 8))
         labels = ids.copy()
-        if masked:  # as many targets in every batch, at other places
-            for row in labels:
-                row[rng.choice(np.arange(1, 8), 3, replace=False)] = -100
+        if masked:  # another number of targets in every batch
+            labels[rng.random(labels.shape) < rng.uniform(0.1, 0.8)] = -100
+            labels[0, 1] = ids[0, 1]
         yield {"input_ids": ids, "labels": labels}
 
 
@@ -58,6 +61,227 @@ def ordinary_losses(model, optimizer, all_batches):
         optimizer.zero_grad()
         found.append(loss.item())
     return found
+
+
+class FakeRecording:
+    """What `Recording` does, on the CPU: a recorded function is called again when it is replayed."""
+
+    made = []
+
+    def __init__(self):
+        self.inside, self.runs, self.function = False, [], None
+        self.made.append(self)
+
+    @contextlib.contextmanager
+    def place(self):
+        self.inside = True
+        yield
+        self.inside = False
+
+    def record(self, function):
+        self.function = function
+        self.runs.append("recorded")
+        self.result = function()
+        return self.result
+
+    def replay(self):
+        self.runs.append("replayed")
+        self.result[...] = self.function()
+
+
+@pytest.fixture
+def on_the_cpu(monkeypatch):
+    """Recording as if the CPU were a GPU; returns the list of recordings that were begun."""
+    record = types.ModuleType("lora_np.autograd.cuda.record")
+    record.Recording, FakeRecording.made = FakeRecording, []
+    monkeypatch.setitem(sys.modules, "lora_np.autograd.cuda", types.ModuleType("lora_np.autograd.cuda"))
+    monkeypatch.setitem(sys.modules, "lora_np.autograd.cuda.record", record)
+    monkeypatch.setattr("lora_np.training.recorded.on_gpu", lambda x: True)
+    return FakeRecording.made
+
+
+def cpu_model():
+    manual_seed(0)
+    return peft_model(model=tiny_model()).train()
+
+
+def started(model, all_batches):
+    """A recorded step of `model` on the CPU that has taken these batches, and its losses."""
+    step = RecordedStep(model, optimizer_of(model))
+    return step, recorded_losses(step, all_batches)
+
+
+@pytest.mark.parametrize("masked", [False, True])
+def test_the_first_batch_runs_the_second_is_recorded_the_others_are_replayed(on_the_cpu, masked):
+    all_batches = list(batches(cpu_model(), 6, masked))
+    step, found = started(cpu_model(), all_batches)
+    assert [recording.runs for recording in on_the_cpu] == [["recorded"] + ["replayed"] * 4]
+    model = cpu_model()
+    np.testing.assert_allclose(found, ordinary_losses(model, optimizer_of(model), all_batches), rtol=1e-5)
+    for p, q in zip(step.optimizer.parameters(), optimizer_of(model).parameters(), strict=True):
+        assert relative(p.data, q.data) < 1e-4
+        assert p.grad is None
+
+
+def test_a_batch_is_copied_and_its_arrays_stay_the_callers(on_the_cpu):
+    all_batches = list(batches(cpu_model(), 4))
+    before = [{name: x.copy() for name, x in batch.items()} for batch in all_batches]
+    _, expected = started(cpu_model(), all_batches)
+    for batch, copy in zip(all_batches, before, strict=True):
+        assert all((batch[name] == copy[name]).all() for name in batch)
+    step, found = RecordedStep(model := cpu_model(), optimizer_of(model)), []
+    for batch in all_batches:
+        found.append(float(step(batch)))
+        for x in batch.values():
+            x[...] = 0  # the caller goes on to use the memory
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+@pytest.mark.parametrize("kind", [np.int32, np.uint8, Tensor, lambda x: x.tolist()])
+def test_what_a_batch_may_be(on_the_cpu, kind):
+    all_batches = list(batches(cpu_model(), 3))
+    _, expected = started(cpu_model(), all_batches)
+    _, found = started(cpu_model(), [{name: kind(x) for name, x in batch.items()} for batch in all_batches])
+    np.testing.assert_allclose(found, expected, rtol=1e-6)
+
+
+def test_another_shape_before_the_recording_begins_anew(on_the_cpu):
+    all_batches = list(batches(cpu_model(), 5))
+    all_batches[0] = {name: x[:, :5] for name, x in all_batches[0].items()}
+    _, found = started(cpu_model(), all_batches)
+    assert on_the_cpu[0].runs == ["recorded", "replayed", "replayed"]
+    model = cpu_model()
+    np.testing.assert_allclose(found, ordinary_losses(model, optimizer_of(model), all_batches), rtol=1e-5)
+
+
+def test_another_shape_after_it_runs_as_usual(on_the_cpu):
+    all_batches = list(batches(cpu_model(), 6))
+    all_batches[3] = {name: x[:2] for name, x in all_batches[3].items()}
+    _, found = started(cpu_model(), all_batches)
+    assert on_the_cpu[0].runs == ["recorded", "replayed", "replayed", "replayed"]
+    model = cpu_model()
+    np.testing.assert_allclose(found, ordinary_losses(model, optimizer_of(model), all_batches), rtol=1e-5)
+
+
+def test_hardly_used_it_is_given_up(on_the_cpu):
+    all_batches = list(batches(cpu_model(), 14))
+    for number in range(3, 12):
+        all_batches[number] = {name: x[:, : 4 + number % 3] for name, x in all_batches[number].items()}
+    step, found = started(cpu_model(), all_batches)
+    assert step.given_up
+    assert [recording.runs for recording in on_the_cpu] == [["recorded", "replayed"], []]
+    model = cpu_model()
+    np.testing.assert_allclose(found, ordinary_losses(model, optimizer_of(model), all_batches), rtol=1e-5)
+
+
+def test_replaced_weights_are_recorded_anew(on_the_cpu):
+    model, all_batches = cpu_model(), list(batches(cpu_model(), 4))
+    first = {name: x.copy() for name, x in model.state_dict().items()}
+    step, _ = started(model, all_batches)
+    model.load_state_dict(first)
+    recorded_losses(step, all_batches)
+    assert [recording.runs for recording in on_the_cpu] == [["recorded", "replayed", "replayed"]] * 2
+
+
+WRONG = {
+    "a token that is none": ({"input_ids": 31}, IndexError, "token id 31 is out of range: there are 31"),
+    "a token below zero": ({"input_ids": -1}, IndexError, "token id -1 is out of range"),
+    "a target that is none": ({"labels": 31}, IndexError, "target 31 is out of range: there are 31"),
+    "a target below zero": ({"labels": -7}, IndexError, "target -7 is out of range"),
+}
+
+
+@pytest.mark.parametrize("where", [0, 1, 2, 4])
+@pytest.mark.parametrize("name", WRONG)
+def test_every_batch_is_checked_before_it_counts(on_the_cpu, name, where):
+    changes, error, message = WRONG[name]
+    model, all_batches = cpu_model(), list(batches(cpu_model(), 5))
+    step, _ = started(model, all_batches[:where])
+    weights = [p.data.copy() for p in step.optimizer.parameters()]
+    wrong = {key: x.copy() for key, x in all_batches[where].items()}
+    for key, value in changes.items():
+        wrong[key][1, 2] = value
+    with pytest.raises(error, match=message):
+        step(wrong)
+    assert all((p.data == w).all() for p, w in zip(step.optimizer.parameters(), weights, strict=True))
+    found = recorded_losses(step, all_batches[where:])
+    _, expected = started(cpu_model(), all_batches)
+    np.testing.assert_allclose(found, expected[where:], rtol=1e-6)
+
+
+@pytest.mark.parametrize("where", [0, 3])
+def test_what_a_batch_cannot_be(on_the_cpu, where):
+    model, all_batches = cpu_model(), list(batches(cpu_model(), 4))
+    step, _ = started(model, all_batches[:where])
+    ids = all_batches[3]["input_ids"]
+    first_only = np.full_like(ids, -100)
+    first_only[:, 0] = 3
+    with pytest.raises(ValueError, match="nothing to average: every label after the first is -100"):
+        step({"input_ids": ids, "labels": first_only})
+    with pytest.raises(ValueError, match=r"labels of shape \(3, 7\) do not fit input_ids of shape \(3, 8\)"):
+        step({"input_ids": ids, "labels": ids[:, 1:]})
+    with pytest.raises(ValueError, match="a recorded step takes input_ids and labels, not attention_mask"):
+        step({"input_ids": ids, "labels": ids, "attention_mask": np.ones_like(ids)})
+    with pytest.raises(ValueError, match="are more than the model's context of 12"):
+        step({"input_ids": np.ones((1, 13), int), "labels": np.ones((1, 13), int)})
+
+
+def fetched(x):
+    raise AssertionError("an array was fetched from the GPU")
+
+
+@gpu
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+@pytest.mark.parametrize("masked", [False, True])
+def test_ids_and_labels_on_the_gpu_stay_there_and_give_the_same(monkeypatch, kind, masked):
+    import cupy
+
+    model = make(kind)
+    for batch in batches(model, 3, masked):
+        out = model(**batch)
+        out.loss.backward()
+        expected = [p.grad.get() for p in model.parameters() if p.requires_grad]
+        model.zero_grad()
+        with monkeypatch.context() as patch:
+            for place in ("models.base", "models.output", "autograd.functional", "autograd.fused.loss"):
+                patch.setattr(f"lora_np.{place}.to_numpy", fetched)
+            found = model(**{name: cupy.asarray(x) for name, x in batch.items()})
+            found.loss.backward()
+        np.testing.assert_allclose(found.loss.item(), out.loss.item(), rtol=1e-5)
+        for g, p in zip(expected, (p for p in model.parameters() if p.requires_grad), strict=True):
+            assert relative(p.grad.get(), g) < 1e-4
+        model.zero_grad()
+
+
+@gpu
+@pytest.mark.parametrize("wrong", [31, -1])
+def test_ids_and_labels_on_the_gpu_are_checked(wrong):
+    import cupy
+
+    model, ids = make("gpt2"), cupy.ones((2, 5), int)
+    bad = ids.copy()
+    bad[1, 3] = wrong
+    with pytest.raises(IndexError, match=f"token id {wrong} is out of range"):
+        model(bad, labels=ids)
+    with pytest.raises(IndexError, match=f"target {wrong} is out of range"):
+        model(ids, labels=bad)
+    with pytest.raises(ValueError, match="every target is -100"):
+        model(ids, labels=cupy.full_like(ids, -100))
+
+
+@gpu
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_batches_with_any_number_of_targets_are_replayed(monkeypatch, kind):
+    from lora_np.autograd.cuda.record import Recording
+
+    replays, replay = [], Recording.replay
+    monkeypatch.setattr(Recording, "replay", lambda self: (replays.append(1), replay(self)))
+    model = make(kind)
+    all_batches = list(batches(model, 8, masked=True))
+    found = recorded_losses(RecordedStep(model, optimizer_of(model)), all_batches)
+    assert len(replays) == 6
+    model = make(kind)
+    np.testing.assert_allclose(found, ordinary_losses(model, optimizer_of(model), all_batches), rtol=1e-5)
 
 
 @gpu

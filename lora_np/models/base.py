@@ -1,20 +1,16 @@
 """What every language model here has in common: reading ids, the head, the loss, generating, saving."""
 
-import functools
 from pathlib import Path
 
-import numpy as np
-
 from .. import nn
-from ..autograd import threads
-from ..autograd.backend import to_numpy
-from ..autograd.layout import check_ids
+from ..autograd.devices import on_gpu, to_numpy
+from ..autograd.shape_ops import check_ids
 from ..autograd.tensor import data
 from ..storage import write_json, write_safetensors
 from .context import Context
 from .generation import generate, stream
-from .output import IGNORED, CausalLMOutput, ShardedOutput, shift_labels
-from .prepared import PreparedBatch
+from .output import CausalLMOutput, shift_labels
+from .shards import forward_in_shards, shards_of
 
 
 class CausalLM(nn.Module):
@@ -43,45 +39,20 @@ class CausalLM(nn.Module):
         position_ids            (B, T) or (T,); without them, tokens are numbered on from those in the cache
         past_key_values         a `KVCache`, which these tokens are added to; inside `no_grad` only
         logits_to_keep          logits of the last so many positions only; 0 for all
-        Instead of all this, a `PreparedBatch`, which has ids, labels and positions.
+        Ids and labels that are on the model's GPU stay there.
         """
-        if isinstance(input_ids, PreparedBatch):
-            hidden = getattr(self, self.base_model_prefix)(input_ids.ids, input_ids)
-            return CausalLMOutput(hidden, self.lm_head, input_ids.targets)
-        ids = self.checked_ids(input_ids)
+        device = self.device
+        ids = self.checked_ids(input_ids, device)
         targets = None if labels is None else shift_labels(labels, ids.shape)
-        if targets is not None and past_key_values is None and (shards := self._shards(targets)):
-            return self._forward_shards(shards, ids, labels, targets, attention_mask, position_ids)
-        recompute = self.gradient_checkpointing
-        context = Context(ids, self.device, attention_mask, position_ids, past_key_values, recompute)
+        if device == "cpu" and past_key_values is None and (shards := shards_of(targets)):
+            return forward_in_shards(self, shards, targets, ids, labels, attention_mask, position_ids)
+        context = Context(ids, device, attention_mask, position_ids, past_key_values, self.gradient_checkpointing)
         self.check_positions(context.positions)
         hidden = getattr(self, self.base_model_prefix)(ids, context)
         context.close(ids.shape[1])
         if logits_to_keep and targets is None:
             hidden = hidden[:, -logits_to_keep:]
         return CausalLMOutput(hidden, self.lm_head, targets, past_key_values)
-
-    def _shards(self, targets):
-        """The batch's rows in parts for several threads, [] if one thread does better or a part has no target."""
-        count = threads.shard_count(*targets.shape) if self.device == "cpu" else 1
-        shards = np.array_split(np.arange(len(targets)), count) if count > 1 else []
-        return shards if all((targets[rows] != IGNORED).any() for rows in shards) else []
-
-    def _forward_shards(self, shards, ids, labels, targets, attention_mask, position_ids):
-        """`forward`, each shard by a thread of its own. The loss is the mean over the targets of all."""
-        labels = to_numpy(data(labels))
-
-        def forward(rows):
-            mask, positions = (
-                x if x is None or np.ndim(x) < 2 else to_numpy(data(x))[rows] for x in (attention_mask, position_ids)
-            )
-            return self.forward(ids[rows], labels[rows], mask, positions)
-
-        work = [functools.partial(forward, rows) for rows in shards]
-        outputs = threads.run_in_threads(threads.seeded(work) if self.training else work)
-        counted = [int((targets[rows] != IGNORED).sum()) for rows in shards]
-        weights = [n / sum(counted) for n in counted]
-        return ShardedOutput(outputs, threads.weighted_sum([out.loss for out in outputs], weights, self.parameters()))
 
     def generate(self, ids, **options):
         """Continue `ids`; see `generation.generate` for the options."""
@@ -122,9 +93,13 @@ class CausalLM(nn.Module):
         if self.config.tie_word_embeddings:
             self.lm_head.weight = self.get_input_embeddings().weight
 
-    def checked_ids(self, ids):
-        """The ids as a NumPy array (B, T): checking them is the host's work, a GPU would have to be waited for."""
-        ids = to_numpy(data(ids))
+    def checked_ids(self, ids, device="cpu"):
+        """The ids as an array (B, T), each of them a token: of NumPy, or on the model's GPU if they are there.
+
+        Ids from the host are checked there: a GPU would have to be waited for.
+        """
+        ids = data(ids)
+        ids = ids if on_gpu(ids) and device != "cpu" else to_numpy(ids)
         if ids.ndim != 2 or ids.size == 0:
             raise ValueError(f"input_ids must be (batch, time) with at least one token, got shape {ids.shape}")
         check_ids(ids, self.config.vocab_size)

@@ -3,13 +3,11 @@
 Their gradients move dy back to where the numbers came from; numbers used more than once get the sum.
 """
 
-from typing import NamedTuple
-
 import numpy as np
 
-from .backend import array_module, device_of, is_array, to_device
 from .broadcasting import operand, operands, unbroadcast
-from .kernels import sum_groups
+from .devices import array_module, beside, host_can_read, is_array
+from .dispatch import sum_groups
 from .tensor import data, needs_grad, record
 
 
@@ -87,39 +85,33 @@ def where(condition, a, b):
 
 
 def check_ids(ids, size, what="token id"):
-    """Make sure that `ids` is an array of integers in [0, size); CuPy would wrap others silently."""
+    """Make sure that `ids` is an array of integers in [0, size); CuPy would wrap others silently.
+
+    On a GPU this waits, except while work is being recorded there: then whoever sends the ids has checked them.
+    """
     if ids.dtype.kind not in "iu":
         raise TypeError(f"{what}s must be integers, not {ids.dtype}")
-    if ids.size and (int(ids.min()) < 0 or int(ids.max()) >= size):
-        wrong = int(ids.min()) if int(ids.min()) < 0 else int(ids.max())
-        raise IndexError(f"{what} {wrong} is out of range: there are {size}, numbered 0 to {size - 1}")
-
-
-class Checked(NamedTuple):
-    """Ids that are known to be in range and lie where they are needed."""
-
-    array: object
+    if ids.size and host_can_read(ids):
+        lowest, highest = int(ids.min()), int(ids.max())
+        if lowest < 0 or highest >= size:
+            wrong = lowest if lowest < 0 else highest
+            raise IndexError(f"{what} {wrong} is out of range: there are {size}, numbered 0 to {size - 1}")
 
 
 def embedding(weight, ids):
-    """y = weight[ids]: one row of weight (V, C) for each id; ids (...), or `Checked` ids -> y (..., C).
+    """y = weight[ids]: one row of weight (V, C) for each id; ids (...) -> y (..., C).
 
     dweight: row v is the sum of dy over all places where the id is v.
     """
-    table = operand(weight)
-    ids, shape = ids.array if isinstance(ids, Checked) else _checked(data(ids), table), table.shape
+    table, ids = operand(weight), data(ids)
+    ids, shape = ids if is_array(ids) else np.asarray(ids), table.shape
+    check_ids(ids, shape[0])
+    ids = beside(ids, table)
 
     def backward(dy):
         return (_sum_rows(dy.reshape(-1, shape[1]), ids.reshape(-1), shape[0]),)
 
     return record(table[ids], (weight,), backward)
-
-
-def _checked(ids, table):
-    """The ids as an array beside the table, once each of them is known to be one of its rows."""
-    ids = ids if is_array(ids) else np.asarray(ids)
-    check_ids(ids, table.shape[0])
-    return to_device(ids, device_of(table))
 
 
 def _sum_rows(rows, ids, size):
@@ -133,6 +125,5 @@ def _sum_rows(rows, ids, size):
     if ids.size:
         order = xp.argsort(ids, kind="stable")
         found, starts = xp.unique(ids[order], return_index=True)
-        add_groups = np.add.reduceat if xp is np else sum_groups
-        out[found] = add_groups(rows[order], starts)
+        out[found] = sum_groups(rows[order], starts)
     return out

@@ -7,8 +7,8 @@ from helpers import assert_close, check_direction, check_gradients, compare_with
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lora_np.autograd import Tensor, layout
-from lora_np.autograd.backend import to_numpy
+from lora_np.autograd import Tensor, shape_ops
+from lora_np.autograd.devices import to_numpy
 
 UNARY = {
     "reshape": (lambda a: a.reshape(4, 6), lambda a: a.reshape(4, 6)),
@@ -148,12 +148,12 @@ def test_concatenate(xp, rng, axis):
         shape[axis] = length
     arrays = [rng.standard_normal(shape) for shape in shapes]
     given = [xp.asarray(a) for a in arrays]
-    assert_close(layout.concatenate([Tensor(x) for x in given], axis), np.concatenate(arrays, axis))
-    check_gradients(lambda *tensors: layout.concatenate(tensors, axis), *given)
+    assert_close(shape_ops.concatenate([Tensor(x) for x in given], axis), np.concatenate(arrays, axis))
+    check_gradients(lambda *tensors: shape_ops.concatenate(tensors, axis), *given)
 
 
 def test_concatenate_of_one_tensor_with_itself(xp, rng):
-    check_gradients(lambda a, b: layout.concatenate([a, b, a, a * 2.0]), *xp.asarray(rng.standard_normal((2, 2, 3))))
+    check_gradients(lambda a, b: shape_ops.concatenate([a, b, a, a * 2.0]), *xp.asarray(rng.standard_normal((2, 2, 3))))
 
 
 @pytest.mark.parametrize(
@@ -162,16 +162,16 @@ def test_concatenate_of_one_tensor_with_itself(xp, rng):
 def test_where(xp, rng, condition, a, b):
     condition, a, b = (rng.standard_normal(shape) for shape in (condition, a, b))
     mask, x, y = xp.asarray(condition > 0), xp.asarray(a), xp.asarray(b)
-    assert_close(layout.where(Tensor(mask), Tensor(x), Tensor(y)), np.where(condition > 0, a, b))
-    check_gradients(lambda a, b: layout.where(mask, a, b), x, y)
+    assert_close(shape_ops.where(Tensor(mask), Tensor(x), Tensor(y)), np.where(condition > 0, a, b))
+    check_gradients(lambda a, b: shape_ops.where(mask, a, b), x, y)
 
 
 def test_where_with_numbers(xp):
     mask, x = xp.asarray([True, False, True]), xp.ones(3, xp.float32)
-    assert_close(layout.where(mask, Tensor(x), -1.0), np.array([1, -1, 1], np.float32))
-    assert layout.where(mask, 2, Tensor(x)).dtype == np.float32
-    check_gradients(lambda a: layout.where(mask, a, -1.0), xp.asarray([1.0, 2.0, 3.0]))
-    check_gradients(lambda b: layout.where(mask, -1.0, b), xp.asarray([1.0, 2.0, 3.0]))
+    assert_close(shape_ops.where(mask, Tensor(x), -1.0), np.array([1, -1, 1], np.float32))
+    assert shape_ops.where(mask, 2, Tensor(x)).dtype == np.float32
+    check_gradients(lambda a: shape_ops.where(mask, a, -1.0), xp.asarray([1.0, 2.0, 3.0]))
+    check_gradients(lambda b: shape_ops.where(mask, -1.0, b), xp.asarray([1.0, 2.0, 3.0]))
 
 
 IDS = {
@@ -187,16 +187,16 @@ IDS = {
 def test_embedding(xp, rng, name):
     table, ids = rng.standard_normal((5, 3)), np.asarray(IDS[name])
     x, i = xp.asarray(table), xp.asarray(ids)
-    assert_close(layout.embedding(Tensor(x), i), table[ids])
-    check_gradients(lambda weight: layout.embedding(weight, i), x)
+    assert_close(shape_ops.embedding(Tensor(x), i), table[ids])
+    check_gradients(lambda weight: shape_ops.embedding(weight, i), x)
 
 
 def test_embedding_takes_ids_as_a_number_a_list_or_a_tensor(xp):
     weight = Tensor(xp.asarray([[1.0, 2.0], [3.0, 4.0], [5.0, 6.0]]))
-    assert_close(layout.embedding(weight, Tensor(xp.asarray([1, 0]))), np.array([[3.0, 4.0], [1.0, 2.0]]))
-    assert_close(layout.embedding(weight, [1, 0]), np.array([[3.0, 4.0], [1.0, 2.0]]))
-    assert_close(layout.embedding(weight, np.uint8(2)), np.array([5.0, 6.0]))
-    assert_close(layout.embedding(weight, 2), np.array([5.0, 6.0]))
+    assert_close(shape_ops.embedding(weight, Tensor(xp.asarray([1, 0]))), np.array([[3.0, 4.0], [1.0, 2.0]]))
+    assert_close(shape_ops.embedding(weight, [1, 0]), np.array([[3.0, 4.0], [1.0, 2.0]]))
+    assert_close(shape_ops.embedding(weight, np.uint8(2)), np.array([5.0, 6.0]))
+    assert_close(shape_ops.embedding(weight, 2), np.array([5.0, 6.0]))
 
 
 @examples
@@ -205,7 +205,7 @@ def test_embedding_is_a_product_with_one_hot_rows(xp, ids):
     table = np.random.default_rng(0).standard_normal((7, 2))
     onehot = np.eye(7)[ids]
     v = np.random.default_rng(1).standard_normal((*ids.shape, 2))
-    y, (dtable,) = gradients(lambda weight: layout.embedding(weight, xp.asarray(ids)), [xp.asarray(table)])
+    y, (dtable,) = gradients(lambda weight: shape_ops.embedding(weight, xp.asarray(ids)), [xp.asarray(table)])
     assert_close(y, onehot @ table)
     assert_close(dtable, onehot.reshape(-1, 7).T @ v.reshape(-1, 2))
 
@@ -214,13 +214,13 @@ def test_embedding_is_a_product_with_one_hot_rows(xp, ids):
 def test_ids_out_of_range_are_named(xp, wrong):
     weight = Tensor(xp.ones((5, 2)))
     with pytest.raises(IndexError, match=rf"token id {wrong} is out of range: there are 5, numbered 0 to 4"):
-        layout.embedding(weight, xp.asarray([0, wrong, 4]))
+        shape_ops.embedding(weight, xp.asarray([0, wrong, 4]))
 
 
 @pytest.mark.parametrize("dtype", ["float32", "float64", "bool"])
 def test_ids_that_are_no_integers_are_refused(xp, dtype):
     with pytest.raises(TypeError, match=rf"token ids must be integers, not {dtype}"):
-        layout.embedding(Tensor(xp.ones((5, 2))), xp.ones(3, dtype))
+        shape_ops.embedding(Tensor(xp.ones((5, 2))), xp.ones(3, dtype))
 
 
 def test_a_shape_that_does_not_fit_is_refused(xp):
@@ -235,7 +235,7 @@ def test_embedding_like_torch(xp, rng, dtype):
 
     ids = rng.integers(0, 11, (4, 9))
     compare_with_torch(
-        lambda weight: layout.embedding(weight, xp.asarray(ids)),
+        lambda weight: shape_ops.embedding(weight, xp.asarray(ids)),
         lambda weight: torch.nn.functional.embedding(torch.tensor(ids), weight),
         [rng.standard_normal((11, 6))],
         xp,
@@ -259,7 +259,7 @@ def test_index_like_torch(xp, a, name):
 
 def test_integers_move_without_a_gradient(xp):
     x = Tensor(xp.arange(6))
-    for y in (x.reshape(2, 3), x[::2], x[x], layout.concatenate([x, x]), x.reshape(2, 3).T):
+    for y in (x.reshape(2, 3), x[::2], x[x], shape_ops.concatenate([x, x]), x.reshape(2, 3).T):
         assert y.dtype == x.dtype
         assert not y.requires_grad
     np.testing.assert_array_equal(to_numpy(x[x].data), np.arange(6))

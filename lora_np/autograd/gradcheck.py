@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from . import backend
+from .devices import array_module, to_numpy
 from .tensor import Tensor
 
 
@@ -25,7 +25,7 @@ def gradcheck(function, inputs, eps=1e-6, rtol=1e-5, atol=1e-7, seed=0):
     for x in tensors:
         x.grad = None
     y = function(*inputs)
-    xp = backend.array_module(y.data)
+    xp = array_module(y.data)
     v = xp.asarray(np.random.default_rng(seed).standard_normal(y.shape), dtype=y.dtype)
     y.backward(v)
     worst = 0.0
@@ -62,7 +62,7 @@ def _compare(i, x, expected, rtol, atol):
         raise GradientError(f"input {i}, shape {x.shape}: backward() left no gradient")
     if x.grad.shape != x.shape:
         raise GradientError(f"input {i}: the gradient has shape {x.grad.shape}, the input {x.shape}")
-    found = backend.to_numpy(x.grad)
+    found = to_numpy(x.grad)
     difference = np.abs(found - expected)
     allowed = atol + rtol * np.abs(expected)
     wrong = ~(difference <= allowed)  # so that NaN counts as wrong

@@ -1,0 +1,110 @@
+"""The one table of operations: what each has for which arrays.
+
+Most are pairs of array functions, `<name>_forward` and `<name>_backward`, some are one function, `<name>`. They are
+written once in NumPy, which is also what CuPy runs. For some there are CUDA kernels besides, under the same names in
+`cuda/`; they take over where all arrays are of the kind that the table says. Nothing of `cuda/` is read before there is
+a CuPy array.
+
+A new operation: its pair in a file of `fused/`, a row here, a function on Tensors in `functional.py`.
+"""
+
+from typing import NamedTuple
+
+import numpy as np
+
+from . import elementary, fused
+from .devices import on_gpu
+
+
+class Operation(NamedTuple):
+    """Where the functions of an operation are.
+
+    numpy   the module that has them for NumPy, and for CuPy where `cuda/` has none
+    cuda    arrays -> are these such as the kernels in `cuda/` take? None if there are no kernels
+    """
+
+    numpy: object
+    cuda: object = None
+
+
+def any_dtype(arrays):
+    """Are all on a GPU? None stands for an input that is left out."""
+    return all(x is None or on_gpu(x) for x in arrays)
+
+
+def float32(arrays):
+    """Are all on a GPU, and in float32, which the kernels are written for?"""
+    return all(x is None or (on_gpu(x) and x.dtype == np.float32) for x in arrays)
+
+
+def float32_in_order(arrays):
+    """The same, for kernels that are given addresses: the numbers of each array lie one after another."""
+    return float32(arrays) and all(x.flags.c_contiguous for x in arrays)
+
+
+OPERATIONS = {
+    # pairs
+    "linear": Operation(fused, cuda=float32),
+    "lora_linear": Operation(fused, cuda=float32),
+    "layer_norm": Operation(fused, cuda=float32),
+    "rms_norm": Operation(fused, cuda=float32),
+    "gelu": Operation(fused, cuda=float32),
+    "silu": Operation(fused),
+    "swiglu": Operation(fused, cuda=float32),
+    "relu": Operation(fused),
+    "rotary": Operation(fused, cuda=float32),
+    "attention": Operation(fused, cuda=float32),
+    "self_attention": Operation(fused, cuda=float32),
+    "cross_entropy": Operation(fused, cuda=float32),
+    "linear_cross_entropy": Operation(fused, cuda=float32),
+    # single functions
+    "add": Operation(elementary, cuda=float32),
+    "matmul": Operation(elementary, cuda=float32),
+    "sum_groups": Operation(elementary, cuda=any_dtype),
+    "erf": Operation(elementary, cuda=any_dtype),
+    # all parameters of an optimizer at once; in NumPy one after another, by the optimizer itself
+    "adamw": Operation(None, cuda=float32_in_order),
+    "clip": Operation(None, cuda=float32_in_order),
+}
+
+
+def module_of(name, arrays):
+    """The module that has an operation's functions for these arrays; None if there is none."""
+    numpy, takes = OPERATIONS[name]
+    if takes is None or isinstance(arrays[0], np.ndarray) or not takes(arrays):
+        return numpy
+    from . import cuda
+
+    return cuda
+
+
+def pair(name, arrays):
+    """(forward, backward) of an operation for these arrays."""
+    module = module_of(name, arrays)
+    return getattr(module, f"{name}_forward"), getattr(module, f"{name}_backward")
+
+
+def implementation(name, arrays):
+    """The function of an operation that is one, for these arrays; None where the table has none for them."""
+    module = module_of(name, arrays)
+    return None if module is None else getattr(module, name)
+
+
+def add(x, y, into_x=False):
+    """x + y, for arrays of one library or Python numbers; with `into_x` written to where x is (x += y)."""
+    return implementation("add", (x, y))(x, y, into_x)
+
+
+def matmul(x, w):
+    """numpy.matmul(x, w); on a GPU in the precision that `precision.set_tf32` chose."""
+    return implementation("matmul", (x, w))(x, w)
+
+
+def sum_groups(rows, starts):
+    """out[g] = the sum of rows starts[g] up to starts[g + 1]. rows (N, C), starts (G,) increasing -> (G, C)."""
+    return implementation("sum_groups", (rows, starts))(rows, starts)
+
+
+def erf(x):
+    """The error function of each number."""
+    return implementation("erf", (x,))(x)
