@@ -181,10 +181,10 @@ class AdaptedLayer(nn.Module):
         weight, bias = self._unmerged or (None, None)
         return with_arrays(self.base_layer, weight if self._original is None else self._original, bias)
 
-    def named_children(self):
+    def held(self):
         """The layer and the adapters' parts, under PEFT's names: part before adapter, `lora_A.default.weight`."""
         parts = {name: adapter.parts() for name, adapter in self.adapters.items()}
-        return [("base_layer", self.base_layer), *listed(parts).items()]
+        return {"base_layer": self.base_layer, **listed(parts)}
 
     def __getattr__(self, attribute):
         """What adapters have: `layer.lora_A["default"]`, `layer.scaling["default"] = 2`, `layer.delta_weight(name)`."""

@@ -35,9 +35,9 @@ class LoraModel(nn.Module):
     def forward(self, *args, **kwargs):
         return self.model(*args, **kwargs)
 
-    def named_children(self):
+    def held(self):
         """The model, and what adapters share under PEFT's names: `vera_A.default`."""
-        return [("model", self.model), *listed(self.shared).items()]
+        return {"model": self.model, **listed(self.shared)}
 
     def _list_layers(self):
         self.adapted, self.saved = {}, {}

@@ -84,10 +84,13 @@ def biases_of(modules, kind, adapted, saved):
 
 def own_modules(model):
     """{dotted name: module} of the model as it was before any adapter."""
-    found = {}
-    for name, child in model.named_children():
-        module = unwrapped(child)
-        found |= {name: module} | {f"{name}.{inner}": part for inner, part in own_modules(module).items()}
+    found, stack = {}, [("", model)]
+    while stack:
+        prefix, module = stack.pop()
+        if prefix:
+            found[prefix] = module
+        for name, child in reversed(module.named_children()):
+            stack.append((f"{prefix}.{name}" if prefix else name, unwrapped(child)))
     return found
 
 
@@ -103,7 +106,7 @@ def _excluded(exclude_modules, name):
         return False
     if isinstance(exclude_modules, str):
         return re.fullmatch(exclude_modules, name) is not None
-    return any(_names(target, name) for target in exclude_modules)
+    return any(ends_with([name], target) for target in exclude_modules)
 
 
 def _in_layers(name, layers_to_transform, layers_pattern):
@@ -126,14 +129,18 @@ def match_names(target_modules, names, layers):
         if not found:
             raise ValueError(_nothing_matches(target_modules, layers))
         return found
+    matches = set()
     for target in target_modules:
-        if not any(_names(target, name) for name in names):
+        found = ends_with(names, target)
+        if not found:
             raise ValueError(_nothing_matches(target, layers))
-    return [name for name in names if any(_names(target, name) for target in target_modules)]
+        matches.update(found)
+    return [name for name in names if name in matches]
 
 
-def _names(target, name):
-    return name == target or name.endswith("." + target)
+def ends_with(names, target):
+    """Those of the dotted names that are `target` or end in it after a dot."""
+    return [name for name in names if f".{name}".endswith(f".{target}")]
 
 
 def _default_targets(model):

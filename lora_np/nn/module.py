@@ -43,9 +43,13 @@ class Module:
     def __call__(self, *args, **kwargs):
         return self.forward(*args, **kwargs)
 
+    def held(self):
+        """{name: value}: its attributes, or what it lists in their place, of which the tensors and modules are parts."""
+        return vars(self)
+
     def named_children(self):
         """(name, module) for each part held directly."""
-        return [(name, value) for name, value in vars(self).items() if isinstance(value, Module)]
+        return [(name, value) for name, value in self.held().items() if isinstance(value, Module)]
 
     def named_modules(self, prefix=""):
         """(dotted name, module) for this module (its name is "") and everything below it, in order."""
@@ -53,7 +57,7 @@ class Module:
         while stack:
             prefix, module = stack.pop()
             yield prefix, module
-            for name, child in reversed(vars(module).items()):
+            for name, child in reversed(module.held().items()):
                 if isinstance(child, Module):
                     stack.append((f"{prefix}.{name}" if prefix else name, child))
 
@@ -73,7 +77,7 @@ class Module:
         """(dotted name, tensor) for every attribute below that is of these kinds."""
         seen = set()
         for prefix, module in self.named_modules():
-            for name, value in vars(module).items():
+            for name, value in module.held().items():
                 if isinstance(value, kinds) and not (remove_duplicate and id(value) in seen):
                     seen.add(id(value))
                     yield (f"{prefix}.{name}" if prefix else name), value
