@@ -46,7 +46,8 @@ class Pretended:
 def pretended_gpu(monkeypatch):
     """'cuda' is the CPU under another name."""
     monkeypatch.setattr(backend, "gpu_available", lambda: True)
-    monkeypatch.setattr(backend, "parse_device", lambda device: None)
+    for module in ("devices", "clock"):
+        monkeypatch.setattr(f"lora_np.autograd.{module}.parse_device", lambda device: None)
     monkeypatch.setattr(backend, "device_name", lambda device: f"a {device}")
     monkeypatch.setattr(gpu, "RecordedStep", Pretended)
     monkeypatch.setattr(lora_np.autograd, "cuda", types.SimpleNamespace(__all__=[]), raising=False)
