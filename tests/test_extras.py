@@ -1,0 +1,29 @@
+"""A package that is missing is named, with the command that brings it; what is there is imported."""
+
+import sys
+
+import pytest
+
+from lora_np.extras import MissingPackageError, require
+
+
+def test_a_package_that_is_there_is_imported():
+    assert require("json.decoder", "reading", "text") is sys.modules["json.decoder"]
+
+
+@pytest.mark.parametrize("module", ["no_such_package", "no_such_package.part"])
+def test_a_missing_package_is_a_sentence(module):
+    with pytest.raises(MissingPackageError) as caught:
+        require(module, "exact GELU", "scipy")
+    expected = "exact GELU needs the package no_such_package: pip install -e '.[scipy]' (or pip install no_such_package)"
+    assert str(caught.value) == expected
+    assert caught.value.name == "no_such_package"
+
+
+def test_an_error_inside_a_package_that_is_there_comes_through(tmp_path, monkeypatch):
+    (tmp_path / "needs_another.py").write_text("import no_such_package")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(ModuleNotFoundError) as caught:
+        require("needs_another", "a picture", "plots")
+    assert not isinstance(caught.value, MissingPackageError)
+    assert caught.value.name == "no_such_package"
