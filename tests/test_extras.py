@@ -15,7 +15,8 @@ def test_a_package_that_is_there_is_imported():
 def test_a_missing_package_is_a_sentence(module):
     with pytest.raises(MissingPackageError) as caught:
         require(module, "exact GELU", "scipy")
-    expected = "exact GELU needs the package no_such_package: pip install -e '.[scipy]' (or pip install no_such_package)"
+    sentence = "exact GELU needs the package no_such_package: "
+    command = "pip install -e '.[scipy]' (or pip install no_such_package)"
     assert str(caught.value) == sentence + command
     assert caught.value.name == "no_such_package"
 
