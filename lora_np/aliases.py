@@ -11,8 +11,16 @@ import sys
 import types
 import warnings
 
-MOVED = {}  # {old module: (new modules, ...)}, all without the leading "lora_np."
-RENAMED = {}  # {"old module.old name": "new name"}, the old module as in MOVED or still in its place
+# {old module: (new modules, ...)}, all without the leading "lora_np."
+MOVED = {
+    "commands": ("cli.generate", "cli.chat", "cli.merge", "cli.params"),
+    "finetune": ("cli.finetune", "cli.options", "cli.output", "cli.report"),
+    "tasks": ("cli.task",),
+}
+# {"old module.old name": "new name"}, the old module as in MOVED or still in its place
+RENAMED = {
+    "tasks.spread": "evenly_spaced",
+}
 
 
 class _MovedModule(types.ModuleType):

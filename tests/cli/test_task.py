@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from lora_np import AutoModelForCausalLM, AutoTokenizer
-from lora_np.finetune import FinetuneOptions, finetune
-from lora_np.tasks import ExampleTask, TextTask, make_task, question_and_answer
+from lora_np.cli.finetune import finetune
+from lora_np.cli.options import FinetuneOptions
+from lora_np.cli.task import ExampleTask, TextTask, make_task, question_and_answer
 from lora_np.training import write_jsonl
 
 TEMPLATE = (
@@ -108,20 +109,6 @@ def test_a_run_on_examples_from_start_to_end(tmp_path, jsonl, packing):
     assert "examples to learn from (" in report
     evaluations = [e["pairs.jsonl"] for e in result["history"]["evaluation"]]
     assert evaluations[-1] < evaluations[0]
-
-
-def test_what_suits_the_base_fills_in_what_was_not_given():
-    tiny, other = FinetuneOptions().resolved(256), FinetuneOptions(base="else").resolved(8192)
-    assert (tiny.batch_size, tiny.learning_rate, tiny.max_length) == (16, 1e-2, 256)
-    assert (other.batch_size, other.learning_rate, other.max_length) == (4, 1e-3, 256)
-    assert FinetuneOptions(base="else").resolved(100).max_length == 100
-    assert FinetuneOptions(batch_size=3, learning_rate=1.0, max_length=7).resolved(256).max_length == 7
-
-
-@pytest.mark.parametrize("length", [1, 0, 257])
-def test_a_max_length_that_does_not_fit_is_refused(length):
-    with pytest.raises(ValueError, match=f"max_length must be from 2 to the model's context of 256, got {length}"):
-        FinetuneOptions(max_length=length).resolved(256)
 
 
 def test_the_standard_librarys_docstrings_are_a_task(tokenizer):

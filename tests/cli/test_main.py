@@ -7,8 +7,8 @@ import time
 
 import pytest
 
-from lora_np.cli import build_parser, main
-from lora_np.finetune import FinetuneOptions
+from lora_np.cli.main import build_parser, main
+from lora_np.cli.options import FinetuneOptions
 
 pytestmark = pytest.mark.usefixtures("short_report")
 
@@ -25,7 +25,7 @@ def text(tmp_path):
 def test_no_command_is_the_main_job_with_its_defaults(monkeypatch):
     seen = []
     monkeypatch.setattr(
-        "lora_np.cli.finetune", lambda options: seen.append(options) or {"history": {"interrupted": False}}
+        "lora_np.cli.finetune.finetune", lambda options: seen.append(options) or {"history": {"interrupted": False}}
     )
     assert main([]) == 0
     assert main(["finetune"]) == 0
@@ -44,7 +44,7 @@ def test_no_command_is_the_main_job_with_its_defaults(monkeypatch):
 def test_target_modules(monkeypatch, given, meant):
     seen = []
     monkeypatch.setattr(
-        "lora_np.cli.finetune", lambda options: seen.append(options) or {"history": {"interrupted": False}}
+        "lora_np.cli.finetune.finetune", lambda options: seen.append(options) or {"history": {"interrupted": False}}
     )
     main(["finetune", "--target-modules", *given])
     assert seen[0].target_modules == meant

@@ -7,7 +7,9 @@ import numpy as np
 import pytest
 
 from lora_np import AutoModelForCausalLM, AutoTokenizer, PeftModel
-from lora_np.finetune import FinetuneOptions, finetune, merge_difference
+from lora_np.cli.finetune import finetune
+from lora_np.cli.options import FinetuneOptions
+from lora_np.cli.report import merge_difference
 
 FEW = {"steps": 3, "batch_size": 2, "rank": 2}
 TEXT = "\n\n".join(f"Paragraph {i}. The cat sat on the mat, and the dog looked at the cat. " * 4 for i in range(40))

@@ -1,0 +1,45 @@
+"""The model that a command works with: a base, perhaps with an adapter."""
+
+import argparse
+from pathlib import Path
+
+from ..lora import PeftModel
+from ..models import (
+    AutoModelForCausalLM,
+    AutoTokenizer,
+    ByteTokenizer,
+    GPT2LMHeadModel,
+    LlamaForCausalLM,
+    PretrainedTokenizer,
+)
+from ..models.auto import TINY_PYTHON
+from ..storage import read_json
+from .arguments import BASE
+
+Model = GPT2LMHeadModel | LlamaForCausalLM
+Tokenizer = ByteTokenizer | PretrainedTokenizer
+
+
+def add_model_arguments(parser: argparse.ArgumentParser, default: str) -> None:
+    """--base, --adapter and --device. `default`: the base where neither it nor an adapter is given."""
+    parser.add_argument("--base", metavar="NAME", help=f"the model: {BASE} (default: the adapter's base, or {default})")
+    parser.add_argument("--adapter", metavar="DIR", help="a LoRA adapter for it, in PEFT's format")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (a GPU needs CuPy)")
+
+
+def load(
+    base: str | None = None, adapter: str | Path | None = None, device: str = "cpu"
+) -> tuple[Model | PeftModel, Tokenizer]:
+    """(model, tokenizer): the base, with the adapter in the directory `adapter` if there is one.
+
+    Without `base`, it is the one that the adapter names, or the shipped model.
+    """
+    if base is None and adapter is not None:
+        base = read_json(Path(adapter) / "adapter_config.json").get("base_model_name_or_path")
+        if not isinstance(base, str):
+            raise ValueError(f"{adapter} does not say which base model it belongs to: give --base")
+    base = base or TINY_PYTHON
+    model = AutoModelForCausalLM.from_pretrained(base, device=device)
+    if adapter is not None:
+        model = PeftModel.from_pretrained(model, adapter).eval()
+    return model, AutoTokenizer.from_pretrained(base)
