@@ -8,7 +8,7 @@ import pytest
 from lora_np import AutoModelForCausalLM, AutoTokenizer
 from lora_np.cli.finetune import finetune
 from lora_np.cli.options import FinetuneOptions
-from lora_np.cli.task import ExampleTask, TextTask, make_task, question_and_answer
+from lora_np.cli.task import ExampleTask, TextTask, evenly_spaced, make_task, question_and_answer
 from lora_np.training import write_jsonl
 
 TEMPLATE = (
@@ -119,3 +119,18 @@ def test_the_standard_librarys_docstrings_are_a_task(tokenizer):
     assert held_out.examples <= 64
     assert all("```python" in text and '"""' not in text for _, text in task.questions)
     assert np.isin(task.ids, range(256)).all()
+
+
+@pytest.mark.usefixtures("short_report")
+def test_no_more_windows_are_measured_than_is_said(tmp_path, tokenizer):
+    text = tmp_path / "my.txt"
+    text.write_text("A paragraph of some words.\n\n" * 4000)
+    task = make_task(options(data=str(text)), tokenizer, 256)
+    assert {name: len(windows) for name, windows in task.evaluation.items()} == {"my.txt": 4, "Python source": 4}
+
+
+def test_evenly_spaced_keeps_both_ends():
+    rows = np.arange(100)
+    assert evenly_spaced(rows, 4).tolist() == [0, 33, 66, 99]
+    assert evenly_spaced(rows, 100) is rows
+    assert len(evenly_spaced(rows)) == 64

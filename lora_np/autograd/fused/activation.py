@@ -4,6 +4,7 @@ import math
 
 import numpy as np
 
+from ...extras import require
 from ..backend import array_module, blocks
 
 LINEAR = math.sqrt(2 / math.pi)
@@ -118,7 +119,7 @@ def _tanh_form(xp, x, y, slope):
 def _erf_form(xp, x, y, slope):
     """Fill `y`, and `slope` if it is wanted. The error function is SciPy's (CuPy's on a GPU)."""
     if xp.__name__ == "numpy":
-        from scipy.special import erf
+        erf = require("scipy.special", "exact GELU", "scipy").erf
     else:
         from cupyx.scipy.special import erf
     below = erf(x * math.sqrt(0.5))
