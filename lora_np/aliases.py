@@ -13,7 +13,7 @@ import warnings
 
 # {old module: (new modules, ...)}, all without the leading "lora_np."
 MOVED = {
-    "commands": ("cli.generate", "cli.chat", "cli.merge", "cli.params"),
+    "commands": ("cli.generate", "cli.chat", "cli.merge", "cli.params", "cli.model"),
     "finetune": ("cli.finetune", "cli.options", "cli.output", "cli.report"),
     "tasks": ("cli.task",),
 }

@@ -5,7 +5,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from .arguments import BASE
-from .model import load
+from .model import load_adapted
 
 NAME = "merge"
 HELP = "merge an adapter into its base"
@@ -35,7 +35,7 @@ def merge(adapter: str, out: str | Path, base: str | None = None, say: Callable[
     out = Path(out)
     if (out / "config.json").exists() or (out / "model.safetensors").exists():
         raise ValueError(f"{out} holds a model already: choose another --out")
-    model, tokenizer = load(base, adapter)
+    model, tokenizer = load_adapted(adapter, base)
     if any(name.endswith("lm_head") for name, _ in model.base_model.layers()):
         model.untie_weights()
     merged = model.merge_and_unload(safe_merge=True)

@@ -34,12 +34,19 @@ def load(
 
     Without `base`, it is the one that the adapter names, or the shipped model.
     """
-    if base is None and adapter is not None:
-        base = read_json(Path(adapter) / "adapter_config.json").get("base_model_name_or_path")
-        if not isinstance(base, str):
-            raise ValueError(f"{adapter} does not say which base model it belongs to: give --base")
-    base = base or TINY_PYTHON
-    model = AutoModelForCausalLM.from_pretrained(base, device=device)
     if adapter is not None:
-        model = PeftModel.from_pretrained(model, adapter).eval()
-    return model, AutoTokenizer.from_pretrained(base)
+        return load_adapted(adapter, base, device)
+    base = base or TINY_PYTHON
+    return AutoModelForCausalLM.from_pretrained(base, device=device), AutoTokenizer.from_pretrained(base)
+
+
+def load_adapted(adapter: str | Path, base: str | None = None, device: str = "cpu") -> tuple[PeftModel, Tokenizer]:
+    """(model, tokenizer) with the adapter in the directory `adapter`, on `base` or the base that it names.
+
+    ValueError if it names none.
+    """
+    base = base or read_json(Path(adapter) / "adapter_config.json").get("base_model_name_or_path")
+    if not isinstance(base, str) or not base:
+        raise ValueError(f"{adapter} does not say which base model it belongs to: give --base")
+    model = AutoModelForCausalLM.from_pretrained(base, device=device)
+    return PeftModel.from_pretrained(model, adapter).eval(), AutoTokenizer.from_pretrained(base)

@@ -7,8 +7,8 @@ from typing import Any
 from ..models.auto import TINY_PYTHON
 
 # What depends on the base: a tiny model learns fast, and in large batches of its whole context.
-FOR_TINY = {"batch_size": 16, "learning_rate": 1e-2, "max_length": 256}
-FOR_OTHERS = {"batch_size": 4, "learning_rate": 1e-3, "max_length": 256}
+FOR_TINY: dict[str, Any] = {"batch_size": 16, "learning_rate": 1e-2, "max_length": 256}
+FOR_OTHERS: dict[str, Any] = {"batch_size": 4, "learning_rate": 1e-3, "max_length": 256}
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,7 @@ import pytest
 
 from lora_np.cli.main import build_parser, main
 from lora_np.cli.options import FinetuneOptions
+from lora_np.extras import require
 
 pytestmark = pytest.mark.usefixtures("short_report")
 
@@ -100,6 +101,13 @@ def test_going_on_with_another_run_is_refused(tmp_path, text, capsys, monkeypatc
     assert main([*command, *change, "--resume"]) == 2
     assert named in capsys.readouterr().err
     assert {path: path.read_bytes() for path in (tmp_path / "out").iterdir()} == written
+
+
+def test_a_missing_package_is_one_line_and_status_2(capsys, monkeypatch):
+    monkeypatch.setattr("lora_np.cli.generate.load", lambda *given: require("no_such_package", "this model", "gguf"))
+    assert main(["generate", "x"]) == 2
+    command = "pip install -e '.[gguf]' (or pip install no_such_package)"
+    assert capsys.readouterr().err == f"lora-np: this model needs the package no_such_package: {command}\n"
 
 
 def test_resuming_from_nothing_is_refused(tmp_path, text, capsys):
