@@ -8,7 +8,6 @@ parallelism inside one process: every shard computes the gradient of its own row
 import functools
 import os
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 
 from ..extras import MissingPackageError, require
@@ -133,6 +132,8 @@ def _total(parts):
 
 @functools.cache
 def _pool(threads):
+    from concurrent.futures import ThreadPoolExecutor  # here, as it brings logging and more, which nothing else needs
+
     return ThreadPoolExecutor(threads - 1, thread_name_prefix="lora_np")
 
 
