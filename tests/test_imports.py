@@ -134,6 +134,14 @@ def test_importing_lora_np_loads_nothing_heavy():
     )
 
 
+def test_importing_lora_np_reads_little_besides_numpy():
+    code = "import sys, numpy; before = set(sys.modules); import lora_np; print(*set(sys.modules) - before)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    parts = [name.split(".") for name in done.stdout.split()]
+    assert {name[0] for name in parts} <= {"lora_np", "threading"}
+    assert {name[1] for name in parts if len(name) > 1} <= {"aliases", "autograd", "extras"}
+
+
 def test_every_public_name_is_there():
     assert all(hasattr(lora_np, name) for name in lora_np.__all__)
     assert sorted(set(lora_np.__all__)) == sorted(lora_np.__all__)
