@@ -11,14 +11,12 @@ import sys
 import types
 import warnings
 
-# {old module: (new modules, ...)}, all without the leading "lora_np."
-MOVED = {
+MOVED = {  # {old module: (new modules, ...)}, all without the leading "lora_np."
     "commands": ("cli.generate", "cli.chat", "cli.merge", "cli.params", "cli.model"),
     "finetune": ("cli.finetune", "cli.options", "cli.output", "cli.report"),
     "tasks": ("cli.task",),
 }
-# {"old module.old name": "new name"}, the old module as in MOVED or still in its place
-RENAMED = {
+RENAMED = {  # {"old module.old name": "new name"}, the old module as in MOVED or still in its place
     "tasks.spread": "evenly_spaced",
 }
 
