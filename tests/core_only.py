@@ -39,6 +39,7 @@ def train_save_and_load(folder):
 
     import lora_np
 
+    lora_np.manual_seed(0)
     gpt2 = lora_np.GPT2LMHeadModel(lora_np.GPT2Config(vocab_size=256, n_positions=32, n_embd=16, n_layer=2, n_head=2))
     llama_config = lora_np.LlamaConfig(
         vocab_size=256, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2
@@ -47,7 +48,7 @@ def train_save_and_load(folder):
     for name, model in (("gpt2", gpt2), ("llama", lora_np.LlamaForCausalLM(llama_config))):
         model.save_pretrained(folder / name)
         adapted = lora_np.get_peft_model(model, lora_np.LoraConfig(r=2, target_modules="all-linear"))
-        optimizer = lora_np.AdamW([p for p in adapted.parameters() if p.requires_grad], lr=0.1)
+        optimizer = lora_np.AdamW([p for p in adapted.parameters() if p.requires_grad], lr=0.01)
         before = adapted(input_ids=ids, labels=ids).loss
         before.backward()
         optimizer.step()

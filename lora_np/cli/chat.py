@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator
 from typing import Any, TextIO
 
 from .model import add_model_arguments, load
-from .writing import add_sampling_arguments, sampling_options, write
+from .writing import add_sampling_arguments, chat_prompt, sampling_options, write
 
 NAME = "chat"
 HELP = "talk to a model"
@@ -52,8 +52,7 @@ def chat(
             messages = list(before)
             continue
         messages.append({"role": "user", "content": line})
-        prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
-        answer, _, _ = write(model, tokenizer, prompt, out, **options)
+        answer, _, _ = write(model, tokenizer, chat_prompt(tokenizer, messages), out, **options)
         out.write("\n")
         messages.append({"role": "assistant", "content": answer.strip()})
 

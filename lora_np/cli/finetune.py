@@ -12,9 +12,9 @@ from typing import Any
 from ..autograd import manual_seed
 from ..lora import LoraConfig, PeftModel, get_peft_model
 from ..models import AutoModelForCausalLM, AutoTokenizer, ByteTokenizer
+from ..models.causal_lm import CausalLM
 from ..training import TrainingArguments, train
 from .arguments import BASE, target_modules
-from .model import Model
 from .options import FinetuneOptions, ResolvedOptions, option_defaults
 from .output import output_directory
 from .report import Say, announce, draw, merge_difference, report_losses, report_samples
@@ -110,7 +110,7 @@ def finetune(options: FinetuneOptions, say: Say = print) -> dict[str, Any]:
     return result
 
 
-def _adapted(model: Model, options: ResolvedOptions) -> PeftModel:
+def _adapted(model: CausalLM, options: ResolvedOptions) -> PeftModel:
     """The model with a fresh adapter."""
     if options.gradient_checkpointing:
         model.gradient_checkpointing_enable()

@@ -5,7 +5,7 @@ import sys
 from typing import Any, TextIO
 
 from .model import add_model_arguments, load
-from .writing import add_sampling_arguments, sampling_options, write
+from .writing import add_sampling_arguments, chat_prompt, sampling_options, write
 
 NAME = "generate"
 HELP = "let a model write"
@@ -42,8 +42,7 @@ def generate(
     out = out or sys.stdout
     model, tokenizer = load(base, adapter, device)
     if tokenizer.chat_template and not raw:
-        messages = [{"role": "user", "content": prompt}]
-        prompt = tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+        prompt = chat_prompt(tokenizer, [{"role": "user", "content": prompt}])
     else:
         out.write(prompt)
     _, tokens, seconds = write(model, tokenizer, prompt, out, **options)

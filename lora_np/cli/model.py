@@ -4,20 +4,12 @@ import argparse
 from pathlib import Path
 
 from ..lora import PeftModel
-from ..models import (
-    AutoModelForCausalLM,
-    AutoTokenizer,
-    ByteTokenizer,
-    GPT2LMHeadModel,
-    LlamaForCausalLM,
-    PretrainedTokenizer,
-)
+from ..models import AutoModelForCausalLM, AutoTokenizer
 from ..models.auto import TINY_PYTHON
+from ..models.causal_lm import CausalLM
+from ..models.tokenizers.base import BaseTokenizer
 from ..storage import read_json
 from .arguments import BASE
-
-Model = GPT2LMHeadModel | LlamaForCausalLM
-Tokenizer = ByteTokenizer | PretrainedTokenizer
 
 
 def add_model_arguments(parser: argparse.ArgumentParser, default: str) -> None:
@@ -29,7 +21,7 @@ def add_model_arguments(parser: argparse.ArgumentParser, default: str) -> None:
 
 def load(
     base: str | None = None, adapter: str | Path | None = None, device: str = "cpu"
-) -> tuple[Model | PeftModel, Tokenizer]:
+) -> tuple[CausalLM | PeftModel, BaseTokenizer]:
     """(model, tokenizer): the base, with the adapter in the directory `adapter` if there is one.
 
     Without `base`, it is the one that the adapter names, or the shipped model.
@@ -40,7 +32,7 @@ def load(
     return AutoModelForCausalLM.from_pretrained(base, device=device), AutoTokenizer.from_pretrained(base)
 
 
-def load_adapted(adapter: str | Path, base: str | None = None, device: str = "cpu") -> tuple[PeftModel, Tokenizer]:
+def load_adapted(adapter: str | Path, base: str | None = None, device: str = "cpu") -> tuple[PeftModel, BaseTokenizer]:
     """(model, tokenizer) with the adapter in the directory `adapter`, on `base` or the base that it names.
 
     ValueError if it names none.

@@ -18,12 +18,14 @@ import numpy as np
 
 from ..lora import PeftModel
 from ..models.auto import TINY_PYTHON
+from ..models.causal_lm import CausalLM
+from ..models.tokenizers.base import BaseTokenizer
 from ..training import ExampleData, TextData, load_text, prose_documents, python_documents
 from ..training.data import hold_out_last, split_documents
 from ..training.docstrings import docstring_examples
 from ..training.examples import load_examples, split_examples
-from .model import Model, Tokenizer
 from .options import ResolvedOptions
+from .writing import chat_prompt
 
 EVALUATION_WINDOWS, SAMPLE_LENGTH, SHOWN_EXAMPLES = 64, 240, 3
 DOCSTRINGS = "docstrings"
@@ -32,7 +34,7 @@ Example = dict[str, Any]  # {"prompt", "completion"}, {"messages"} or {"text"}
 TrainingData = TextData | ExampleData
 
 
-def make_task(options: ResolvedOptions, tokenizer: Tokenizer, window: int) -> "Task":
+def make_task(options: ResolvedOptions, tokenizer: BaseTokenizer, window: int) -> "Task":
     """The task that `options.data` names: "docstrings", a .jsonl file of examples, a text; None is English prose."""
     if options.data == DOCSTRINGS:
         return ExampleTask(docstring_examples(), "Docstrings", options, tokenizer, window)
@@ -44,7 +46,7 @@ def make_task(options: ResolvedOptions, tokenizer: Tokenizer, window: int) -> "T
 class TextTask:
     """Running text, cut into windows; the model learns every token of it."""
 
-    def __init__(self, options: ResolvedOptions, tokenizer: Tokenizer, window: int) -> None:
+    def __init__(self, options: ResolvedOptions, tokenizer: BaseTokenizer, window: int) -> None:
         if options.data is None:
             parts, name = split_documents(prose_documents()), "English prose"
         else:
@@ -72,7 +74,7 @@ class TextTask:
         text = text[text.find("\n") + 1 :].lstrip("\n")[:length]
         return text.rpartition(" ")[0] + " "
 
-    def samples(self, model: Model | PeftModel) -> list[str]:
+    def samples(self, model: CausalLM | PeftModel) -> list[str]:
         """What the model writes after the prompt."""
         ids = self.tokenizer(self.prompt)["input_ids"]
         options = {"do_sample": True, "temperature": 0.7, "top_p": 0.95, "seed": self.seed}
@@ -84,7 +86,7 @@ class ExampleTask:
     """Prompts and answers; the model learns the answers."""
 
     def __init__(
-        self, examples: list[Example], name: str, options: ResolvedOptions, tokenizer: Tokenizer, window: int
+        self, examples: list[Example], name: str, options: ResolvedOptions, tokenizer: BaseTokenizer, window: int
     ) -> None:
         parts = split_examples(examples, seed=options.seed)
         held_out = evenly_spaced(np.array(parts["validation"], dtype=object), EVALUATION_WINDOWS)
@@ -103,7 +105,7 @@ class ExampleTask:
         self.prompts = [prompt for _, prompt, _ in asked]
         self.questions = [(f"Held-out example, answer: {answer.strip()}", shown) for shown, _, answer in asked]
 
-    def samples(self, model: Model | PeftModel) -> list[str]:
+    def samples(self, model: CausalLM | PeftModel) -> list[str]:
         """The model's answer to each question."""
         texts = []
         for prompt in self.prompts:
@@ -116,13 +118,13 @@ class ExampleTask:
 Task = TextTask | ExampleTask
 
 
-def question_and_answer(example: Example, tokenizer: Tokenizer) -> tuple[str, str, str]:
+def question_and_answer(example: Example, tokenizer: BaseTokenizer) -> tuple[str, str, str]:
     """(what to show of the question, what the model is given, the answer that is wanted) of an example."""
     if "messages" in example:
         last = max(i for i, message in enumerate(example["messages"]) if message["role"] == "assistant")
         before, answer = example["messages"][:last], example["messages"][last]["content"]
         shown = before[-1]["content"]
-        prompt = tokenizer.apply_chat_template(before, add_generation_prompt=True, tokenize=False)
+        prompt = chat_prompt(tokenizer, before)
     elif "prompt" in example:
         shown, answer = example["prompt"], example["completion"]
         prompt = tokenizer.decode(tokenizer.encode(shown))  # with the special tokens that stand before a text

@@ -8,8 +8,9 @@ from typing import Any, TextIO
 import numpy as np
 
 from ..lora import PeftModel
+from ..models.causal_lm import CausalLM
+from ..models.tokenizers.base import BaseTokenizer
 from .arguments import HelpFormatter
-from .model import Model, Tokenizer
 
 
 def add_sampling_arguments(parser: argparse.ArgumentParser, max_new_tokens: int) -> None:
@@ -33,8 +34,13 @@ def sampling_options(options: argparse.Namespace) -> dict[str, Any]:
     return {"do_sample": not options.greedy, **{name: getattr(options, name) for name in names}}
 
 
+def chat_prompt(tokenizer: BaseTokenizer, messages: list[dict[str, Any]]) -> str:
+    """The text of a conversation, up to where the model answers, by the tokenizer's chat template."""
+    return str(tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
+
+
 def write(
-    model: Model | PeftModel, tokenizer: Tokenizer, prompt: str, out: TextIO, **options: Any
+    model: CausalLM | PeftModel, tokenizer: BaseTokenizer, prompt: str, out: TextIO, **options: Any
 ) -> tuple[str, int, float]:
     """Continue the text `prompt`, writing to the stream `out` as the tokens come; returns (text, tokens, seconds).
 
@@ -52,7 +58,7 @@ def write(
     return text, len(tokens), time.perf_counter() - began
 
 
-def _ids(model: Model | PeftModel, ids: np.ndarray, tokens: list[int], options: dict[str, Any]) -> Iterator[int]:
+def _ids(model: CausalLM | PeftModel, ids: np.ndarray, tokens: list[int], options: dict[str, Any]) -> Iterator[int]:
     """The ids that the model writes, one by one; each is also put into `tokens`."""
     for (token,) in model.stream(ids, **options):
         tokens.append(int(token))
