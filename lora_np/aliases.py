@@ -23,6 +23,8 @@ MOVED = {  # {old module: (new modules, ...)}, all without the leading "lora_np.
     "autograd.check": ("autograd.gradcheck",),
     "autograd.kernels": ("autograd.dispatch",),
     "autograd.layout": ("autograd.shape_ops",),
+    "commands": ("cli.generate", "cli.chat", "cli.merge", "cli.params", "cli.model"),
+    "finetune": ("cli.finetune", "cli.options", "cli.output", "cli.report"),
     "lora.adapted": ("lora.layer", "lora.adapter"),
     "lora.dora": ("lora.variants.dora",),
     "lora.embedding": ("lora.variants.embedding",),
@@ -35,12 +37,14 @@ MOVED = {  # {old module: (new modules, ...)}, all without the leading "lora_np.
     "models.fetch": ("models.loading.fetch",),
     "models.gguf": ("models.loading.gguf",),
     "models.sampling": ("models.generation.sampling",),
+    "tasks": ("cli.task",),
     "training.distributed": ("training.parallel.processes",),
     "training.groups": ("training.optim.parameter_groups",),
     "training.recorded": ("training.parallel.recorded",),
 }
 RENAMED = {  # {"old module.old name": "new name"}, the old module as in MOVED or still in its place
     "models.gguf.NAMES": "TENSOR_NAMES",
+    "tasks.spread": "evenly_spaced",
     "training.data.hashed_place": "hashed_fraction",
 }
 

@@ -29,8 +29,8 @@ def rng():
 @pytest.fixture
 def short_report(monkeypatch):
     """The main job measures on few windows and writes little, so that a run is quick."""
-    monkeypatch.setattr("lora_np.tasks.EVALUATION_WINDOWS", 4)
-    monkeypatch.setattr("lora_np.tasks.SAMPLE_LENGTH", 8)
+    monkeypatch.setattr("lora_np.cli.task.EVALUATION_WINDOWS", 4)
+    monkeypatch.setattr("lora_np.cli.task.SAMPLE_LENGTH", 8)
 
 
 @pytest.fixture(scope="session")

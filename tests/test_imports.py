@@ -21,10 +21,7 @@ FLOORS = {
     "training": {"autograd", "storage", "nn", "lora", "models"},
     "plots": {"storage"},
     "course": {"autograd", "storage", "nn", "lora", "models", "training", "plots", "tasks"},
-    "tasks": {"models", "training"},
-    "finetune": {"autograd", "storage", "nn", "lora", "models", "training", "plots", "tasks"},
-    "commands": {"autograd", "storage", "lora", "models"},
-    "cli": {"models", "training", "finetune", "commands"},
+    "cli": {"autograd", "storage", "lora", "models", "training", "plots"},
     "__main__": {"cli"},
     "aliases": set(),
     "extras": set(),
@@ -135,6 +132,14 @@ def test_importing_lora_np_loads_nothing_heavy():
         | {"cupy", "matplotlib", "IPython", "ipywidgets", "pandas"}
         | {"gguf", "tokenizers", "jinja2", "huggingface_hub", "threadpoolctl", "scipy"}
     )
+
+
+def test_importing_lora_np_reads_little_besides_numpy():
+    code = "import sys, numpy; before = set(sys.modules); import lora_np; print(*set(sys.modules) - before)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, timeout=60)
+    parts = [name.split(".") for name in done.stdout.split()]
+    assert {name[0] for name in parts} <= {"lora_np", "threading"}
+    assert {name[1] for name in parts if len(name) > 1} <= {"aliases", "autograd", "extras"}
 
 
 def test_every_public_name_is_there():

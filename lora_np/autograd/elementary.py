@@ -5,6 +5,8 @@
 
 import numpy as np
 
+from ..extras import require
+
 
 def add(x, y, into_x=False):
     """x + y, for arrays of one library or Python numbers; with `into_x` written to where x is (x += y)."""
@@ -26,6 +28,4 @@ def sum_groups(rows, starts):
 
 def erf(x):
     """The error function, 2/√π times the integral of e^(-t²) from 0 to x. SciPy's."""
-    from scipy.special import erf
-
-    return erf(x)
+    return require("scipy.special", "exact GELU", "scipy").erf(x)

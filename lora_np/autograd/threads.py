@@ -8,10 +8,10 @@ parallelism inside one process: every shard computes the gradient of its own row
 import functools
 import os
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext
 from contextvars import copy_context
 
+from ..extras import MissingPackageError, require
 from .random import generator, random_seed
 from .tensor import Tensor, collect_gradients, is_grad_enabled, no_grad, record
 
@@ -54,9 +54,11 @@ def shard_count(batch, length):
     """How many shards a batch (B, T) is worth: one for each core, or 1, which means none.
 
     With fewer sequences than cores a shard would leave cores without work; then the products' own threads do better.
+    Without threadpoolctl there are no shards: the products of all of them would fight for the cores.
     """
     threads = num_threads()
-    return threads if batch >= threads and (batch // threads) * length >= LEAST_TOKENS else 1
+    worth_it = batch >= threads and (batch // threads) * length >= LEAST_TOKENS
+    return threads if worth_it and _blas() is not None else 1
 
 
 def run_in_threads(functions):
@@ -132,17 +134,21 @@ def _total(parts):
 
 @functools.cache
 def _pool(threads):
+    from concurrent.futures import ThreadPoolExecutor  # here, as it brings logging and more, which nothing else needs
+
     return ThreadPoolExecutor(threads - 1, thread_name_prefix="lora_np")
 
 
 @functools.cache
 def _blas():
-    """What can tell NumPy's linear algebra how many threads to use."""
-    from threadpoolctl import ThreadpoolController
-
-    return ThreadpoolController()
+    """What can tell NumPy's linear algebra how many threads to use, or None if threadpoolctl is not installed."""
+    try:
+        return require("threadpoolctl", "a batch in shards", "threads").ThreadpoolController()
+    except MissingPackageError:
+        return None
 
 
 def _one_core_per_product():
-    """Inside this block, a matrix product does not use threads of its own."""
-    return _blas().limit(limits=1, user_api="blas")
+    """Inside this block, a matrix product does not use threads of its own, if threadpoolctl is there to see to it."""
+    blas = _blas()
+    return nullcontext() if blas is None else blas.limit(limits=1, user_api="blas")

@@ -44,7 +44,7 @@ class Module:
         return self.forward(*args, **kwargs)
 
     def held(self):
-        """{name: value}: its attributes, or what it lists in their place, of which the tensors and modules are parts."""
+        """{name: value}: its attributes, or what a subclass lists in their place."""
         return vars(self)
 
     def named_children(self):

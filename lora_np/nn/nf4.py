@@ -11,6 +11,7 @@ import numpy as np
 
 from ..autograd.devices import array_module, device_of, is_array, is_float, to_device
 from ..autograd.tensor import data
+from ..extras import require
 
 # The published values, digit for digit, so that a code means here what it means elsewhere. They were computed in
 # float32; `normal_float`, which says where they come from, lands within 2⁻²³ of each.
@@ -34,8 +35,7 @@ def normal_float(offset=0.9677083):
     probability are there so that each value serves about as many weights as any other. The offset, 1 - ½(1/30 + 1/32),
     keeps the outermost quantile finite. (Dettmers et al., 2023, eq. 4, and `create_normal_map` of bitsandbytes.)
     """
-    from scipy.special import ndtri  # here, so that importing lora_np stays quick
-
+    ndtri = require("scipy.special", "computing the values of NF4", "scipy").ndtri
     positive, negative = (ndtri(np.linspace(0.5, offset, count + 1)[1:]) for count in (8, 7))
     return (np.concatenate([-negative[::-1], [0], positive]) / positive[-1]).astype(np.float32)
 

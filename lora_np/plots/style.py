@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from ..extras import require
 from ..storage import replacing
 
 BLUE, ORANGE, GREEN, PURPLE, SKY, YELLOW = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00"
@@ -12,9 +13,11 @@ HEAT = "cividis"  # for pictures of matrices: as clear in grey, and to colour-bl
 
 
 def new_figure(columns=1, rows=1, width=6.0, height=3.8):
-    """(figure, [axes]) with rows x columns panels in reading order, each `width` by `height` inches."""
-    from matplotlib.figure import Figure  # no pyplot: nothing global, works with no screen
+    """(figure, [axes]) with rows x columns panels in reading order, each `width` by `height` inches.
 
+    MissingPackageError if matplotlib is not installed.
+    """
+    Figure = require("matplotlib.figure", "a picture", "plots").Figure  # no pyplot: nothing global, needs no screen
     figure = Figure(figsize=(columns * width, rows * height), layout="constrained", dpi=120)
     axes = figure.subplots(rows, columns, squeeze=False).ravel()
     for ax in axes:
@@ -30,7 +33,7 @@ def save(figure, path):
 
 
 def show(figure):
-    """Display the figure in a notebook, at the width of the page, with its titles for those who can not see it."""
+    """Display the figure in a notebook, at the width of the page, with its titles for those who cannot see it."""
     import io
 
     from IPython.display import Image, display

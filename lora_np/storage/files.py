@@ -7,13 +7,21 @@ finds the old file or the new one, never half of either.
 import contextlib
 import json
 import os
-import tempfile
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
+
+StrPath = str | os.PathLike[str]
 
 
 @contextlib.contextmanager
-def replacing(path):
-    """Yield a temporary path; when the block ends well it replaces `path` at once, otherwise it is deleted."""
+def replacing(path: StrPath) -> Iterator[Path]:
+    """Yield a temporary path; when the block ends well it replaces `path` at once, otherwise it is deleted.
+
+    The folder of `path` is made if it is not there. A file that is replaced keeps its permissions.
+    """
+    import tempfile  # here, because it brings the modules for every kind of archive
+
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
@@ -31,41 +39,44 @@ def replacing(path):
         raise
 
 
-def _umask():
+def _umask() -> int:
     """The permissions that this process withholds from new files (it can only be read by setting it)."""
     mask = os.umask(0)
     os.umask(mask)
     return mask
 
 
-def write_text(path, text):
+def write_text(path: StrPath, text: str) -> None:
     """Write `text` (UTF-8) to `path`."""
     with replacing(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
 
 
-def write_json(path, value):
+def write_json(path: StrPath, value: dict[str, Any]) -> None:
     """Write a dict as JSON: indent 2, sorted keys, as PEFT and Transformers do.
 
-    Dicts inside it keep their order, which they do not there: of a LoraConfig's patterns the first match counts.
+    Unlike there, dicts inside it keep their order: of a LoraConfig's patterns the first that matches counts.
     """
     write_text(path, json.dumps(dict(sorted(value.items())), indent=2) + "\n")
 
 
-def read_json(path):
-    """The object (a dict) in a JSON file. FileNotFoundError or ValueError, with the file's name, if there is none."""
+def read_json(path: StrPath) -> dict[str, Any]:
+    """The object (a dict) in a JSON file.
+
+    FileNotFoundError if there is no file, ValueError with its name if it does not hold an object.
+    """
     path = existing(path)
     try:
         value = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:  # no JSON, no UTF-8, a number of 5,000 digits; nested too deep
+    except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, a number of 5,000 digits; nested too deep
         raise ValueError(f"{path} is not valid JSON: {error}") from None
     if not isinstance(value, dict):
         raise ValueError(f"{path} should hold a JSON object, not a {type(value).__name__}")
     return value
 
 
-def existing(path):
-    """`path` as a Path, if there is a file; FileNotFoundError in one sentence if not."""
+def existing(path: StrPath) -> Path:
+    """`path` as a Path, if it is a file; FileNotFoundError in one sentence if not."""
     path = Path(path)
     if not path.is_file():
         what = "is a directory, not a file" if path.is_dir() else "does not exist"

@@ -5,17 +5,21 @@
     tensors: name | dimensions u32 | each u64, the fastest first | coding u32 | offset u64 from the start of the data
     padding to a multiple of the alignment | data
 
-All numbers are little-endian. A header can lie about every length, so each is held against the bytes that are left
-before anything is allocated or repeated. What the blocks of a coding mean is left to the gguf package.
+All numbers are little-endian. A header can lie about every length, so each is compared with the bytes that are left
+before anything is allocated or repeated. What the blocks of a coding mean, the gguf package knows.
 """
 
 import functools
 import itertools
 import os
+from pathlib import Path
+from typing import Any, BinaryIO
 
 import numpy as np
+from numpy.typing import DTypeLike
 
-from .files import existing
+from ..extras import require
+from .files import StrPath, existing
 from .tensors import BFLOAT16, Coding, StoredTensor, TensorFile, plain
 
 VERSIONS = (2, 3)
@@ -25,22 +29,26 @@ MAX_DIMENSIONS = 4
 MAX_DEPTH = 4  # of arrays in arrays; the values of known keys have none
 
 # Types of values by their number: what NumPy calls them (a boolean is a byte, 0 or 1), and two that it has no name for.
-SCALARS = {0: "u1", 1: "i1", 2: "<u2", 3: "<i2", 4: "<u4", 5: "<i4", 6: "<f4", 7: "u1", 10: "<u8", 11: "<i8", 12: "<f8"}
-SCALARS = {kind: np.dtype(name) for kind, name in SCALARS.items()}
+_NAMES = {0: "u1", 1: "i1", 2: "<u2", 3: "<i2", 4: "<u4", 5: "<i4", 6: "<f4", 7: "u1", 10: "<u8", 11: "<i8", 12: "<f8"}
+SCALARS = {kind: np.dtype(name) for kind, name in _NAMES.items()}
 BOOL, STRING, ARRAY = 7, 8, 9
 
 # The fewest bytes that one of each can take: lengths and numbers without any text or values.
 SMALLEST_PAIR = 8 + 4 + 1
 SMALLEST_TENSOR = 8 + 4 + 8 + 4 + 8
 
+# What the header says of a tensor: its name, its shape in NumPy's order, the number of its coding, and its offset.
+Entry = tuple[str, tuple[int, ...], int, int]
+
 NUMPY = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I8": "i1", "I16": "<i2", "I32": "<i4", "I64": "<i8"}
 
 
-def open_gguf(path):
+def open_gguf(path: StrPath) -> TensorFile:
     """A TensorFile on a GGUF file of version 2 or 3; `metadata` has all its key-values, arrays as lists.
 
     The shapes are in NumPy's order, the reverse of the file's. FileNotFoundError if there is no file; ValueError with
-    its name if it is not a sound one; ImportError if the gguf package, which knows the codings, is not installed.
+    its name if it is not a sound one; MissingPackageError if the gguf package, which knows the codings, is not
+    installed.
     """
     path = existing(path)
     with open(path, "rb") as file:
@@ -54,17 +62,17 @@ def open_gguf(path):
 class _Header:
     """Reads a header from its start to its end, never more than the file still has."""
 
-    def __init__(self, path, file):
+    def __init__(self, path: Path, file: BinaryIO) -> None:
         self.path = path
         self.size = self.left = os.fstat(file.fileno()).st_size
         self.place = "the beginning"  # what is being read, for messages
         self._read = file.read
 
-    def error(self, message):
+    def error(self, message: str) -> ValueError:
         """The ValueError to raise."""
         return ValueError(f"{self.path} is not a sound GGUF file: {self.place[:80]}: {message}")
 
-    def start(self):
+    def start(self) -> tuple[int, int]:
         """(number of tensors, number of key-values), after the magic word and a version that is known."""
         magic = self.take(4)
         if magic != b"GGUF":
@@ -76,11 +84,11 @@ class _Header:
             raise self.error(f"version {version} is not known; versions 2 and 3 are")
         return self.number("<u8"), self.number("<u8")
 
-    def pairs(self, count):
+    def pairs(self, count: int) -> dict[str, Any]:
         """The key-values, a dict."""
         self.place = "the key-values"
         self.need(count, SMALLEST_PAIR)
-        found = {}
+        found: dict[str, Any] = {}
         for _ in range(count):
             key = self.string()
             self.place = key
@@ -90,11 +98,11 @@ class _Header:
             self.place = f"what follows {key}"
         return found
 
-    def tensors(self, count):
-        """[(name, shape, number of the coding, offset), ...]"""
+    def tensors(self, count: int) -> list[Entry]:
+        """What the header says of each tensor."""
         self.place = "the list of tensors"
         self.need(count, SMALLEST_TENSOR)
-        found = {}
+        found: dict[str, Entry] = {}
         for _ in range(count):
             name = self.string()
             self.place = f"tensor {name}"
@@ -104,7 +112,7 @@ class _Header:
             self.place = f"what follows tensor {name}"
         return list(found.values())
 
-    def shape(self):
+    def shape(self) -> tuple[int, ...]:
         """The dimensions of a tensor, in NumPy's order."""
         count = self.number("<u4")
         if not 1 <= count <= MAX_DIMENSIONS:
@@ -114,7 +122,7 @@ class _Header:
             raise self.error(f"a dimension is 0: {shape}")
         return shape
 
-    def value(self, kind, depth=0):
+    def value(self, kind: int, depth: int = 0) -> Any:
         """A value of the type with the number `kind`."""
         if kind == STRING:
             return self.string()
@@ -122,8 +130,8 @@ class _Header:
             return self.array(depth + 1)
         return self.scalars(kind, 1)[0]
 
-    def array(self, depth):
-        """An array as a list."""
+    def array(self, depth: int) -> list[Any]:
+        """An array as a list; `depth` says in how many arrays it is, itself included."""
         if depth > MAX_DEPTH:
             raise self.error(f"more than {MAX_DEPTH} arrays within each other")
         kind, count = self.number("<u4"), self.number("<u8")
@@ -132,8 +140,8 @@ class _Header:
         self.need(count, 8 if kind == STRING else 12)
         return [self.value(kind, depth) for _ in range(count)]
 
-    def scalars(self, kind, count):
-        """A list of numbers or booleans."""
+    def scalars(self, kind: int, count: int) -> list[Any]:
+        """A list of `count` numbers or booleans of the type with the number `kind`."""
         if kind not in SCALARS:
             raise self.error(f"type {kind} of a value is not known")
         values = self.numbers(SCALARS[kind], count)
@@ -141,25 +149,25 @@ class _Header:
             raise self.error(f"a boolean should be 0 or 1, not {max(values)}")
         return list(map(bool, values)) if kind == BOOL else values
 
-    def string(self):
-        """A string."""
+    def string(self) -> str:
+        """A string: its length, then its bytes."""
         raw = self.take(int.from_bytes(self.take(8), "little"))
         try:
             return raw.decode()
         except UnicodeDecodeError as error:
             raise self.error(f"a string is not UTF-8: {error}") from None
 
-    def number(self, dtype):
+    def number(self, dtype: DTypeLike) -> Any:
         """One number, as Python has it."""
         return self.numbers(dtype, 1)[0]
 
-    def numbers(self, dtype, count):
-        """A list of numbers."""
+    def numbers(self, dtype: DTypeLike, count: int) -> list[Any]:
+        """A list of `count` numbers, as Python has them."""
         dtype = np.dtype(dtype)
         self.need(count, dtype.itemsize)
         return np.frombuffer(self.take(count * dtype.itemsize), dtype).tolist()
 
-    def take(self, count):
+    def take(self, count: int) -> bytes:
         """The next `count` bytes."""
         self.need(count, 1)
         self.left -= count
@@ -168,20 +176,20 @@ class _Header:
             raise self.error("the file has become shorter while it was read")
         return raw
 
-    def need(self, count, size):
+    def need(self, count: int, size: int) -> None:
         """ValueError unless `count` things of at least `size` bytes each fit into the rest of the file."""
         if count * size > self.left:
             raise self.error(f"{count} x {size} bytes should follow, but only {self.left} are left: is it truncated?")
 
 
-def _placed(header, metadata, entries):
-    """StoredTensors for the entries of a header, each inside the file, aligned, and apart from the others."""
+def _placed(header: _Header, metadata: dict[str, Any], entries: list[Entry]) -> list[StoredTensor]:
+    """StoredTensors for the entries of a header. Each must be inside the file, aligned, and apart from the others."""
     header.place = ALIGNMENT_KEY
     alignment = metadata.get(ALIGNMENT_KEY, DEFAULT_ALIGNMENT)
     if type(alignment) is not int or alignment < 1 or alignment & (alignment - 1):
         raise header.error(f"it should be a power of two, not {alignment!r}")
     data_start = -(-(header.size - header.left) // alignment) * alignment
-    tensors = [_stored(header, alignment, data_start, *entry) for entry in entries]
+    tensors = [_stored(header, alignment, data_start, entry) for entry in entries]
     in_order = sorted(tensors, key=lambda tensor: tensor.start)
     for before, tensor in itertools.pairwise(in_order):
         if tensor.start < before.start + before.size:
@@ -189,8 +197,9 @@ def _placed(header, metadata, entries):
     return tensors
 
 
-def _stored(header, alignment, data_start, name, shape, kind, offset):
+def _stored(header: _Header, alignment: int, data_start: int, entry: Entry) -> StoredTensor:
     """One StoredTensor."""
+    name, shape, kind, offset = entry
     header.place = f"tensor {name}"
     coding = _coding(header, kind)
     if shape[-1] % coding.block:
@@ -203,7 +212,7 @@ def _stored(header, alignment, data_start, name, shape, kind, offset):
     return tensor
 
 
-def _coding(header, kind):
+def _coding(header: _Header, kind: int) -> Coding:
     """The Coding with a number."""
     try:
         return _codings()[kind]
@@ -212,10 +221,10 @@ def _coding(header, kind):
 
 
 @functools.cache
-def _codings():
+def _codings() -> dict[int, Coding]:
     """{number: Coding} of every coding that the gguf package knows."""
-    gguf = _package()
-    found = {}
+    gguf = require("gguf", "reading a GGUF file", "gguf")
+    found: dict[int, Coding] = {}
     for kind, (block, size) in gguf.GGML_QUANT_SIZES.items():
         if kind.name in NUMPY:
             found[int(kind)] = plain(kind.name, NUMPY[kind.name])
@@ -226,11 +235,11 @@ def _codings():
     return found
 
 
-def _quantised(kind, block, size):
+def _quantised(kind: Any, block: int, size: int) -> Coding:
     """The Coding of a quantised type; with no `decode` if the package has none, which one block of zeros shows."""
-    from gguf.quants import dequantize
+    dequantize = require("gguf.quants", "reading a GGUF file", "gguf").dequantize
 
-    def decode(raw):
+    def decode(raw: np.ndarray) -> np.ndarray:
         return dequantize(raw, kind)
 
     try:
@@ -239,12 +248,3 @@ def _quantised(kind, block, size):
     except NotImplementedError:
         return Coding(kind.name, None, block, size)
     return Coding(kind.name, np.dtype(np.float32), block, size, decode)
-
-
-def _package():
-    """The gguf package, imported only where a GGUF file is opened."""
-    try:
-        import gguf
-    except ImportError as error:
-        raise ImportError("GGUF files are read with the gguf package: pip install gguf") from error
-    return gguf

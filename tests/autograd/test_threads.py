@@ -1,5 +1,6 @@
 """Shards in threads: the same numbers as one thread, errors that come through, chance that follows from the seed."""
 
+import sys
 import threading
 
 import numpy as np
@@ -207,6 +208,24 @@ def test_a_weighted_sum_of_losses():
 def test_how_many_shards(monkeypatch, batch, length, cores, shards):
     monkeypatch.setenv("LORA_NP_NUM_THREADS", str(cores))
     assert threads.shard_count(batch, length) == shards
+
+
+@pytest.fixture
+def no_threadpoolctl(monkeypatch):
+    """A machine on which nothing can keep a product to one core."""
+    threads._blas.cache_clear()
+    monkeypatch.setitem(sys.modules, "threadpoolctl", None)
+    yield
+    threads._blas.cache_clear()
+
+
+@pytest.mark.usefixtures("two_threads", "no_threadpoolctl")
+def test_without_threadpoolctl_a_batch_is_not_cut_and_nothing_fails():
+    assert threads.shard_count(4, 64) == 1
+    model = tiny_model()
+    ids = some_ids(model.config, batch=4)
+    assert assert_same_as_one_thread(model, input_ids=ids, labels=ids) == 1
+    assert threads.run_in_threads([lambda: 1, lambda: 2]) == [1, 2]
 
 
 @pytest.mark.parametrize("value", ["0", "-1", "two", ""])

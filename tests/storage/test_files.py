@@ -58,7 +58,7 @@ class TestReplacing:
         assert not existed or path.read_text() == "old"
 
     def test_an_error_while_renaming_leaves_nothing_beside_it_either(self, tmp_path):
-        (tmp_path / "file").mkdir()  # a directory can not be replaced by a file
+        (tmp_path / "file").mkdir()  # a directory cannot be replaced by a file
         with pytest.raises(OSError, match="file"), replacing(tmp_path / "file") as temporary:
             temporary.write_text("new")
         assert names(tmp_path) == ["file"]

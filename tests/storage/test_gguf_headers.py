@@ -103,7 +103,7 @@ class TestSound:
         (tmp_path / "x").write_bytes(raw_file([], entries, bytes(516)))
         file = open_gguf(tmp_path / "x")
         assert file.read("b") == 0
-        message = f"x: tensor a is stored as {kind.name}, which can not be dequantised here"
+        message = f"x: tensor a is stored as {kind.name}, which cannot be dequantised here"
         for read in (lambda: file.read("a"), lambda: file.read_into("a", np.zeros(block))):
             with pytest.raises(ValueError, match=message):
                 read()

@@ -136,7 +136,7 @@ class TestOpen:
         header = {"a": entry("F8_E4M3", [4], 0, 4), "b": entry("U8", [2], 4, 6)}
         file = open_safetensors(raw_file(tmp_path / "x", header, bytes(6)))
         np.testing.assert_array_equal(file.read("b"), [0, 0])
-        with pytest.raises(ValueError, match=r"x: tensor a is stored as F8_E4M3, which can not be dequantised here"):
+        with pytest.raises(ValueError, match=r"x: tensor a is stored as F8_E4M3, which cannot be dequantised here"):
             file.read("a")
         with pytest.raises(ValueError, match="F8_E4M3"):
             read_safetensors(tmp_path / "x")

@@ -7,8 +7,9 @@ import time
 
 import pytest
 
-from lora_np.cli import build_parser, main
-from lora_np.finetune import FinetuneOptions
+from lora_np.cli.main import build_parser, main
+from lora_np.cli.options import FinetuneOptions
+from lora_np.extras import require
 
 pytestmark = pytest.mark.usefixtures("short_report")
 
@@ -25,7 +26,7 @@ def text(tmp_path):
 def test_no_command_is_the_main_job_with_its_defaults(monkeypatch):
     seen = []
     monkeypatch.setattr(
-        "lora_np.cli.finetune", lambda options: seen.append(options) or {"history": {"interrupted": False}}
+        "lora_np.cli.finetune.finetune", lambda options: seen.append(options) or {"history": {"interrupted": False}}
     )
     assert main([]) == 0
     assert main(["finetune"]) == 0
@@ -44,7 +45,7 @@ def test_no_command_is_the_main_job_with_its_defaults(monkeypatch):
 def test_target_modules(monkeypatch, given, meant):
     seen = []
     monkeypatch.setattr(
-        "lora_np.cli.finetune", lambda options: seen.append(options) or {"history": {"interrupted": False}}
+        "lora_np.cli.finetune.finetune", lambda options: seen.append(options) or {"history": {"interrupted": False}}
     )
     main(["finetune", "--target-modules", *given])
     assert seen[0].target_modules == meant
@@ -100,6 +101,13 @@ def test_going_on_with_another_run_is_refused(tmp_path, text, capsys, monkeypatc
     assert main([*command, *change, "--resume"]) == 2
     assert named in capsys.readouterr().err
     assert {path: path.read_bytes() for path in (tmp_path / "out").iterdir()} == written
+
+
+def test_a_missing_package_is_one_line_and_status_2(capsys, monkeypatch):
+    monkeypatch.setattr("lora_np.cli.generate.load", lambda *given: require("no_such_package", "this model", "gguf"))
+    assert main(["generate", "x"]) == 2
+    command = "pip install -e '.[gguf]' (or pip install no_such_package)"
+    assert capsys.readouterr().err == f"lora-np: this model needs the package no_such_package: {command}\n"
 
 
 def test_resuming_from_nothing_is_refused(tmp_path, text, capsys):

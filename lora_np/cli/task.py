@@ -12,20 +12,29 @@ A task has
 import textwrap
 import warnings
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
-from .models.auto import TINY_PYTHON
-from .training import ExampleData, TextData, load_text, prose_documents, python_documents
-from .training.data import hold_out_last, split_documents
-from .training.docstrings import docstring_examples
-from .training.examples import load_examples, split_examples
+from ..lora import PeftModel
+from ..models.base import CausalLM
+from ..models.loading.auto import TINY_PYTHON
+from ..models.tokenizers.base import BaseTokenizer
+from ..training import ExampleData, TextData, load_text, prose_documents, python_documents
+from ..training.data import hold_out_last, split_documents
+from ..training.docstrings import docstring_examples
+from ..training.examples import load_examples, split_examples
+from .options import ResolvedOptions
+from .writing import chat_prompt
 
 EVALUATION_WINDOWS, SAMPLE_LENGTH, SHOWN_EXAMPLES = 64, 240, 3
 DOCSTRINGS = "docstrings"
 
+Example = dict[str, Any]  # {"prompt", "completion"}, {"messages"} or {"text"}
+TrainingData = TextData | ExampleData
 
-def make_task(options, tokenizer, window):
+
+def make_task(options: ResolvedOptions, tokenizer: BaseTokenizer, window: int) -> "Task":
     """The task that `options.data` names: "docstrings", a .jsonl file of examples, a text; None is English prose."""
     if options.data == DOCSTRINGS:
         return ExampleTask(docstring_examples(), "Docstrings", options, tokenizer, window)
@@ -37,7 +46,7 @@ def make_task(options, tokenizer, window):
 class TextTask:
     """Running text, cut into windows; the model learns every token of it."""
 
-    def __init__(self, options, tokenizer, window):
+    def __init__(self, options: ResolvedOptions, tokenizer: BaseTokenizer, window: int) -> None:
         if options.data is None:
             parts, name = split_documents(prose_documents()), "English prose"
         else:
@@ -51,7 +60,7 @@ class TextTask:
             source = split_documents(python_documents(), held_out=0.05)["test"]
             held_out["Python source"] = TextData(source, tokenizer, window, options.batch_size)
         self.train, self.tokenizer, self.seed = tokens["train"], tokenizer, options.seed
-        self.evaluation = {name: spread(text.windows()) for name, text in held_out.items()}
+        self.evaluation = {name: evenly_spaced(text.windows(), EVALUATION_WINDOWS) for name, text in held_out.items()}
         self.ids = self.evaluation[name]
         self.prompt = self._prompt(self.ids[min(1, len(self.ids) - 1)])
         self.questions = [("Held-out text to go on from:", self.prompt)]
@@ -59,13 +68,14 @@ class TextTask:
         learnt, held = len(tokens["train"].tokens), len(tokens["test"].tokens)
         self.notes = [f"{learnt:,} tokens to learn from ({passes:.1f} passes), {held:,} held out\n"]
 
-    def _prompt(self, ids, length=150):
+    def _prompt(self, ids: np.ndarray, length: int = 150) -> str:
         """Some words of a held-out window, from a line's beginning on."""
         text = self.tokenizer.decode(ids).replace("\0", "\n")
         text = text[text.find("\n") + 1 :].lstrip("\n")[:length]
         return text.rpartition(" ")[0] + " "
 
-    def samples(self, model):
+    def samples(self, model: CausalLM | PeftModel) -> list[str]:
+        """What the model writes after the prompt."""
         ids = self.tokenizer(self.prompt)["input_ids"]
         options = {"do_sample": True, "temperature": 0.7, "top_p": 0.95, "seed": self.seed}
         text = model.generate(ids, max_new_tokens=SAMPLE_LENGTH, eos_token_id=[], **options)
@@ -75,9 +85,11 @@ class TextTask:
 class ExampleTask:
     """Prompts and answers; the model learns the answers."""
 
-    def __init__(self, examples, name, options, tokenizer, window):
+    def __init__(
+        self, examples: list[Example], name: str, options: ResolvedOptions, tokenizer: BaseTokenizer, window: int
+    ) -> None:
         parts = split_examples(examples, seed=options.seed)
-        held_out = spread(np.array(parts["validation"], dtype=object))
+        held_out = evenly_spaced(np.array(parts["validation"], dtype=object), EVALUATION_WINDOWS)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             self.train = ExampleData(parts["train"], tokenizer, window, options.batch_size, options.packing)
@@ -93,7 +105,8 @@ class ExampleTask:
         self.prompts = [prompt for _, prompt, _ in asked]
         self.questions = [(f"Held-out example, answer: {answer.strip()}", shown) for shown, _, answer in asked]
 
-    def samples(self, model):
+    def samples(self, model: CausalLM | PeftModel) -> list[str]:
+        """The model's answer to each question."""
         texts = []
         for prompt in self.prompts:
             ids = self.tokenizer(prompt, add_special_tokens=False)["input_ids"][:, -self.window :]
@@ -102,13 +115,16 @@ class ExampleTask:
         return texts
 
 
-def question_and_answer(example, tokenizer):
+Task = TextTask | ExampleTask
+
+
+def question_and_answer(example: Example, tokenizer: BaseTokenizer) -> tuple[str, str, str]:
     """(what to show of the question, what the model is given, the answer that is wanted) of an example."""
     if "messages" in example:
         last = max(i for i, message in enumerate(example["messages"]) if message["role"] == "assistant")
         before, answer = example["messages"][:last], example["messages"][last]["content"]
         shown = before[-1]["content"]
-        prompt = tokenizer.apply_chat_template(before, add_generation_prompt=True, tokenize=False)
+        prompt = chat_prompt(tokenizer, before)
     elif "prompt" in example:
         shown, answer = example["prompt"], example["completion"]
         prompt = tokenizer.decode(tokenizer.encode(shown))  # with the special tokens that stand before a text
@@ -123,13 +139,13 @@ def question_and_answer(example, tokenizer):
     )
 
 
-def _first_lines(text, most=12):
+def _first_lines(text: str, most: int = 12) -> str:
     lines = text.splitlines()
     return "\n".join(lines[:most] + ["..."] * (len(lines) > most))
 
 
-def spread(rows, most=EVALUATION_WINDOWS):
-    """At most `most` of the rows, evenly spread over all."""
+def evenly_spaced(rows: np.ndarray, most: int = EVALUATION_WINDOWS) -> np.ndarray:
+    """At most `most` of the rows, evenly spaced from the first to the last."""
     if len(rows) <= most:
         return rows
     return rows[np.linspace(0, len(rows) - 1, most).astype(int)]

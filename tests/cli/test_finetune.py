@@ -2,12 +2,15 @@
 
 import json
 import re
+import sys
 
 import numpy as np
 import pytest
 
 from lora_np import AutoModelForCausalLM, AutoTokenizer, PeftModel
-from lora_np.finetune import FinetuneOptions, finetune, merge_difference
+from lora_np.cli.finetune import finetune
+from lora_np.cli.options import FinetuneOptions
+from lora_np.cli.report import merge_difference
 
 FEW = {"steps": 3, "batch_size": 2, "rank": 2}
 TEXT = "\n\n".join(f"Paragraph {i}. The cat sat on the mat, and the dog looked at the cat. " * 4 for i in range(40))
@@ -42,6 +45,17 @@ def test_own_text_from_start_to_end(tmp_path, text, target_modules):
     config = json.loads((out / "adapter_config.json").read_text())
     assert config["r"] == 2
     assert config["base_model_name_or_path"] == "tiny-python"
+
+
+def test_without_matplotlib_everything_but_the_picture_is_done(tmp_path, text, monkeypatch):
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    monkeypatch.delitem(sys.modules, "matplotlib.figure", raising=False)
+    result, report = run(tmp_path, data=str(text))
+    assert result["picture"] is None
+    assert {p.name for p in (tmp_path / "out").iterdir()} >= {"adapter_config.json", "adapter_model.safetensors"}
+    assert not (tmp_path / "out" / "curves.png").exists()
+    command = "pip install -e '.[plots]' (or pip install matplotlib)"
+    assert report.endswith(f"\nThe picture was left out: a picture needs the package matplotlib: {command}")
 
 
 def test_the_adapter_that_was_written_is_the_one_that_was_measured(tmp_path, text):

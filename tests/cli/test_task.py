@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from lora_np import AutoModelForCausalLM, AutoTokenizer
-from lora_np.finetune import FinetuneOptions, finetune
-from lora_np.tasks import ExampleTask, TextTask, make_task, question_and_answer
+from lora_np.cli.finetune import finetune
+from lora_np.cli.options import FinetuneOptions
+from lora_np.cli.task import ExampleTask, TextTask, evenly_spaced, make_task, question_and_answer
 from lora_np.training import write_jsonl
 
 TEMPLATE = (
@@ -110,20 +111,6 @@ def test_a_run_on_examples_from_start_to_end(tmp_path, jsonl, packing):
     assert evaluations[-1] < evaluations[0]
 
 
-def test_what_suits_the_base_fills_in_what_was_not_given():
-    tiny, other = FinetuneOptions().resolved(256), FinetuneOptions(base="else").resolved(8192)
-    assert (tiny.batch_size, tiny.learning_rate, tiny.max_length) == (16, 1e-2, 256)
-    assert (other.batch_size, other.learning_rate, other.max_length) == (4, 1e-3, 256)
-    assert FinetuneOptions(base="else").resolved(100).max_length == 100
-    assert FinetuneOptions(batch_size=3, learning_rate=1.0, max_length=7).resolved(256).max_length == 7
-
-
-@pytest.mark.parametrize("length", [1, 0, 257])
-def test_a_max_length_that_does_not_fit_is_refused(length):
-    with pytest.raises(ValueError, match=f"max_length must be from 2 to the model's context of 256, got {length}"):
-        FinetuneOptions(max_length=length).resolved(256)
-
-
 def test_the_standard_librarys_docstrings_are_a_task(tokenizer):
     tokenizer.chat_template = TEMPLATE
     task = make_task(options(data="docstrings", max_length=200), tokenizer, 200)
@@ -132,3 +119,18 @@ def test_the_standard_librarys_docstrings_are_a_task(tokenizer):
     assert held_out.examples <= 64
     assert all("```python" in text and '"""' not in text for _, text in task.questions)
     assert np.isin(task.ids, range(256)).all()
+
+
+@pytest.mark.usefixtures("short_report")
+def test_no_more_windows_are_measured_than_is_said(tmp_path, tokenizer):
+    text = tmp_path / "my.txt"
+    text.write_text("A paragraph of some words.\n\n" * 4000)
+    task = make_task(options(data=str(text)), tokenizer, 256)
+    assert {name: len(windows) for name, windows in task.evaluation.items()} == {"my.txt": 4, "Python source": 4}
+
+
+def test_evenly_spaced_keeps_both_ends():
+    rows = np.arange(100)
+    assert evenly_spaced(rows, 4).tolist() == [0, 33, 66, 99]
+    assert evenly_spaced(rows, 100) is rows
+    assert len(evenly_spaced(rows)) == 64

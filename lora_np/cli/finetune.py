@@ -1,0 +1,144 @@
+"""`lora-np finetune`, the main job: fine-tune a LoRA adapter on text, and show what it did.
+
+`finetune` loads a base, trains an adapter, compares held-out losses and samples before and after, checks that the
+merged model computes the same, and writes the adapter in PEFT's format with a picture of the run.
+"""
+
+import argparse
+import dataclasses
+import hashlib
+from typing import Any
+
+from ..autograd import manual_seed
+from ..lora import LoraConfig, PeftModel, get_peft_model
+from ..models import AutoModelForCausalLM, AutoTokenizer, ByteTokenizer
+from ..models.base import CausalLM
+from ..training import TrainingArguments, train
+from .arguments import BASE, target_modules
+from .options import FinetuneOptions, ResolvedOptions, option_defaults
+from .output import output_directory
+from .report import Say, announce, draw, merge_difference, report_losses, report_samples
+from .task import TrainingData, make_task
+
+NAME = "finetune"
+HELP = "train an adapter on your own data"
+DESCRIPTION = """\
+Train a LoRA adapter on your own data. The base model stays as it is; the adapter, a small file in PEFT's format, holds
+everything learned. A part of the data is held out to measure what was learned. The data is a text file (about 3,000
+characters at least), or a .jsonl file with one example per line: {"prompt": ..., "completion": ...}, {"messages":
+[{"role": ..., "content": ...}, ...]} or {"text": ...}; of prompts and messages, only the answers are learnt."""
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """One argument for each of FinetuneOptions; the defaults are said there."""
+    defaults = option_defaults()
+
+    def add(flag: str, text: str, **settings: Any) -> None:
+        default = defaults[flag.removeprefix("--").replace("-", "_")]
+        shown = "" if default is None or default is False else " (default: %(default)s)"
+        parser.add_argument(flag, default=default, help=text + shown, **settings)
+
+    add(
+        "--data",
+        "a UTF-8 text or a .jsonl file to learn from, or 'docstrings': functions of the standard library and the first "
+        "line of their docstrings; without it, the prose of Python's help() pages",
+        metavar="FILE",
+    )
+    add("--base", f"the base model: {BASE}", metavar="NAME")
+    add("--out", "where adapter, checkpoint and picture go; without it, runs/ and the data's name", metavar="DIR")
+    add("--rank", "rank of the update: A is rank x inputs, B is outputs x rank", type=int, metavar="R")
+    add("--alpha", "the update is scaled by alpha / rank", type=float, metavar="X")
+    targets = "layers that get an adapter: ends of their names (c_attn c_fc), a regular expression, or all-linear"
+    add("--target-modules", targets, nargs="+", metavar="NAME")
+    add("--dropout", "dropout in front of A, while training", type=float, metavar="P")
+    add("--steps", "optimizer steps", type=int, metavar="N")
+    add("--batch-size", "windows or examples per step (default: 16 for tiny-python, else 4)", type=int, metavar="N")
+    add("--learning-rate", "peak rate (default: 0.01 for tiny-python, else 0.001)", type=float, metavar="X")
+    add("--max-length", "tokens in a window, or at most in an example (default: 256)", type=int, metavar="N")
+    add("--packing", "put several examples into one row, so that little is padding", action="store_true")
+    checkpointing = (
+        "keep only each block's input and compute the rest again in the backward pass: slower, far less memory"
+    )
+    add("--gradient-checkpointing", checkpointing, action="store_true")
+    add("--seed", "the same seed gives the same run", type=int, metavar="N")
+    add("--device", "cpu, cuda or cuda:N; a GPU needs CuPy")
+    add("--resume", "go on from the checkpoint in --out, all other options being the same", action="store_true")
+    add("--overwrite", "write over the adapter that --out holds", action="store_true")
+
+
+def run(options: argparse.Namespace) -> int:
+    """Fine-tune; status 130 if it was stopped."""
+    given = {field.name: getattr(options, field.name) for field in dataclasses.fields(FinetuneOptions)}
+    result = finetune(FinetuneOptions(**{**given, "target_modules": target_modules(options.target_modules)}))
+    return 130 if result["history"]["interrupted"] else 0
+
+
+def finetune(options: FinetuneOptions, say: Say = print) -> dict[str, Any]:
+    """Run the main job; returns {"history", "difference", "adapter", "picture"}.
+
+    Errors in the input come before any training. `say` receives the lines of the report. After Ctrl-C the adapter so
+    far is there, and a checkpoint to resume from. Without matplotlib everything else is done, and "picture" is None.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(options.base)
+    model = AutoModelForCausalLM.from_pretrained(options.base, device=options.device)
+    options = options.resolved(model.config.max_position_embeddings)
+    task = make_task(options, tokenizer, options.max_length)
+    args, peft_model, out = _training_arguments(options), _adapted(model, options), output_directory(options)
+    peft_model.base_model.check_mergeable()
+    announce(peft_model, options, say)
+    for line in task.notes:
+        say(line)
+    before = task.samples(peft_model)
+    out.mkdir(parents=True, exist_ok=True)
+    identity = _identity(options, task.train)
+    history = train(peft_model, task.train, args, task.evaluation, out, options.resume, identity=identity)
+    peft_model.save_pretrained(out)
+    result = {"history": history, "difference": None, "adapter": out, "picture": None}
+    if history["interrupted"]:
+        done = len(history["loss"])
+        say(f"\nStopped after step {done} of {options.steps}. The adapter so far and a checkpoint are in {out}.")
+        say("The same command with --resume goes on from there.")
+        return result
+    unit = "nats per byte" if isinstance(tokenizer, ByteTokenizer) else "nats per token"
+    report_losses(peft_model, history, task.evaluation, unit, say)
+    report_samples(task, before, task.samples(peft_model), say)
+    difference = result["difference"] = merge_difference(peft_model, task.ids[:4])
+    say(f"\nMerged and unmerged logits differ by at most {difference:.1e}: the same model, at the base's cost.")
+    result["picture"], picture_line = draw(history, options, unit, out / "curves.png")
+    size = (out / "adapter_model.safetensors").stat().st_size
+    say(f"\nAdapter (PEFT format, {size / 1024:.0f} KiB): {out}\n{picture_line}")
+    return result
+
+
+def _adapted(model: CausalLM, options: ResolvedOptions) -> PeftModel:
+    """The model with a fresh adapter."""
+    if options.gradient_checkpointing:
+        model.gradient_checkpointing_enable()
+    manual_seed(options.seed)
+    config = LoraConfig(
+        r=options.rank,
+        lora_alpha=options.alpha,
+        lora_dropout=options.dropout,
+        target_modules=options.targets,
+        task_type="CAUSAL_LM",
+        fan_in_fan_out=model.config.model_type == "gpt2",
+    )
+    return get_peft_model(model, config)
+
+
+def _identity(options: ResolvedOptions, train_data: TrainingData) -> dict[str, Any]:
+    """What makes a run this one and not another, besides how it is trained."""
+    names = ("base", "rank", "alpha", "target_modules", "dropout", "batch_size", "max_length", "packing")
+    data = hashlib.sha256(train_data.tokens.tobytes()).hexdigest()
+    return {**{name: getattr(options, name) for name in names}, "data": data}
+
+
+def _training_arguments(options: ResolvedOptions) -> TrainingArguments:
+    """How to train: a short warm-up, six evaluations."""
+    return TrainingArguments(
+        steps=options.steps,
+        learning_rate=options.learning_rate,
+        warmup_steps=min(10, options.steps // 10),
+        eval_every=max(1, options.steps // 5),
+        seed=options.seed,
+    )

@@ -1,0 +1,55 @@
+"""The memory that a training step takes, as `finetune` and `params` tell it."""
+
+import contextlib
+from collections.abc import Callable
+from typing import Any
+
+from ..autograd.threads import shard_count
+from ..lora.memory import METHODS, memory, this_library
+from .options import FinetuneOptions
+
+
+def memory_line(fields: dict[str, Any], options: FinetuneOptions) -> str:
+    """What a step of this run takes here, in one line. `fields`: of the model's config.json."""
+    batch, length = options.batch_size, options.max_length
+    shards = shard_count(batch, length) if options.device == "cpu" else 1
+    try:
+        parts = this_library(
+            fields, options.rank, options.targets, batch=batch, length=length, dropout=options.dropout, shards=shards
+        )
+    except ValueError as error:
+        return f"No estimate of the memory: {error}"
+    weights, activations, total = (f"{parts[name] / 1e6:.0f}" for name in ("weights", "activations", "total"))
+    trained = (parts["adapters"] + parts["gradients"] + parts["optimizer"]) / 1e6
+    line = (
+        f"A step of {batch} x {length} tokens takes about {total} MB: weights {weights}, "
+        f"adapters with gradients and optimizer {trained:.1f}, activations {activations}"
+    )
+    return f"{line}; less here, as blocks are computed again" if options.gradient_checkpointing else line
+
+
+def say_memory_table(
+    fields: dict[str, Any],
+    rank: int,
+    target_modules: str | tuple[str, ...],
+    batch: int,
+    length: int,
+    say: Callable[[str], object],
+) -> None:
+    """A step of full training, LoRA and QLoRA by the usual reckoning, and of LoRA in this library."""
+    say(f"\nA training step of {batch} x {length} tokens at rank {rank}, in MB. Weights in bfloat16, an estimate:")
+    say(f"{'':>6} {'weights':>10} {'gradients':>10} {'optimizer':>10} {'activations':>12} {'all':>10}")
+    for method in METHODS:
+        say(_row(method, memory(fields, rank, target_modules, batch=batch, length=length, method=method)))
+    with contextlib.suppress(ValueError):  # a model, or a target, that is not followed
+        parts = this_library(fields, rank, target_modules, batch=batch, length=length)
+        say("What lora-np finetune takes, everything in float32:")
+        say(_row("lora", parts))
+
+
+def _row(name: str, parts: dict[str, int]) -> str:
+    """One line of the table, in MB."""
+    weights = parts["weights"] + parts["adapters"]
+    columns = (weights, *(parts[part] for part in ("gradients", "optimizer", "activations", "total")))
+    numbers = [f"{value / 1e6:,.1f}" for value in columns]
+    return "{:>6} {:>10} {:>10} {:>10} {:>12} {:>10}".format(name, *numbers)

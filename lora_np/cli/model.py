@@ -1,0 +1,44 @@
+"""The model that a command works with: a base, perhaps with an adapter."""
+
+import argparse
+from pathlib import Path
+
+from ..lora import PeftModel
+from ..models import AutoModelForCausalLM, AutoTokenizer
+from ..models.base import CausalLM
+from ..models.loading.auto import TINY_PYTHON
+from ..models.tokenizers.base import BaseTokenizer
+from ..storage import read_json
+from .arguments import BASE
+
+
+def add_model_arguments(parser: argparse.ArgumentParser, default: str) -> None:
+    """--base, --adapter and --device. `default`: the base where neither it nor an adapter is given."""
+    parser.add_argument("--base", metavar="NAME", help=f"the model: {BASE} (default: the adapter's base, or {default})")
+    parser.add_argument("--adapter", metavar="DIR", help="a LoRA adapter for it, in PEFT's format")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (a GPU needs CuPy)")
+
+
+def load(
+    base: str | None = None, adapter: str | Path | None = None, device: str = "cpu"
+) -> tuple[CausalLM | PeftModel, BaseTokenizer]:
+    """(model, tokenizer): the base, with the adapter in the directory `adapter` if there is one.
+
+    Without `base`, it is the one that the adapter names, or the shipped model.
+    """
+    if adapter is not None:
+        return load_adapted(adapter, base, device)
+    base = base or TINY_PYTHON
+    return AutoModelForCausalLM.from_pretrained(base, device=device), AutoTokenizer.from_pretrained(base)
+
+
+def load_adapted(adapter: str | Path, base: str | None = None, device: str = "cpu") -> tuple[PeftModel, BaseTokenizer]:
+    """(model, tokenizer) with the adapter in the directory `adapter`, on `base` or the base that it names.
+
+    ValueError if it names none.
+    """
+    base = base or read_json(Path(adapter) / "adapter_config.json").get("base_model_name_or_path")
+    if not isinstance(base, str) or not base:
+        raise ValueError(f"{adapter} does not say which base model it belongs to: give --base")
+    model = AutoModelForCausalLM.from_pretrained(base, device=device)
+    return PeftModel.from_pretrained(model, adapter).eval(), AutoTokenizer.from_pretrained(base)

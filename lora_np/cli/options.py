@@ -1,0 +1,69 @@
+"""What can be chosen for the main job."""
+
+import dataclasses
+from dataclasses import dataclass
+from typing import Any
+
+from ..models.loading.auto import TINY_PYTHON
+
+# What depends on the base: a tiny model learns fast, and in large batches of its whole context.
+FOR_TINY: dict[str, Any] = {"batch_size": 16, "learning_rate": 1e-2, "max_length": 256}
+FOR_OTHERS: dict[str, Any] = {"batch_size": 4, "learning_rate": 1e-3, "max_length": 256}
+
+
+@dataclass(frozen=True)
+class FinetuneOptions:
+    """The choices of one fine-tuning run; each is an option of `lora-np finetune`.
+
+    None for batch_size, learning_rate or max_length means what suits the base: see `resolved`.
+    """
+
+    base: str = TINY_PYTHON
+    data: str | None = None
+    out: str | None = None
+    rank: int = 8
+    alpha: float = 16
+    target_modules: tuple[str, ...] | str = "all-linear"
+    dropout: float = 0.0
+    steps: int = 160
+    batch_size: int | None = None
+    learning_rate: float | None = None
+    max_length: int | None = None
+    packing: bool = False
+    gradient_checkpointing: bool = False
+    seed: int = 0
+    device: str = "cpu"
+    resume: bool = False
+    overwrite: bool = False
+
+    @property
+    def targets(self) -> list[str] | str:
+        """The target modules as a LoraConfig takes them."""
+        return self.target_modules if isinstance(self.target_modules, str) else list(self.target_modules)
+
+    def resolved(self, context: int) -> "ResolvedOptions":
+        """These options with a number in the place of each None; `context` is the most tokens that the model reads.
+
+        ValueError if `max_length` is below 2 or above the context.
+        """
+        given = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
+        suits = FOR_TINY if self.base == TINY_PYTHON else FOR_OTHERS
+        missing = {name: value for name, value in suits.items() if given[name] is None}
+        length = min(missing["max_length"], context) if "max_length" in missing else given["max_length"]
+        if not 2 <= length <= context:
+            raise ValueError(f"max_length must be from 2 to the model's context of {context}, got {length}")
+        return ResolvedOptions(**{**given, **missing, "max_length": length})
+
+
+@dataclass(frozen=True)
+class ResolvedOptions(FinetuneOptions):
+    """Options in which nothing is left open."""
+
+    batch_size: int = FOR_OTHERS["batch_size"]
+    learning_rate: float = FOR_OTHERS["learning_rate"]
+    max_length: int = FOR_OTHERS["max_length"]
+
+
+def option_defaults() -> dict[str, Any]:
+    """{name: default} of FinetuneOptions, for the command line."""
+    return {field.name: field.default for field in dataclasses.fields(FinetuneOptions)}

@@ -1,0 +1,84 @@
+"""What the main job says: the run that is planned, the losses and texts before and after, the merge, the picture."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from ..autograd import no_grad
+from ..extras import MissingPackageError
+from ..lora import PeftModel
+from ..lora.analysis import format_parameter_table
+from ..training import evaluate
+from .memory import memory_line
+from .options import FinetuneOptions
+from .task import Task
+
+Say = Callable[[str], object]  # takes the lines of the report: `print`, or a list's `append`
+
+
+def announce(peft_model: PeftModel, options: FinetuneOptions, say: Say) -> None:
+    """What will be trained, and how much memory it will take."""
+    config = peft_model.peft_config["default"]
+    say(
+        f"Base model {options.base}; LoRA of rank {config.r}, alpha {config.lora_alpha:g}, scaling {config.scaling:g}\n"
+    )
+    say(format_parameter_table(peft_model) + "\n")
+    peft_model.print_trainable_parameters()
+    say(memory_line(peft_model.config.to_dict(), options) + "\n")
+
+
+def report_losses(
+    peft_model: PeftModel, history: dict[str, Any], evaluation: dict[str, Any], unit: str, say: Say
+) -> None:
+    """Each held-out text's loss with the base, with the adapter, and with the adapter there but switched off."""
+    with peft_model.disable_adapter():
+        switched_off = {name: evaluate(peft_model, held_out) for name, held_out in evaluation.items()}
+    first, last = history["evaluation"][0], history["evaluation"][-1]
+    title = f"held-out loss, {unit}"
+    say(f"\n{title}  {'base':>8} {'adapter':>8} {'adapter off':>12}")
+    for name in switched_off:
+        say(f"{name:<{len(title)}}  {first[name]:8.3f} {last[name]:8.3f} {switched_off[name]:12.3f}")
+
+
+def report_samples(task: Task, before: list[str], after: list[str], say: Say) -> None:
+    """What the base and the adapted model answer to the same questions."""
+    for (title, text), base, adapted in zip(task.questions, before, after, strict=True):
+        say(f"\n{title}\n{_indented(text)}")
+        for name, answer in (("The base writes", base), ("With the adapter", adapted)):
+            say(f"\n{name}:\n{_indented(answer)}")
+
+
+def _indented(text: str) -> str:
+    return "\n".join(f"    {line}" for line in text.splitlines())
+
+
+def merge_difference(peft_model: PeftModel, ids: np.ndarray) -> float:
+    """The largest difference between the logits of the merged and of the unmerged model on `ids`.
+
+    RuntimeError if it is more than rounding can explain. The model is left unmerged.
+    """
+    with no_grad():
+        unmerged = peft_model(ids).logits.numpy()
+        peft_model.merge_adapter()
+        merged = peft_model(ids).logits.numpy()
+        peft_model.unmerge_adapter()
+    difference = float(np.abs(merged - unmerged).max())
+    allowed = 1e3 * np.finfo(unmerged.dtype).eps * float(np.abs(unmerged).max())
+    if not difference <= allowed:
+        raise RuntimeError(f"merged and unmerged logits differ by {difference:.1e}, more than rounding ({allowed:.1e})")
+    return difference
+
+
+def draw(history: dict[str, Any], options: FinetuneOptions, unit: str, path: Path) -> tuple[Path | None, str]:
+    """Draw the run; returns (path, a line about it). Without matplotlib, (None, a line that says so)."""
+    from .. import plots
+
+    title = f"LoRA rank {options.rank} on {options.base}"
+    try:
+        figure = plots.training_curves(history, title, unit)
+    except MissingPackageError as error:
+        return None, f"The picture was left out: {error}"
+    plots.save(figure, path)
+    return path, f"Picture: {path}"

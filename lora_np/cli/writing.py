@@ -1,0 +1,65 @@
+"""What `generate` and `chat` share: a model goes on from a text, and shows it as it is written."""
+
+import argparse
+import time
+from collections.abc import Iterator
+from typing import Any, TextIO
+
+import numpy as np
+
+from ..lora import PeftModel
+from ..models.base import CausalLM
+from ..models.tokenizers.base import BaseTokenizer
+from .arguments import HelpFormatter
+
+
+def add_sampling_arguments(parser: argparse.ArgumentParser, max_new_tokens: int) -> None:
+    """How the next token is chosen, and how many there are."""
+    parser.formatter_class = HelpFormatter
+    add = parser.add_argument
+    add("--max-new-tokens", type=int, metavar="N", default=max_new_tokens, help="the most tokens that are written")
+    add("--greedy", action="store_true", help="always the most likely token, instead of drawing one at random")
+    add("--temperature", type=float, metavar="X", default=0.7, help="below 1, likely tokens become likelier")
+    add("--top-k", type=int, metavar="N", help="draw from the N most likely tokens only")
+    likeliest = "draw from the likeliest tokens with probability P together"
+    add("--top-p", type=float, metavar="P", default=0.95, help=likeliest)
+    penalty = "above 1, tokens in the text become unlikelier"
+    add("--repetition-penalty", type=float, metavar="X", default=1.0, help=penalty)
+    add("--seed", type=int, metavar="N", default=0, help="the same seed gives the same text")
+
+
+def sampling_options(options: argparse.Namespace) -> dict[str, Any]:
+    """What `model.stream` is told, from the arguments that `add_sampling_arguments` added."""
+    names = ("max_new_tokens", "temperature", "top_k", "top_p", "repetition_penalty", "seed")
+    return {"do_sample": not options.greedy, **{name: getattr(options, name) for name in names}}
+
+
+def chat_prompt(tokenizer: BaseTokenizer, messages: list[dict[str, Any]]) -> str:
+    """The text of a conversation, up to where the model answers, by the tokenizer's chat template."""
+    return str(tokenizer.apply_chat_template(messages, add_generation_prompt=True, tokenize=False))
+
+
+def write(
+    model: CausalLM | PeftModel, tokenizer: BaseTokenizer, prompt: str, out: TextIO, **options: Any
+) -> tuple[str, int, float]:
+    """Continue the text `prompt`, writing to the stream `out` as the tokens come; returns (text, tokens, seconds).
+
+    options: those of `model.stream`. ValueError if the prompt is empty.
+    """
+    if not prompt:
+        raise ValueError("the prompt is empty: there is nothing to go on from")
+    ids = tokenizer(prompt, add_special_tokens=not tokenizer.chat_template)["input_ids"]
+    began, text = time.perf_counter(), ""
+    tokens: list[int] = []
+    for piece in tokenizer.decode_stream(_ids(model, ids, tokens, options), skip_special_tokens=True):
+        out.write(piece)
+        out.flush()
+        text += piece
+    return text, len(tokens), time.perf_counter() - began
+
+
+def _ids(model: CausalLM | PeftModel, ids: np.ndarray, tokens: list[int], options: dict[str, Any]) -> Iterator[int]:
+    """The ids that the model writes, one by one; each is also put into `tokens`."""
+    for (token,) in model.stream(ids, **options):
+        tokens.append(int(token))
+        yield tokens[-1]

@@ -1,0 +1,19 @@
+"""What is left open follows from the base."""
+
+import pytest
+
+from lora_np.cli.options import FinetuneOptions
+
+
+def test_what_suits_the_base_fills_in_what_was_not_given():
+    tiny, other = FinetuneOptions().resolved(256), FinetuneOptions(base="else").resolved(8192)
+    assert (tiny.batch_size, tiny.learning_rate, tiny.max_length) == (16, 1e-2, 256)
+    assert (other.batch_size, other.learning_rate, other.max_length) == (4, 1e-3, 256)
+    assert FinetuneOptions(base="else").resolved(100).max_length == 100
+    assert FinetuneOptions(batch_size=3, learning_rate=1.0, max_length=7).resolved(256).max_length == 7
+
+
+@pytest.mark.parametrize("length", [1, 0, 257])
+def test_a_max_length_that_does_not_fit_is_refused(length):
+    with pytest.raises(ValueError, match=f"max_length must be from 2 to the model's context of 256, got {length}"):
+        FinetuneOptions(max_length=length).resolved(256)
