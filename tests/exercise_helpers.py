@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from lora_np.course.exercises.checking import WrongAnswerError
-from lora_np.course.exercises.generate import BEGIN, read
+from lora_course.exercises.checking import WrongAnswerError
+from lora_course.exercises.generate import BEGIN, read
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
 

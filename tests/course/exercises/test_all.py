@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 from exercise_helpers import NOTEBOOKS, code_cells, run_cells, solutions
 
-from lora_np.course.exercises import generate
-from lora_np.course.exercises.checking import WrongAnswerError, from_finite_differences
+from lora_course.exercises import generate
+from lora_course.exercises.checking import WrongAnswerError, from_finite_differences
 
 SOLUTIONS = sorted((NOTEBOOKS / "solutions").glob("*.ipynb"))
 TOPICS = [path.stem[3:] for path in SOLUTIONS]
 
 
 def module_of(topic):
-    return importlib.import_module(f"lora_np.course.exercises.{topic}")
+    return importlib.import_module(f"lora_course.exercises.{topic}")
 
 
 def exercises_of(topic):
@@ -43,7 +43,7 @@ def test_there_is_an_exercise_for_every_topic():
 def test_the_student_copy_is_made_from_the_solution(path):
     copied = NOTEBOOKS / "exercises" / path.name
     expected = generate.text_of(generate.student_copy(generate.read(path)))
-    assert copied.read_text(encoding="utf-8") == expected, "run: python -m lora_np.course.exercises"
+    assert copied.read_text(encoding="utf-8") == expected, "run: python -m lora_course.exercises"
 
 
 def test_no_student_copy_is_left_over():

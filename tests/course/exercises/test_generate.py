@@ -3,7 +3,7 @@ import json
 
 import pytest
 
-from lora_np.course.exercises import generate
+from lora_course.exercises import generate
 
 SOURCE = '''def f(x):
     """Twice x."""
