@@ -30,7 +30,7 @@ def save(figure, path):
 
 
 def show(figure):
-    """Display the figure in a notebook, at the width of the page, with its titles for those who can not see it."""
+    """Display the figure in a notebook, at the width of the page, with its titles for those who cannot see it."""
     import io
 
     from IPython.display import Image, display

@@ -84,7 +84,7 @@ class Adaptation:
         return separate
 
     def run(self, method, learning_rate=1e-2, seed=0, eval_every=None, progress=False, **arguments):
-        """Train by one method; an `Outcome`. The seed decides A's start and the order of the batches.
+        """Train by one method; an `Outcome`. The seed decides A's initialisation and the order of the batches.
 
         eval_every: steps between evaluations, None for one before and one after. `arguments` are further fields of
         TrainingArguments, such as loraplus_lr_ratio.

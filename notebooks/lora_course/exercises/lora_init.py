@@ -1,4 +1,4 @@
-"""Exercise 05: how A and B start."""
+"""Exercise 05: how A and B are initialised."""
 
 import numpy as np
 
@@ -33,7 +33,7 @@ def two_matrices(function):
 
 
 def starts_as_the_base(function):
-    """None, or a sentence if B A is not zero at the start, or is so because of A."""
+    """None, or a sentence if B A is not zero at initialisation, or is so because of A."""
     A, B = _started(function)
     if not A.any() and not B.any():
         return "A and B are both zero: then dA and dB are zero too, and nothing is ever learned. A must be random."
