@@ -18,7 +18,7 @@ MOVED = {  # {old module: (new modules, ...)}, all without the leading "lora_np.
         "autograd.precision",
         "autograd.allocator",
         "autograd.fused.blocks",
-        "autograd.clock",
+        "/lora_course.device",
     ),
     "autograd.check": ("autograd.gradcheck",),
     "autograd.kernels": ("autograd.dispatch",),
@@ -42,6 +42,23 @@ MOVED = {  # {old module: (new modules, ...)}, all without the leading "lora_np.
     "training.groups": ("training.optim.parameter_groups",),
     "training.recorded": ("training.parallel.recorded",),
 }
+COURSE = ("adaptation", "budget", "gpu", "sweep", "timeline", "exercises")
+EXERCISES = (
+    "adamw",
+    "attention",
+    "checking",
+    "cross_entropy",
+    "layer_norm",
+    "lora_backward",
+    "lora_forward",
+    "lora_init",
+)
+EXERCISES += ("matmul", "merge", "parameter_count", "subspace_similarity", "targeting", "watching")
+PICTURES = ("attention", "bars", "costs", "runs", "subspaces", "sweep", "timeline")
+MOVED |= {"course": ("/lora_course",)}  # a slash: a package beside this one, which may not be installed
+MOVED |= {f"course.{name}": (f"/lora_course.{name}",) for name in COURSE}
+MOVED |= {f"course.exercises.{name}": (f"/lora_course.exercises.{name}",) for name in EXERCISES}
+MOVED |= {f"plots.{name}": (f"/lora_course.plots.{name}",) for name in PICTURES}
 RENAMED = {  # {"old module.old name": "new name"}, the old module as in MOVED or still in its place
     "models.gguf.NAMES": "TENSOR_NAMES",
     "tasks.spread": "evenly_spaced",
@@ -58,8 +75,12 @@ class _MovedModule(types.ModuleType):
         old = self.__name__.partition(".")[2]
         new_name = RENAMED.get(f"{old}.{name}", name)
         for new in MOVED[old]:
-            found = getattr(importlib.import_module(f"lora_np.{new}"), new_name, None)
+            try:
+                found = getattr(importlib.import_module(_absolute(new)), new_name, None)
+            except ModuleNotFoundError:
+                found = None  # the course is not installed
             if found is not None:
+                vars(self)[name] = found  # looked for once
                 return found
         raise AttributeError(f"lora_np.{old}, now {_places(old)}, has no {name!r}")
 
@@ -70,7 +91,7 @@ class _Finder:
     def find_spec(self, fullname, path=None, target=None):
         package, _, rest = fullname.partition(".")
         found = package == "lora_np" and rest in MOVED
-        return importlib.machinery.ModuleSpec(fullname, self) if found else None
+        return importlib.machinery.ModuleSpec(fullname, self, is_package=True) if found else None
 
     def create_module(self, spec):
         old = spec.name.partition(".")[2]
@@ -81,8 +102,12 @@ class _Finder:
         """There is nothing to run."""
 
 
+def _absolute(new):
+    return new[1:] if new.startswith("/") else f"lora_np.{new}"
+
+
 def _places(old):
-    return " or ".join(f"lora_np.{new}" for new in MOVED[old])
+    return " or ".join(map(_absolute, MOVED[old]))
 
 
 def moved_names(package):

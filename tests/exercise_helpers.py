@@ -2,15 +2,22 @@
 
 import contextlib
 import io
+import json
 import re
 from pathlib import Path
 
 import pytest
 
-from lora_np.course.exercises.checking import WrongAnswerError
-from lora_np.course.exercises.generate import BEGIN, read
+from lora_course.exercises.checking import WrongAnswerError
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
+BEGIN, END = "### BEGIN SOLUTION", "### END SOLUTION"
+STUB = "raise NotImplementedError  # your code in the place of this line"
+
+
+def read(path):
+    """A notebook as plain dicts and lists."""
+    return json.loads(Path(path).read_text(encoding="utf-8"))
 
 
 def code_cells(path):
@@ -25,6 +32,13 @@ def run_cells(path):
         for number, source in enumerate(code_cells(path)):
             exec(compile(source, f"{path.name}[{number}]", "exec"), names)
     return names, printed.getvalue()
+
+
+def solution_length(source):
+    """How many lines of code a cell's solution has, without comments and empty ones."""
+    inside = re.findall(rf"{BEGIN}\n(.*?){END}", source, flags=re.DOTALL)
+    lines = [line.strip() for line in "\n".join(inside).split("\n")]
+    return len([line for line in lines if line and not line.startswith("#")])
 
 
 def solutions(topic):

@@ -7,9 +7,11 @@ from pathlib import Path
 
 import pytest
 
+import lora_course
 import lora_np
 
 ROOT = Path(lora_np.__file__).parent
+COURSE = Path(lora_course.__file__).parent
 
 # What each part may import of the others. A new part must be given its floor here.
 FLOORS = {
@@ -20,7 +22,6 @@ FLOORS = {
     "models": {"autograd", "storage", "nn"},
     "training": {"autograd", "storage", "nn", "lora", "models"},
     "plots": {"storage"},
-    "course": {"autograd", "storage", "nn", "lora", "models", "training", "plots", "tasks"},
     "cli": {"autograd", "storage", "lora", "models", "training", "plots"},
     "__main__": {"cli"},
     "aliases": set(),
@@ -33,6 +34,10 @@ UNPICKLERS = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "
 
 def sources():
     return sorted(ROOT.rglob("*.py"))
+
+
+def course_sources():
+    return sorted(COURSE.rglob("*.py"))
 
 
 def part_of(path):
@@ -54,7 +59,13 @@ def imports(source, package):
 
 
 def package_of(path):
-    return ".".join(["lora_np", *path.relative_to(ROOT).parent.parts])
+    root = ROOT if path.is_relative_to(ROOT) else COURSE
+    return ".".join(path.relative_to(root.parent).parent.parts)
+
+
+def top_names(path):
+    """The names of the packages that a module imports."""
+    return {name.split(".")[0] for name in imports(path.read_text(encoding="utf-8"), package_of(path))}
 
 
 def parts_used(source, package):
@@ -64,7 +75,7 @@ def parts_used(source, package):
 
 
 def ids(path):
-    return str(path.relative_to(ROOT))
+    return str(path.relative_to(ROOT if path.is_relative_to(ROOT) else COURSE.parent))
 
 
 @pytest.mark.parametrize(
@@ -105,22 +116,27 @@ def test_lora_and_models_do_not_know_each_other():
 
 
 @pytest.mark.parametrize("path", sources(), ids=ids)
+def test_the_library_does_not_know_the_course(path):
+    assert "lora_course" not in top_names(path)
+
+
+@pytest.mark.parametrize("path", sources() + course_sources(), ids=ids)
 def test_no_framework_and_no_unpickler_is_imported(path):
-    text = path.read_text(encoding="utf-8")
-    top = {name.split(".")[0] for name in imports(text, package_of(path))}
-    assert not top & FRAMEWORKS
-    assert not top & UNPICKLERS
-    assert "allow_pickle=True" not in text.replace(" ", "")
+    assert not top_names(path) & FRAMEWORKS
+    assert not top_names(path) & UNPICKLERS
+    assert "allow_pickle=True" not in path.read_text(encoding="utf-8").replace(" ", "")
 
 
-@pytest.mark.parametrize("path", sources(), ids=ids)
+@pytest.mark.parametrize("path", sources() + course_sources(), ids=ids)
 def test_cupy_is_chosen_in_one_place(path):
-    top = {name.split(".")[0] for name in imports(path.read_text(encoding="utf-8"), package_of(path))}
-    assert part_of(path) == "autograd" or not top & {"cupy", "cupyx", "cupy_backends"}
+    in_autograd = path.is_relative_to(ROOT / "autograd")
+    assert in_autograd or not top_names(path) & {"cupy", "cupyx", "cupy_backends"}
 
 
-def test_the_package_has_sources():
+def test_the_packages_have_sources():
     assert len(sources()) > 20  # an empty list would pass all of the above
+    assert len(course_sources()) > 20
+    assert any("lora_np" in top_names(path) for path in course_sources())
 
 
 def test_importing_lora_np_loads_nothing_heavy():

@@ -1,7 +1,7 @@
 """Pictures, in one style: titled, with units. Each function takes numbers and returns a matplotlib Figure.
 
-A Figure is shown by a notebook as it stands; `save(figure, path)` writes it as a PNG. One file for each kind of
-picture; `style.py` has the colours and the axes.
+A Figure is shown by a notebook as it stands; `save(figure, path)` writes it as a PNG. `style.py` has the colours and
+the axes, `training.py` the curves of a run; the course draws its own pictures in this style.
 """
 
 from .style import BLACK, BLUE, CYCLE, GREEN, GREY, HEAT, MARKERS, ORANGE, PURPLE, SKY, YELLOW, new_figure, save, show

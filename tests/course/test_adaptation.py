@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
+from lora_course import Adaptation
+from lora_course.adaptation import PROSE, SOURCE, spread_of
 from lora_np import LoraConfig, evaluate
-from lora_np.course import Adaptation
-from lora_np.course.adaptation import PROSE, SOURCE, spread_of
 from lora_np.training import prose_documents
 from lora_np.training.data import split_documents
 

@@ -2,7 +2,7 @@
 
 import pytest
 
-from lora_np.course import budget
+from lora_course import budget
 
 
 @pytest.mark.parametrize(("value", "expected"), [(None, 160), ("full", 160), ("small", 4)])

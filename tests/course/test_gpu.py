@@ -9,9 +9,10 @@ import pytest
 from lora_helpers import peft_model
 
 import lora_np.autograd
-from lora_np.autograd import backend, fused
-from lora_np.course import gpu
-from lora_np.course.gpu import GPT2_SHAPE, MODES
+from lora_course import device, gpu
+from lora_course.gpu import GPT2_SHAPE, MODES
+from lora_np.autograd import devices, fused
+from lora_np.autograd.precision import tf32_enabled
 from lora_np.models.loading.auto import TINY_PYTHON
 
 
@@ -45,16 +46,16 @@ class Pretended:
 @pytest.fixture
 def pretended_gpu(monkeypatch):
     """'cuda' is the CPU under another name."""
-    monkeypatch.setattr(backend, "gpu_available", lambda: True)
-    for module in ("devices", "clock"):
-        monkeypatch.setattr(f"lora_np.autograd.{module}.parse_device", lambda device: None)
-    monkeypatch.setattr(backend, "device_name", lambda device: f"a {device}")
+    monkeypatch.setattr(gpu, "gpu_available", lambda: True)
+    for module in (devices, device):
+        monkeypatch.setattr(module, "parse_device", lambda name: None)
+    monkeypatch.setattr(gpu, "device_name", lambda name: f"a {name}")
     monkeypatch.setattr(gpu, "RecordedStep", Pretended)
     monkeypatch.setattr(lora_np.autograd, "cuda", types.SimpleNamespace(__all__=[]), raising=False)
 
 
 def test_without_a_gpu_the_small_model_is_measured_on_the_cpu(small, monkeypatch):
-    monkeypatch.setattr(backend, "gpu_available", lambda: False)
+    monkeypatch.setattr(gpu, "gpu_available", lambda: False)
     lines = []
     result = gpu.measure(rounds=2, steps=1, say=lines.append)
     assert result["about"]["gpu"] is None
@@ -79,11 +80,11 @@ def test_with_a_gpu_everything_is_measured_on_both(small, pretended_gpu):
     ]
     assert set(gpu.timelines(result)) == {(TINY_PYTHON, "cpu"), (TINY_PYTHON, "cuda"), (GPT2_SHAPE, "cuda")}
     assert gpu.describe(result).startswith("a cuda; a cpu; Python 3.")
-    assert not backend.tf32_enabled()
+    assert not tf32_enabled()
 
 
 def test_a_result_is_the_same_after_it_was_written(small, monkeypatch, tmp_path):
-    monkeypatch.setattr(backend, "gpu_available", lambda: False)
+    monkeypatch.setattr(gpu, "gpu_available", lambda: False)
     result = gpu.measure(rounds=1, steps=1)
     gpu.write(result, tmp_path / "times.json")
     assert json.loads((tmp_path / "times.json").read_text(encoding="utf-8")) == result
@@ -151,7 +152,7 @@ def test_the_shipped_figures_can_be_read():
 
 
 def test_the_command_measures_and_writes(small, monkeypatch, tmp_path, capsys):
-    monkeypatch.setattr(backend, "gpu_available", lambda: False)
+    monkeypatch.setattr(gpu, "gpu_available", lambda: False)
     out = tmp_path / "times.json"
     monkeypatch.setattr("sys.argv", ["gpu", "--out", str(out), "--rounds", "1", "--steps", "1"])
     gpu.main()

@@ -8,10 +8,9 @@ import sys
 import numpy as np
 import pytest
 
-from lora_np import LoraConfig, evaluate
-from lora_np.course import sweep as module
-from lora_np.course.adaptation import PROSE, SOURCE, Adaptation
-from lora_np.course.sweep import (
+from lora_course import sweep as module
+from lora_course.adaptation import PROSE, SOURCE, Adaptation
+from lora_course.sweep import (
     RANKS,
     RATES,
     RULES,
@@ -30,6 +29,7 @@ from lora_np.course.sweep import (
     tuned,
     write,
 )
+from lora_np import LoraConfig, evaluate
 
 KEYS = ("method", "targets", "rank", "rule", "learning_rate", "seed")
 
@@ -169,7 +169,7 @@ def test_what_is_written_can_be_read(tmp_path, monkeypatch):
     path = tmp_path / "rank_sweep.json"
     write(result, path)
     assert len(path.read_text().splitlines()) == 4  # a run is a line
-    monkeypatch.setattr(module, "files", lambda package: tmp_path if package == "lora_np.course" else None)
+    monkeypatch.setattr(module, "files", lambda package: tmp_path if package == "lora_course" else None)
     assert shipped() == result
 
 

@@ -4,9 +4,9 @@ import numpy as np
 import pytest
 from lora_helpers import peft_model
 
+from lora_course.timeline import PARTS, REST, Span, Timeline, time_line, watched
 from lora_np import AdamW, manual_seed
 from lora_np.autograd import fused
-from lora_np.course.timeline import PARTS, REST, Span, Timeline, time_line, watched
 
 
 def make():

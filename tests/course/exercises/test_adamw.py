@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from exercise_helpers import assert_told
 
-from lora_np.course.exercises.adamw import adamw_step, check, step_adapters
+from lora_course.exercises.adamw import adamw_step, check, step_adapters
 
 
 def student(m=None, v=None, hats=None, step=None, decay=None, sign=-1):

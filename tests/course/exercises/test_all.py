@@ -6,17 +6,18 @@ import re
 
 import numpy as np
 import pytest
-from exercise_helpers import NOTEBOOKS, code_cells, run_cells, solutions
+from exercise_helpers import BEGIN, END, NOTEBOOKS, STUB, code_cells, read, run_cells, solution_length, solutions
 
-from lora_np.course.exercises import generate
-from lora_np.course.exercises.checking import WrongAnswerError, from_finite_differences
+from lora_course.exercises import generate
+from lora_course.exercises.checking import WrongAnswerError, from_finite_differences
 
+LONGEST = 15  # lines of a solution
 SOLUTIONS = sorted((NOTEBOOKS / "solutions").glob("*.ipynb"))
 TOPICS = [path.stem[3:] for path in SOLUTIONS]
 
 
 def module_of(topic):
-    return importlib.import_module(f"lora_np.course.exercises.{topic}")
+    return importlib.import_module(f"lora_course.exercises.{topic}")
 
 
 def exercises_of(topic):
@@ -39,11 +40,16 @@ def test_there_is_an_exercise_for_every_topic():
     assert len(numbers) == 12
 
 
+@pytest.fixture(scope="module")
+def copies():
+    pytest.importorskip("nbgrader", reason="needs nbgrader: pip install -e './notebooks[teachers]'")
+    return generate.student_copies(NOTEBOOKS / "solutions")
+
+
 @each_notebook
-def test_the_student_copy_is_made_from_the_solution(path):
+def test_the_student_copy_is_what_nbgrader_makes_of_the_solution(path, copies):
     copied = NOTEBOOKS / "exercises" / path.name
-    expected = generate.text_of(generate.student_copy(generate.read(path)))
-    assert copied.read_text(encoding="utf-8") == expected, "run: python -m lora_np.course.exercises"
+    assert copied.read_text(encoding="utf-8") == copies[path.name], "run: python -m lora_course.exercises"
 
 
 def test_no_student_copy_is_left_over():
@@ -51,18 +57,29 @@ def test_no_student_copy_is_left_over():
 
 
 @each_notebook
-def test_nbgrader_can_import_both_copies(path):
+def test_the_student_copy_holds_no_solution_and_no_output(path):
+    for cell in read(NOTEBOOKS / "exercises" / path.name)["cells"]:
+        assert not {BEGIN, END} & {line.strip() for line in cell["source"]}
+        if cell["cell_type"] == "code":
+            assert (cell["outputs"], cell["execution_count"]) == ([], None)
+
+
+@each_notebook
+def test_each_exercise_is_a_cell_to_write_and_a_locked_cell_that_gives_points(path):
     for folder in ("solutions", "exercises"):
-        notebook = generate.read(NOTEBOOKS / folder / path.name)
-        assert generate.metadata_problems(notebook) == []
-        kinds = [cell["metadata"].get("nbgrader", {}) for cell in notebook["cells"]]
-        assert sum(kind.get("solution", False) for kind in kinds) == len(exercises_of(path.stem[3:]))
-        assert sum(kind.get("grade", False) for kind in kinds) == len(exercises_of(path.stem[3:]))
+        marked = [cell for cell in read(NOTEBOOKS / folder / path.name)["cells"] if "nbgrader" in cell["metadata"]]
+        answers = [cell for cell in marked if cell["metadata"]["nbgrader"]["solution"]]
+        tests = [cell for cell in marked if graded(cell)]
+        assert len(answers) == len(tests) == len(exercises_of(path.stem[3:]))
+        assert not [cell for cell in answers if cell["metadata"]["nbgrader"]["locked"] or cell in tests]
+        assert all(cell["cell_type"] == "code" and cell["metadata"]["nbgrader"]["locked"] for cell in tests)
+        assert [cell for cell in marked if "points" in cell["metadata"]["nbgrader"]] == tests
+        assert all(cell["metadata"]["nbgrader"]["task"] is False for cell in marked)
 
 
 @each_notebook
 def test_solutions_are_committed_with_outputs_and_without_errors(path):
-    cells = [cell for cell in generate.read(path)["cells"] if cell["cell_type"] == "code"]
+    cells = [cell for cell in read(path)["cells"] if cell["cell_type"] == "code"]
     outputs = [output for cell in cells for output in cell["outputs"]]
     assert "right." in "".join("".join(output.get("text", "")) for output in outputs)
     assert not [output for output in outputs if output["output_type"] == "error" or output.get("name") == "stderr"]
@@ -70,25 +87,25 @@ def test_solutions_are_committed_with_outputs_and_without_errors(path):
 
 @each_notebook
 def test_solutions_are_short(path):
-    lengths = [generate.solution_length(source) for source in code_cells(path) if generate.BEGIN in source]
+    lengths = [solution_length(source) for source in code_cells(path) if BEGIN in source]
     assert lengths
-    assert all(1 <= length <= generate.LONGEST for length in lengths)
+    assert all(1 <= length <= LONGEST for length in lengths)
 
 
 @each_notebook
 def test_stubs_say_how_long_the_solution_is(path):
-    stubs = [source for source in code_cells(NOTEBOOKS / "exercises" / path.name) if generate.STUB[0] in source]
+    stubs = [source for source in code_cells(NOTEBOOKS / "exercises" / path.name) if STUB in source]
     assert len(stubs) == len(exercises_of(path.stem[3:]))
     assert all("# about " in stub for stub in stubs)
 
 
 @each_notebook
 def test_both_pages_list_it(path):
-    points = [cell["metadata"]["nbgrader"].get("points") for cell in generate.read(path)["cells"] if graded(cell)]
+    points = [cell["metadata"]["nbgrader"].get("points") for cell in read(path)["cells"] if graded(cell)]
     for_teachers = (NOTEBOOKS / "solutions" / "TEACHERS.md").read_text(encoding="utf-8")
     assert f"| [{path.stem}]({path.name}) | {' + '.join(map(str, points))} |" in for_teachers
     assert f"### {path.stem}\n" in for_teachers
-    minutes = re.search(r"^About (\d+) minutes", "".join(generate.read(path)["cells"][0]["source"]), re.MULTILINE)[1]
+    minutes = re.search(r"^About (\d+) minutes", "".join(read(path)["cells"][0]["source"]), re.MULTILINE)[1]
     row = rf"^\| \[{path.stem}\]\({path.name}\) \| .* \| {minutes} \|$"
     assert re.search(row, (NOTEBOOKS / "exercises" / "README.md").read_text(encoding="utf-8"), re.MULTILINE)
 

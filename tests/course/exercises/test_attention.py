@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from exercise_helpers import assert_told
 
+from lora_course.exercises.attention import causal_attention, check
 from lora_np.autograd.fused import attention_forward
-from lora_np.course.exercises.attention import causal_attention, check
 
 
 def softmax(scores, axis=-1):

@@ -3,7 +3,7 @@ import re
 import numpy as np
 import pytest
 
-from lora_np.course.exercises.checking import (
+from lora_course.exercises.checking import (
     GRADING,
     Exercise,
     Gradients,

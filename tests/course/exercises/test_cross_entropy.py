@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from exercise_helpers import assert_told
 
-from lora_np.course.exercises.cross_entropy import check
+from lora_course.exercises.cross_entropy import check
 
 
 def softmax(logits, axis=1):

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 from exercise_helpers import assert_told
 
-from lora_np.course.exercises import layer_norm as topic
-from lora_np.course.exercises.checking import finite_differences
-from lora_np.course.exercises.layer_norm import check
+from lora_course.exercises import layer_norm as topic
+from lora_course.exercises.checking import finite_differences
+from lora_course.exercises.layer_norm import check
 
 
 def normed(x, eps):

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from exercise_helpers import assert_told
 
-from lora_np.course.exercises.lora_backward import check
+from lora_course.exercises.lora_backward import check
 
 
 def flat(x):

@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 from exercise_helpers import assert_told
 
+from lora_course.exercises import lora_init as exercise
+from lora_course.exercises.lora_init import check
 from lora_np import manual_seed
-from lora_np.course.exercises import lora_init as exercise
-from lora_np.course.exercises.lora_init import check
 from lora_np.lora.init import init_lora
 
 

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from exercise_helpers import assert_told
 
-from lora_np.course.exercises.matmul import check, matmul
+from lora_course.exercises.matmul import check, matmul
 
 
 def rows_summed(x, w):

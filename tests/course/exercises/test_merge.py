@@ -2,9 +2,9 @@ import numpy as np
 import pytest
 from exercise_helpers import assert_told
 
+from lora_course.exercises import merge as exercise
+from lora_course.exercises.merge import check
 from lora_np import nn
-from lora_np.course.exercises import merge as exercise
-from lora_np.course.exercises.merge import check
 from lora_np.lora import LoraConfig, LoraLinear
 
 

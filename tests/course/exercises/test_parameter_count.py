@@ -1,7 +1,7 @@
 import pytest
 from exercise_helpers import assert_told
 
-from lora_np.course.exercises.parameter_count import LLAMA_2_7B, LLAMA_3_8B, SEVEN, check, lora_parameters
+from lora_course.exercises.parameter_count import LLAMA_2_7B, LLAMA_3_8B, SEVEN, check, lora_parameters
 
 
 def shapes_of(config, K=None, F=None):

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 from exercise_helpers import assert_told
 
-from lora_np.course.exercises.subspace_similarity import check
+from lora_course.exercises.subspace_similarity import check
 
 
 def right_vectors(A):

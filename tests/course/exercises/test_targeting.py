@@ -3,8 +3,8 @@ import re
 import pytest
 from exercise_helpers import assert_told
 
+from lora_course.exercises.targeting import check, find_targets
 from lora_np import GPT2Config, GPT2LMHeadModel, nn
-from lora_np.course.exercises.targeting import check, find_targets
 from lora_np.lora.targets import find_targets as library_s
 
 

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from lora_np.course.exercises.watching import forms, shapes_made
+from lora_course.exercises.watching import forms, shapes_made
 
 x, A, B, W = np.ones((5, 13)), np.ones((2, 13)), np.ones((11, 2)), np.ones((11, 13))
 

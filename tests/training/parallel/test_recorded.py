@@ -96,7 +96,7 @@ def on_the_cpu(monkeypatch):
     record.Recording, FakeRecording.made = FakeRecording, []
     monkeypatch.setitem(sys.modules, "lora_np.autograd.cuda", types.ModuleType("lora_np.autograd.cuda"))
     monkeypatch.setitem(sys.modules, "lora_np.autograd.cuda.record", record)
-    monkeypatch.setattr("lora_np.training.recorded.on_gpu", lambda x: True)
+    monkeypatch.setattr("lora_np.training.parallel.recorded.on_gpu", lambda x: True)
     return FakeRecording.made
 
 

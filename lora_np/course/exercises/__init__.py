@@ -1,7 +1,0 @@
-"""Exercises for `notebooks/exercises`: one module for each, with the check that its notebook calls.
-
-checking.py   how a student's function is checked, and what the student is told
-watching.py   which products a function forms, seen from the arrays that it is given
-generate.py   student copies from the notebooks with solutions: `python -m lora_np.course.exercises`
-matmul.py ... subspace_similarity.py   for each topic: cases, reference, usual mistakes with their hints
-"""

@@ -1,0 +1,16 @@
+"""What the notebooks share: the size of their runs, the experiment that several of them make, pictures and exercises.
+
+budget.py       how much a notebook computes: `LORA_NP_BUDGET=small` for a quick look
+adaptation.py   from Python source to English prose: the same task for every method that is compared
+sweep.py        the rank sweep that notebooks 05 and 06 show: `python -m lora_course.sweep`
+timeline.py     one training step taken apart: which operation began and ended when
+gpu.py          CPU and GPU side by side, for notebook 11: `python -m lora_course.gpu`
+device.py       the device that a notebook runs on: its name, and the time of its work
+plots/          the notebooks' pictures
+exercises/      the checks of the exercises, and the reference solutions they fall back on
+"""
+
+from .adaptation import Adaptation, Outcome
+from .budget import budget
+
+__all__ = ["Adaptation", "Outcome", "budget"]

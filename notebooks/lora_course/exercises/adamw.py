@@ -1,0 +1,211 @@
+"""Exercise 11: a step of AdamW, and steps of the adapters alone."""
+
+import numpy as np
+
+from lora_np.nn import Parameter
+from lora_np.training import AdamW
+
+from .checking import Exercise, Mistake, checker
+
+BETAS, EPS = (0.9, 0.999), 1e-8
+
+
+def adamw_step(p, g, m, v, t, lr, weight_decay=0.01, betas=BETAS, eps=EPS):
+    """Step number t (from 1) of AdamW for one array p with gradient g; returns the new p, m and v."""
+    parameter = Parameter(p.copy())
+    parameter.grad = g
+    optimizer = AdamW([parameter], lr, betas, eps, weight_decay)
+    state = optimizer.state[id(parameter)] = {"step": t - 1, "m": m.copy(), "v": v.copy()}
+    optimizer.step()
+    return parameter.data, state["m"], state["v"]
+
+
+def step_adapters(params, grads, state, t, lr):
+    """Step number t of every array in `params` that has a gradient in `grads`, by `adamw_step`; changes the dicts.
+
+    params {name: array}, grads {name: array or None}, state {name: (m, v)}, empty at first: what has no gradient is
+    not stepped and gets no state.
+    """
+    for name, g in grads.items():
+        if g is not None:
+            m, v = state.get(name, (np.zeros_like(g), np.zeros_like(g)))
+            params[name], m, v = adamw_step(params[name], g, m, v, t, lr)
+            state[name] = m, v
+
+
+def cases():
+    """A first step and a later one. The settings are far from usual, so that each of them is seen."""
+    rng = np.random.default_rng(11)
+    arrays = [{name: rng.standard_normal(shape) for name in "pgmv"} for shape in [(3, 2), (4,)]]
+    first, later = ({**case, "v": case["v"] ** 2} for case in arrays)
+    first.update(m=np.zeros((3, 2)), v=np.zeros((3, 2)), t=1)
+    later.update(t=3)
+    settings = {"lr": 0.1, "weight_decay": 0.2, "betas": (0.8, 0.9), "eps": 0.05}
+    return [{**first, **settings}, {**later, **settings}]
+
+
+def _adamw(mean=None, square=None, unbias=None, step=None, decay=None):
+    """AdamW with one of its lines replaced."""
+
+    def mean_of(m, g, beta):
+        return beta * m + (1 - beta) * g
+
+    def square_of(v, g, beta):
+        return beta * v + (1 - beta) * g**2
+
+    def corrected(m, v, t, beta1, beta2):
+        return m / (1 - beta1**t), v / (1 - beta2**t)
+
+    def step_of(m, v, eps):
+        return m / (np.sqrt(v) + eps)
+
+    def shrunk(p, lr, weight_decay):
+        return p - lr * weight_decay * p
+
+    def wrong(p, g, m, v, t, lr, weight_decay, betas, eps):
+        m = (mean or mean_of)(m, g, betas[0])
+        v = (square or square_of)(v, g, betas[1])
+        pair = (unbias or corrected)(m, v, t, *betas)
+        return (decay or shrunk)(p, lr, weight_decay) - lr * (step or step_of)(*pair, eps), m, v
+
+    return wrong
+
+
+_right = _adamw()
+
+
+def _in_the_gradient(p, g, m, v, t, lr, weight_decay, betas, eps):
+    new, m, v = _right(p, g + weight_decay * p, m, v, t, lr, 0.0, betas, eps)
+    return new, m, v
+
+
+def _betas_swapped(p, g, m, v, t, lr, weight_decay, betas, eps):
+    return _right(p, g, m, v, t, lr, weight_decay, betas[::-1], eps)
+
+
+def _uphill(p, g, m, v, t, lr, weight_decay, betas, eps):
+    new, m, v = _right(p, g, m, v, t, lr, weight_decay, betas, eps)
+    shrunk = p - lr * weight_decay * p
+    return 2 * shrunk - new, m, v
+
+
+def _grows(p, g, m, v, t, lr, weight_decay, betas, eps):
+    return _right(p, g, m, v, t, lr, -weight_decay, betas, eps)
+
+
+def _shrunk_last(p, g, m, v, t, lr, weight_decay, betas, eps):
+    new, m, v = _right(p, g, m, v, t, lr, 0.0, betas, eps)
+    return new - lr * weight_decay * new, m, v
+
+
+def _plain_gradient(p, g, m, v, t, lr, weight_decay, betas, eps):
+    new_m, new_v = _right(p, g, m, v, t, lr, weight_decay, betas, eps)[1:]
+    return p - lr * weight_decay * p - lr * g / (np.sqrt(new_v / (1 - betas[1] ** t)) + eps), new_m, new_v
+
+
+def _hats_kept(p, g, m, v, t, lr, weight_decay, betas, eps):
+    new, m, v = _right(p, g, m, v, t, lr, weight_decay, betas, eps)
+    return new, m / (1 - betas[0] ** t), v / (1 - betas[1] ** t)
+
+
+def _old_state(p, g, m, v, t, lr, weight_decay, betas, eps):
+    return _right(p, g, m, v, t, lr, weight_decay, betas, eps)[0], m, v
+
+
+MISTAKES = (
+    Mistake(
+        "the bias correction is missing: m̂ = m / (1 - β₁ᵗ), v̂ = v / (1 - β₂ᵗ).",
+        _adamw(unbias=lambda m, v, *rest: (m, v)),
+    ),
+    Mistake(
+        "only m is corrected; v needs it too.", _adamw(unbias=lambda m, v, t, beta1, beta2: (m / (1 - beta1**t), v))
+    ),
+    Mistake(
+        "only v is corrected; m needs it too.", _adamw(unbias=lambda m, v, t, beta1, beta2: (m, v / (1 - beta2**t)))
+    ),
+    Mistake(
+        "the correction has no power t: it is 1 - βᵗ, which goes to 1.",
+        _adamw(unbias=lambda m, v, t, beta1, beta2: (m / (1 - beta1), v / (1 - beta2))),
+    ),
+    Mistake(
+        "β · t stands where βᵗ should: beta**t.",
+        _adamw(unbias=lambda m, v, t, beta1, beta2: (m / (1 - beta1 * t), v / (1 - beta2 * t))),
+    ),
+    Mistake(
+        "t is one too large: at the first step it is 1 already.",
+        _adamw(unbias=lambda m, v, t, beta1, beta2: (m / (1 - beta1 ** (t + 1)), v / (1 - beta2 ** (t + 1)))),
+    ),
+    Mistake("eps is under the root; it is added to it.", _adamw(step=lambda m, v, eps: m / np.sqrt(v + eps))),
+    Mistake("eps is missing, or is not the argument eps.", _adamw(step=lambda m, v, eps: m / np.sqrt(v))),
+    Mistake("the root of v̂ is missing.", _adamw(step=lambda m, v, eps: m / (v + eps))),
+    Mistake("the weight decay is missing.", _adamw(decay=lambda p, lr, decay: p)),
+    Mistake("the weight decay is to be multiplied by lr.", _adamw(decay=lambda p, lr, decay: p - decay * p)),
+    Mistake(
+        "the weight decay is added to the gradient. That is Adam with L2; AdamW shrinks p beside the step.",
+        _in_the_gradient,
+    ),
+    Mistake("the weight decay makes p larger: subtract it.", _grows),
+    Mistake("the decay is taken of the new p; it is lr · λ times the p before the step.", _shrunk_last),
+    Mistake("the step is along g; it should be along m̂, the mean of the gradients.", _plain_gradient),
+    Mistake("β₁ and β₂ have changed places.", _betas_swapped),
+    Mistake(
+        "in v, the gradient is to be squared.", _adamw(square=lambda v, g, beta: beta * v + (1 - beta) * np.abs(g))
+    ),
+    Mistake("in v, the gradient is to be squared.", _adamw(square=lambda v, g, beta: beta * v + (1 - beta) * g)),
+    Mistake("in m, the new gradient counts 1 - β₁.", _adamw(mean=lambda m, g, beta: beta * m + g)),
+    Mistake("in m, β₁ and 1 - β₁ have changed places.", _adamw(mean=lambda m, g, beta: (1 - beta) * m + beta * g)),
+    Mistake("the step goes up the gradient: subtract it.", _uphill),
+    Mistake("p is right, but m and v are returned corrected: the hats serve one step only.", _hats_kept),
+    Mistake("p is right, but m and v are returned as they came.", _old_state),
+)
+
+
+def _example():
+    """A frozen weight, an adapter's two matrices, and three gradients of each."""
+    rng = np.random.default_rng(14)
+    shapes = {"W": (4, 3), "A": (2, 3), "B": (4, 2)}
+    params = {name: rng.standard_normal(shape) for name, shape in shapes.items()}
+    steps = [{"W": None, **{name: rng.standard_normal(shapes[name]) for name in "AB"}} for _ in range(3)]
+    return params, steps
+
+
+def _run(function, steps=3):
+    """(params, state, did it return anything?) after the example's three steps, or the first of them."""
+    params, gradients = _example()
+    state, returned = {}, None
+    for t, grads in enumerate(gradients[:steps], 1):
+        returned = function(params, grads, state, t, 0.1)
+    return params, state, returned
+
+
+def changes_the_dicts(function):
+    """None, or a sentence if the adapters stand where they did."""
+    (before, _), (params, state, _) = _example(), _run(function)
+    if np.array_equal(params["A"], before["A"]):
+        return "the adapters have not changed: put the new array into the dict, params[name] = ..."
+    return None if state else "`state` is empty: keep each (m, v) in it for the next step."
+
+
+def leaves_the_frozen(function):
+    """None, or a sentence if the frozen weight is stepped, or has state."""
+    (before, _), (params, state, _) = _example(), _run(function)
+    if not np.array_equal(params["W"], before["W"]):
+        return "a weight without a gradient has changed: weight decay, too, is only for what learns."
+    return "there is a state for a frozen weight: that memory is what LoRA saves." if "W" in state else None
+
+
+def keeps_the_state(function):
+    """None, or a sentence if the second and third steps are wrong."""
+    (params, _, _), (expected, _, _) = _run(function), _run(step_adapters)
+    if all(np.allclose(params[name], expected[name]) for name in expected):
+        return None
+    (first, _, _), (right, _, _) = _run(function, steps=1), _run(step_adapters, steps=1)
+    if not all(np.allclose(first[name], right[name]) for name in right):
+        return "the first step is wrong: give adamw_step t and lr, and leave its other settings as they are."
+    return "the first step is right, later ones are not: are m and v taken from `state`, and is t handed on?"
+
+
+check = checker(
+    Exercise(adamw_step, cases, results=("p", "m", "v"), mistakes=MISTAKES),
+    Exercise(step_adapters, rules=(changes_the_dicts, leaves_the_frozen, keeps_the_state)),
+)

@@ -1,0 +1,147 @@
+"""Exercise 04: causal attention of several heads."""
+
+import numpy as np
+
+from lora_np.autograd.fused import attention_forward
+
+from .checking import Exercise, Mistake, checker
+
+
+def causal_attention(q, k, v):
+    """softmax(q kᵀ / √D) v, each position up to itself. q, k, v (H, T, D) -> out (H, T, D), weights P (H, T, T)."""
+    H, T, _ = q.shape
+    identity = np.broadcast_to(np.eye(T, dtype=v.dtype), (1, H, T, T))  # with these values, the result is P itself
+    values = np.concatenate([v[None], identity], axis=-1)
+    padded = [np.concatenate([x[None], np.zeros((1, H, T, T), x.dtype)], axis=-1) for x in (q, k)]
+    out, _ = attention_forward(*padded, values, scale=q.shape[-1] ** -0.5)
+    return out[0, ..., : v.shape[-1]], out[0, ..., v.shape[-1] :]
+
+
+def cases():
+    """Two heads, one head, and one position that has only itself to look at."""
+    rng = np.random.default_rng(7)
+    sizes = [(2, 5, 3), (1, 4, 6), (2, 1, 4)]
+    return [{name: rng.standard_normal((H, T, D)) for name in "qkv"} for H, T, D in sizes]
+
+
+def _softmax(scores, axis=-1):
+    e = np.exp(scores - scores.max(axis=axis, keepdims=True))
+    return e / e.sum(axis=axis, keepdims=True)
+
+
+def _scores(q, k):
+    return q @ k.swapaxes(-1, -2) / np.sqrt(q.shape[-1])
+
+
+def _seen(scores, offset=0):
+    """True where s ≤ t + offset."""
+    return np.tril(np.ones(scores.shape[-2:], bool), offset)
+
+
+def _hidden(scores, seen, low=-1e9):
+    return np.where(seen, scores, low)
+
+
+def _attend(weights):
+    """A mistake in the weights P = weights(q, k)."""
+
+    def wrong(q, k, v):
+        P = weights(q, k)
+        return P @ v, P
+
+    return wrong
+
+
+def _masked(scores):
+    """A mistake in the scores, the mask and the softmax right."""
+    return _attend(lambda q, k: _softmax(_hidden(scores(q, k), _seen(scores(q, k)))))
+
+
+def _look_ahead(q, k):
+    scores = _scores(q, k)
+    return _softmax(_hidden(scores, ~_seen(scores, -1)))
+
+
+def _not_itself(low):
+    """Weights of s < t. At position 0 all scores are `low`: NaN if that is -∞."""
+    return lambda q, k: _softmax(_hidden(_scores(q, k), _seen(_scores(q, k), -1), low))
+
+
+def _turned(low):
+    """Weights of s > t, as np.where gives them with its last two arguments in the wrong order."""
+    return lambda q, k: _softmax(_hidden(_scores(q, k), ~_seen(_scores(q, k)), low))
+
+
+def _over_heads(q, k):
+    return _softmax(_hidden(_scores(q, k), _seen(_scores(q, k)), -np.inf), axis=0)
+
+
+MISTAKES = (
+    Mistake(
+        "the mask is the wrong way round: here each position looks at itself and at what comes after it.",
+        _attend(_look_ahead),
+    ),
+    *(
+        Mistake(
+            "the mask is the wrong way round: here each position looks only at what comes after it.",
+            _attend(_turned(low)),
+        )
+        for low in (-1e9, -np.inf)
+    ),
+    Mistake("there is no mask: each position sees what comes after it.", _attend(lambda q, k: _softmax(_scores(q, k)))),
+    Mistake(
+        "the mask is applied after the softmax, so that the weights of a row no longer add up to 1.",
+        _attend(lambda q, k: _softmax(_scores(q, k)) * _seen(_scores(q, k))),
+    ),
+    Mistake(
+        "hidden scores are 0, and e^0 = 1 is a weight like any other: they have to be -infinity.",
+        _attend(lambda q, k: _softmax(_scores(q, k) * _seen(_scores(q, k)))),
+    ),
+    *(
+        Mistake("a position has to see itself too: s ≤ t, not s < t.", _attend(_not_itself(low)))
+        for low in (-1e9, -np.inf)
+    ),
+    Mistake(
+        "every number is NaN. If a mask of 0 and 1 is multiplied by -np.inf: 0 · ∞ is NaN. Use np.where.",
+        _attend(lambda q, k: np.nan * _scores(q, k)),
+    ),
+    Mistake("the scores are not divided by √D.", _masked(lambda q, k: q @ k.swapaxes(-1, -2))),
+    Mistake(
+        "the scores are divided by D; it should be √D.", _masked(lambda q, k: q @ k.swapaxes(-1, -2) / q.shape[-1])
+    ),
+    Mistake(
+        "√D has D in it, the size of a head; here it is the number of positions.",
+        _masked(lambda q, k: q @ k.swapaxes(-1, -2) / np.sqrt(q.shape[-2])),
+    ),
+    Mistake(
+        "queries and keys have changed places: q kᵀ has a row for each query.", _masked(lambda q, k: _scores(k, q))
+    ),
+    Mistake(
+        "the softmax runs over the queries; each query's weights add up to 1: axis=-1.",
+        _attend(lambda q, k: _softmax(_hidden(_scores(q, k), _seen(_scores(q, k))), axis=-2)),
+    ),
+    Mistake("the softmax runs over the heads; each query's weights add up to 1: axis=-1.", _attend(_over_heads)),
+    Mistake(
+        "the values are mixed by Pᵀ; row t of P has the weights of position t: P @ v.",
+        lambda q, k, v: (causal_attention(q, k, v)[1].swapaxes(-1, -2) @ v, causal_attention(q, k, v)[1]),
+    ),
+    Mistake(
+        "out is right, and P holds scores: return the weights, after the softmax.",
+        lambda q, k, v: (causal_attention(q, k, v)[0], _scores(q, k)),
+    ),
+)
+
+
+def large_scores(function):
+    """None, or a sentence if large scores overflow."""
+    q, k, v = (100 * x for x in np.random.default_rng(8).standard_normal((3, 2, 4, 5)))
+    with np.errstate(all="ignore"):
+        out, P = function(q, k, v)
+    if np.isfinite(out).all() and np.isfinite(P).all():
+        return None
+    return "right for small scores, but large ones overflow. Subtract each row's largest score before the exponential."
+
+
+check = checker(
+    Exercise(causal_attention, cases, results=("out", "P"), mistakes=MISTAKES, rules=(large_scores,)),
+)

@@ -1,0 +1,85 @@
+"""Exercise 06: the forward of a linear layer with a low-rank update."""
+
+import numpy as np
+
+from lora_np.autograd.fused import lora_linear_forward
+
+from .checking import Exercise, Mistake, checker
+from .watching import forms
+
+
+def lora_forward(x, W, b, A, B, alpha):
+    """y = x Wᵀ + b + (alpha / r) (x Aᵀ) Bᵀ. x (..., in), W (out, in), b (out,), A (r, in), B (out, r)."""
+    return lora_linear_forward(x, W, b, A, B, alpha / len(A))[0]
+
+
+def cases():
+    """Arguments with a B that is not zero, for one row, several, and a batch of sequences."""
+    rng = np.random.default_rng(6)
+    return [
+        {
+            "x": rng.standard_normal((*leading, n_in)),
+            "W": rng.standard_normal((n_out, n_in)),
+            "b": rng.standard_normal(n_out),
+            "A": rng.standard_normal((r, n_in)),
+            "B": rng.standard_normal((n_out, r)),
+            "alpha": alpha,
+        }
+        for leading, n_in, n_out, r, alpha in [((5,), 7, 6, 3, 16.0), ((2, 4), 6, 9, 2, 8.0), ((), 5, 8, 4, 2.0)]
+    ]
+
+
+def _with(scale):
+    """The forward with another factor before the branch."""
+    return lambda x, W, b, A, B, alpha: x @ W.T + b + scale(alpha, len(A), *W.shape) * (x @ A.T @ B.T)
+
+
+MISTAKES = (
+    Mistake("alpha / r is missing: the branch has to be scaled.", _with(lambda alpha, r, *sizes: 1.0)),
+    Mistake("the branch is scaled by alpha, and not divided by the rank r.", _with(lambda alpha, r, *sizes: alpha)),
+    Mistake("the branch is scaled by r / alpha: turn it round.", _with(lambda alpha, r, *sizes: r / alpha)),
+    Mistake(
+        "the branch is divided by len(B), the number of outputs: r is B's second axis and A's first.",
+        _with(lambda alpha, r, n_out, n_in: alpha / n_out),
+    ),
+    Mistake(
+        "the branch is divided by the number of inputs: r is A's first axis, len(A).",
+        _with(lambda alpha, r, n_out, n_in: alpha / n_in),
+    ),
+    Mistake("// leaves the remainder out: alpha / r.", _with(lambda alpha, r, *sizes: alpha // r)),
+    Mistake("the branch is scaled by alpha · r: divide.", _with(lambda alpha, r, *sizes: alpha * r)),
+    Mistake(
+        "the branch is scaled by alpha / √r, as in rsLoRA; here it is alpha / r.", _with(lambda a, r, *_: a / r**0.5)
+    ),
+    Mistake("this is the base layer alone: the branch is missing.", _with(lambda alpha, r, *sizes: 0.0)),
+    Mistake(
+        "this is the branch alone: the frozen layer x Wᵀ + b is missing.",
+        lambda x, W, b, A, B, alpha: alpha / len(A) * (x @ A.T @ B.T),
+    ),
+    Mistake("the bias b is missing.", lambda x, W, b, A, B, alpha: x @ W.T + alpha / len(A) * (x @ A.T @ B.T)),
+    Mistake(
+        "alpha / r scales the bias too: only the branch is scaled.",
+        lambda x, W, b, A, B, alpha: x @ W.T + alpha / len(A) * (x @ A.T @ B.T + b),
+    ),
+    Mistake(
+        "alpha / r scales the frozen layer too: only the branch is scaled.",
+        lambda x, W, b, A, B, alpha: alpha / len(A) * (x @ W.T + b + x @ A.T @ B.T),
+    ),
+)
+
+
+def thin_products(function):
+    """None, or a sentence if B A is formed in full."""
+    rng = np.random.default_rng(0)
+    shapes = ((5, 13), (11, 13), (11,), (2, 13), (11, 2))
+    if forms(function, (*map(rng.standard_normal, shapes), 4.0), (11, 13)):
+        return (
+            "the values are right, but B A is formed in full: that is a matrix as large as W. "
+            "Put the brackets the other way, (x Aᵀ) Bᵀ: two thin products."
+        )
+    return None
+
+
+check = checker(
+    Exercise(lora_forward, cases, results=("y",), mistakes=MISTAKES, rules=(thin_products,)),
+)

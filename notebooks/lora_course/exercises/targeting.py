@@ -1,0 +1,147 @@
+"""Exercise 10: which layers of a model get an adapter."""
+
+import re
+
+from lora_np.lora.sizes import linear_layers
+from lora_np.lora.targets import ALL_LINEAR, match_names
+
+from .checking import Exercise, Mistake, checker
+
+GPT2 = {"model_type": "gpt2", "n_embd": 8, "n_layer": 2, "n_head": 2, "vocab_size": 16, "n_positions": 8}
+LLAMA = {
+    "model_type": "llama",
+    "hidden_size": 8,
+    "intermediate_size": 12,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 2,
+    "vocab_size": 16,
+}
+SHARED = ["layers.0.up_proj", "layers.0.shared_up_proj", "layers.1.up_proj.gate", "lm_head"]
+
+
+def find_targets(layers, target_modules):
+    """Those of `layers`, dotted names in the model's order, that `target_modules` means.
+
+    A list means the layers whose whole name is in it, or the end of it after a dot; a string is a regular
+    expression for the whole name; "all-linear" means all but "lm_head". ValueError for an entry of a list that means
+    no layer.
+    """
+    if target_modules == ALL_LINEAR:
+        return [name for name in layers if name != "lm_head"]
+    return match_names(target_modules, layers, layers)
+
+
+def cases():
+    """GPT-2, Llama, and a made-up model with names that end alike."""
+    gpt2, llama = list(linear_layers(GPT2)), list(linear_layers(LLAMA))
+    asked = [
+        (gpt2, ["c_attn"]),
+        (llama, ["v_proj", "q_proj"]),
+        (gpt2, ["attn.c_proj", "lm_head"]),
+        (llama, ["model.layers.1.mlp.up_proj"]),
+        (SHARED, ["up_proj"]),
+        (gpt2, "all-linear"),
+        (llama, r".*\.0\.self_attn\.[qv]_proj"),
+        (SHARED, r"layers\.\d\.up_proj"),
+        (SHARED, r"layers.*proj"),
+        (SHARED, r"(shared_)?up_proj|lm_head"),
+    ]
+    return [{"layers": layers, "target_modules": target_modules} for layers, target_modules in asked]
+
+
+def _ends(name, target):
+    return name == target or name.endswith("." + target)
+
+
+def _by(matches=_ends, pattern=re.fullmatch, head=("lm_head",)):
+    """A selection with another rule for lists, for strings, or for the layers that "all-linear" leaves out."""
+
+    def wrong(layers, target_modules):
+        if target_modules == ALL_LINEAR:
+            return [name for name in layers if name not in head]
+        if isinstance(target_modules, str):
+            return [name for name in layers if pattern(target_modules, name)]
+        return [name for name in layers if any(matches(name, target) for target in target_modules)]
+
+    return wrong
+
+
+def _in_the_order_of_targets(layers, target_modules):
+    if isinstance(target_modules, str):
+        return find_targets(layers, target_modules)
+    return [name for target in target_modules for name in layers if _ends(name, target)]
+
+
+def _headless(kinds):
+    """The selection without lm_head, for target_modules of these kinds."""
+
+    def wrong(layers, target_modules):
+        found = find_targets(layers, target_modules)
+        return [name for name in found if name != "lm_head"] if isinstance(target_modules, kinds) else found
+
+    return wrong
+
+
+MISTAKES = (
+    Mistake(
+        "a name is found anywhere inside a layer's name. It has to be the whole name, or its end after a dot.",
+        _by(lambda name, target: target in name),
+    ),
+    Mistake(
+        'the end of a name counts only after a dot: "up_proj" does not mean "shared_up_proj".',
+        _by(lambda name, target: name.endswith(target)),
+    ),
+    Mistake(
+        'only the last part of a name is compared. "attn.c_proj" and whole names should be found too.',
+        _by(lambda name, target: name.split(".")[-1] == target),
+    ),
+    Mistake(
+        "a whole name should be found too.",
+        _by(lambda name, target: name.endswith("." + target)),
+    ),
+    Mistake(
+        "a list may name a layer by the end of its name, too.",
+        _by(lambda name, target: name == target),
+    ),
+    Mistake(
+        "one part of a name after the other is compared; a target may have several, and has to be the end.",
+        _by(lambda name, target: target in name.split(".")),
+    ),
+    Mistake("the pattern is searched inside the name; it has to fit the whole: re.fullmatch.", _by(pattern=re.search)),
+    Mistake(
+        "re.match looks at the beginning only; the pattern has to fit the whole name: re.fullmatch.",
+        _by(pattern=re.match),
+    ),
+    Mistake(
+        '"all-linear" is a word of its own, and no regular expression: all linear layers but lm_head.',
+        lambda layers, wanted: [] if wanted == ALL_LINEAR else find_targets(layers, wanted),
+    ),
+    *(
+        Mistake('only "all-linear" leaves lm_head out; a list or a pattern may ask for it.', _headless(kinds))
+        for kinds in ((list, str), (list,), (str,))
+    ),
+    Mistake('"all-linear" leaves the output head out: "lm_head".', _by(head=())),
+    Mistake("the order is that of the targets; it should be the model's.", _in_the_order_of_targets),
+)
+
+
+def unknown_name(function):
+    """None, or a sentence if a target that means no layer is passed over in silence."""
+    layers = list(linear_layers(GPT2))
+    for target_modules in (["q_attn", "v_attn"], ["c_attn", "q_attn"]):
+        try:
+            function(list(layers), list(target_modules))
+        except ValueError:
+            continue
+        except Exception as error:
+            return f"{target_modules} raises {type(error).__name__}; it should be a ValueError."
+        return (
+            f"what is found is right, but {target_modules} raises no ValueError, although GPT-2 has no layer q_attn. "
+            "Check each entry of the list by itself."
+        )
+    return None
+
+
+check = checker(
+    Exercise(find_targets, cases, results=("the list",), mistakes=MISTAKES, rules=(unknown_name,)),
+)
