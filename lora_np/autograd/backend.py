@@ -17,20 +17,29 @@ import numpy as np
 FLOATS = (np.float16, np.float32, np.float64)
 
 
+_libraries = {np.ndarray: np}  # {type of array: library}; CuPy is asked for by name, as it may never be imported
+
+
+def register_arrays(kind, library):
+    """Let the engine work on arrays of the type `kind`, with `library` in the place of the module numpy."""
+    _libraries[kind] = library
+
+
 def array_module(x):
-    """The library (the module numpy or cupy) that made the array `x`."""
-    cupy = sys.modules.get("cupy")
-    return cupy if cupy is not None and isinstance(x, cupy.ndarray) else np
+    """The library (the module numpy or cupy, or what was registered) that made the array `x`."""
+    library = _libraries.get(type(x))
+    return library or (sys.modules["cupy"] if on_gpu(x) else np)
 
 
 def on_gpu(x):
     """Is `x` an array on a GPU?"""
-    return array_module(x) is not np
+    cupy = sys.modules.get("cupy")
+    return cupy is not None and isinstance(x, cupy.ndarray)
 
 
 def is_array(x):
-    """Is `x` an array of either library? NumPy's scalars (`np.float32(1)`) count as 0-d arrays."""
-    return isinstance(x, (np.ndarray, np.generic)) or on_gpu(x)
+    """Is `x` an array of a library that is known? NumPy's scalars (`np.float32(1)`) count as 0-d arrays."""
+    return isinstance(x, (np.ndarray, np.generic)) or type(x) in _libraries or on_gpu(x)
 
 
 def is_float(x):
@@ -115,7 +124,7 @@ def synchronize(device):
 
 def device_of(x):
     """'cpu' or 'cuda:N': where the array `x` lives."""
-    return "cpu" if array_module(x) is np else f"cuda:{x.device.id}"
+    return f"cuda:{x.device.id}" if on_gpu(x) else "cpu"
 
 
 def to_device(x, device):
@@ -129,8 +138,10 @@ def to_device(x, device):
 
 
 def to_numpy(x):
-    """The array `x` in the computer's own memory, as a NumPy array."""
-    return np.asarray(x) if array_module(x) is np else x.get()
+    """The array `x` in the computer's own memory, as a NumPy array (or one that was registered, as it is)."""
+    if on_gpu(x):
+        return x.get()
+    return x if type(x) in _libraries else np.asarray(x)
 
 
 def blocks(length, row_bytes, xp, cache_bytes=1 << 19):
@@ -140,7 +151,7 @@ def blocks(length, row_bytes, xp, cache_bytes=1 << 19):
     through memory once per step: on two cores this made GELU and softmax more than twice as fast. A GPU wants the
     opposite, so for CuPy there is one slice.
     """
-    rows = length if xp is not np else max(1, cache_bytes // max(1, row_bytes))
+    rows = length if xp.__name__ == "cupy" else max(1, cache_bytes // max(1, row_bytes))
     return [slice(start, min(start + rows, length)) for start in range(0, length, max(1, rows))]
 
 

@@ -7,7 +7,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from .backend import array_module, device_of, is_array, to_device
+from .backend import array_module, device_of, is_array, on_gpu, to_device
 from .broadcasting import operand, operands, unbroadcast
 from .kernels import sum_groups
 from .tensor import data, needs_grad, record
@@ -133,6 +133,6 @@ def _sum_rows(rows, ids, size):
     if ids.size:
         order = xp.argsort(ids, kind="stable")
         found, starts = xp.unique(ids[order], return_index=True)
-        add_groups = np.add.reduceat if xp is np else sum_groups
+        add_groups = sum_groups if on_gpu(rows) else np.add.reduceat
         out[found] = add_groups(rows[order], starts)
     return out

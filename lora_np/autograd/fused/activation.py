@@ -117,10 +117,10 @@ def _tanh_form(xp, x, y, slope):
 
 def _erf_form(xp, x, y, slope):
     """Fill `y`, and `slope` if it is wanted. The error function is SciPy's (CuPy's on a GPU)."""
-    if xp.__name__ == "numpy":
-        from scipy.special import erf
-    else:
+    if xp.__name__ == "cupy":
         from cupyx.scipy.special import erf
+    else:
+        from scipy.special import erf
     below = erf(x * math.sqrt(0.5))
     below += 1
     below *= 0.5

@@ -1,0 +1,120 @@
+"""What shape and dtype the result of a NumPy function has, from those of its inputs: the rules behind `shapes.py`."""
+
+import functools
+import math
+
+import numpy as np
+
+
+def reshaped(view, shape):
+    """view.reshape(shape) if that can be a view of the same memory, else None."""
+    try:
+        return view.reshape(shape, copy=False)
+    except TypeError:  # NumPy 2.0 does not know `copy`
+        view = view[...]
+    except ValueError:
+        if math.prod(shape) not in (view.size, -view.size) and -1 not in shape:
+            raise
+        return None
+    try:
+        view.shape = shape
+    except AttributeError:
+        return None
+    return view
+
+
+def indexed(shape, parts):
+    """The shape of x[parts], where some of them are arrays of integers or booleans.
+
+    Found by indexing an array of one byte repeated, its axes that are not indexed left out: so nothing large is made.
+    """
+    parts = tuple(np.broadcast_to(np.intp(0), p.shape) if _is_shape_array(p) else p for p in parts)
+    used = sum(getattr(p, "dtype", None) == bool and p.ndim or 1 for p in parts if p is not None)
+    lead, rest = (shape, ()) if Ellipsis in map(_plain, parts) else (shape[:used], shape[used:])
+    return np.broadcast_to(np.int8(0), lead)[parts].shape + rest
+
+
+def _plain(part):
+    return None if isinstance(part, np.ndarray) else part
+
+
+def _is_shape_array(x):
+    return hasattr(x, "meter")
+
+
+@functools.lru_cache(maxsize=4096)
+def matmul(a, b):
+    """(shape of a @ b, how many multiply-adds it takes)."""
+    if len(a) == 1 or len(b) == 1:
+        raise ValueError(f"products of vectors are not followed: {a} @ {b}")
+    if a[-1] != b[-2]:
+        raise ValueError(f"matmul: shapes {a} and {b} do not fit")
+    shape = (*np.broadcast_shapes(a[:-2], b[:-2]), a[-2], b[-1])
+    return shape, math.prod(shape) * a[-1]
+
+
+def shape_of(ufunc, method, inputs, options):
+    """The shape of the result of an elementwise function, or of its `reduce` or `reduceat` over the first axis."""
+    if method == "__call__":
+        shapes = [getattr(x, "shape", ()) for x in inputs]
+        return shapes[0] if len(shapes) == 1 or shapes[1] in ((), shapes[0]) else np.broadcast_shapes(*shapes)
+    if method == "reduceat":
+        return (len(inputs[1]), *inputs[0].shape[1:])
+    return reduced(inputs[0].shape, options.get("axis", 0), options.get("keepdims", False))
+
+
+def reduced(shape, axis, keepdims):
+    """The shape without `axis` (None for all, an int or a tuple), or with 1 in its place."""
+    axes = range(len(shape)) if axis is None else [i % len(shape) for i in np.atleast_1d(axis)]
+    return tuple(1 if i in axes else n for i, n in enumerate(shape) if keepdims or i not in axes)
+
+
+def result_dtype(ufunc, inputs, method="__call__", dtype=None):
+    """The dtype of a function's result; Python's numbers take on that of the arrays, as in NumPy."""
+    if dtype is not None:
+        return np.dtype(dtype)
+    if method != "__call__":
+        return _of_reduction(ufunc, inputs[0].dtype)
+    return _of_call(ufunc, tuple(getattr(x, "dtype", type(x)) for x in inputs))
+
+
+@functools.cache
+def _of_call(ufunc, kinds):
+    return ufunc.resolve_dtypes((*kinds, None))[-1]
+
+
+def _of_reduction(ufunc, dtype):
+    return getattr(ufunc, "reduce")(np.zeros(1, dtype)).dtype
+
+
+def _concatenate(arrays, axis=0):
+    shape = list(arrays[0].shape)
+    shape[axis] = sum(x.shape[axis] for x in arrays)
+    return shape, np.result_type(*(x.dtype for x in arrays))
+
+
+def _where(condition, a, b):
+    kinds = [getattr(x, "dtype", x) for x in (a, b)]
+    return np.broadcast_shapes(*map(np.shape, (condition, a, b))), np.result_type(*kinds)
+
+
+def _einsum(formula, *arrays):
+    before, _, after = formula.partition("->")
+    lengths = {}
+    for letters, x in zip(before.split(","), arrays, strict=True):
+        lengths |= dict(zip(letters, x.shape, strict=True))
+    return [lengths[letter] for letter in after], np.result_type(*(x.dtype for x in arrays))
+
+
+def _repeat(x, times):
+    return (x.size * times,), x.dtype
+
+
+FUNCTIONS = {  # function -> rule: (shape, dtype) of a new array, or a view of the first input
+    np.concatenate: _concatenate,
+    np.where: _where,
+    np.einsum: _einsum,
+    np.repeat: _repeat,
+    np.moveaxis: lambda x, source, to: np.moveaxis(x.layout, source, to),
+    np.broadcast_to: lambda x, shape: np.broadcast_to(x.layout, shape),
+}
