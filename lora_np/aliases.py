@@ -11,8 +11,15 @@ import sys
 import types
 import warnings
 
-MOVED = {}  # {old module: (new modules, ...)}, all without the leading "lora_np."
-RENAMED = {}  # {"old module.old name": "new name"}, the old module as in MOVED or still in its place
+MOVED = {  # {old module: (new modules, ...)}, all without the leading "lora_np."
+    "lora.memory": ("costs.memory", "costs.step_memory"),
+    "lora.sizes": ("costs.parameters", "costs.operations"),
+    "lora.step_memory": ("costs.step_memory",),
+}
+RENAMED = {  # {"old module.old name": "new name"}, the old module as in MOVED or still in its place
+    "lora.memory.this_library": "estimate_step_memory",
+    "lora.step_memory.this_library": "estimate_step_memory",
+}
 
 
 class _MovedModule(types.ModuleType):

@@ -19,6 +19,7 @@ FLOORS = {
     "lora": {"autograd", "storage", "nn"},
     "models": {"autograd", "storage", "nn"},
     "training": {"autograd", "storage", "nn", "lora", "models"},
+    "costs": {"autograd", "nn", "lora", "models", "training"},
     "plots": {"storage"},
     "course": {"autograd", "storage", "nn", "lora", "models", "training", "plots", "tasks"},
     "tasks": {"models", "training"},

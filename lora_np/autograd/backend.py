@@ -149,10 +149,11 @@ def blocks(length, row_bytes, xp, cache_bytes=1 << 19):
 
     Several elementwise steps in a row then find their block still in the cache, instead of sending a large array
     through memory once per step: on two cores this made GELU and softmax more than twice as fast. A GPU wants the
-    opposite, so for CuPy there is one slice.
+    opposite, so for CuPy there is one slice. A registered library may pass some over (`some_blocks`).
     """
     rows = length if xp.__name__ == "cupy" else max(1, cache_bytes // max(1, row_bytes))
-    return [slice(start, min(start + rows, length)) for start in range(0, length, max(1, rows))]
+    slices = [slice(start, min(start + rows, length)) for start in range(0, length, max(1, rows))]
+    return slices if xp is np else getattr(xp, "some_blocks", list)(slices)
 
 
 _precision = {"tf32": os.environ.get("LORA_NP_TF32", "0") == "1"}

@@ -24,22 +24,33 @@ def reshaped(view, shape):
 
 
 def indexed(shape, parts):
-    """The shape of x[parts], where some of them are arrays of integers or booleans.
+    """The shape of x[parts], where some of them are arrays of integers or booleans and all of these stand together."""
+    axes, before, after, arrays = list(shape), [], [], []
+    for part in _without_ellipsis(parts, len(shape)):
+        sliced = after if arrays else before
+        if part is None:
+            sliced.append(1)
+        elif isinstance(part, slice):
+            sliced.append(len(range(*part.indices(axes.pop(0)))))
+        elif after:
+            raise NotImplementedError(f"arrays with slices between them are not followed: {parts}")
+        elif getattr(part, "dtype", None) == bool:
+            arrays.append((int(np.count_nonzero(part)),))
+            del axes[: part.ndim]
+        else:
+            arrays.append(np.shape(part))
+            del axes[0]
+    return (*before, *np.broadcast_shapes(*arrays), *after, *axes)
 
-    Found by indexing an array of one byte repeated, its axes that are not indexed left out: so nothing large is made.
-    """
-    parts = tuple(np.broadcast_to(np.intp(0), p.shape) if _is_shape_array(p) else p for p in parts)
-    used = sum(getattr(p, "dtype", None) == bool and p.ndim or 1 for p in parts if p is not None)
-    lead, rest = (shape, ()) if Ellipsis in map(_plain, parts) else (shape[:used], shape[used:])
-    return np.broadcast_to(np.int8(0), lead)[parts].shape + rest
 
-
-def _plain(part):
-    return None if isinstance(part, np.ndarray) else part
-
-
-def _is_shape_array(x):
-    return hasattr(x, "meter")
+def _without_ellipsis(parts, ndim):
+    """The parts with as many whole slices in the place of ... as it stands for."""
+    at = next((i for i, part in enumerate(parts) if part is Ellipsis), None)
+    if at is None:
+        return parts
+    rest = [part for part in parts if part is not None and part is not Ellipsis]
+    used = sum(part.ndim if getattr(part, "dtype", None) == bool else 1 for part in rest)
+    return (*parts[:at], *[slice(None)] * (ndim - used), *parts[at + 1 :])
 
 
 @functools.lru_cache(maxsize=4096)

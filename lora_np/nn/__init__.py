@@ -1,6 +1,6 @@
 """Modules: a model as a tree of named parts."""
 
-from .layers import Conv1D, Dropout, Embedding, LayerNorm, Linear, RMSNorm, normal, uninitialized
+from .layers import Conv1D, Dropout, Embedding, LayerNorm, Linear, RMSNorm, filled, normal, uninitialized, weightless
 from .module import Buffer, Module, ModuleDict, ModuleList, Parameter, ParameterDict
 from .nf4 import dequantize_nf4, quantize_nf4
 from .quantized import Linear4bit, memory_footprint, quantize_model
@@ -20,9 +20,11 @@ __all__ = [
     "ParameterDict",
     "RMSNorm",
     "dequantize_nf4",
+    "filled",
     "memory_footprint",
     "normal",
     "quantize_model",
     "quantize_nf4",
     "uninitialized",
+    "weightless",
 ]

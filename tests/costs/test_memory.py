@@ -8,8 +8,9 @@ from lora_helpers import peft_model
 
 from lora_np import GPT2Config, GPT2LMHeadModel, LoraConfig, get_peft_model
 from lora_np.autograd.threads import limit_threads
-from lora_np.lora.memory import activations, memory, this_library
-from lora_np.lora.sizes import count, linear_layers, model_size
+from lora_np.costs.memory import activations, memory
+from lora_np.costs.step_memory import estimate_step_memory as this_library
+from lora_np.costs.parameters import count, linear_layers, model_size
 from lora_np.models import LlamaConfig, LlamaForCausalLM
 from lora_np.nn import memory_footprint, quantize_model
 from lora_np.training import AdamW

@@ -8,7 +8,8 @@ from hypothesis import strategies as st
 from lora_helpers import fuzz, tiny_config
 
 from lora_np import GPT2LMHeadModel, LoraConfig, get_peft_model
-from lora_np.lora.sizes import adapter_sizes, count, flops, linear_layers, model_size, weight_shapes
+from lora_np.costs.operations import flops
+from lora_np.costs.parameters import adapter_sizes, count, linear_layers, model_size, weight_shapes
 from lora_np.models import LlamaConfig, LlamaForCausalLM
 
 GPT2 = {"model_type": "gpt2", "n_embd": 768, "n_layer": 12, "n_head": 12, "vocab_size": 50257, "n_positions": 1024}
