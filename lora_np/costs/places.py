@@ -13,7 +13,7 @@ from ..autograd import no_grad
 from ..autograd.threads import limit_threads
 from ..lora.targets import LINEAR
 from . import weightless
-from .shapes import metered
+from .meter import metered
 
 TOKENS = 2
 

@@ -34,7 +34,7 @@ def indexed(shape, parts):
             sliced.append(len(range(*part.indices(axes.pop(0)))))
         elif after:
             raise NotImplementedError(f"arrays with slices between them are not followed: {parts}")
-        elif getattr(part, "dtype", None) == bool:
+        elif _is_mask(part):
             arrays.append((int(np.count_nonzero(part)),))
             del axes[: part.ndim]
         else:
@@ -43,13 +43,17 @@ def indexed(shape, parts):
     return (*before, *np.broadcast_shapes(*arrays), *after, *axes)
 
 
+def _is_mask(part):
+    return getattr(part, "dtype", None) == np.bool_
+
+
 def _without_ellipsis(parts, ndim):
     """The parts with as many whole slices in the place of ... as it stands for."""
     at = next((i for i, part in enumerate(parts) if part is Ellipsis), None)
     if at is None:
         return parts
     rest = [part for part in parts if part is not None and part is not Ellipsis]
-    used = sum(part.ndim if getattr(part, "dtype", None) == bool else 1 for part in rest)
+    used = sum(part.ndim if _is_mask(part) else 1 for part in rest)
     return (*parts[:at], *[slice(None)] * (ndim - used), *parts[at + 1 :])
 
 
@@ -64,7 +68,7 @@ def matmul(a, b):
     return shape, math.prod(shape) * a[-1]
 
 
-def shape_of(ufunc, method, inputs, options):
+def shape_of(method, inputs, options):
     """The shape of the result of an elementwise function, or of its `reduce` or `reduceat` over the first axis."""
     if method == "__call__":
         shapes = [getattr(x, "shape", ()) for x in inputs]
@@ -94,8 +98,9 @@ def _of_call(ufunc, kinds):
     return ufunc.resolve_dtypes((*kinds, None))[-1]
 
 
+@functools.cache
 def _of_reduction(ufunc, dtype):
-    return getattr(ufunc, "reduce")(np.zeros(1, dtype)).dtype
+    return ufunc.reduce(np.zeros(1, dtype)).dtype
 
 
 def _concatenate(arrays, axis=0):
@@ -117,15 +122,10 @@ def _einsum(formula, *arrays):
     return [lengths[letter] for letter in after], np.result_type(*(x.dtype for x in arrays))
 
 
-def _repeat(x, times):
-    return (x.size * times,), x.dtype
-
-
-FUNCTIONS = {  # function -> rule: (shape, dtype) of a new array, or a view of the first input
+FUNCTIONS = {  # function -> (shape, dtype) of the new array that it gives
     np.concatenate: _concatenate,
     np.where: _where,
     np.einsum: _einsum,
-    np.repeat: _repeat,
-    np.moveaxis: lambda x, source, to: np.moveaxis(x.layout, source, to),
-    np.broadcast_to: lambda x, shape: np.broadcast_to(x.layout, shape),
+    np.repeat: lambda x, times: ((x.size * times,), x.dtype),
 }
+VIEWS = {np.moveaxis: np.moveaxis, np.broadcast_to: np.broadcast_to}  # what they give is a view of their first input

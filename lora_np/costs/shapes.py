@@ -1,177 +1,63 @@
 """Arrays without numbers: the engine runs on them as on NumPy's, and what is learned is what it would have cost.
 
-A `ShapeArray` has a shape, a dtype and strides, and no memory. Operations give the array that NumPy's would give, views
-where NumPy makes views. The `Meter` knows how many bytes all arrays alive would take, the most that it ever was, and
-how many multiplications the matrix products have. So the memory of a training step, with every temporary array and
-whatever a backward function keeps, is that of the step itself, run for its shapes: milliseconds for a large model.
+A `ShapeArray` has a shape, a dtype and strides, and no memory. Operations give the array that NumPy's would give, and a
+view where NumPy makes a view. A `Meter` counts the bytes that they would take while they exist, and the products. So
+the memory of a training step, with every temporary array and whatever a backward function keeps, is that of the step
+itself, run for its shapes; for a large model that takes some tenths of a second.
 
     with metered() as meter:
         x = ShapeArray((512, 768)) * 2
     meter.peak
 
-Values do not exist: a ShapeArray is true, and each number in it reads as 0. What a step does must not depend on them.
+Values do not exist: each number reads as 0, and an array is true. What a step does must not depend on them.
 """
 
 import functools
 import math
-import threading
-import weakref
-from contextlib import contextmanager
-from sys import getrefcount
 
 import numpy as np
 
 from ..autograd.backend import register_arrays
 from . import shape_rules
+from .meter import current_meter
+from .operators import LEAST_REUSED, Operators
 
 FLOAT32 = np.dtype(np.float32)
-LEAST_REUSED = 1 << 18  # bytes: the result of a + b goes to where `a` is, if `a` is a temporary array of this size
 
 
-class Meter:
-    """live: bytes of the arrays that exist; peak: the most that was; products: multiply-adds in matrix products."""
-
-    def __init__(self):
-        self.live = self.peak = self.products = 0
-        self.adopted = {}  # {id of a NumPy array: reference to it}
-
-    def add(self, nbytes):
-        self.live += nbytes
-        if self.live > self.peak:
-            self.peak = self.live
-
-    def adopt(self, array):
-        """Count an array of NumPy's own, such as a table of cosines, for as long as it lives."""
-        while isinstance(array.base, np.ndarray):
-            array = array.base
-        if id(array) not in self.adopted:
-            self.adopted[id(array)] = weakref.ref(array, functools.partial(self._release, id(array), array.nbytes))
-            self.add(array.nbytes)
-
-    def _release(self, key, nbytes, _):
-        del self.adopted[key]
-        self.live -= nbytes
-
-    def mark(self):
-        """From here on: the most that is live above what is live now, and products from 0."""
-        self.peak, self.products = self.live, 0
-        return self.live
-
-
-class _Current(threading.local):
-    meter = Meter()
-
-
-_current = _Current()
-
-
-@contextmanager
-def metered():
-    """Inside this block, the arrays that this thread makes count in the `Meter` that is given."""
-    before, _current.meter = _current.meter, Meter()
-    try:
-        yield _current.meter
-    finally:
-        _current.meter = before
-
-
-class _Pointer:
-    """Something that NumPy takes for an array's memory. Nobody reads or writes there."""
+class _Nowhere:
+    """What NumPy takes for the memory of an array in C order. Nobody reads or writes there."""
 
     def __init__(self, shape, dtype):
-        self.memory = np.zeros(1, dtype)
+        self.one = np.zeros(1, dtype)
         strides = tuple(dtype.itemsize * math.prod(shape[i + 1 :]) for i in range(len(shape)))
-        place = self.memory.__array_interface__["data"]
-        self.__array_interface__ = {
-            "shape": shape,
-            "typestr": dtype.str,
-            "data": place,
-            "strides": strides,
-            "version": 3,
-        }
+        place = {"data": self.one.__array_interface__["data"], "typestr": dtype.str, "version": 3}
+        self.__array_interface__ = {**place, "shape": shape, "strides": strides}
 
 
 @functools.lru_cache(maxsize=4096)
 def _layout(shape, dtype):
-    """A NumPy array in C order of this shape, for its strides alone: all that is done with it are views."""
-    return np.asarray(_Pointer(shape, dtype))
+    """A NumPy array for its shape and strides alone. All that may be done with it are views."""
+    return np.asarray(_Nowhere(shape, dtype))
 
 
-def _binary(ufunc, reuses=False, commutes=False):
-    """The methods for `self ∘ other` and `other ∘ self`.
-
-    reuses: NumPy writes a result over a temporary operand of the same shape that nobody else refers to, if it is large;
-    over the right one too where the operation `commutes`.
-    """
-
-    def method(self, other):
-        if getattr(other, "__array_ufunc__", True) is None:
-            return NotImplemented
-        if reuses:
-            if getrefcount(self) == _TEMPORARY[0] and self._takes(ufunc, other):
-                return self
-            if commutes and getrefcount(other) == _TEMPORARY[1] and isinstance(other, ShapeArray):
-                if other._takes(ufunc, self):
-                    return other
-        return ufunc(self, other)
-
-    def reflected(self, other):
-        if getattr(other, "__array_ufunc__", True) is None:
-            return NotImplemented
-        if commutes and getrefcount(self) == _TEMPORARY[0] and self._takes(ufunc, other):
-            return self
-        return ufunc(other, self)
-
-    return method, reflected
-
-
-def _in_place(ufunc):
-    def method(self, other):
-        return ufunc(self, other, out=(self,))
-
-    return method
-
-
-def _unary(ufunc):
-    def method(self):
-        large = self.nbytes >= LEAST_REUSED and self.base is None
-        return self if large and getrefcount(self) == _TEMPORARY[0] else ufunc(self)
-
-    return method
-
-
-class _Probe:
-    """How many references Python counts to an operand that nobody else refers to: on its left and its right side."""
-
-    def __add__(self, other):
-        return getrefcount(self), getrefcount(other)
-
-    @classmethod
-    def count(cls):
-        left, right = cls(), cls()
-        temporary, named = cls() + cls(), left + right
-        return tuple(a if a < b else None for a, b in zip(temporary, named, strict=True))
-
-
-_TEMPORARY = _Probe.count()  # None where a temporary operand cannot be told from another: then nothing is reused
-
-
-class ShapeArray:
+class ShapeArray(Operators):
     """An array of which only shape, dtype and strides are known.
 
     layout   a NumPy array that has the same, and no memory of its own
     base     the ShapeArray whose memory this one is a view of; None for one that has its own
+    meter    what counts it, if it has its own
     """
 
     __slots__ = ("__weakref__", "base", "layout", "meter")
 
     def __init__(self, shape, dtype=FLOAT32):
-        self.layout, self.base, self.meter = _layout(tuple(shape), np.dtype(dtype)), None, _current.meter
-        self.meter.add(self.layout.nbytes)
+        self.layout, self.base, self.meter = _layout(tuple(shape), np.dtype(dtype)), None, current_meter()
+        self.meter.add(self.nbytes)
 
     def __del__(self):
         if self.base is None:
-            self.meter.live -= self.layout.nbytes
+            self.meter.add(-self.nbytes)
 
     def _seen_as(self, layout):
         """A view of this array."""
@@ -201,6 +87,7 @@ class ShapeArray:
         return True
 
     def item(self):
+        """A number of the dtype's kind."""
         return self.dtype.type(0).item()
 
     __float__ = __int__ = item
@@ -233,12 +120,13 @@ class ShapeArray:
         return ShapeArray(shape_rules.indexed(self.shape, parts), self.dtype)
 
     def __setitem__(self, index, value):
-        """Writing costs no memory."""
+        """Nothing is written."""
 
     def sum(self, axis=None, dtype=None, keepdims=False):
         return np.add.reduce(self, axis=axis, dtype=dtype, keepdims=keepdims)
 
-    mean = sum
+    def mean(self, axis=None, dtype=None, keepdims=False):
+        return np.add.reduce(self, axis=axis, dtype=dtype or np.result_type(self.dtype, 1.0), keepdims=keepdims)
 
     def max(self, axis=None, keepdims=False):
         return np.maximum.reduce(self, axis=axis, keepdims=keepdims)
@@ -246,19 +134,19 @@ class ShapeArray:
     def min(self, axis=None, keepdims=False):
         return np.minimum.reduce(self, axis=axis, keepdims=keepdims)
 
-    def all(self, axis=None):
-        return np.logical_and.reduce(self, axis=axis)
+    def all(self, axis=None, keepdims=False):
+        return np.logical_and.reduce(self, axis=axis, keepdims=keepdims)
 
-    any = all
+    def any(self, axis=None, keepdims=False):
+        return np.logical_or.reduce(self, axis=axis, keepdims=keepdims)
 
-    def _takes(self, ufunc, other):
-        """Does NumPy write the result of self ∘ other to where self is?"""
-        if self.base is not None or self.nbytes < LEAST_REUSED or self.dtype.kind not in "fiu":
+    def can_hold(self, ufunc, *others):
+        """Could NumPy write ufunc(self, *others) to where self is? See `Operators`."""
+        if self.base is not None or self.nbytes < LEAST_REUSED:
             return False
-        scalar = isinstance(other, (int, float, np.generic))
-        if not scalar and (np.shape(other) != self.shape or not np.can_cast(other.dtype, self.dtype)):
-            return False
-        return shape_rules.result_dtype(ufunc, (self, other)) == self.dtype
+        kinds = [np.result_type(x) if np.isscalar(x) else x.dtype for x in others]  # a Python float is a float64 here
+        fits = all(np.shape(x) in (self.shape, ()) for x in others) and all(np.can_cast(k, self.dtype) for k in kinds)
+        return fits and shape_rules.result_dtype(ufunc, (self, *others)) == self.dtype
 
     def __array_ufunc__(self, ufunc, method, *inputs, out=None, **options):
         for x in inputs:
@@ -266,43 +154,25 @@ class ShapeArray:
                 self.meter.adopt(x)
         if method == "at":
             return None
-        if method == "__call__" and ufunc is np.matmul:
+        if ufunc is np.matmul:
             shape, products = shape_rules.matmul(*(x.shape for x in inputs))
             self.meter.products += products
         else:
-            shape = shape_rules.shape_of(ufunc, method, inputs, options)
+            shape = shape_rules.shape_of(method, inputs, options)
         if out is not None:
             return out[0]
         dtype = shape_rules.result_dtype(ufunc, inputs, method, options.get("dtype"))
-        if method == "__call__" and ufunc is not np.matmul:
-            return _alike(shape, dtype, inputs)
-        return ShapeArray(shape, dtype)
+        elementwise = method == "__call__" and ufunc is not np.matmul
+        return _alike(shape, dtype, inputs) if elementwise else ShapeArray(shape, dtype)
 
     def __array_function__(self, function, types, args, kwargs):
         if function in (np.shape, np.ndim, np.size):
             return getattr(self, function.__name__)
-        rule = shape_rules.FUNCTIONS.get(function)
-        if rule is None:
-            return NotImplemented
-        result = rule(*args, **kwargs)
-        if isinstance(result, np.ndarray):
-            return self._seen_as(result)
-        return ShapeArray(*result)
-
-    __lt__, __gt__ = _binary(np.less)[0], _binary(np.greater)[0]
-    __le__, __ge__ = _binary(np.less_equal)[0], _binary(np.greater_equal)[0]
-    __eq__, __ne__, __hash__ = _binary(np.equal)[0], _binary(np.not_equal)[0], None
-    __add__, __radd__ = _binary(np.add, reuses=True, commutes=True)
-    __mul__, __rmul__ = _binary(np.multiply, reuses=True, commutes=True)
-    __sub__, __rsub__ = _binary(np.subtract, reuses=True)
-    __truediv__, __rtruediv__ = _binary(np.true_divide, reuses=True)
-    __and__, __rand__ = _binary(np.bitwise_and, reuses=True, commutes=True)
-    __or__, __ror__ = _binary(np.bitwise_or, reuses=True, commutes=True)
-    __lshift__, __rshift__ = _binary(np.left_shift, reuses=True)[0], _binary(np.right_shift, reuses=True)[0]
-    __pow__, __matmul__, __rmatmul__ = _binary(np.power)[0], *_binary(np.matmul)
-    __neg__, __abs__, __invert__ = _unary(np.negative), _unary(np.absolute), _unary(np.invert)
-    __iadd__, __isub__, __imul__ = _in_place(np.add), _in_place(np.subtract), _in_place(np.multiply)
-    __itruediv__, __iand__, __ior__ = _in_place(np.true_divide), _in_place(np.bitwise_and), _in_place(np.bitwise_or)
+        if function in shape_rules.VIEWS:
+            return self._seen_as(shape_rules.VIEWS[function](self.layout, *args[1:], **kwargs))
+        if function in shape_rules.FUNCTIONS:
+            return ShapeArray(*shape_rules.FUNCTIONS[function](*args, **kwargs))
+        return NotImplemented
 
 
 def _alike(shape, dtype, inputs):
@@ -317,7 +187,7 @@ def _alike(shape, dtype, inputs):
 
 
 class _Random:
-    """Stands for numpy.random."""
+    """Stands for numpy.random and for a generator of it."""
 
     @staticmethod
     def default_rng(seed=None):
@@ -328,7 +198,7 @@ class _Random:
 
 
 class _Library:
-    """Stands for the module numpy where arrays are made; for the rest it is NumPy, which hands on to `ShapeArray`."""
+    """Stands for the module numpy where arrays are made. The rest is NumPy's, which hands on to `ShapeArray`."""
 
     __name__ = "lora_np.costs.shapes"
     random = _Random
@@ -355,14 +225,11 @@ class _Library:
 
     @staticmethod
     def asarray(x, dtype=None):
-        return x if isinstance(x, ShapeArray) else ShapeArray(np.shape(x), x.dtype)
-
-    ascontiguousarray = asarray
+        return x if isinstance(x, ShapeArray) else ShapeArray(np.shape(x), dtype or x.dtype)
 
     @staticmethod
     def array(x, dtype=None, copy=True, order="K"):
         return ShapeArray(x.shape, dtype or x.dtype)
 
 
-LIBRARY = _Library()
-register_arrays(ShapeArray, LIBRARY)
+register_arrays(ShapeArray, _Library())

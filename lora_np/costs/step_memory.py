@@ -13,7 +13,8 @@ from ..autograd.threads import limit_threads
 from ..lora import LoraConfig, get_peft_model
 from ..models.checkpoints import ARCHITECTURES
 from ..training.optim import AdamW
-from .shapes import ShapeArray, metered
+from .meter import metered
+from .shapes import ShapeArray
 from .weightless import build, no_ids, to_shapes
 
 METHODS = ("full", "lora")
@@ -44,13 +45,12 @@ def estimate_step_memory(
     All tokens are taken to count in the loss; where only some do, it needs less.
 
     "activations" is the most that exists at once beside weights, gradients and optimizer: what the operations keep for
-    the backward pass, and the temporary arrays of the moment. With method "full" the gradients, as large as the weights,
-    come as the activations go: there it is what the worst moment holds beyond all of the gradients, so that the total
-    is what exists at that moment. ValueError for a kind of model that this library does not run, and for a batch longer
-    than its context.
+    the backward pass, and the temporary arrays of the moment. With method "full" the gradients are as large as the
+    weights, and come as the activations go: there it is what the worst moment holds beyond all of the gradients, so
+    that the total is what exists at that moment. ValueError for a kind of model that this library does not run, and for
+    more tokens than its context.
     """
     _check(config, method, four_bit)
-    length = max(1, length)
     full, shards = method == "full", min(shards, batch)
     with metered() as meter:
         model = _model(config, r, target_modules, dropout, full, four_bit, checkpointing)
@@ -78,9 +78,9 @@ def _check(config, method, four_bit):
 
 def _model(config, r, target_modules, dropout, full, four_bit, checkpointing):
     """The model in training, all of its arrays `ShapeArray`s."""
-    model = to_shapes(build(config))
+    model = build(config)
     if four_bit:
-        nn.quantize_model(model)
+        nn.quantize_model(to_shapes(model))
     if checkpointing:
         model.gradient_checkpointing_enable()
     if not full:

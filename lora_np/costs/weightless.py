@@ -10,8 +10,8 @@ from .. import nn
 from ..models.checkpoints import ARCHITECTURES
 from .shapes import ShapeArray
 
-# Architectures that no class here loads, and that have the parameters of one that is there: (its model_type, fields that
-# differ, parameters that are left out).
+# Architectures that no class here loads, counted as one that is there: {model_type: (that of the class, fields that
+# differ, parameters that are left out)}.
 COUNTED_LIKE = {
     "mistral": ("llama", {}, ()),
     "qwen2": ("llama", {"attention_bias": True, "mlp_bias": False}, ("o_proj.bias",)),
@@ -27,7 +27,8 @@ def build(config):
     kind = config.get("model_type")
     like, changes, without = COUNTED_LIKE.get(kind, (kind, {}, ()))
     if like not in ARCHITECTURES:
-        raise ValueError(f"model_type {kind!r} is not known here; known are {', '.join([*ARCHITECTURES, *COUNTED_LIKE])}")
+        known = ", ".join([*ARCHITECTURES, *COUNTED_LIKE])
+        raise ValueError(f"model_type {kind!r} is not known here; known are {known}")
     config_class, model_class = ARCHITECTURES[like]
     _check_sizes_given(config_class, config)
     fields = {name: value for name, value in config.items() if name not in ROTARY}
@@ -43,7 +44,12 @@ def build(config):
 def cached(function):
     """The function of a config, computed once for each: so its result must not be changed."""
     known = lru_cache(maxsize=32)(lambda text: function(json.loads(text)))
-    return wraps(function)(lambda config: known(json.dumps(config, default=str)))
+    return wraps(function)(lambda config: known(json.dumps(config, default=_plain)))
+
+
+def _plain(value):
+    """What JSON does not know: NumPy's numbers as Python's, anything else in words."""
+    return value.item() if hasattr(value, "item") else str(value)
 
 
 model_of = cached(build)
