@@ -24,7 +24,10 @@ def reshaped(view, shape):
 
 
 def indexed(shape, parts):
-    """The shape of x[parts], where some of them are arrays of integers or booleans and all of these stand together."""
+    """The shape of x[parts], where some of them are arrays of integers or booleans and all of these stand together.
+
+    In three stretches: before the arrays' axes, these axes, and behind. In memory NumPy puts the arrays' axes first.
+    """
     axes, before, after, arrays = list(shape), [], [], []
     for part in _without_ellipsis(parts, len(shape)):
         sliced = after if arrays else before
@@ -40,7 +43,7 @@ def indexed(shape, parts):
         else:
             arrays.append(np.shape(part))
             del axes[0]
-    return (*before, *np.broadcast_shapes(*arrays), *after, *axes)
+    return before, np.broadcast_shapes(*arrays), after + axes
 
 
 def _is_mask(part):

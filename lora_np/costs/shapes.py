@@ -117,7 +117,10 @@ class ShapeArray(Operators):
         parts = index if isinstance(index, tuple) else (index,)
         if all(part is None or isinstance(part, (int, slice, type(Ellipsis), np.integer)) for part in parts):
             return self._seen_as(self.layout[index])
-        return ShapeArray(shape_rules.indexed(self.shape, parts), self.dtype)
+        before, found, behind = shape_rules.indexed(self.shape, parts)
+        new = ShapeArray((*found, *before, *behind), self.dtype)
+        ends = range(len(found)), range(len(before), len(before) + len(found))
+        return new._seen_as(np.moveaxis(new.layout, *ends)) if before else new
 
     def __setitem__(self, index, value):
         """Nothing is written."""
