@@ -43,8 +43,8 @@ def weightless():
 
 
 def _undrawn(shape):
-    one = np.float32(0)
-    return np.empty(shape, np.float32) if _initialisation.kind == "uninitialized" else np.broadcast_to(one, shape)
+    empty = _initialisation.kind == "uninitialized"
+    return np.empty(shape, np.float32) if empty else np.broadcast_to(np.float32(0), shape)
 
 
 def normal(shape, std, mean=0.0):
@@ -63,7 +63,9 @@ def uniform(shape, bound):
 
 def filled(shape, value):
     """A float32 array that holds one value everywhere."""
-    return _undrawn(shape) if _initialisation.kind == "weightless" else np.full(shape, value, np.float32)
+    if _initialisation.kind == "weightless":
+        return np.broadcast_to(np.float32(value), shape)
+    return np.full(shape, value, np.float32)
 
 
 class Linear(Module):

@@ -27,6 +27,23 @@ def test_library_of_an_array(xp):
     assert backend.device_of(x) == ("cpu" if xp is np else "cuda:0")
 
 
+def test_another_library_can_be_registered(monkeypatch):
+    class Array:
+        dtype = np.dtype(np.float32)
+
+    monkeypatch.setattr(backend, "_libraries", dict(backend._libraries))
+    x, library = Array(), types.SimpleNamespace(__name__="library", some_blocks=lambda slices: slices[:1])
+    assert not backend.is_array(x)
+    backend.register_arrays(Array, library)
+    assert backend.array_module(x) is library
+    assert backend.is_array(x)
+    assert not backend.on_gpu(x)
+    assert backend.device_of(x) == "cpu"
+    assert backend.to_numpy(x) is backend.to_device(x, "cpu") is x
+    assert backend.array_module(np.ones(3)) is np
+    assert backend.blocks(10, 1 << 18, library) == backend.blocks(10, 1 << 18, np)[:1] == [slice(0, 2)]
+
+
 @pytest.mark.parametrize("x", [1.0, 2, [1.0], None, "cpu", np])
 def test_what_is_no_array(x):
     assert not backend.is_array(x)
