@@ -54,9 +54,9 @@ def estimate_step_memory(
     full, shards = method == "full", min(shards, batch)
     with metered() as meter:
         model = _model(config, r, target_modules, dropout, full, four_bit, checkpointing)
-        parts = _fixed_parts(model, full, meter)
+        parts, optimizer = _fixed_parts(model, full, meter)
         rows = [batch // shards + (i < batch % shards) for i in range(shards)]
-        peaks = {n: _peak(model, n, length, full, meter) for n in set(rows)}
+        peaks = {n: _peak(model, optimizer, n, length, full, meter) for n in set(rows)}
     activations = sum(peaks[n] for n in rows)
     if full:
         copies = shards + 1 if shards > 1 else 1  # each shard has gradients of its own until they are added up
@@ -93,22 +93,22 @@ def _model(config, r, target_modules, dropout, full, four_bit, checkpointing):
 
 
 def _fixed_parts(model, full, meter):
-    """The bytes that do not depend on the batch. The optimizer's state is made by a step of it, and stays."""
+    """The bytes that do not depend on the batch, and the optimizer after a first step, which makes its state."""
     trained = [p for p in model.parameters() if p.requires_grad]
     sizes = sum(p.data.nbytes for p in trained)
     weights = nn.memory_footprint(model) - (0 if full else sizes)
     parts = {"weights": weights, "adapters": 0 if full else sizes, "gradients": sizes}
     for p in trained:
         p.grad = ShapeArray(p.shape, p.dtype)
-    model.optimizer, before = AdamW(trained), meter.live
-    model.optimizer.step()
-    return {**parts, "optimizer": meter.live - before}
+    optimizer, before = AdamW(trained), meter.live
+    optimizer.step()
+    return {**parts, "optimizer": meter.live - before}, optimizer
 
 
-def _peak(model, batch, length, full, meter):
+def _peak(model, optimizer, batch, length, full, meter):
     """The most bytes that exist at once in a step with so many rows, beside those that exist before it.
 
-    Gradients of adapters are there before, as when the gradients of several batches are added up.
+    Gradients of adapters are there before, as when those of several batches are added up.
     """
     if full:
         model.zero_grad()
@@ -119,5 +119,5 @@ def _peak(model, batch, length, full, meter):
         else:
             model(input_ids=ids).logits.sum().backward()  # a single token has no target, and there is no loss
     if full:
-        model.optimizer.step()
+        optimizer.step()
     return meter.peak - before
