@@ -11,11 +11,10 @@ import warnings
 from .. import nn
 from ..autograd.threads import limit_threads
 from ..lora import LoraConfig, get_peft_model
-from ..models.checkpoints import ARCHITECTURES
 from ..training.optim import AdamW
 from .meter import metered
 from .shapes import ShapeArray
-from .weightless import build, no_ids, to_shapes
+from .weightless import ARCHITECTURES, build, no_ids, to_shapes
 
 METHODS = ("full", "lora")
 
