@@ -31,6 +31,9 @@ MOVED = {  # {old module: (new modules, ...)}, all without the leading "lora_np.
     "lora.model": ("lora.peft_model",),
     "lora.projection": ("lora.variants.projection",),
     "lora.tuner": ("lora.lora_model",),
+    "lora.memory": ("costs.memory", "costs.step_memory"),
+    "lora.sizes": ("costs.parameters", "costs.operations"),
+    "lora.step_memory": ("costs.step_memory",),
     "models.auto": ("models.loading.auto",),
     "models.causal_lm": ("models.base",),
     "models.checkpoints": ("models.loading.checkpoints",),
@@ -60,6 +63,8 @@ MOVED |= {f"course.{name}": (f"/lora_course.{name}",) for name in COURSE}
 MOVED |= {f"course.exercises.{name}": (f"/lora_course.exercises.{name}",) for name in EXERCISES}
 MOVED |= {f"plots.{name}": (f"/lora_course.plots.{name}",) for name in PICTURES}
 RENAMED = {  # {"old module.old name": "new name"}, the old module as in MOVED or still in its place
+    "lora.memory.this_library": "estimate_step_memory",
+    "lora.step_memory.this_library": "estimate_step_memory",
     "models.gguf.NAMES": "TENSOR_NAMES",
     "tasks.spread": "evenly_spaced",
     "training.data.hashed_place": "hashed_fraction",

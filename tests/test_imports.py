@@ -21,6 +21,7 @@ FLOORS = {
     "lora": {"autograd", "storage", "nn"},
     "models": {"autograd", "storage", "nn"},
     "training": {"autograd", "storage", "nn", "lora", "models"},
+    "costs": {"autograd", "nn", "lora", "models", "training"},
     "plots": {"storage"},
     "cli": {"autograd", "storage", "lora", "models", "training", "plots"},
     "__main__": {"cli"},

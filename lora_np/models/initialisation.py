@@ -2,8 +2,6 @@
 
 from collections.abc import Mapping
 
-import numpy as np
-
 from .. import nn
 
 WITH_WEIGHTS = (nn.Linear, nn.Conv1D, nn.Embedding)
@@ -21,4 +19,4 @@ def init_weights(model: nn.Module, std: float, others: Mapping[nn.Module, float]
         drawn.add(id(layer.weight))
         layer.weight.data = nn.normal(layer.weight.shape, others.get(layer, std))
         if (bias := getattr(layer, "bias", None)) is not None:
-            bias.data = np.zeros(bias.shape, np.float32)
+            bias.data = nn.zeros(bias.shape)

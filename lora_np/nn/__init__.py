@@ -1,6 +1,19 @@
 """Modules: a model as a tree of named parts."""
 
-from .layers import Conv1D, Dropout, Embedding, LayerNorm, Linear, RMSNorm, normal, uniform, uninitialized, zeros
+from .layers import (
+    Conv1D,
+    Dropout,
+    Embedding,
+    LayerNorm,
+    Linear,
+    RMSNorm,
+    filled,
+    normal,
+    uniform,
+    uninitialized,
+    weightless,
+    zeros,
+)
 from .module import Buffer, BufferDict, Module, ModuleDict, ModuleList, Parameter, ParameterDict
 from .nf4 import dequantize_nf4, quantize_nf4
 from .quantized import Linear4bit, memory_footprint, quantize_model
@@ -21,11 +34,13 @@ __all__ = [
     "ParameterDict",
     "RMSNorm",
     "dequantize_nf4",
+    "filled",
     "memory_footprint",
     "normal",
     "quantize_model",
     "quantize_nf4",
     "uniform",
     "uninitialized",
+    "weightless",
     "zeros",
 ]

@@ -12,43 +12,67 @@ from ..autograd.shape_ops import embedding
 from .module import Module, Parameter
 
 
-class _Start(threading.local):
-    drawn = True
+class _Initialisation(threading.local):
+    kind = "drawn"  # or "uninitialized" or "weightless"
 
 
-_start = _Start()
+_initialisation = _Initialisation()
 
 
 @contextmanager
+def _initialised(kind):
+    before, _initialisation.kind = _initialisation.kind, kind
+    try:
+        yield
+    finally:
+        _initialisation.kind = before
+
+
 def uninitialized():
     """Inside this block, new layers do not draw their weights: they hold whatever was in memory, until they are loaded.
 
     Drawing 135 million numbers takes a second, and touches memory that loading writes to anyway.
     """
-    before, _start.drawn = _start.drawn, False
-    try:
-        yield
-    finally:
-        _start.drawn = before
+    return _initialised("uninitialized")
+
+
+def weightless():
+    """Inside this block, the weights of new layers take no memory: each is one number, repeated, and cannot be written.
+
+    A model made so has all names and shapes, and costs next to nothing: Llama-3-8B is there in 20 ms.
+    """
+    return _initialised("weightless")
+
+
+def _undrawn(shape):
+    empty = _initialisation.kind == "uninitialized"
+    return np.empty(shape, np.float32) if empty else np.broadcast_to(np.float32(0), shape)
 
 
 def normal(shape, std, mean=0.0):
     """A float32 array of independent normal numbers from the seeded generator (`manual_seed`)."""
-    if not _start.drawn:
-        return np.empty(shape, np.float32)
+    if _initialisation.kind != "drawn":
+        return _undrawn(shape)
     return (generator().standard_normal(shape, dtype=np.float32) * np.float32(std)) + np.float32(mean)
 
 
 def uniform(shape, bound):
     """A float32 array of independent numbers, uniform in [-bound, bound), from the seeded generator."""
-    if not _start.drawn:
-        return np.empty(shape, np.float32)
+    if _initialisation.kind != "drawn":
+        return _undrawn(shape)
     return (generator().random(shape, dtype=np.float32) * 2 - 1) * np.float32(bound)
 
 
 def zeros(shape):
     """A float32 array of zeros."""
-    return np.zeros(shape, np.float32)
+    return filled(shape, 0.0)
+
+
+def filled(shape, value):
+    """A float32 array that holds one value everywhere."""
+    if _initialisation.kind == "weightless":
+        return np.broadcast_to(np.float32(value), shape)
+    return np.full(shape, value, np.float32)
 
 
 class Linear(Module):
@@ -82,7 +106,7 @@ class Conv1D(Module):
     def __init__(self, out_features, in_features):
         self.in_features, self.out_features = in_features, out_features
         self.weight = Parameter(normal((in_features, out_features), 0.02))
-        self.bias = Parameter(np.zeros(out_features, np.float32))
+        self.bias = Parameter(filled(out_features, 0))
 
     def forward(self, x):
         return F.linear(x, self.weight, self.bias, fan_in_fan_out=True)
@@ -116,8 +140,8 @@ class LayerNorm(Module):
 
     def __init__(self, width, eps=1e-5):
         self.eps = eps
-        self.weight = Parameter(np.ones(width, np.float32))
-        self.bias = Parameter(np.zeros(width, np.float32))
+        self.weight = Parameter(filled(width, 1))
+        self.bias = Parameter(filled(width, 0))
 
     def forward(self, x):
         return F.layer_norm(x, self.weight, self.bias, self.eps)
@@ -128,7 +152,7 @@ class RMSNorm(Module):
 
     def __init__(self, width, eps=1e-6):
         self.eps = eps
-        self.weight = Parameter(np.ones(width, np.float32))
+        self.weight = Parameter(filled(width, 1))
 
     def forward(self, x):
         return F.rms_norm(x, self.weight, self.eps)

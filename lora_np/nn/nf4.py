@@ -148,7 +148,9 @@ def _dequantize_absmax(quantized):
 
 def dequantize_nf4(quantized):
     """w = absmax · NF4[code], float32, in the shape that the weight had."""
-    values = _pairs(device_of(quantized.codes))[quantized.codes].view(np.float32)  # (blocks, block_size)
+    codes = quantized.codes
+    pairs = array_module(codes).asarray(_pairs(device_of(codes)))
+    values = pairs[codes].view(np.float32)  # (blocks, block_size)
     values *= _dequantize_absmax(quantized)[:, None]
     return values.reshape(-1)[: int(np.prod(quantized.shape))].reshape(quantized.shape)
 

@@ -200,6 +200,23 @@ def test_norms_start_as_ones_also_uninitialized():
         assert not nn.Conv1D(3, 4).bias.data.any()
 
 
+@pytest.mark.parametrize("make", LAYERS)
+def test_weightless_layers_have_their_shapes_and_no_memory(make):
+    def weightless():
+        with nn.weightless():
+            return make()
+
+    assert not draws_from_the_generator(weightless)
+    shapes = [{name: (p.shape, p.dtype) for name, p in layer.named_parameters()} for layer in (make(), weightless())]
+    assert shapes[0] == shapes[1]
+    for p in weightless().parameters():
+        assert set(p.data.strides) == {0}
+        with pytest.raises(ValueError, match="read-only"):
+            p.data += 1
+    with nn.weightless():
+        assert (nn.RMSNorm(4).weight.data == 1).all()
+
+
 def test_after_the_block_layers_are_drawn_again():
     with nn.uninitialized():
         with nn.uninitialized():

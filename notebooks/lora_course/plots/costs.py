@@ -4,7 +4,7 @@ import numpy as np
 
 from lora_np.plots import BLACK, BLUE, CYCLE, GREEN, GREY, MARKERS, ORANGE, SKY, YELLOW, new_figure
 
-PARTS = {  # of `lora.memory.memory`, in the order of the bars: (colour, hatch)
+PARTS = {  # of `costs.memory.memory`, in the order of the bars: (colour, hatch)
     "weights": (GREY, ""),
     "adapters": (BLACK, ""),
     "gradients": (ORANGE, "//"),
@@ -38,7 +38,7 @@ def parameter_counts(counts, title):
 def memory_bars(memory, title, unit=10**9, unit_name="GB"):
     """One bar for each method, its parts end to end and the total behind it.
 
-    memory: {label: what `lora.memory.memory` returns, in bytes}, from top to bottom. Parts that are zero in all
+    memory: {label: what `costs.memory.memory` returns, in bytes}, from top to bottom. Parts that are zero in all
     methods are left out.
     """
     figure, (ax,) = new_figure(width=9.0, height=1.6 + 0.5 * len(memory))

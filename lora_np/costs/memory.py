@@ -1,18 +1,19 @@
-"""What a training step holds in memory, by part, from the fields of a config.json: see `sizes.py`.
+"""What a training step holds in memory, by part: the usual arithmetic, from the fields of a config.json.
 
-`memory` is the arithmetic for large models in mixed precision, as training libraries for GPUs do it. `this_library`,
-from `step_memory.py`, is what this one really holds, in float32. Everything is in bytes; a GB is 10⁹ of them.
+It is meant for large models in mixed precision, as training libraries for GPUs run them. What a step of this library
+really holds, in float32, is in `step.py`. Everything is in bytes; a GB is 10⁹ of them.
 """
 
 import math
 
-from .sizes import adapter_sizes, count, dimensions, linear_layers, model_size, place_of
-from .step_memory import FLOAT32, this_library
+from .operations import place_of
+from .parameters import adapter_sizes, count, dimensions, linear_layers, model_size
+from .places import places
 
-__all__ = ["activations", "memory", "this_library"]
-
+FLOAT32 = 4
 BFLOAT16 = 2
 NF4 = (4 + 8 / 64 + 32 / (64 * 256)) / 8
+HEAD = (math.inf, 0)
 METHODS = ("full", "lora", "qlora")
 
 
@@ -70,11 +71,13 @@ def activations(config, trained, batch, length, activation_bytes=BFLOAT16, check
     little here: the way back to the lowest adapter is as long as before. `checkpointing` keeps C for each block, and
     all of this for one block, which is computed again (Chen et al., 2016).
     """
-    d = dimensions(config)
-    block = 2 * d["C"] + 2 * d["q"] + 2 * d["kv"] + (1 if config["model_type"] == "gpt2" else 3) * d["inner"]
-    inputs = {0: d["C"], 2: 0, 3: d["C"], 4: d["inner"]}  # attention's result, read in place 2, is counted already
-    places = {place_of(name) for name in trained if name != "lm_head"}
-    kept = d["blocks"] * block + sum(inputs[place] for _, place in places)
+    d, layers, seen = dimensions(config), linear_layers(config), places(config)
+    into_mlp = max(place for place in seen.layers.values() if place[0] == 0)[1] - 1
+    gates = sum(place == (0, into_mlp) for place in seen.layers.values())  # 1: f(up); 2: f(gate) ∘ up
+    block = 2 * d["C"] + 2 * d["q"] + 2 * d["kv"] + (2 * gates - 1) * d["inner"]
+    fan_in = {place: layers[name][0] for name, place in seen.layers.items()}
+    fan_in |= {(i, number + 1): 0 for i, number in seen.attention}  # attention's result is counted already
+    kept = d["blocks"] * block + sum(fan_in[place] for place in {place_of(name, config) for name in trained} - {HEAD})
     if checkpointing:
         kept = kept / d["blocks"] + d["blocks"] * d["C"]
     return round(batch * length * (activation_bytes * (kept + d["C"]) + 2 * FLOAT32 * d["V"]))

@@ -1,0 +1,79 @@
+"""The model that a config.json describes, made from its real class, with weights that take no memory."""
+
+import dataclasses
+import json
+from functools import lru_cache, wraps
+
+import numpy as np
+
+from .. import nn
+from ..models.architectures import ARCHITECTURES
+from .shapes import ShapeArray
+
+# Architectures that no class here loads, counted as one that is there: {model_type: (that of the class, fields that
+# differ, parameters that are left out)}.
+COUNTED_LIKE = {
+    "mistral": ("llama", {}, ()),
+    "qwen2": ("llama", {"attention_bias": True, "mlp_bias": False}, ("o_proj.bias",)),
+}
+ROTARY = ("rope_parameters", "rope_scaling", "rope_theta")  # no parameter and no cost depends on these
+
+
+def build(config):
+    """A new model of a config, a dict with the fields of config.json: for its names and shapes, it cannot be called.
+
+    ValueError for an unknown model_type or a missing field.
+    """
+    kind = config.get("model_type")
+    like, changes, without = COUNTED_LIKE.get(kind, (kind, {}, ()))
+    if like not in ARCHITECTURES:
+        known = ", ".join([*ARCHITECTURES, *COUNTED_LIKE])
+        raise ValueError(f"model_type {kind!r} is not known here; known are {known}")
+    config_class, model_class = ARCHITECTURES[like]
+    _check_sizes_given(config_class, config)
+    fields = {name: value for name, value in config.items() if name not in ROTARY}
+    with nn.weightless():
+        model = model_class(config_class.from_dict(fields | changes))
+    for name, _ in list(model.named_parameters()):
+        if name.endswith(without):
+            module, _, last = name.rpartition(".")
+            setattr(model.get_submodule(module), last, None)
+    return model
+
+
+def cached(function):
+    """The function of a config, computed once for each: so its result must not be changed."""
+    known = lru_cache(maxsize=32)(lambda text: function(json.loads(text)))
+    return wraps(function)(lambda config: known(json.dumps(config, default=_plain)))
+
+
+def _plain(value):
+    """What JSON does not know: NumPy's numbers as Python's, anything else in words."""
+    return value.item() if hasattr(value, "item") else str(value)
+
+
+model_of = cached(build)
+
+
+def _check_sizes_given(config_class, fields):
+    """ValueError if a size has no value: a default would be counted in silence.
+
+    The context is one only where it is the length of a table of positions, as in GPT-2.
+    """
+    for field in dataclasses.fields(config_class):
+        name, is_size = field.name, field.type is int and field.default is not None
+        if is_size and name not in fields and name != "max_position_embeddings":
+            raise ValueError(f"the config of a {fields['model_type']} model needs the field {name!r}")
+
+
+def to_shapes(model):
+    """Put a `ShapeArray` in the place of each array of the model, so that it can be called for what that costs."""
+    for tensor in (*model.parameters(), *model.buffers()):
+        if not isinstance(tensor.data, ShapeArray):
+            tensor.data = ShapeArray(tensor.shape, tensor.dtype)
+    return model
+
+
+def no_ids(batch, length):
+    """Token ids to call such a model with."""
+    return np.zeros((batch, length), np.int64)
