@@ -23,7 +23,7 @@ FLOORS = {
     "training": {"autograd", "storage", "nn", "lora", "models"},
     "costs": {"autograd", "nn", "lora", "models", "training"},
     "plots": {"storage"},
-    "cli": {"autograd", "storage", "lora", "models", "training", "plots"},
+    "cli": {"autograd", "storage", "lora", "models", "training", "costs", "plots"},
     "__main__": {"cli"},
     "aliases": set(),
     "extras": set(),

@@ -5,7 +5,8 @@ from collections.abc import Callable
 from typing import Any
 
 from ..autograd.threads import shard_count
-from ..lora.memory import METHODS, memory, this_library
+from ..costs.memory import METHODS, memory
+from ..costs.step_memory import estimate_step_memory
 from .options import FinetuneOptions
 
 
@@ -14,18 +15,24 @@ def memory_line(fields: dict[str, Any], options: FinetuneOptions) -> str:
     batch, length = options.batch_size, options.max_length
     shards = shard_count(batch, length) if options.device == "cpu" else 1
     try:
-        parts = this_library(
-            fields, options.rank, options.targets, batch=batch, length=length, dropout=options.dropout, shards=shards
+        parts = estimate_step_memory(
+            fields,
+            options.rank,
+            options.targets,
+            batch=batch,
+            length=length,
+            dropout=options.dropout,
+            shards=shards,
+            checkpointing=options.gradient_checkpointing,
         )
     except ValueError as error:
         return f"No estimate of the memory: {error}"
     weights, activations, total = (f"{parts[name] / 1e6:.0f}" for name in ("weights", "activations", "total"))
     trained = (parts["adapters"] + parts["gradients"] + parts["optimizer"]) / 1e6
-    line = (
+    return (
         f"A step of {batch} x {length} tokens takes about {total} MB: weights {weights}, "
         f"adapters with gradients and optimizer {trained:.1f}, activations {activations}"
     )
-    return f"{line}; less here, as blocks are computed again" if options.gradient_checkpointing else line
 
 
 def say_memory_table(
@@ -42,7 +49,7 @@ def say_memory_table(
     for method in METHODS:
         say(_row(method, memory(fields, rank, target_modules, batch=batch, length=length, method=method)))
     with contextlib.suppress(ValueError):  # a model, or a target, that is not followed
-        parts = this_library(fields, rank, target_modules, batch=batch, length=length)
+        parts = estimate_step_memory(fields, rank, target_modules, batch=batch, length=length)
         say("What lora-np finetune takes, everything in float32:")
         say(_row("lora", parts))
 

@@ -3,7 +3,8 @@
 import argparse
 from collections.abc import Callable, Sequence
 
-from ..lora import sizes
+from ..costs import adapter_sizes, count, linear_layers, model_size
+from ..costs.parameters import dimensions
 from ..models.loading.auto import config_fields
 from .arguments import BASE, HelpFormatter
 from .arguments import target_modules as targets
@@ -42,17 +43,17 @@ def params(
 ) -> None:
     """Count what adapters of these ranks have and need, from the base's configuration alone: no weights are read."""
     fields = config_fields(base)
-    d = sizes.dimensions(fields)
+    d = dimensions(fields)
     length = length or min(1024, fields.get("n_positions") or fields.get("max_position_embeddings") or 1024)
-    adapters = sizes.adapter_sizes(fields, ranks[0], target_modules)
-    say(f"{base}: {sizes.model_size(fields):,} parameters, {d['blocks']} blocks, {d['C']} wide\n")
-    layers = sizes.linear_layers(fields)
+    adapters = adapter_sizes(fields, ranks[0], target_modules)
+    say(f"{base}: {model_size(fields):,} parameters, {d['blocks']} blocks, {d['C']} wide\n")
+    layers = linear_layers(fields)
     for part, names in _by_part(adapters).items():
         shape = layers.get(names[0]) or (d["C"], d["C"])
         say(f"{part:<42} {len(names):>4} layers of {shape[0]} -> {shape[1]}")
     say(f"\n{'rank':>6} {'trainable':>14} {'of all':>9} {'adapter file':>13}")
     for r in ranks:
-        trained, total = sizes.count(fields, r, target_modules)
+        trained, total = count(fields, r, target_modules)
         say(f"{r:>6} {trained:>14,} {100 * trained / total:>8.4f}% {4 * trained / 1e6:>10.2f} MB")
     say_memory_table(fields, ranks[0], target_modules, batch, length, say)
 
