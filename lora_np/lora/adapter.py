@@ -1,6 +1,6 @@
 """What a kind of adapter says about itself, once; everything else (files, checks, counts, status) follows from it."""
 
-from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -28,7 +28,7 @@ class Target(NamedTuple):
 class Matrix(nn.Module):
     """One of an adapter's matrices, a module of its own so that its name ends in `.weight`, as in PEFT's files."""
 
-    bias: nn.Parameter  # of `lora_B`, where the kind gives it one
+    bias: Any  # a Parameter, where a kind gives `lora_B` one
 
     def __init__(self, array: Array) -> None:
         self.weight = nn.Parameter(array)
@@ -73,7 +73,7 @@ class Adapter(nn.Module):
             raise ValueError(f"{config.peft_type} adapts linear layers here; {target.name} is an Embedding")
 
     @classmethod
-    def shared(cls, config: Config, targets: Sequence[Target]) -> dict[str, Tensor]:
+    def shared(cls, config: Config, targets: list[Target]) -> dict[str, Tensor]:
         """{name: Buffer or Parameter}: what the adapters of one name have in common in all layers."""
         return {}
 

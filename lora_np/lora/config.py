@@ -7,14 +7,13 @@ import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
-from os import PathLike
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
 from ..storage import read_json, write_json
 from .adapter import Target
 from .init import INITS, changes_base, initial_matrices, is_known
-from .types import ABSENT, Array
+from .types import ABSENT, Array, StrPath
 
 CONFIG_FILE = "adapter_config.json"
 DATA_DRIVEN = ("eva", "corda", "lora_ga")  # PEFT fills these in by passes over data, through calls of their own
@@ -128,12 +127,12 @@ class PeftConfig:
         except (TypeError, ValueError, AttributeError) as error:
             raise ValueError(f"{source}: {error}") from None
 
-    def save_pretrained(self, directory: str | PathLike[str]) -> None:
+    def save_pretrained(self, directory: StrPath) -> None:
         """Write adapter_config.json; inference_mode is saved as true, as PEFT does."""
         write_json(Path(directory) / CONFIG_FILE, {**self.to_dict(), "inference_mode": True})
 
     @classmethod
-    def from_pretrained(cls, directory: str | PathLike[str]) -> Self:
+    def from_pretrained(cls, directory: StrPath) -> Self:
         """Read adapter_config.json. Errors: FileNotFoundError, or ValueError with the file's name."""
         path = Path(directory) / CONFIG_FILE
         return cls.from_dict(read_json(path), str(path))

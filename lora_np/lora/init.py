@@ -1,9 +1,8 @@
 """The initialisation of A and B: one function for each value of `init_lora_weights`.
 
 Each takes the frozen weight W (out, in), the rank r and the scaling s, and returns A (r, in) and B (out, r). Most leave
-s·B A = 0, so that training starts at the base model. PiSSA and OLoRA make s·B A a large part of W instead. That
-part is then taken out of the base (`changes_base`), so that the sum is W again. Only these two need W itself: the
-others get any array of its shape.
+s·B A = 0, so that training starts at the base model. PiSSA and OLoRA make A and B of W itself; s·B A is then taken out
+of the base (`changes_base`), so that the sum is W again. The others get any array of W's shape.
 """
 
 import re
@@ -57,7 +56,7 @@ def pissa(weight: Array, r: int, s: float) -> tuple[Array, Array]:
 
 
 def pissa_niter(weight: Array, r: int, s: float, iterations: int) -> tuple[Array, Array]:
-    """ "pissa_niter_N": pissa by a randomised SVD with N power iterations, which is much faster. (Halko et al., 2011.)"""
+    """ "pissa_niter_N": pissa by a randomised SVD with N power iterations, much faster. (Halko et al., 2011.)"""
     sketch = weight @ normal((weight.shape[1], min(2 * r, *weight.shape)), 1.0)
     Q, _ = np.linalg.qr(sketch)
     for _ in range(iterations):
