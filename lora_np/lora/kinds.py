@@ -5,7 +5,7 @@ from typing import Any
 from .adapter import Adapter, Target, dtype_beside
 from .types import Config, Layer
 
-KINDS: dict[str, tuple[type, tuple[type[Adapter], ...]]] = {}  # {peft_type: (configuration, kinds, special ones first)}
+KINDS: dict[str, tuple[Any, tuple[type[Adapter], ...]]] = {}  # {peft_type: (configuration, kinds, special ones first)}
 WRAPPERS: dict[type, type] = {}  # {class of a layer: the AdaptedLayer that holds it}
 
 
@@ -14,7 +14,7 @@ def register(peft_type: str, config_class: type, *kinds: type[Adapter]) -> None:
     KINDS[peft_type] = config_class, kinds
 
 
-def config_class(peft_type: Any, source: Any) -> type:
+def config_class(peft_type: Any, source: Any) -> Any:
     """The class of the configurations of this type. ValueError, in which `source` names the file, if it is unknown."""
     if not isinstance(peft_type, str) or peft_type not in KINDS:
         raise ValueError(f"{source} is of a {peft_type} adapter; known here are {', '.join(KINDS)}")

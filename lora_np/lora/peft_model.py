@@ -182,7 +182,12 @@ class PeftModel(nn.Module):
             adapter.rescale(scale)
 
     def add_weighted_adapter(
-        self, adapters: list[str], weights: list[float], adapter_name: str, combination_type: str = "svd", **options: Any
+        self,
+        adapters: list[str],
+        weights: list[float],
+        adapter_name: str,
+        combination_type: str = "svd",
+        **options: Any,
     ) -> None:
         """Add an adapter that combines others; see `combine.combine` for the kinds and their options.
 
@@ -203,7 +208,7 @@ class PeftModel(nn.Module):
         return self.base_model.disabled()
 
     def merge_adapter(self, safe_merge: bool = False) -> None:
-        """Add the active adapters' ΔW to the weights: same results, at the base's cost. Errors: see `LoraModel.merge`."""
+        """Add the active adapters' ΔW to the weights: same results at the base's cost. Errors: `LoraModel.merge`."""
         self._refuse_if_disabled("merging")
         self.base_model.merge(safe_merge)
 
@@ -297,6 +302,6 @@ class PeftModel(nn.Module):
             raise RuntimeError(f"{what} inside disable_adapter(): the block's end would undo it; do it outside")
 
     def _refuse_if_merged(self, what):
-        if self.base_model.merged:
-            names = ", ".join(self.base_model.merged)
-            raise RuntimeError(f"{what} while {names} is merged into the weights: call unmerge_adapter() first")
+        merged = ", ".join(self.base_model.merged)
+        if merged:
+            raise RuntimeError(f"{what} while {merged} is merged into the weights: call unmerge_adapter() first")

@@ -3,15 +3,27 @@
 import dataclasses
 import re
 from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from .combine import combine, combined_rank
 
+if TYPE_CHECKING:
+    from .peft_model import PeftModel
 
-def add_combined(peft_model, adapters, weights, name, kind, options):
-    """Add to `peft_model` the adapter `name`, the combination of some of its adapters.
 
-    A layer that only some of them have combines those. ValueError, with nothing changed, if an adapter is more than
-    plain LoRA on linear layers, or for the reasons of `combine.combine`.
+def add_combined(
+    peft_model: "PeftModel",
+    adapters: Sequence[str],
+    weights: Sequence[float],
+    name: str,
+    kind: str,
+    options: Mapping[str, Any],
+) -> None:
+    """Add to `peft_model` the adapter `name`, the combination of some of its adapters, by one of `combine.KINDS`.
+
+    options: those of `combine.combine`. A layer that has only some of the adapters combines those. ValueError, with
+    nothing changed, if an adapter is more than plain LoRA on linear layers, or for the reasons of `combine.combine`.
     """
     if not adapters or len(adapters) != len(weights):
         raise ValueError(f"{len(adapters)} adapters and {len(weights)} weights: give each adapter a weight")
