@@ -42,8 +42,8 @@ class Adapter(nn.Module):
 
     names_in_file   {own name: name in the file} where the two differ
     learns_faster   the parts that LoRA+ gives a higher rate
-    idle_if_zero    the name in the file of a tensor that leaves nothing of the adapter where it is all zero
-    plain           is ΔW = s·B A all of it, so that it can be combined with others?
+    idle_if_zero    the name in the file of a tensor: where it is all zero, the adapter changes nothing
+    plain           is it ΔW = s·B A and nothing else? Only such adapters can be combined
     initial         (A, B, s): its initialisation took s·B A out of the base weight; None if it took nothing
     fused           None, or a method (layer, x) -> layer's result and update in one operation
     """

@@ -109,16 +109,16 @@ def amplification(W: Tensor | Array, delta: Tensor | Array, r: int, seed: int = 
     normal random matrix drawn with `seed`. Returns an `Amplification`; its factor is infinite where W is zero in
     ΔW's directions. ValueError if the shapes differ, or unless 1 ≤ r ≤ min(out, in).
     """
-    W, delta = _matrix(W), _matrix(delta)
-    if W.shape != delta.shape:
-        raise ValueError(f"W and delta must have one shape, got {W.shape} and {delta.shape}")
-    if not 1 <= r <= min(W.shape):
-        raise ValueError(f"r must be from 1 to {min(W.shape)}, got {r}")
-    random = np.random.default_rng(seed).standard_normal(W.shape)
-    by_delta, by_weight, by_random = (_norm_within(W, source, r) for source in (delta, W, random))
-    size = float(np.linalg.norm(delta))
+    weight, update = _matrix(W), _matrix(delta)
+    if weight.shape != update.shape:
+        raise ValueError(f"W and delta must have one shape, got {weight.shape} and {update.shape}")
+    if not 1 <= r <= min(weight.shape):
+        raise ValueError(f"r must be from 1 to {min(weight.shape)}, got {r}")
+    random = np.random.default_rng(seed).standard_normal(weight.shape)
+    by_delta, by_weight, by_random = (_norm_within(weight, source, r) for source in (update, weight, random))
+    size = float(np.linalg.norm(update))
     factor = size / by_delta if by_delta else float("inf")
-    return Amplification(size, float(np.linalg.norm(W)), by_delta, by_weight, by_random, factor)
+    return Amplification(size, float(np.linalg.norm(weight)), by_delta, by_weight, by_random, factor)
 
 
 def _norm_within(W, source, r):

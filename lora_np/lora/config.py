@@ -75,7 +75,7 @@ class PeftConfig:
             self.task_type = TaskType(self.task_type)
 
     def _check_layers(self):
-        """Which blocks: of the right types, and only where a list of names leaves that open."""
+        """ValueError for fields about blocks that have wrong types, or that go with a string, which names its own."""
         layers = self.layers_to_transform
         if layers is not None and not all(
             isinstance(i, int) and not isinstance(i, bool) for i in (layers if isinstance(layers, list) else [layers])
@@ -186,7 +186,7 @@ class LoraConfig(PeftConfig):
         self.exclude_modules = check_names("exclude_modules", self.exclude_modules)
 
     def _check_patterns(self):
-        """What a file may hold is anything: name the field whose value is of the wrong kind."""
+        """ValueError, with the field's name, for a pattern that is no dict of names: a file may hold anything."""
         for name in ("rank_pattern", "alpha_pattern"):
             value = getattr(self, name) or {}
             if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):

@@ -215,8 +215,10 @@ class LoraModel(nn.Module):
         return this_call(self.owner).disabled
 
     def unload(self) -> Any:
-        """The model, with its plain layers as they now are in the place of adapted ones, and of saved modules the one
-        in use."""
+        """The model with no adapters: adapted layers become their base layers, as these now are.
+
+        A module that was trained whole becomes the one in use: the active adapter's copy, or the original.
+        """
         for name, layer in self.adapted.items():
             self.model.set_submodule(name, layer.base_layer)
         for name, module in self.saved.items():

@@ -36,7 +36,7 @@ def add_combined(
             made[target] = _combine_in(target, layer, present, kind, options)
     peft_model.add_adapter(name, _config(peft_model, adapters[0], {t: len(A) for t, (A, _) in made.items()}))
     for target, (A, B) in made.items():
-        matrices = peft_model.base_model.adapted[target].adapters[name].matrices()
+        matrices = peft_model.base_model.adapted[target].matrices(name)
         for p, array in zip(matrices, (A, B), strict=True):
             p.data = array.astype(p.dtype, copy=False)
 
