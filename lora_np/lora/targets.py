@@ -128,7 +128,7 @@ def _in_layers(name, layers_to_transform, layers_pattern):
     return any(match is not None and int(match[1]) in wanted for match in found)
 
 
-def match_names(target_modules: Sequence[str], names: Iterable[str], layers: Iterable[str]) -> list[str]:
+def match_names(target_modules: Sequence[str], names: Collection[str], layers: Collection[str]) -> list[str]:
     """Those of `names` that a list of targets, or a regular expression in one string, means; in the order of `names`.
 
     ValueError if a target matches nothing. It suggests names of `layers`, those that can be adapted.
