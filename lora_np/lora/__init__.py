@@ -12,6 +12,7 @@ What goes beyond it:
     saved_modules.py                   modules trained whole
     combine.py, weighted.py            several adapters made into one
     status.py, analysis.py             what is there, and what was learned
+    types.py                           short names for annotations
 """
 
 from ..aliases import moved_names

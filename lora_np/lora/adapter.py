@@ -1,29 +1,36 @@
 """What a kind of adapter says about itself, once; everything else (files, checks, counts, status) follows from it."""
 
-from collections.abc import MutableMapping
-from typing import NamedTuple
+from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from .. import nn
+from ..autograd import Tensor
+from .types import Array, Config, Input, Layer
 
 
 class Target(NamedTuple):
-    """Where an adapter goes: the layer's dotted name, the frozen layer, rank and alpha there, and, where only some
-    parts of a joint projection are adapted, their names. `shared`: see `Adapter.shared`."""
+    """Where an adapter goes: the frozen layer and its dotted name, and the rank and alpha there.
+
+    parts    the names of the parts to adapt, where the layer is a joint projection and not all of it is; else ()
+    shared   what `Adapter.shared` gave
+    """
 
     name: str
-    layer: nn.Module
+    layer: Layer
     r: int
-    lora_alpha: float
-    parts: tuple = ()
-    shared: dict = {}
+    lora_alpha: Any  # a number, or None where the kind has no such setting
+    parts: tuple[str, ...] = ()
+    shared: Mapping[str, Tensor] = {}
 
 
 class Matrix(nn.Module):
     """One of an adapter's matrices, a module of its own so that its name ends in `.weight`, as in PEFT's files."""
 
-    def __init__(self, array):
+    bias: Any  # a Parameter, where a kind gives `lora_B` one
+
+    def __init__(self, array: Array) -> None:
         self.weight = nn.Parameter(array)
 
 
@@ -35,71 +42,82 @@ class Adapter(nn.Module):
 
     names_in_file   {own name: name in the file} where the two differ
     learns_faster   the parts that LoRA+ gives a higher rate
-    idle_if_zero    the name in the file of a tensor that leaves nothing of the adapter where it is all zero
-    plain           is ΔW = s·B A all of it, so that it can be combined with others?
-    initial         (A, B, s) of what its start took out of the base weight, or None
+    idle_if_zero    the name in the file of a tensor: where it is all zero, the adapter changes nothing
+    plain           is it ΔW = s·B A and nothing else? Only such adapters can be combined
+    initial         (A, B, s): its initialisation took s·B A out of the base weight; None if it took nothing
     fused           None, or a method (layer, x) -> layer's result and update in one operation
     """
 
-    names_in_file, learns_faster, idle_if_zero = {}, (), None
-    plain, initial, fused = False, None, None
-    r = lora_alpha = None
+    names_in_file: Mapping[str, str] = {}
+    learns_faster: tuple[str, ...] = ()
+    idle_if_zero: str | None = None
+    plain = False
+    initial: tuple[Array, Array, float] | None = None
+    fused: Callable[[Layer, Input], Tensor] | None = None
+    r: int | None = None
+    lora_alpha: float | None = None
     scaling = 1.0
 
+    def __init__(self, config: Config, target: Target) -> None:
+        raise NotImplementedError
+
     @classmethod
-    def wanted(cls, config, target):
+    def wanted(cls, config: Config, target: Target) -> bool:
         """Is this the kind that `config` means for the `Target`?"""
         return True
 
     @classmethod
-    def check(cls, config, target):
+    def check(cls, config: Config, target: Target) -> None:
         """ValueError, before anything is changed, if this kind cannot be beside that layer."""
         if isinstance(target.layer, nn.Embedding):
             raise ValueError(f"{config.peft_type} adapts linear layers here; {target.name} is an Embedding")
 
     @classmethod
-    def shared(cls, config, targets):
+    def shared(cls, config: Config, targets: list[Target]) -> dict[str, Tensor]:
         """{name: Buffer or Parameter}: what the adapters of one name have in common in all layers."""
         return {}
 
-    def update(self, layer, x, base):
-        """What it adds to the frozen layer's result `base` for the input `x`: a Tensor."""
+    def update(self, layer: Layer, x: Input, base: Tensor) -> Tensor:
+        """What it adds to `base`, the frozen layer's result for the input `x`."""
         raise NotImplementedError
 
-    def delta_weight(self):
+    def delta_weight(self) -> Array:
         """ΔW (out, in), in float32 or better."""
         raise NotImplementedError
 
-    def merged(self, layer, weight, bias):
-        """(weight (out, in), bias) of the frozen layer once this adapter is merged into them."""
+    def merged(self, layer: Layer, weight: Array, bias: Array | None) -> tuple[Array, Array | None]:
+        """The frozen layer's weight (out, in) and bias, with this adapter merged into them."""
         return weight + self.delta_weight(), bias
 
-    def rescale(self, factor):
-        """Multiply the scaling by `factor`, from its configured value."""
+    def rescale(self, factor: float) -> None:
+        """Set the scaling to `factor` times the configured one."""
         raise ValueError(f"{type(self).__name__} has no scaling that could be changed")
 
-    def parts(self):
-        """{attribute: Module or Parameter}: what it has for itself."""
+    def parts(self) -> dict[str, nn.Module | nn.Parameter]:
+        """{attribute: Module or Parameter}: what it does not share with the adapters of other layers."""
         return {name: value for name, value in vars(self).items() if isinstance(value, (nn.Module, nn.Parameter))}
 
-    def tensors(self):
+    def tensors(self) -> dict[str, nn.Parameter]:
         """{name in a file: Parameter}: what is trained."""
         return {self.names_in_file.get(name, name): p for name, p in self.named_parameters()}
 
     parameters_of = tensors  # under its earlier name
 
-    def faster_parameters(self):
-        """Those Parameters that LoRA+ gives a higher rate."""
+    def faster_parameters(self) -> list[nn.Parameter]:
+        """The Parameters that LoRA+ gives a higher rate."""
         return [p for part in self.learns_faster for p in getattr(self, part).parameters()]
 
-    def saved_arrays(self):
+    def saved_arrays(self) -> dict[str, Array]:
         """{name in a file: array}."""
         return {name: p.data for name, p in self.tensors().items()}
 
 
-def listed(parts):
-    """{part: a ModuleDict, ParameterDict or BufferDict by adapter's name}, from {adapter's name: {part: value}}."""
-    tables = {}
+def listed(parts: Mapping[str, Mapping[str, Any]]) -> dict[str, nn.Module]:
+    """{adapter's name: {part: value}} the other way round: {part: {adapter's name: value}}.
+
+    The inner one is a ModuleDict, ParameterDict or BufferDict, as the values are.
+    """
+    tables: dict[str, Any] = {}
     for name, own in parts.items():
         for part, value in own.items():
             if part not in tables:
@@ -109,38 +127,38 @@ def listed(parts):
     return tables
 
 
-def dtype_beside(layer):
-    """What an adapter beside this layer is made of: float32, or float64 where the layer is."""
+def dtype_beside(layer: Layer) -> type:
+    """The dtype of an adapter beside this layer: float32, or float64 where the layer's is."""
     held = next(layer.parameters(), None)  # a 4-bit layer may have none
     return np.float64 if held is not None and held.dtype == np.float64 else np.float32
 
 
 class PerAdapter(MutableMapping):
-    """{adapter's name: one of its attributes}, read and written where it is: `layer.scaling["default"] = 2`.
+    """{adapter's name: one attribute of that adapter}. Writing here writes there: `layer.scaling["default"] = 2`.
 
-    Of a method, a call with the name calls the adapter's: `layer.matrices("default")`.
+    If the attribute is a method, a call names the adapter first: `layer.matrices("default")`.
     """
 
-    def __init__(self, adapters, attribute):
+    def __init__(self, adapters: Mapping[str, Adapter], attribute: str) -> None:
         self.adapters, self.attribute = adapters, attribute
 
-    def __getitem__(self, name):
+    def __getitem__(self, name: str) -> Any:
         return getattr(self.adapters[name], self.attribute)
 
-    def __setitem__(self, name, value):
+    def __setitem__(self, name: str, value: Any) -> None:
         setattr(self.adapters[name], self.attribute, value)
 
-    def __delitem__(self, name):
+    def __delitem__(self, name: str) -> None:
         raise TypeError(f"delete the adapter {name!r}, not its {self.attribute}")
 
-    def __iter__(self):
+    def __iter__(self) -> Iterator[str]:
         return (name for name, adapter in self.adapters.items() if hasattr(adapter, self.attribute))
 
-    def __len__(self):
+    def __len__(self) -> int:
         return sum(1 for _ in self)
 
-    def __call__(self, name, *arguments):
+    def __call__(self, name: str, *arguments: Any) -> Any:
         return self[name](*arguments)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return repr(dict(self))

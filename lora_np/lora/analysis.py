@@ -6,21 +6,28 @@ Parameters, and computes in float64 with NumPy. `layer.delta_weight(name)` gives
 
 import re
 from collections import defaultdict
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from ..autograd import backend
+from ..autograd import Tensor
+from ..autograd.devices import to_numpy
 from ..autograd.tensor import data
+from .types import Array
+
+if TYPE_CHECKING:
+    from .peft_model import PeftModel
 
 
-def parameter_table(peft_model):
+def parameter_table(peft_model: "PeftModel") -> list[tuple[str, int, int, int]]:
     """[(part, layers, frozen, trained)]: parameter counts by part of the model, equal layers of all blocks together.
 
     A part is a dotted name with block numbers replaced by "*"; an adapter counts where its layer stands. Shared
     parameters count once.
     """
-    frozen, trained, layers = defaultdict(int), defaultdict(int), defaultdict(set)
+    frozen: dict[str, int] = defaultdict(int)
+    trained: dict[str, int] = defaultdict(int)
+    layers: dict[str, set[str]] = defaultdict(set)
     for name, p in peft_model.named_parameters():
         module = _owner(name.removeprefix("base_model.model."), peft_model.base_model.adapted)
         part = re.sub(r"\.\d+(?=\.|$)", ".*", module)
@@ -36,9 +43,9 @@ def _owner(name, adapted):
     return next((prefix for prefix in prefixes if prefix in adapted), ".".join(path))
 
 
-def format_parameter_table(peft_model):
+def format_parameter_table(peft_model: "PeftModel") -> str:
     """`parameter_table` as text to print, with a line of totals."""
-    rows = parameter_table(peft_model)
+    rows: list[tuple[str, Any, int, int]] = list(parameter_table(peft_model))
     rows.append(("all", "", sum(row[2] for row in rows), sum(row[3] for row in rows)))
     width = max(len(row[0]) for row in rows)
     lines = [f"{'part':<{width}}  layers {'frozen':>12} {'trained':>12}"]
@@ -48,21 +55,21 @@ def format_parameter_table(peft_model):
     return "\n".join(lines)
 
 
-def singular_spectrum(delta):
+def singular_spectrum(delta: Tensor | Array) -> Array:
     """The singular values of a matrix (out, in), largest first: min(out, in) float64 numbers.
 
-    Their squares add up to ‖ΔW‖²_F; those of s·B A are zero after the first r. How fast they fall says how low the rank
-    of an update really is.
+    Their squares add up to ‖ΔW‖²_F, and of s·B A all after the first r are zero. The faster they fall, the fewer
+    directions an update really uses.
     """
     return np.linalg.svd(_matrix(delta), compute_uv=False)
 
 
-def subspace_similarity(A1, A2, i, j):
+def subspace_similarity(A1: Tensor | Array, A2: Tensor | Array, i: int, j: int) -> float:
     r"""φ = ‖U_iᵀ U_j‖²_F / min(i, j): how much of one subspace lies in another. (Hu et al., 2021, section 7.2, eq. 4.)
 
-    U_i (in, i) are the first i right-singular vectors of A1 (r1, in), U_j the first j of A2 (r2, in). From 0, at right
-    angles, to 1, where the smaller subspace lies within the larger one. Two random subspaces of n dimensions have
-    max(i, j) / n on average: compare with that. ValueError unless 1 ≤ i ≤ r1 and 1 ≤ j ≤ r2.
+    U_i (in, i) are the first i right-singular vectors of A1 (r1, in), U_j the first j of A2 (r2, in). φ is 0 where the
+    subspaces are at right angles, and 1 where the smaller lies within the larger one. Random subspaces of a space of n
+    dimensions have max(i, j) / n on average: compare with that. ValueError unless 1 ≤ i ≤ r1 and 1 ≤ j ≤ r2.
     """
     similarities = similarity_map(A1, A2)
     for name, value, most in (("i", i, len(similarities)), ("j", j, similarities.shape[1])):
@@ -71,10 +78,11 @@ def subspace_similarity(A1, A2, i, j):
     return float(similarities[i - 1, j - 1])
 
 
-def similarity_map(A1, A2):
+def similarity_map(A1: Tensor | Array, A2: Tensor | Array) -> Array:
     """`subspace_similarity` for every i and j, as in the paper's figure 3: an array with φ(i, j) at [i - 1, j - 1].
 
-    ‖U_iᵀ U_j‖²_F is the sum of the first i rows and j columns of the squared cosines, so that one product gives all.
+    One product of all directions gives their cosines. ‖U_iᵀ U_j‖²_F adds up the squares in its first i rows and j
+    columns. ValueError if A1 and A2 differ in width.
     """
     (_, _, first), (_, _, second) = (np.linalg.svd(_matrix(A), full_matrices=False) for A in (A1, A2))
     if first.shape[1] != second.shape[1]:
@@ -95,23 +103,23 @@ class Amplification(NamedTuple):
     factor: float  # ‖ΔW‖ / ‖Uᵀ W V‖ with the directions of ΔW
 
 
-def amplification(W, delta, r, seed=0):
+def amplification(W: Tensor | Array, delta: Tensor | Array, r: int, seed: int = 0) -> Amplification:
     """By how much ΔW amplifies directions that W has but does not emphasise. (Hu et al., 2021, section 7.3, table 7.)
 
     W and ΔW (out, in). U (out, r) and V (in, r) are the first r left- and right-singular vectors of ΔW, of W, or of a
     normal random matrix drawn with `seed`. Returns an `Amplification`; its factor is infinite where W is zero in
     ΔW's directions. ValueError if the shapes differ, or unless 1 ≤ r ≤ min(out, in).
     """
-    W, delta = _matrix(W), _matrix(delta)
-    if W.shape != delta.shape:
-        raise ValueError(f"W and delta must have one shape, got {W.shape} and {delta.shape}")
-    if not 1 <= r <= min(W.shape):
-        raise ValueError(f"r must be from 1 to {min(W.shape)}, got {r}")
-    random = np.random.default_rng(seed).standard_normal(W.shape)
-    by_delta, by_weight, by_random = (_norm_within(W, source, r) for source in (delta, W, random))
-    size = float(np.linalg.norm(delta))
+    weight, update = _matrix(W), _matrix(delta)
+    if weight.shape != update.shape:
+        raise ValueError(f"W and delta must have one shape, got {weight.shape} and {update.shape}")
+    if not 1 <= r <= min(weight.shape):
+        raise ValueError(f"r must be from 1 to {min(weight.shape)}, got {r}")
+    random = np.random.default_rng(seed).standard_normal(weight.shape)
+    by_delta, by_weight, by_random = (_norm_within(weight, source, r) for source in (update, weight, random))
+    size = float(np.linalg.norm(update))
     factor = size / by_delta if by_delta else float("inf")
-    return Amplification(size, float(np.linalg.norm(W)), by_delta, by_weight, by_random, factor)
+    return Amplification(size, float(np.linalg.norm(weight)), by_delta, by_weight, by_random, factor)
 
 
 def _norm_within(W, source, r):
@@ -120,12 +128,20 @@ def _norm_within(W, source, r):
     return float(np.linalg.norm(U[:, :r].T @ W @ Vt[:r].T))
 
 
-def merge_error(weight, lora_A, lora_B, scaling, dtype=np.float32, rows=64, seed=0):
+def merge_error(
+    weight: Tensor | Array,
+    lora_A: Tensor | Array,
+    lora_B: Tensor | Array,
+    scaling: float,
+    dtype: Any = np.float32,
+    rows: int = 64,
+    seed: int = 0,
+) -> tuple[float, float]:
     """(largest, relative): what rounding the merged weight to `dtype` changes in the layer's result.
 
-    Compares x W'ᵀ, with W' = W + s·B A rounded once to `dtype`, with x Wᵀ + s (x Aᵀ) Bᵀ on `rows` normal inputs, both
-    products in float64. weight (out, in), lora_A (r, in), lora_B (out, r). `dtype` is a NumPy dtype or "bfloat16". The
-    first number is the largest difference, the second the norm of the difference over that of the result.
+    The merged layer gives x W'ᵀ, with W' = W + s·B A rounded once to `dtype`, a NumPy dtype or "bfloat16"; before, it
+    was x Wᵀ + s (x Aᵀ) Bᵀ. Both are computed in float64 on `rows` normal inputs. weight (out, in), lora_A (r, in),
+    lora_B (out, r). Returned are the largest difference, and the norm of the difference over that of the result.
     """
     W, A, B = _matrix(weight), _matrix(lora_A), _matrix(lora_B)
     x = np.random.default_rng(seed).standard_normal((rows, W.shape[1]))
@@ -144,8 +160,8 @@ def _rounded(x, dtype):
 
 
 def _matrix(x):
-    """A Tensor's or an array's values as a float64 NumPy matrix; ValueError if it is not one."""
-    x = backend.to_numpy(data(x)).astype(np.float64)
+    """The values of a Tensor or an array as a float64 NumPy matrix. ValueError if it has other than two axes."""
+    x = to_numpy(data(x)).astype(np.float64)
     if x.ndim != 2:
         raise ValueError(f"expected a matrix, got shape {x.shape}")
     return x

@@ -1,32 +1,34 @@
-"""A frozen layer's arrays: read as (out, in) however they are stored, and put in its place."""
+"""A frozen layer's weight and bias as arrays: read, turned to (out, in), and replaced."""
 
 import copy
 from collections import Counter
 
 from .. import nn
-from ..autograd import backend
+from ..autograd.devices import to_device
+from .types import Array, Layer
 
 
-def oriented(layer, weight):
-    """A weight of `layer` as (out, in), or back again: the same array if it is stored so, else its transpose."""
+def oriented(layer: Layer, weight: Array) -> Array:
+    """A weight turned from how `layer` stores it to (out, in), or back: itself, or its transpose for (in, out)."""
     return weight.T if layer.fan_in_fan_out else weight
 
 
-def arrays_of(layer):
+def arrays_of(layer: Layer) -> tuple[Array, Array | None]:
     """(weight, bias) as they are stored; bias is None if there is none."""
     bias = getattr(layer, "bias", None)
     return layer.weight.data, None if bias is None else bias.data
 
 
-def put_arrays(layer, weight, bias):
-    """Make these arrays the layer's, on the device and in the dtype that its own have; None leaves one as it is."""
-    for p, array in ((layer.weight, weight), (getattr(layer, "bias", None), bias)):
+def put_arrays(layer: Layer, weight: Array | None, bias: Array | None) -> None:
+    """Give the layer these arrays, on the device and in the dtype of those it has; None leaves one as it is."""
+    for name, array in (("weight", weight), ("bias", bias)):
         if array is not None:
-            p.data = backend.to_device(array, p.device).astype(p.dtype, copy=False)
+            p = getattr(layer, name)
+            p.data = to_device(array, p.device).astype(p.dtype, copy=False)
 
 
-def with_arrays(layer, weight, bias):
-    """A layer like this one that computes with other arrays; None keeps a Parameter, not a copy of it."""
+def with_arrays(layer: Layer, weight: Array | None, bias: Array | None) -> Layer:
+    """A layer like this one that computes with these arrays; where one is None, with the layer's own."""
     new = copy.copy(layer)
     new.weight = nn.Parameter(layer.weight.data, requires_grad=False)
     if bias is not None:
@@ -35,7 +37,7 @@ def with_arrays(layer, weight, bias):
     return new
 
 
-def shared_weights(model):
+def shared_weights(model: nn.Module) -> set[int]:
     """The ids of the Parameters that several parts of the model hold, such as a head tied to the embedding."""
     held = Counter(id(p) for _, p in model.named_parameters(remove_duplicate=False))
     return {p for p, times in held.items() if times > 1}

@@ -1,53 +1,60 @@
-"""What one call asks of the adapters, beside what the model is set to: none at all, or others for each row.
+"""What one call asks of the adapters where it differs from what the model is set to: none, or one for each row.
 
 It travels with the call and is not written into the layers. So several threads may call one model in different ways,
 an interruption leaves nothing behind, and a block that is computed again for its gradient finds what it found first.
 """
 
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from contextvars import ContextVar
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..autograd import layout
+from ..autograd import Tensor
+from ..autograd.shape_ops import concatenate
+from .types import Input
 
 
 class Call(NamedTuple):
     """disabled: are the adapters left out?  rows: an adapter's name for each row of the batch, or None."""
 
     disabled: bool = False
-    rows: tuple | None = None
+    rows: tuple[str, ...] | None = None
 
 
 ORDINARY = Call()
-_calls = ContextVar("lora_np_calls", default=None)  # {the adapted model that is called: Call}, or None
+# {what stands for an adapted model, its `owner`: Call}, or None outside any `calling`
+_calls: ContextVar[dict[Any, Call] | None] = ContextVar("lora_np_calls", default=None)
 
 
-def this_call(model):
-    """The `Call` of an adapted model that is running now."""
+def this_call(owner: object) -> Call:
+    """What the call that is running now asks of the adapted model that `owner` stands for."""
     calls = _calls.get()
-    return ORDINARY if calls is None else calls.get(model, ORDINARY)
+    return ORDINARY if calls is None else calls.get(owner, ORDINARY)
 
 
 @contextmanager
-def calling(model, **changes):
-    """Inside this block, calls of this adapted model, and of no other, are as said: `disabled=True`, or `rows=...`."""
+def calling(owner: object, **changes: Any) -> Iterator[None]:
+    """Inside this block, calls of that one adapted model have these fields of `Call`: `disabled=True`, or `rows=...`.
+
+    owner: what stands for the model, `LoraModel.owner`.
+    """
     calls = _calls.get() or {}
-    token = _calls.set({**calls, model: calls.get(model, ORDINARY)._replace(**changes)})
+    token = _calls.set({**calls, owner: calls.get(owner, ORDINARY)._replace(**changes)})
     try:
         yield
     finally:
         _calls.reset(token)
 
 
-def forward_rows(layer, x, names):
-    """An adapted layer's result with another adapter for each row: one pass per adapter over its rows."""
+def forward_rows(layer: Any, x: Input, names: Sequence[str]) -> Tensor:
+    """An `AdaptedLayer`'s result where row i of the batch goes through the adapter names[i]: one pass per adapter."""
     if x.ndim == 1:  # positions, which are the same for every row
         x = np.broadcast_to(x, (len(names), len(x)))
-    rows = {}
+    rows: dict[str, list[int]] = {}
     for i, name in enumerate(names):
         rows.setdefault(name, []).append(i)
     parts = [layer.forward_with([n] if n in layer.adapters else [], x[np.array(i)]) for n, i in rows.items()]
     order = np.argsort([i for group in rows.values() for i in group])
-    return layout.concatenate(parts)[order]
+    return concatenate(parts)[order]

@@ -2,26 +2,34 @@ r"""Several adapters of one layer made into one: plain functions on arrays, NumP
 
 Adapter i adds s_i·B_i A_i to its layer, with A_i (r_i, in), B_i (out, r_i) and scaling s_i. The wanted sum is
 ΔW = Σ w_i s_i B_i A_i, with weights w_i of either sign. "cat" is that sum, "svd" the best adapter of smaller rank.
-The other kinds are a way to thin each adapter out and a way to add what is left (`MERGES`), both element by element.
-They work on A and B apart, as PEFT does: cheap, but a sum of the A times a sum of the B holds cross terms B_i A_j that
-nobody trained. The kinds that end in "_svd" work on the B_i A_i instead and take an SVD at the end.
+The other kinds prune each adapter, or do not, and add up what is left, entry by entry (`MERGES`). They merge the A_i
+and the B_i apart, as PEFT does: cheap, but the sum of the B_i times the sum of the A_i holds cross terms B_i A_j that
+nobody trained. The kinds that end in "_svd" merge the products B_i A_i instead and take an SVD at the end.
 
 Task arithmetic: Ilharco et al., 2022. TIES: Yadav et al., 2023. DARE: Yu et al., 2024.
 """
 
 import math
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import numpy as np
 
-from ..autograd.backend import array_module, generator
+from ..autograd.devices import array_module
+from ..autograd.random import generator
+from .types import Array
+
+Numbers = Sequence[float]
+Arrays = Sequence[Array]
 
 
-def task_arithmetic(tensors, weights):
+def task_arithmetic(tensors: Arrays, weights: Numbers) -> Array:
     """Σ w_i t_i, for arrays t_i of equal shape."""
-    return sum(w * t for w, t in zip(weights, tensors, strict=True))
+    first, *others = (w * t for w, t in zip(weights, tensors, strict=True))
+    return sum(others, first)
 
 
-def prune_by_magnitude(tensor, density):
+def prune_by_magnitude(tensor: Array, density: float) -> Array:
     """TIES' first step, "trim": the ⌊density·size⌋ entries largest in magnitude stay, the others become 0.
 
     Of entries of equal magnitude the first ones stay.
@@ -33,8 +41,8 @@ def prune_by_magnitude(tensor, density):
     return tensor * mask.reshape(tensor.shape)
 
 
-def dare(tensor, density):
-    """Drop and rescale: each entry stays with probability `density` and is divided by it, so the mean does not change.
+def dare(tensor: Array, density: float) -> Array:
+    """Drop and rescale: each entry stays with probability `density`, divided by it; its expected value is unchanged.
 
     Yu et al. (2024), with density = 1 - p for their drop rate p.
     """
@@ -43,18 +51,18 @@ def dare(tensor, density):
     return tensor * mask / float(density)
 
 
-def elect_sign(tensors, method="total"):
-    """TIES' second step: for each entry the sign, 1 or -1, that most of the t_i have; 1 where both have as much.
+def elect_sign(tensors: Arrays, method: str = "total") -> Array:
+    """TIES' second step: for each entry the sign, 1 or -1, that gets more votes from the t_i; 1 if both get as many.
 
-    method: "total" lets the magnitudes vote, sgn(Σ t_i) as in the paper; "frequency" gives each t_i one vote.
+    method: with "total" the magnitudes vote, sgn(Σ t_i) as in the paper; with "frequency" each t_i has one vote.
     """
     xp = array_module(tensors[0])
     votes = tensors if method == "total" else [xp.sign(t) for t in tensors]
     return xp.where(sum(votes) >= 0, 1, -1)
 
 
-def disjoint_mean(tensors, weights, sign):
-    """TIES' third step: for each entry, the mean of w_i t_i over those i whose t_i has that sign; 0 if none has.
+def disjoint_mean(tensors: Arrays, weights: Numbers, sign: Array) -> Array:
+    """TIES' third step: for each entry, the mean of w_i t_i over those i whose t_i has the elected sign; 0 if none has.
 
     A t_i of 0 has no sign and does not count. The weights take no part in the election, so they may be negative.
     """
@@ -64,40 +72,49 @@ def disjoint_mean(tensors, weights, sign):
     return total / xp.maximum(sum(m.astype(total.dtype) for m in agree), 1)
 
 
-# kind: (how each adapter is thinned out, whether signs are elected). DARE takes the place of the trim in "dare_ties".
-MERGES = {
+# kind: (how each adapter is pruned, whether signs are elected). DARE takes the place of the trim in "dare_ties".
+MERGES: dict[str, tuple[Callable[[Array, Any], Array] | None, bool]] = {
     "linear": (None, False),
     "magnitude_prune": (prune_by_magnitude, False),
     "ties": (prune_by_magnitude, True),
     "dare_linear": (dare, False),
     "dare_ties": (dare, True),
 }
-SVD_KINDS = ("svd", *(f"{kind}_svd" for kind in MERGES if kind != "linear"))  # what "linear_svd" would be is "svd"
+SVD_KINDS = ("svd", *(f"{kind}_svd" for kind in MERGES if kind != "linear"))  # "svd" is that of "linear"
 KINDS = ("cat", *MERGES, *SVD_KINDS)
 SIGN_METHODS = ("total", "frequency")
 
 
-def merge(kind, tensors, weights, density=None, majority_sign_method="total"):
+def merge(
+    kind: str, tensors: Arrays, weights: Numbers, density: float | None = None, majority_sign_method: str = "total"
+) -> Array:
     """Arrays of equal shape into one, entry by entry, by one of the kinds in `MERGES`."""
-    thin, elects = MERGES[kind]
-    if thin:
-        tensors = [thin(t, density) for t in tensors]
+    prune, elects = MERGES[kind]
+    if prune:
+        tensors = [prune(t, density) for t in tensors]
     if elects:
         return disjoint_mean(tensors, weights, elect_sign(tensors, majority_sign_method))
     return task_arithmetic(tensors, weights)
 
 
-def cat(factors, As, Bs):
+def cat(factors: Numbers, As: Arrays, Bs: Arrays) -> tuple[Array, Array]:
     """Σ c_i B_i A_i exactly: A = [c_i A_i] stacked (Σ r_i, in), B = [B_i] side by side (out, Σ r_i)."""
     xp = array_module(As[0])
     return xp.concatenate([c * A for c, A in zip(factors, As, strict=True)]), xp.concatenate(Bs, axis=1)
 
 
-def merge_factors(kind, factors, As, Bs, density=None, majority_sign_method="total"):
+def merge_factors(
+    kind: str,
+    factors: Numbers,
+    As: Arrays,
+    Bs: Arrays,
+    density: float | None = None,
+    majority_sign_method: str = "total",
+) -> tuple[Array, Array]:
     """PEFT's formula: A merged with the weights sgn(c_i) √|c_i| and B with √|c_i|, where c_i = w_i s_i.
 
-    For "linear": A = Σ sgn(c_i) √|c_i| A_i and B = Σ √|c_i| B_i. Each c_i B_i A_i is in B A, and so are the cross
-    terms sgn(c_j) √|c_i c_j| B_i A_j with i ≠ j: only for a single adapter is that the sum it stands for.
+    For "linear": A = Σ sgn(c_i) √|c_i| A_i and B = Σ √|c_i| B_i. B A then holds each c_i B_i A_i, but also the cross
+    terms sgn(c_j) √|c_i c_j| B_i A_j with i ≠ j: it is the wanted sum for a single adapter only.
     """
     roots = [math.sqrt(abs(c)) for c in factors]
     signed = [math.copysign(root, c) for root, c in zip(roots, factors, strict=True)]
@@ -105,37 +122,37 @@ def merge_factors(kind, factors, As, Bs, density=None, majority_sign_method="tot
     return merge(kind, As, signed, *settings), merge(kind, Bs, roots, *settings)
 
 
-def truncated_svd(delta, rank):
-    """The B A of that rank nearest to a matrix U S Vᵀ (out, in): A = Vᵀ (rank, in), B = U S (out, rank).
+def truncated_svd(delta: Array, rank: int) -> tuple[Array, Array]:
+    """The (A, B) whose B A is the nearest of that rank to `delta` = U S Vᵀ (out, in). (Eckart and Young, 1936.)
 
-    Only the `rank` largest singular values take part (Eckart and Young, 1936).
+    A = Vᵀ (rank, in) and B = U S (out, rank), of the `rank` largest singular values.
     """
     U, S, Vt = array_module(delta).linalg.svd(delta, full_matrices=False)
-    return _widen(Vt[:rank], U[:, :rank] * S[:rank], rank)
+    return _expand(Vt[:rank], U[:, :rank] * S[:rank], rank)
 
 
-def truncated_svd_of_product(A, B, rank):
+def truncated_svd_of_product(A: Array, B: Array, rank: int) -> tuple[Array, Array]:
     """`truncated_svd` of B A, with A (k, in) and B (out, k), without forming that (out, in) matrix.
 
     With B = Q R and Aᵀ = Q' R', the core R R'ᵀ (k, k) has the singular values of B A = Q (R R'ᵀ) Q'ᵀ, and its singular
     vectors times Q and Q' are those of B A: the same result for O((out + in) k²) instead of O(out in min(out, in)).
     """
     xp = array_module(A)
-    A, B = _widen(A, B, rank)  # QR makes directions of the zeros: a rank left over is a row of A that can be trained
+    A, B = _expand(A, B, rank)  # QR turns the added rows of zeros into directions, so that all of A can be trained
     Q_out, R_out = xp.linalg.qr(B)
     Q_in, R_in = xp.linalg.qr(A.T)
     core_A, core_B = truncated_svd(R_out @ R_in.T, rank)
     return core_A @ Q_in.T, Q_out @ core_B
 
 
-def _widen(A, B, rank):
+def _expand(A, B, rank):
     """The same B A with rows of zeros under A and columns of zeros beside B, up to `rank`."""
     xp, more = array_module(A), max(0, rank - len(A))
     return xp.pad(A, ((0, more), (0, 0))), xp.pad(B, ((0, 0), (0, more)))
 
 
-def combined_rank(kind, ranks, svd_rank=None):
-    """r of the result for adapters of these ranks: "cat" their sum, the SVD kinds `svd_rank` or the largest.
+def combined_rank(kind: str, ranks: Sequence[int], svd_rank: int | None = None) -> int:
+    """The rank of the result: their sum for "cat", `svd_rank` or the largest for the SVD kinds, else the one of all.
 
     ValueError for an unknown kind, no adapters, svd_rank < 1, and unequal ranks where A and B are added up.
     """
@@ -155,26 +172,35 @@ def combined_rank(kind, ranks, svd_rank=None):
 
 
 def _check_settings(kind, shape, svd_rank, density, majority_sign_method):
-    """ValueError for what `combined_rank` has not looked at, for adapters of a weight of this shape (out, in)."""
+    """ValueError for settings that `combined_rank` does not check. shape: (out, in), of the adapters' weight."""
     if kind in SVD_KINDS and svd_rank is not None and svd_rank > min(shape):
         raise ValueError(f"svd_rank = {svd_rank}: a {shape} weight has rank {min(shape)} at most")
-    thin, elects = MERGES.get(kind.removesuffix("_svd"), (None, False))
-    if thin and (density is None or not 0 < density <= 1):
+    prune, elects = MERGES.get(kind.removesuffix("_svd"), (None, False))
+    if prune and (density is None or not 0 < density <= 1):
         raise ValueError(f"{kind!r} needs density, the fraction of entries that stay, in (0, 1], not {density}")
     if elects and majority_sign_method not in SIGN_METHODS:
         raise ValueError(f"majority_sign_method = {majority_sign_method!r}: expected 'total' or 'frequency'")
 
 
-def combine(kind, weights, scalings, As, Bs, svd_rank=None, density=None, majority_sign_method="total"):
+def combine(
+    kind: str,
+    weights: Numbers,
+    scalings: Numbers,
+    As: Arrays,
+    Bs: Arrays,
+    svd_rank: int | None = None,
+    density: float | None = None,
+    majority_sign_method: str = "total",
+) -> tuple[Array, Array]:
     """One adapter for several of one layer: (A (r, in), B (out, r)), in float32 or better, r as `combined_rank` says.
 
     kind      one of `KINDS`
     weights   w_i, of either sign; scalings: s_i; As: A_i (r_i, in); Bs: B_i (out, r_i)
-    svd_rank  r, for the SVD kinds; where the default, the largest r_i, is more than the layer has, zeros fill it up
+    svd_rank  r, for the SVD kinds; None for the largest r_i, expanded with zeros where the weight has a smaller rank
     density   fraction of the entries that stay, in (0, 1], for the kinds that prune
     majority_sign_method   "total" or "frequency", for the kinds that elect signs
 
-    The result holds the scalings: its own is 1, so its alpha is r. Settings that a kind does not use are ignored.
+    The scalings are inside the result: its own is 1, so its alpha is r. Settings that a kind does not use are ignored.
     ValueError for an unknown kind, no adapters or not one weight each, unequal ranks where they are added up, and a
     density, svd_rank or majority_sign_method that is missing or out of range.
     """
@@ -183,14 +209,15 @@ def combine(kind, weights, scalings, As, Bs, svd_rank=None, density=None, majori
         raise ValueError("{} weights and {} scalings for {} matrices A and {} B: expected one each".format(*counts))
     rank = combined_rank(kind, [len(A) for A in As], svd_rank)
     _check_settings(kind, (len(Bs[0]), As[0].shape[1]), svd_rank, density, majority_sign_method)
+    settings = density, majority_sign_method
     dtype = np.result_type(np.float32, *(X.dtype for X in (*As, *Bs)))  # LAPACK has no float16
     As, Bs = ([X.astype(dtype, copy=False) for X in part] for part in (As, Bs))
     weights = [float(w) for w in weights]  # a NumPy scalar in float64 would make float64 of everything
     factors = [w * float(s) for w, s in zip(weights, scalings, strict=True)]
     if kind in MERGES:
-        return merge_factors(kind, factors, As, Bs, density, majority_sign_method)
+        return merge_factors(kind, factors, As, Bs, *settings)
     if kind in ("cat", "svd"):
         A, B = cat(factors, As, Bs)
         return (A, B) if kind == "cat" else truncated_svd_of_product(A, B, rank)
     deltas = [float(s) * (B @ A) for s, A, B in zip(scalings, As, Bs, strict=True)]
-    return truncated_svd(merge(kind.removesuffix("_svd"), deltas, weights, density, majority_sign_method), rank)
+    return truncated_svd(merge(kind.removesuffix("_svd"), deltas, weights, *settings), rank)

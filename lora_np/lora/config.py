@@ -4,16 +4,20 @@ import dataclasses
 import math
 import re
 import warnings
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
+from typing import Any, ClassVar, Self
 
 from ..storage import read_json, write_json
+from .adapter import Target
 from .init import INITS, changes_base, initial_matrices, is_known
+from .types import ABSENT, Array, StrPath
 
 CONFIG_FILE = "adapter_config.json"
 DATA_DRIVEN = ("eva", "corda", "lora_ga")  # PEFT fills these in by passes over data, through calls of their own
-NOTHING = (None, False, {}, [])  # values of a field that is not used
+NOTHING: tuple[Any, ...] = (None, False, {}, [])  # values of a field that is not used
 
 
 class TaskType(StrEnum):
@@ -24,7 +28,7 @@ class TaskType(StrEnum):
 
 @dataclass(kw_only=True)
 class PeftConfig:
-    """What the settings of all kinds of adapters have. Abstract: subclasses add `r` and what is their own.
+    """The settings that all kinds of adapters have. Abstract: subclasses add `r` and those of their own.
 
     target_modules       which layers: a list of names ("c_attn" means every layer whose name ends so), one string as a
                          regular expression for the whole dotted name, or "all-linear"; None for the model's usual ones.
@@ -37,23 +41,22 @@ class PeftConfig:
     fan_in_fan_out       whether the adapted layers store their weight (in, out), as GPT-2's Conv1D does
     """
 
-    target_modules: list | str | None = None
-    layers_to_transform: list | int | None = None
-    layers_pattern: list | str | None = None
+    target_modules: list[str] | str | None = None
+    layers_to_transform: list[int] | int | None = None
+    layers_pattern: list[str] | str | None = None
     bias: str = "none"
-    modules_to_save: list | None = None
+    modules_to_save: list[str] | None = None
     fan_in_fan_out: bool = False
     task_type: TaskType | str | None = None
     base_model_name_or_path: str | None = None
     revision: str | None = None
     inference_mode: bool = False
 
-    peft_type = None
-    lora_alpha = exclude_modules = None  # for kinds that have no such setting
-    changes_base = False  # does the initialisation take a part out of the base weight?
-    flags = ("fan_in_fan_out",)  # fields that are True or False
-    refused = ()  # PEFT's fields that change what is computed, for things that are not here
-    harmless = {"auto_mapping", "megatron_core", "peft_type", "peft_version"}  # those that make no difference
+    peft_type: ClassVar[str | None] = None
+    r = lora_alpha = exclude_modules = ABSENT
+    flags: ClassVar[tuple[str, ...]] = ("fan_in_fan_out",)  # fields that are True or False
+    refused: ClassVar[tuple[str, ...]] = ()  # PEFT's fields that change what is computed, for things that are not here
+    harmless: ClassVar[set[str]] = {"auto_mapping", "megatron_core", "peft_type", "peft_version"}  # they change nothing
 
     def __post_init__(self):
         for name in self.flags:
@@ -72,7 +75,7 @@ class PeftConfig:
             self.task_type = TaskType(self.task_type)
 
     def _check_layers(self):
-        """Which blocks: of the right types, and only where a list of names leaves that open."""
+        """ValueError for fields about blocks that have wrong types, or that go with a string, which names its own."""
         layers = self.layers_to_transform
         if layers is not None and not all(
             isinstance(i, int) and not isinstance(i, bool) for i in (layers if isinstance(layers, list) else [layers])
@@ -87,18 +90,23 @@ class PeftConfig:
         if isinstance(self.target_modules, str) and self.layers_to_transform is not None:
             raise ValueError("layers_to_transform goes with a list of target_modules; a string can name its own blocks")
 
-    def rank_and_alpha(self, name):
+    @property
+    def changes_base(self) -> bool:
+        """Does the initialisation take a part out of the base weight?"""
+        return False
+
+    def rank_and_alpha(self, name: str) -> tuple[int, float | None]:
         """(r, lora_alpha) of the layer with this dotted name."""
         return self.r, self.lora_alpha
 
-    def to_dict(self):
+    def to_dict(self) -> dict[str, Any]:
         """The fields as they stand in adapter_config.json."""
         fields = dataclasses.asdict(self)
-        fields["task_type"] = None if self.task_type is None else self.task_type.value
+        fields["task_type"] = None if self.task_type is None else str(self.task_type)
         return {**fields, "peft_type": self.peft_type}
 
     @classmethod
-    def from_dict(cls, fields, source="the adapter's configuration"):
+    def from_dict(cls, fields: Mapping[str, Any], source: str = "the adapter's configuration") -> Self:
         """From the fields of an adapter_config.json; `source` names it in messages.
 
         Unknown fields are warned about and ignored. A field of PEFT's that changes the computation and is not known
@@ -119,12 +127,12 @@ class PeftConfig:
         except (TypeError, ValueError, AttributeError) as error:
             raise ValueError(f"{source}: {error}") from None
 
-    def save_pretrained(self, directory):
+    def save_pretrained(self, directory: StrPath) -> None:
         """Write adapter_config.json; inference_mode is saved as true, as PEFT does."""
         write_json(Path(directory) / CONFIG_FILE, {**self.to_dict(), "inference_mode": True})
 
     @classmethod
-    def from_pretrained(cls, directory):
+    def from_pretrained(cls, directory: StrPath) -> Self:
         """Read adapter_config.json. Errors: FileNotFoundError, or ValueError with the file's name."""
         path = Path(directory) / CONFIG_FILE
         return cls.from_dict(read_json(path), str(path))
@@ -150,9 +158,9 @@ class LoraConfig(PeftConfig):
     r: int = 8
     lora_alpha: float = 8
     lora_dropout: float = 0.0
-    exclude_modules: list | str | None = None
-    rank_pattern: dict = field(default_factory=dict)
-    alpha_pattern: dict = field(default_factory=dict)
+    exclude_modules: list[str] | str | None = None
+    rank_pattern: dict[str, int] = field(default_factory=dict)
+    alpha_pattern: dict[str, float] = field(default_factory=dict)
     lora_bias: bool = False
     init_lora_weights: bool | str = True
     use_rslora: bool = False
@@ -178,7 +186,7 @@ class LoraConfig(PeftConfig):
         self.exclude_modules = check_names("exclude_modules", self.exclude_modules)
 
     def _check_patterns(self):
-        """What a file may hold is anything: name the field whose value is of the wrong kind."""
+        """ValueError, with the field's name, for a pattern that is no dict of names: a file may hold anything."""
         for name in ("rank_pattern", "alpha_pattern"):
             value = getattr(self, name) or {}
             if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
@@ -202,43 +210,46 @@ class LoraConfig(PeftConfig):
             raise ValueError("lora_bias goes with init_lora_weights=True or False only, and not with use_dora")
 
     @property
-    def scaling(self):
-        """s, the factor of B A: lora_alpha / r, or lora_alpha / √r with use_rslora. Patterns may say otherwise."""
+    def scaling(self) -> float:
+        """s, the factor of B A where no pattern applies: lora_alpha / r, or lora_alpha / √r with use_rslora."""
         return self.scaling_of(self.r, self.lora_alpha)
 
-    def scaling_of(self, r, alpha):
+    def scaling_of(self, r: int, alpha: float) -> float:
         """s for a rank and an alpha."""
         return alpha / math.sqrt(r) if self.use_rslora else alpha / r
 
-    def rank_and_alpha(self, name):
-        """(r, lora_alpha) of the layer with this dotted name, patterns considered."""
+    def rank_and_alpha(self, name: str) -> tuple[int, float]:
+        """(r, lora_alpha) of the layer with this dotted name: of the first pattern that matches, or the usual ones."""
         return _first_match(self.rank_pattern, name, self.r), _first_match(self.alpha_pattern, name, self.lora_alpha)
 
     @property
-    def changes_base(self):
+    def changes_base(self) -> bool:
         """Does the initialisation take a part out of the base weight?"""
         return changes_base(self.init_lora_weights)
 
-    def initial_matrices(self, target):
+    def initial_matrices(self, target: Target) -> list[Array]:
         """A and B of a new adapter at a `Target`."""
         return initial_matrices(self.init_lora_weights, target, self.scaling_of(target.r, target.lora_alpha))
 
 
-def check_ranks(*ranks):
+def check_ranks(*ranks: int) -> None:
     """ValueError unless each is an integer of at least 1."""
     for r in ranks:
         if not isinstance(r, int) or isinstance(r, bool) or r < 1:
             raise ValueError(f"r must be an integer of at least 1, got {r!r}")
 
 
-def check_dropout(name, p):
-    """ValueError unless p, the value of the field of this name, is a probability below 1."""
+def check_dropout(name: str, p: float) -> None:
+    """ValueError, with the field's name, unless p is in [0, 1)."""
     if not 0 <= p < 1:
         raise ValueError(f"{name} must be in [0, 1), got {p!r}")
 
 
-def check_names(field_name, value):
-    """A list holds module names; a regular expression stands alone, as a string."""
+def check_names(field_name: str, value: Iterable[str] | str | None) -> list[str] | str | None:
+    """The value of a field that names modules, checked: a list of names, or one regular expression as a string.
+
+    ValueError for an invalid expression, and for anything in a list that is no module's name.
+    """
     if isinstance(value, str):
         try:
             re.compile(value)
@@ -257,7 +268,7 @@ def check_names(field_name, value):
 
 
 def _first_match(pattern, name, default):
-    """The value of the first key that the end of the dotted name matches, as PEFT matches it."""
+    """The value of the first key that the dotted name, or the end of it after a dot, matches; as in PEFT."""
     for key, value in pattern.items():
         if re.fullmatch(rf"(.*\.)?({key})", name):
             return value

@@ -1,6 +1,6 @@
 """Adapters as files: adapter_config.json and adapter_model.safetensors, as PEFT writes and reads them.
 
-In the file a parameter's name lacks the adapter's: `….c_attn.lora_A.default.weight` in memory is
+A parameter's name in the file leaves out the adapter's name: `….c_attn.lora_A.default.weight` in memory is
 `….c_attn.lora_A.weight` on disk, so that an adapter can be loaded under any name.
 """
 
@@ -8,36 +8,43 @@ import dataclasses
 import re
 import warnings
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from ..autograd.backend import array_module, to_numpy
+from .. import nn
+from ..autograd.devices import array_module, to_numpy
 from ..storage import read_json, read_safetensors, write_safetensors
-from .config import CONFIG_FILE
+from .config import CONFIG_FILE, PeftConfig
 from .init import NITER
 from .kinds import config_class
-from .model_adapter import PREFIX, new_adapter
+from .model_adapter import PREFIX, ModelAdapter, new_adapter
 from .targets import own_modules
+from .types import Array, StrPath
 from .variants import PartialProjection
+
+if TYPE_CHECKING:
+    from .peft_model import PeftModel
 
 WEIGHTS_FILE = "adapter_model.safetensors"
 BASE_WEIGHT = ".base_layer.weight"  # the ending of what PEFT saves of the base beside an adapted head or embedding
 
 
-def write_adapter(peft_model, name, directory, as_plain_lora=False):
-    """Write one adapter, the "default" one into `directory` itself, another into the folder of its name in it.
+def write_adapter(peft_model: "PeftModel", name: str, directory: StrPath, as_plain_lora: bool = False) -> None:
+    """Write one adapter: "default" into `directory` itself, any other into the folder of its name there.
 
-    With `as_plain_lora`, one that took part of the base weight out of it (PiSSA, OLoRA) is written as plain LoRA of
-    twice the rank, for the unchanged base: A' = [A; A₀], B' = [B, -B₀], since W + s·(B A - B₀ A₀) is what it computes.
+    With `as_plain_lora`, one whose initialisation took s·B₀A₀ out of the base weight (PiSSA, OLoRA) is written as plain
+    LoRA of twice the rank for the unchanged base: A' = [A; A₀], B' = [B, -B₀], as it computes W + s·(B A - B₀A₀).
     """
     directory = Path(directory) if name == "default" else Path(directory) / name
     config, tuner = peft_model.peft_config[name], peft_model.base_model
     parts = tuner.adapter(name)
     parts.biases = tuner.biases(config.bias)
-    start = getattr(config, "init_lora_weights", None)
-    if NITER.fullmatch(str(start)) and not as_plain_lora:
+    kind = getattr(config, "init_lora_weights", None)
+    if NITER.fullmatch(str(kind)) and not as_plain_lora:
         raise ValueError(
-            f"init_lora_weights={start!r} began at random, loading would begin elsewhere: save with as_plain_lora=True"
+            f"init_lora_weights={kind!r} draws random numbers: loading would take another part out of the base weight; "
+            "save with as_plain_lora=True"
         )
     arrays = parts.saved_arrays()
     for target, adapter in parts.adapters.items() if as_plain_lora else ():
@@ -52,7 +59,7 @@ def write_adapter(peft_model, name, directory, as_plain_lora=False):
 
 
 def _config_for_file(config, adapters, arrays, as_plain_lora):
-    """The config of these {layer: Adapter}, changed where the file holds other layers or ranks (parts, doubled)."""
+    """The config, changed where the file holds other layers or ranks than it says: whole projections, doubled ranks."""
     changes = {}
     if any(isinstance(adapter, PartialProjection) for adapter in adapters.values()):
         changes = _targets_as_layers(config, adapters)
@@ -72,13 +79,13 @@ def _config_for_file(config, adapters, arrays, as_plain_lora):
 
 
 def _alpha_growth(config, growth):
-    """By what lora_alpha grows when the rank grows by `growth`, for s to stay what it was."""
+    """The factor for lora_alpha that leaves s as it was when the rank is multiplied by `growth`."""
     return growth**0.5 if config.use_rslora else growth
 
 
 def _targets_as_layers(config, adapters):
-    """The fields that name layers, with "c_attn.q" and its like replaced by the whole projection that a file holds."""
-    if config.exclude_modules:  # it may have left out a part in some of the layers
+    """The fields that name layers, with "c_attn", which a file holds whole, in the place of "c_attn.q" and the like."""
+    if config.exclude_modules:  # it may have left out parts in some of the layers: name the layers one by one
         return {
             "target_modules": list(adapters),
             **dict.fromkeys(("exclude_modules", "layers_to_transform", "layers_pattern")),
@@ -88,11 +95,14 @@ def _targets_as_layers(config, adapters):
     return {"target_modules": list(dict.fromkeys(head if tail in parts else target for target, head, _, tail in split))}
 
 
-def read_adapter(directory, model, is_trainable=False):
-    """(config, `ModelAdapter`, {name in the file: array}) of the adapter in `directory`, known to fit `model`.
+def read_adapter(
+    directory: StrPath, model: nn.Module, is_trainable: bool = False
+) -> tuple[PeftConfig, ModelAdapter, dict[str, Array]]:
+    """(config, its parts, {name in the file: array}) of the adapter in `directory`, which fits `model`.
 
-    The parts are made, but not filled and in no layer. FileNotFoundError if there is no adapter; ValueError, with the
-    file's name, if a file is damaged or does not fit. A B that is all zero is a warning: such an adapter does nothing.
+    The parts are not filled with the arrays yet, and in no layer. FileNotFoundError if there is no adapter; ValueError,
+    with the file's name, if a file is damaged or does not fit. A B that is all zero is a warning: such an adapter does
+    nothing.
     """
     directory = Path(directory)
     if not directory.is_dir():
@@ -116,17 +126,18 @@ def read_adapter(directory, model, is_trainable=False):
     return config, parts, arrays
 
 
-def read_config(directory):
-    """The configuration in a directory, of whichever kind it is. Errors as for `PeftConfig.from_pretrained`."""
+def read_config(directory: StrPath) -> PeftConfig:
+    """The configuration in a directory, of whatever peft_type it is. Errors as for `PeftConfig.from_pretrained`."""
     path = Path(directory) / CONFIG_FILE
     fields = read_json(path)
     return config_class(fields.get("peft_type", "LORA"), path).from_dict(fields, str(path))
 
 
 def _without_base_weights(arrays, model, path, changed=False):
-    """Leave out the base weights that PEFT saves beside an adapted head or embedding, if they are the model's own.
+    """The arrays without the base weights that PEFT saves beside an adapted head or embedding.
 
-    With `changed` they are what the adapter's initialisation has left of them, and will be so again.
+    ValueError if such a weight is not the model's own. With `changed` it need not be: the file then has what the
+    adapter's initialisation left of it, and the same is taken out of the model's when the adapter is loaded.
     """
     modules = own_modules(model)
     for key in [key for key in arrays if key.endswith(BASE_WEIGHT)]:
@@ -138,7 +149,7 @@ def _without_base_weights(arrays, model, path, changed=False):
 
 
 def _check_fits(parts, arrays, path):
-    """ValueError if the arrays of the file `path` are not just those that the `ModelAdapter` has tensors for."""
+    """ValueError if the names and shapes of the arrays in the file `path` are not those of the adapter's tensors."""
     expected = {key: tensor.shape for key, tensor in parts.tensors().items()}
     given = {key: tuple(array.shape) for key, array in arrays.items()}
     problems = [f"missing {key}" for key in expected if key not in given]

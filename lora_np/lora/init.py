@@ -1,41 +1,43 @@
 """The initialisation of A and B: one function for each value of `init_lora_weights`.
 
 Each takes the frozen weight W (out, in), the rank r and the scaling s, and returns A (r, in) and B (out, r). Most leave
-s·B A = 0, so that training starts at the base model. PiSSA and OLoRA begin with the largest part of W instead; that
-part is then taken out of the base (`changes_base`), and the sum is again what it was. Only these two read W: the others
-are given its shape.
+s·B A = 0, so that training starts at the base model. PiSSA and OLoRA make A and B of W itself; s·B A is then taken out
+of the base (`changes_base`), so that the sum is W again. The others get any array of W's shape.
 """
 
 import re
+from collections.abc import Callable
+from typing import Any
 
 import numpy as np
 
-from ..autograd import backend
+from ..autograd.devices import to_device, to_numpy
 from ..nn import normal, uniform, zeros
-from .adapter import dtype_beside
+from .adapter import Target, dtype_beside
 from .base_layer import oriented
 from .layer import default_initialisation
+from .types import Array
 
 
-def kaiming(weight, r, s):
+def kaiming(weight: Array, r: int, s: float) -> tuple[Array, Array]:
     """True: see `layer.default_initialisation`."""
     fan_out, fan_in = weight.shape
     return default_initialisation(fan_in, fan_out, r)
 
 
-def gaussian(weight, r, s):
+def gaussian(weight: Array, r: int, s: float) -> tuple[Array, Array]:
     """ "gaussian": A normal with standard deviation 1/r, B zero."""
     fan_out, fan_in = weight.shape
     return normal((r, fan_in), 1 / r), zeros((fan_out, r))
 
 
-def both_random(weight, r, s):
+def both_random(weight: Array, r: int, s: float) -> tuple[Array, Array]:
     """False: A uniform in ±1/√in, B uniform in ±1/√r. For tests: it shows the mistakes that B = 0 hides."""
     fan_out, fan_in = weight.shape
     return uniform((r, fan_in), 1 / np.sqrt(fan_in)), uniform((fan_out, r), 1 / np.sqrt(r))
 
 
-def orthogonal(weight, r, s):
+def orthogonal(weight: Array, r: int, s: float) -> tuple[Array, Array]:
     """ "orthogonal": neither is zero, yet B A = 0, because they use different rows of one orthogonal matrix.
 
     Q (r, r) is the orthogonal factor of a random matrix; A = Q_evenᵀ Z / 10 and B = Z' Q_odd / 10
@@ -47,14 +49,14 @@ def orthogonal(weight, r, s):
     return Q[0::2].T @ normal((r // 2, fan_in), 0.1), normal((fan_out, r // 2), 0.1) @ Q[1::2]
 
 
-def pissa(weight, r, s):
+def pissa(weight: Array, r: int, s: float) -> tuple[Array, Array]:
     """ "pissa": the r largest singular values of W = U S Vᵀ: A = √(S/s) Vᵀ, B = U √(S/s). (Meng et al., 2024.)"""
     U, S, Vt = np.linalg.svd(weight, full_matrices=False)
     return _principal(U, S, Vt, r, s)
 
 
-def pissa_niter(weight, r, s, iterations):
-    """ "pissa_niter_N": as pissa, by a randomised SVD with N power iterations (Halko et al., 2011): much faster."""
+def pissa_niter(weight: Array, r: int, s: float, iterations: int) -> tuple[Array, Array]:
+    """ "pissa_niter_N": pissa by a randomised SVD with N power iterations, much faster. (Halko et al., 2011.)"""
     sketch = weight @ normal((weight.shape[1], min(2 * r, *weight.shape)), 1.0)
     Q, _ = np.linalg.qr(sketch)
     for _ in range(iterations):
@@ -63,10 +65,10 @@ def pissa_niter(weight, r, s, iterations):
     return _principal(Q @ U, S, Vt, r, s)
 
 
-def olora(weight, r, s):
+def olora(weight: Array, r: int, s: float) -> tuple[Array, Array]:
     """ "olora": the first r columns of Q and rows of R in W = Q R: B = Q[:, :r], A = R[:r]. (Büyükakyüz, 2024.)
 
-    PEFT does not turn a Conv1D's weight first, so its OLoRA adapters on GPT-2's blocks can not run.
+    PEFT does not turn a Conv1D's weight to (out, in) first, so its OLoRA adapters on GPT-2's blocks cannot run.
     """
     Q, R = np.linalg.qr(weight)
     return R[:r], Q[:, :r]
@@ -77,7 +79,7 @@ def _principal(U, S, Vt, r, s):
     return root[:, None] * Vt[:r], U[:, :r] * root
 
 
-INITS = {
+INITS: dict[bool | str, Callable[[Array, int, float], tuple[Array, Array]]] = {
     True: kaiming,
     False: both_random,
     "gaussian": gaussian,
@@ -88,30 +90,30 @@ INITS = {
 NITER = re.compile(r"pissa_niter_(\d+)")
 
 
-def is_known(kind):
+def is_known(kind: Any) -> bool:
     """Is `kind` a value of `init_lora_weights`?"""
     return isinstance(kind, (bool, str)) and (kind in INITS or NITER.fullmatch(str(kind)) is not None)
 
 
-def changes_base(kind):
+def changes_base(kind: bool | str) -> bool:
     """Does this initialisation take s·B A out of the base weight?"""
     return str(kind).startswith(("pissa", "olora"))
 
 
-def check_rank(kind, shape, r):
-    """ValueError if what is read off W (out, in) has more directions than W has."""
+def check_rank(kind: bool | str, shape: tuple[int, int], r: int) -> None:
+    """ValueError if A and B are to be made of W (out, in), and r is more than the rank that W can have."""
     if changes_base(kind) and r > min(shape):
         raise ValueError(f"init_lora_weights={kind!r} with r = {r}: a weight {shape} allows {min(shape)} at most")
 
 
-def init_lora(kind, weight, r, s):
+def init_lora(kind: bool | str, weight: Array, r: int, s: float) -> tuple[Array, Array]:
     """(A (r, in), B (out, r)), float32 NumPy arrays, for one value of `init_lora_weights`. weight: (out, in).
 
-    ValueError if what is read off W has more directions than W has.
+    ValueError as in `check_rank`.
     """
     check_rank(kind, weight.shape, r)
     if changes_base(kind):
-        weight = backend.to_numpy(weight)
+        weight = to_numpy(weight)
         weight = weight.astype(np.result_type(weight.dtype, np.float32), copy=False)
     iterations = NITER.fullmatch(str(kind))
     if iterations:
@@ -121,14 +123,15 @@ def init_lora(kind, weight, r, s):
     return A.astype(np.float32, copy=False), B.astype(np.float32, copy=False)
 
 
-def initial_matrices(kind, target, s):
-    """A (n·r, in) and B (n·rows, r) of a `Target`, beside its layer: n is 1, or how many parts of it are adapted.
+def initial_matrices(kind: bool | str, target: Target, s: float) -> list[Array]:
+    """[A, B] of a `Target`, on its layer's device. A whole layer has A (r, in) and B (out, r).
 
-    Parts of a joint projection, equal blocks of its rows, have matrices of their own, here one below the other.
+    Of a joint projection n parts may be adapted, equal blocks of C rows, each with an A and a B of its own. They stand
+    one below the other: A (n·r, in), B (n·C, r).
     """
     layer, shape = target.layer, (target.layer.out_features, target.layer.in_features)
     weight = oriented(layer, layer.weight.data) if changes_base(kind) else np.broadcast_to(np.float32(0), shape)
     blocks = np.split(weight, len(layer.parts))[: len(target.parts)] if target.parts else [weight]
     pairs = [init_lora(kind, block, target.r, s) for block in blocks]
     matrices = (found[0] if len(found) == 1 else np.concatenate(found) for found in zip(*pairs, strict=True))
-    return [backend.to_device(matrix, layer.device).astype(dtype_beside(layer), copy=False) for matrix in matrices]
+    return [to_device(matrix, layer.device).astype(dtype_beside(layer), copy=False) for matrix in matrices]

@@ -1,9 +1,9 @@
 r"""LoRA on one page: y = x Wᵀ + b + s·B(A(dropout(x))).
 
 W (out, in) stays as it was pretrained. What is learned is an update of rank r, ΔW = s·B A: A (r, in) looks at the input
-in r directions, B (out, r) says what each of them adds to the output. Only A and B are trained. A starts random and B
-zero, so that training starts exactly at the base model. Once trained, W + ΔW can take the place of W: then LoRA costs
-nothing. (Hu et al., 2021, "LoRA: Low-Rank Adaptation of Large Language Models", section 4.1.)
+in r directions, B (out, r) says what each of them adds to the output. Only A and B are trained. A is initialised at
+random and B with zeros, so that training starts exactly at the base model. Once trained, W + ΔW can take the place of
+W: then LoRA costs nothing. (Hu et al., 2021, "LoRA: Low-Rank Adaptation of Large Language Models", section 4.1.)
 
 `LoraAdapter` is one such pair A and B. `AdaptedLayer` is a layer with adapters beside it, each under a name.
 """
@@ -11,29 +11,28 @@ nothing. (Hu et al., 2021, "LoRA: Low-Rank Adaptation of Large Language Models",
 import numpy as np
 
 from .. import nn
-from ..autograd import backend
+from ..autograd import Tensor
 from ..autograd import functional as F
-from ..autograd.kernels import matmul
+from ..autograd.devices import array_module
+from ..autograd.dispatch import matmul
 from .adapter import Adapter, Matrix, PerAdapter, Target, listed
 from .base_layer import arrays_of, oriented, put_arrays, with_arrays
 from .call import forward_rows, this_call
 from .kinds import make_adapter
+from .types import Array, Config, Input, Layer
 
 
-def default_initialisation(fan_in, fan_out, r):
+def default_initialisation(fan_in: int, fan_out: int, r: int) -> tuple[Array, Array]:
     """A uniform in ±1/√in (Kaiming's, with a = √5), B zero, so that ΔW = 0. The other ways are in `init.py`."""
     return nn.uniform((r, fan_in), fan_in**-0.5), nn.zeros((fan_out, r))
 
 
 class LowRankAdapter(Adapter):
-    """A (r, in), B (out, r) and the scaling s = alpha / r. Abstract: `update` says what is made of them.
-
-    The shapes do not depend on how the layer stores its weight.
-    """
+    """A (r, in) and B (out, r), however the layer stores W, and s = alpha / r. Abstract: subclasses have `update`."""
 
     learns_faster, idle_if_zero = ("lora_B",), "lora_B.weight"
 
-    def __init__(self, config, target):
+    def __init__(self, config: Config, target: Target) -> None:
         self.config, self.r, self.lora_alpha = config, target.r, target.lora_alpha
         self.scaling = config.scaling_of(self.r, self.lora_alpha)
         A, B = config.initial_matrices(target)  # by `default_initialisation`, unless the config says otherwise
@@ -41,21 +40,21 @@ class LowRankAdapter(Adapter):
         self.lora_A, self.lora_B = Matrix(A), Matrix(B)
         self.initial = (A.copy(), B.copy(), self.scaling) if config.changes_base else None
 
-    def matrices(self):
+    def matrices(self) -> tuple[nn.Parameter, nn.Parameter]:
         """(A (r, in), B (out, r)), two Parameters."""
         return self.lora_A.weight, self.lora_B.weight
 
-    def branch(self, x):
-        """s·B(A(x)), x (..., in) -> (..., out): two small products, B A is never formed."""
+    def branch(self, x: Tensor) -> Tensor:
+        """s·B(A(x)), x (..., in) -> (..., out): two small products, and B A is never formed."""
         A, B = self.matrices()
         return F.linear(F.linear(x, A), B) * self.scaling
 
-    def delta_weight(self):
+    def delta_weight(self) -> Array:
         """ΔW = s·B A (out, in)."""
         A, B = self.matrices()
         return matmul(B.data, A.data) * self.scaling
 
-    def rescale(self, factor):
+    def rescale(self, factor: float) -> None:
         """s = factor · alpha / r."""
         self.scaling = factor * self.config.scaling_of(self.r, self.lora_alpha)
 
@@ -65,11 +64,11 @@ class LoraAdapter(LowRankAdapter):
 
     plain = True
 
-    def update(self, layer, x, base):
+    def update(self, layer: Layer, x: Tensor, base: Tensor) -> Tensor:
         """s·B(A(dropout(x))), which is added to the layer's own result, `base`."""
         return self.branch(self.lora_dropout(x))
 
-    def fused(self, layer, x):
+    def fused(self, layer: Layer, x: Tensor) -> Tensor:
         """layer(x) + update(x) in one operation, derived in `autograd/fused/linear.py`: one pass less over y."""
         p = self.lora_dropout.p if self.lora_dropout.training else 0.0
         A, B = self.lora_A.weight, self.lora_B.weight
@@ -81,18 +80,21 @@ class AdaptedLayer(nn.Module):
 
     base_layer        the layer itself, held and not copied
     adapters          {name: Adapter}
-    active_adapters   the names of those that take part, in order; what they add is added up
-    merged_adapters   the names of those that are in the weight now, [] if none is
+    active_adapters   the names of those that take part: their updates are added up
+    merged_adapters   the names of those that are merged into the weight now, [] if none is
     """
 
-    def __init__(self, base_layer):
+    def __init__(self, base_layer: Layer) -> None:
         self.base_layer = base_layer
         self.in_features, self.out_features = base_layer.in_features, base_layer.out_features
-        self.adapters, self.active_adapters, self.merged_adapters = {}, [], []
-        self.owner = None  # stands for the adapted model, a call of which may leave adapters out: see `call.py`
-        self._unmerged = self._original = None  # arrays from before `merge`; W before a start took a part out of it
+        self.adapters: dict[str, Adapter] = {}
+        self.active_adapters: list[str] = []
+        self.merged_adapters: list[str] = []
+        self.owner: object = None  # stands for the adapted model, a call of which may leave adapters out: see `call.py`
+        self._unmerged: tuple[Array, Array | None] | None = None  # weight and bias from before `merge`
+        self._original: Array | None = None  # the weight from before `_take_out_of_base`
 
-    def forward(self, x):
+    def forward(self, x: Input) -> Tensor:
         """The layer's result with the active adapters, or with those that the running call asks for."""
         call = this_call(self.owner)
         if call.disabled:
@@ -101,7 +103,7 @@ class AdaptedLayer(nn.Module):
             return forward_rows(self, x, call.rows)
         return self.forward_with([] if self.merged_adapters else self.active_adapters, x)
 
-    def forward_with(self, names, x):
+    def forward_with(self, names: list[str], x: Input) -> Tensor:
         """y = base(x) + Σ s·B(A(dropout(x))) over these adapters. x (..., in) -> y (..., out)."""
         adapters = [self.adapters[name] for name in names]
         if len(adapters) == 1 and adapters[0].fused and isinstance(self.base_layer, (nn.Linear, nn.Conv1D)):
@@ -111,37 +113,37 @@ class AdaptedLayer(nn.Module):
             y = y + adapter.update(self.base_layer, x, base)
         return y
 
-    def has(self, name):
+    def has(self, name: str) -> bool:
         """Is there an adapter of this name?"""
         return name in self.adapters
 
-    def oriented(self, weight):
+    def oriented(self, weight: Array) -> Array:
         """A weight of the layer as (out, in), or back again."""
         return oriented(self.base_layer, weight)
 
-    def add_adapter(self, name, config, r=None, alpha=None):
-        """Give the layer an adapter as `config` says; it is not active yet. r, alpha: instead of the config's."""
+    def add_adapter(self, name: str, config: Config, r: int | None = None, alpha: float | None = None) -> None:
+        """Give the layer an adapter as `config` says, inactive. r, alpha: in place of the config's."""
         target = Target("", self.base_layer, r or config.r, config.lora_alpha if alpha is None else alpha)
         self.set_adapters({**self.adapters, name: make_adapter(config, target)})
 
-    def delete_adapter(self, name):
-        """Forget an adapter. If its start had taken a part out of the base weight, that is put back."""
+    def delete_adapter(self, name: str) -> None:
+        """Forget an adapter. If its initialisation took a part out of the base weight, that is put back."""
         self.set_adapters({other: adapter for other, adapter in self.adapters.items() if other != name})
 
-    def rename_adapter(self, old, new):
+    def rename_adapter(self, old: str, new: str) -> None:
         """Give an adapter another name."""
         names = {name: new if name == old else name for name in self.adapters}
         active = [names[name] for name in self.active_adapters]
         self.set_adapters({names[name]: adapter for name, adapter in self.adapters.items()}, active)
 
-    def set_adapters(self, adapters, active=None):
-        """Have just these {name: Adapter}, and of the active ones those that are left."""
+    def set_adapters(self, adapters: dict[str, Adapter], active: list[str] | None = None) -> None:
+        """Have just these adapters. active: the names of those that take part; if None, those that did and are left."""
         active = [name for name in self.active_adapters if name in adapters] if active is None else active
         self.adapters, self.active_adapters = adapters, active
         self._take_out_of_base([adapter.initial for adapter in adapters.values() if adapter.initial is not None])
 
     def _take_out_of_base(self, initial):
-        """W ← W - Σ s·B₀A₀ for those adapters that start at a part of W and not at zero (PiSSA, OLoRA)."""
+        """W ← W - Σ s·B₀A₀ over those adapters whose initial B₀A₀ is a part of W and not zero (PiSSA, OLoRA)."""
         if initial or self._original is not None:
             base = self.base_layer.weight
             original = weight = base.data if self._original is None else self._original
@@ -150,43 +152,43 @@ class AdaptedLayer(nn.Module):
             base.data = weight.astype(base.dtype, copy=False)
             self._original = original if initial else None
 
-    def get_delta_weight(self, name):
+    def get_delta_weight(self, name: str) -> Array:
         """ΔW as the layer stores its weight: (in, out) for a Conv1D or an Embedding."""
         return oriented(self.base_layer, self.adapters[name].delta_weight())
 
-    def merged_parameters(self):
+    def merged_parameters(self) -> tuple[Array, Array | None]:
         """(weight, bias) with the active adapters in them: W + Σ ΔW, summed in float32 or better and rounded once."""
         base, bias = arrays_of(self.base_layer)
         weight = oriented(self.base_layer, base).astype(np.result_type(base.dtype, np.float32))
         for name in self.active_adapters:
             weight, bias = self.adapters[name].merged(self.base_layer, weight, bias)
-        xp = backend.array_module(base)
+        xp = array_module(base)
         return xp.ascontiguousarray(oriented(self.base_layer, weight), dtype=base.dtype), bias
 
-    def merge(self, weight, bias):
+    def merge(self, weight: Array, bias: Array | None) -> None:
         """Put `merged_parameters` in the place of the layer's own: it then costs what it did without LoRA."""
         self._unmerged, self.merged_adapters = arrays_of(self.base_layer), list(self.active_adapters)
         put_arrays(self.base_layer, weight, bias)
 
-    def unmerge(self):
+    def unmerge(self) -> None:
         """Put back the arrays from before `merge`, the very same ones: nothing is subtracted, so nothing drifts."""
-        if self.merged_adapters:
+        if self._unmerged is not None:
             put_arrays(self.base_layer, *self._unmerged)
             self._unmerged, self.merged_adapters = None, []
 
-    def without_adapters(self):
+    def without_adapters(self) -> Layer:
         """The layer as it was before any adapter: `base_layer`, or one like it where its weight has changed."""
         if not self.merged_adapters and self._original is None:
             return self.base_layer
         weight, bias = self._unmerged or (None, None)
         return with_arrays(self.base_layer, weight if self._original is None else self._original, bias)
 
-    def held(self):
+    def held(self) -> dict[str, nn.Module]:
         """The layer and the adapters' parts, under PEFT's names: part before adapter, `lora_A.default.weight`."""
         parts = {name: adapter.parts() for name, adapter in self.adapters.items()}
         return {"base_layer": self.base_layer, **listed(parts)}
 
-    def __getattr__(self, attribute):
+    def __getattr__(self, attribute: str) -> PerAdapter:
         """What adapters have: `layer.lora_A["default"]`, `layer.scaling["default"] = 2`, `layer.delta_weight(name)`."""
         adapters = vars(self).get("adapters") or {}
         if attribute.startswith("_") or not any(hasattr(adapter, attribute) for adapter in adapters.values()):

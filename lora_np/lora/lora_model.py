@@ -1,12 +1,17 @@
 """LoraModel: puts adapters into a model's layers, switches them, merges them, and takes them out again."""
 
 import copy
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from typing import Any
 
 from .. import nn
-from ..autograd import backend
-from .adapter import listed
+from ..autograd import Tensor
+from ..autograd.devices import array_module
+from .adapter import Adapter, listed
 from .base_layer import shared_weights
 from .call import calling, this_call
+from .config import PeftConfig
 from .kinds import wrapped
 from .layer import AdaptedLayer
 from .model_adapter import ModelAdapter, new_adapter
@@ -14,8 +19,8 @@ from .saved_modules import ModulesToSave
 from .targets import biases_of, own_modules
 
 
-def adapters_in(model):
-    """[Adapter]: all that are anywhere in a model."""
+def adapters_in(model: nn.Module) -> list[Adapter]:
+    """All adapters anywhere in a model."""
     layers = (module for module in model.modules() if isinstance(module, AdaptedLayer))
     return [adapter for layer in layers for adapter in layer.adapters.values()]
 
@@ -23,56 +28,62 @@ def adapters_in(model):
 class LoraModel(nn.Module):
     """A model whose targeted layers are wrapped, each in an `AdaptedLayer`. The model itself is `model`, not a copy.
 
-    adapted, saved  {dotted name: AdaptedLayer} and {dotted name: ModulesToSave}, in the model's order
-    shared          {adapter: {name: tensor}} of what the layers of an adapter have in common
+    adapted  {dotted name: AdaptedLayer}, in the model's order
+    saved    {dotted name: ModulesToSave}, likewise
+    shared   {adapter: {name: tensor}} of what the layers of an adapter have in common
+    owner    stands for this adapted model where a call says what it asks of the adapters: see `call.py`
     """
 
-    def __init__(self, model):
-        self.model, self.shared, self.owner = model, {}, object()
+    def __init__(self, model: nn.Module) -> None:
+        self.model: Any = model
+        self.shared: dict[str, dict[str, Tensor]] = {}
+        self.owner = object()
         model.requires_grad_(False)
         self._list_layers()
 
-    def forward(self, *args, **kwargs):
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
         return self.model(*args, **kwargs)
 
-    def held(self):
+    def held(self) -> dict[str, nn.Module]:
         """The model, and what adapters share under PEFT's names: `vera_A.default`."""
         return {"model": self.model, **listed(self.shared)}
 
-    def _list_layers(self):
-        self.adapted, self.saved = {}, {}
+    def _list_layers(self) -> None:
+        self.adapted: dict[str, AdaptedLayer] = {}
+        self.saved: dict[str, ModulesToSave] = {}
         for name, module in self.model.named_modules():
             if isinstance(module, AdaptedLayer):
                 self.adapted[name] = module
             elif isinstance(module, ModulesToSave):
                 self.saved[name] = module
-        for module in (*self.adapted.values(), *self.saved.values()):
-            module.owner = self.owner
+        wrappers: list[Any] = [*self.adapted.values(), *self.saved.values()]
+        for wrapper in wrappers:
+            wrapper.owner = self.owner
 
-    def layers(self):
+    def layers(self) -> list[tuple[str, AdaptedLayer]]:
         """[(dotted name, AdaptedLayer)] in the model's order."""
         return list(self.adapted.items())
 
-    def saved_modules(self):
+    def saved_modules(self) -> list[tuple[str, ModulesToSave]]:
         """[(dotted name, ModulesToSave)] in the model's order."""
         return list(self.saved.items())
 
     @property
-    def merged(self):
+    def merged(self) -> list[str]:
         """The names of the adapters that are merged into the weights, [] if none is."""
         return next((layer.merged_adapters for layer in self.adapted.values() if layer.merged_adapters), [])
 
-    def adapter(self, name):
-        """The `ModelAdapter` of this name, without the model's own biases."""
+    def adapter(self, name: str) -> ModelAdapter:
+        """The `ModelAdapter` of this name; its `biases` are left empty."""
         adapters = {target: layer.adapters[name] for target, layer in self.adapted.items() if name in layer.adapters}
         copies = {t: m.modules_to_save[name] for t, m in self.saved.items() if name in m.modules_to_save}
         return ModelAdapter(adapters, copies, self.shared.get(name, {}))
 
-    def add_adapter(self, name, config):
+    def add_adapter(self, name: str, config: PeftConfig) -> list[str]:
         """Give what `config` targets an adapter called `name`, inactive and frozen; returns the layers' names."""
         return self.attach(name, new_adapter(self.model, config))
 
-    def attach(self, name, parts):
+    def attach(self, name: str, parts: ModelAdapter) -> list[str]:
         """Put the parts of a `ModelAdapter` in their places, inactive and frozen; returns the layers' names."""
         for target, adapter in parts.adapters.items():
             layer = self.adapted.get(target) or self._replace(target, wrapped)
@@ -92,7 +103,7 @@ class LoraModel(nn.Module):
         self.model.set_submodule(target, new)
         return new
 
-    def delete_adapter(self, name):
+    def delete_adapter(self, name: str) -> None:
         """Take the adapter `name` out of every layer; a layer without adapters is the plain layer again."""
         for target, layer in self.adapted.items():
             layer.delete_adapter(name)
@@ -105,7 +116,7 @@ class LoraModel(nn.Module):
         self.shared.pop(name, None)
         self._list_layers()
 
-    def rename_adapter(self, old, new):
+    def rename_adapter(self, old: str, new: str) -> None:
         """Give an adapter another name in every layer."""
         for layer in self.adapted.values():
             layer.rename_adapter(old, new)
@@ -113,8 +124,8 @@ class LoraModel(nn.Module):
             module.rename_adapter(old, new)
         self.shared = {new if name == old else name: tensors for name, tensors in self.shared.items()}
 
-    def set_adapter(self, names, biases=()):
-        """Make these adapters, and no others, active and trainable, and with them the parameters in `biases`."""
+    def set_adapter(self, names: Iterable[str], biases: Iterable[nn.Parameter] = ()) -> None:
+        """Make these adapters active and trainable, and the parameters in `biases` trainable; nothing else is."""
         self.model.requires_grad_(False)
         for layer in self.adapted.values():
             layer.active_adapters = [name for name in names if name in layer.adapters]
@@ -127,14 +138,15 @@ class LoraModel(nn.Module):
         for bias in biases:
             bias.requires_grad = True
 
-    def biases(self, kind):
+    def biases(self, kind: str) -> dict[str, nn.Parameter]:
         """{name: Parameter} of the biases that a config with `bias=kind` trains."""
         return biases_of(own_modules(self.model), kind, self.adapted, self.saved) if kind != "none" else {}
 
-    def merge(self, safe_merge=False):
-        """W ← W + Σ ΔW in every adapted layer, or nothing at all. ValueError as in `check_mergeable`.
+    def merge(self, safe_merge: bool = False) -> None:
+        """W ← W + Σ ΔW over the active adapters in every adapted layer, or nothing at all.
 
-        Refused if already merged. With `safe_merge`, merged numbers that are not finite are a ValueError.
+        RuntimeError if adapters are merged already. ValueError as in `check_mergeable`, and with `safe_merge` for
+        merged numbers that are not finite.
         """
         if self.merged:
             raise RuntimeError(f"already merged: {', '.join(self.merged)}; call unmerge_adapter() first")
@@ -143,7 +155,7 @@ class LoraModel(nn.Module):
         merged = {name: layer.merged_parameters() for name, layer in active.items()}
         if safe_merge:
             for name, arrays in merged.items():
-                if not all(backend.array_module(array).isfinite(array).all() for array in arrays if array is not None):
+                if not all(array_module(array).isfinite(array).all() for array in arrays if array is not None):
                     raise ValueError(f"merging would leave NaN or infinity in {name}: the adapter is broken")
         try:
             for name, layer in active.items():
@@ -152,11 +164,11 @@ class LoraModel(nn.Module):
             self.unmerge()
             raise
 
-    def check_mergeable(self):
+    def check_mergeable(self) -> None:
         """ValueError if an active adapter cannot be merged.
 
-        That is so where a layer shares its weight with another part of the model, which would be changed with it, and
-        where the base is in 4 bits, which would round the update away.
+        It cannot where its layer shares the weight with another part of the model, which would be changed too, and
+        where the weight is in 4 bits, which would round the update away.
         """
         shared = shared_weights(self.model)
         for name, layer in self.adapted.items():
@@ -169,15 +181,15 @@ class LoraModel(nn.Module):
                     f"{name} shares its weight with another layer: merging would change both; untie_weights() first"
                 )
 
-    def unmerge(self):
+    def unmerge(self) -> None:
         """Give every layer its own weight back, bit for bit."""
         for layer in self.adapted.values():
             layer.unmerge()
 
-    def untie_weights(self):
+    def untie_weights(self) -> None:
         """Give every adapted layer whose weight is shared with another part of the model a copy of its own.
 
-        The model's config then says so too: saved and loaded again, the weights must not be one.
+        The model's config then says that the head is not tied, so that it is not when the model is saved and loaded.
         """
         for layer in self.adapted.values():
             weight = layer.base_layer.weight
@@ -186,7 +198,7 @@ class LoraModel(nn.Module):
         self._tell_config()
 
     def _tell_config(self):
-        """A head that was tied and is so no longer must not be saved as tied."""
+        """Have the model's config say that the head is not tied, where that is so now."""
         head = getattr(self.model, "get_output_embeddings", lambda: None)()
         weight = getattr(getattr(head, "base_layer", head), "weight", None)
         tied = getattr(getattr(self.model, "config", None), "tie_word_embeddings", False)
@@ -194,17 +206,20 @@ class LoraModel(nn.Module):
             self.model.config = copy.copy(self.model.config)
             self.model.config.tie_word_embeddings = False
 
-    def disabled(self):
-        """A context inside which the model computes what it did before any adapter; trained biases stay."""
+    def disabled(self) -> AbstractContextManager[None]:
+        """A block inside which the model computes what it did before any adapter; trained biases stay."""
         return calling(self.owner, disabled=True)
 
     @property
-    def is_disabled(self):
-        """Is this inside such a context?"""
+    def is_disabled(self) -> bool:
+        """Is this inside such a block?"""
         return this_call(self.owner).disabled
 
-    def unload(self):
-        """The model with every adapted layer replaced by its base layer as it now is, saved modules by those in use."""
+    def unload(self) -> Any:
+        """The model with no adapters: adapted layers become their base layers, as these now are.
+
+        A module that was trained whole becomes the one in use: the active adapter's copy, or the original.
+        """
         for name, layer in self.adapted.items():
             self.model.set_submodule(name, layer.base_layer)
         for name, module in self.saved.items():
@@ -213,8 +228,8 @@ class LoraModel(nn.Module):
         self._tell_config()
         return self.model
 
-    def forget_adapters(self):
-        """Undo what merging and initialisation changed in the layers, and choose no module's copy."""
+    def forget_adapters(self) -> None:
+        """Drop every layer's adapters and every module's copies, and undo what merging and initialisation changed."""
         for layer in self.adapted.values():
             layer.unmerge()
             layer.set_adapters({})

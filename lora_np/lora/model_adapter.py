@@ -4,19 +4,23 @@ Adding an adapter is then putting finished parts in their places; loading one is
 """
 
 import warnings
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from .. import nn
-from ..autograd import backend
-from .adapter import Target
+from ..autograd import Tensor
+from ..autograd.devices import array_module, to_device
+from .adapter import Adapter, Target
 from .base_layer import shared_weights
+from .config import PeftConfig
 from .init import check_rank
 from .kinds import kind_of, make_adapter
 from .layer import AdaptedLayer
 from .saved_modules import copied
 from .targets import biases_of, own_modules, saved_modules_of, targets_of
+from .types import Array
 
-PREFIX = "base_model.model."  # of the names in PEFT's files; what layers share is one floor up
+PREFIX = "base_model.model."  # of names in PEFT's files; those of what layers share begin with "base_model." alone
 
 
 @dataclass
@@ -25,99 +29,105 @@ class ModelAdapter:
 
     adapters  {layer: Adapter}
     copies    {module: its trained copy}, for `modules_to_save`
-    shared    {name: Parameter or Buffer} of what the adapters have in common
+    shared    {name: Parameter or Buffer} of what the adapters of all layers have in common
     biases    {name: Parameter} of the model's own biases that are trained too
     """
 
-    adapters: dict
-    copies: dict = field(default_factory=dict)
-    shared: dict = field(default_factory=dict)
-    biases: dict = field(default_factory=dict)
+    adapters: dict[str, Adapter]
+    copies: dict[str, nn.Module] = field(default_factory=dict)
+    shared: dict[str, Tensor] = field(default_factory=dict)
+    biases: dict[str, nn.Parameter] = field(default_factory=dict)
 
-    def tensors(self):
+    def tensors(self) -> dict[str, Tensor]:
         """{name in the file: Parameter or Buffer}: everything that is saved and loaded."""
-        found = {f"{PREFIX}{name}.{key}": p for name, a in self.adapters.items() for key, p in a.tensors().items()}
+        found: dict[str, Tensor] = {}
+        for name, adapter in self.adapters.items():
+            found |= {f"{PREFIX}{name}.{key}": p for key, p in adapter.tensors().items()}
         for name, module in self.copies.items():
             found |= {f"{PREFIX}{name}.{key}": p for key, p in module.named_parameters()}
         found |= {f"base_model.{name}": tensor for name, tensor in self.shared.items()}
-        return found | {PREFIX + name: p for name, p in self.biases.items()}
+        found |= {PREFIX + name: p for name, p in self.biases.items()}
+        return found
 
-    def saved_arrays(self):
+    def saved_arrays(self) -> dict[str, Array]:
         """{name in the file: array}."""
         arrays = {name: tensor.data for name, tensor in self.tensors().items()}
         for name, adapter in self.adapters.items():
             arrays |= {f"{PREFIX}{name}.{key}": array for key, array in adapter.saved_arrays().items()}
         return arrays
 
-    def fill(self, arrays):
-        """Copy arrays {name in the file: array} into the tensors of these names, in their dtype, once all are made."""
+    def fill(self, arrays: Mapping[str, Array]) -> None:
+        """Copy arrays {name in the file: array} into the tensors of these names, on their devices and in their dtypes.
+
+        All copies are made before the first tensor changes.
+        """
         tensors = self.tensors()
-        new = {name: backend.to_device(array, tensors[name].device) for name, array in arrays.items()}
-        new = {name: backend.array_module(a).array(a, dtype=tensors[name].dtype, copy=True) for name, a in new.items()}
+        new = {name: to_device(array, tensors[name].device) for name, array in arrays.items()}
+        new = {name: array_module(a).array(a, dtype=tensors[name].dtype, copy=True) for name, a in new.items()}
         for name, array in new.items():
             tensors[name].data = array
 
 
-def new_adapter(model, config):
+def new_adapter(model: nn.Module, config: PeftConfig) -> ModelAdapter:
     """The `ModelAdapter` that `config` means on a model, which may have adapters already; it is in no layer yet.
 
-    ValueError if it cannot be, with nothing changed but a wrong `fan_in_fan_out` of the config, of which there is a
-    warning.
+    The model does not change. A wrong `fan_in_fan_out` of the config is put right, with a warning. ValueError if there
+    cannot be such an adapter.
     """
     modules = own_modules(model)
     parts, saved = targets_of(model, config, modules), saved_modules_of(modules, config)
-    _check_apart(parts, saved)
+    _check_not_inside(parts, saved)
     targets = [Target(name, modules[name], *config.rank_and_alpha(name), parts[name]) for name in parts]
     kinds = [kind_of(config, target) for target in targets]
     for kind, target in zip(kinds, targets, strict=True):
         kind.check(config, target)
-        _check_company(model.get_submodule(target.name), config)
+        _check_others(model.get_submodule(target.name), config)
     if config.changes_base:
-        _check_change(model, config, targets)
-    shared = {}
+        _check_weights(model, config, targets)
+    shared: dict[str, Tensor] = {}
     for kind in dict.fromkeys(kinds):
         shared |= kind.shared(config, targets)
     for tensor in shared.values():
-        tensor.data = backend.to_device(tensor.data, targets[0].layer.device)
+        tensor.data = to_device(tensor.data, targets[0].layer.device)
     adapters = {target.name: make_adapter(config, target._replace(shared=shared)) for target in targets}
     for adapter in adapters.values():
         adapter.requires_grad_(False)
     copies = {name: copied(modules[name]).requires_grad_(False) for name in saved}
-    _mend_orientation(config, [target.layer for target in targets])
+    _correct_orientation(config, [target.layer for target in targets])
     return ModelAdapter(adapters, copies, shared, biases_of(modules, config.bias, adapters, saved))
 
 
-def _check_apart(targets, saved):
-    """A module trained whole has no use for an adapter inside it."""
+def _check_not_inside(targets, saved):
+    """ValueError if a target lies in a module that is trained whole."""
     for name in saved:
         inside = [target for target in targets if f"{target}.".startswith(f"{name}.")]
         if inside:
             raise ValueError(f"{inside[0]} is adapted, and modules_to_save trains {name} whole: choose one")
 
 
-def _check_company(layer, config):
-    """PiSSA and OLoRA take part of W out of the base: another adapter beside them would mean something else."""
+def _check_others(layer, config):
+    """ValueError if PiSSA or OLoRA, which change the base weight, would be beside another adapter."""
     others = layer.adapters.values() if isinstance(layer, AdaptedLayer) else ()
     if others and (config.changes_base or any(adapter.initial is not None for adapter in others)):
         raise ValueError(
-            "an adapter that starts by taking part of the weight out of it (PiSSA, OLoRA) must be alone on its "
+            "an adapter whose initialisation takes a part out of the weight (PiSSA, OLoRA) must be alone on its "
             "layers; saved with as_plain_lora=True it can be loaded beside others"
         )
 
 
-def _check_change(model, config, targets):
-    """Refuse to take a part out of a weight that has none such, or that must stay as it is."""
-    start, shared = f"init_lora_weights={config.init_lora_weights!r}", shared_weights(model)
+def _check_weights(model, config, targets):
+    """ValueError if a weight is not one that a part can be taken out of: in 4 bits, shared, or of too small a rank."""
+    setting, shared = f"init_lora_weights={config.init_lora_weights!r}", shared_weights(model)
     for target in targets:
         if isinstance(target.layer, nn.Linear4bit):
-            raise ValueError(f"{start} would change a 4-bit weight")
+            raise ValueError(f"{setting} would change a 4-bit weight")
         if id(target.layer.weight) in shared:
-            raise ValueError(f"{start} would change a weight that {target.name} shares with another layer")
+            raise ValueError(f"{setting} would change a weight that {target.name} shares with another layer")
         check_rank(config.init_lora_weights, (target.layer.out_features, target.layer.in_features), target.r)
 
 
-def _mend_orientation(config, layers):
-    """`fan_in_fan_out` is the layers' own business; a config that says otherwise is put right, and the user told."""
+def _correct_orientation(config, layers):
+    """Layers know their own `fan_in_fan_out`: a config that says otherwise is put right, with a warning."""
     linear = next((layer for layer in layers if not isinstance(layer, nn.Embedding)), None)
     if linear is not None and config.fan_in_fan_out != linear.fan_in_fan_out:
         kind = type(linear).__name__

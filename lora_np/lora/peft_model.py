@@ -1,23 +1,27 @@
 """PeftModel: a frozen model with adapters, under the names that PEFT's users know."""
 
-import contextlib
+from collections.abc import Iterable
+from contextlib import AbstractContextManager
+from typing import Any, Self
 
 from .. import nn
 from ..autograd.tensor import is_grad_enabled
 from ..autograd.threads import limit_threads
 from .call import calling
+from .config import PeftConfig
 from .files import read_adapter, write_adapter
 from .layer import AdaptedLayer
-from .lora_model import LoraModel
-from .model_adapter import new_adapter
+from .lora_model import LoraModel, adapters_in
+from .model_adapter import ModelAdapter, new_adapter
 from .saved_modules import ModulesToSave
-from .status import format_status, layer_status
+from .status import LayerStatus, format_status, layer_status
+from .types import StrPath
 from .weighted import add_combined
 
 BASE = "__base__"  # in adapter_names: no adapter for this row
 
 
-def get_peft_model(model, config, adapter_name="default"):
+def get_peft_model(model: nn.Module, config: PeftConfig, adapter_name: str = "default") -> "PeftModel":
     """Freeze `model`, put an adapter beside each layer that `config` targets, and return it as a PeftModel.
 
     The model is changed in place: its targeted layers are wrapped. ValueError, with nothing changed, if a target
@@ -30,14 +34,17 @@ class PeftModel(nn.Module):
     """A model with named adapters. Calling it calls the model; the active adapters take part.
 
     base_model   the LoraModel that holds the model (`base_model.model`)
-    peft_config  {adapter name: LoraConfig}
+    peft_config  {adapter name: its PeftConfig}
     """
 
-    def __init__(self, model, config, adapter_name="default", parts=None):
+    def __init__(
+        self, model: nn.Module, config: PeftConfig, adapter_name: str = "default", parts: ModelAdapter | None = None
+    ) -> None:
         """parts: the `ModelAdapter` that `config` means on `model`, where it is made already."""
         if any(isinstance(module, (PeftModel, AdaptedLayer, ModulesToSave)) for module in model.modules()):
             raise ValueError("this model has adapters already: use add_adapter(name, config) on its PeftModel")
-        self.peft_config, self.active_adapters = {}, []
+        self.peft_config: dict[str, PeftConfig] = {}
+        self.active_adapters: list[str] = []
         self._check_new_name(adapter_name)
         parts = new_adapter(model, config) if parts is None else parts
         self.base_model = LoraModel(model)
@@ -45,7 +52,7 @@ class PeftModel(nn.Module):
         self._attach(adapter_name, config, parts)
         self.set_adapter(adapter_name)
 
-    def forward(self, *args, adapter_names=None, **kwargs):
+    def forward(self, *args: Any, adapter_names: Iterable[str] | None = None, **kwargs: Any) -> Any:
         """Call the model with the active adapters.
 
         adapter_names: a name for each row of the batch, to use its own adapter for each; "__base__" stands for none.
@@ -73,36 +80,35 @@ class PeftModel(nn.Module):
 
     def _base_is_changed(self):
         """Has an adapter's initialisation taken a part out of a weight?"""
-        adapters = (adapter for layer in self.base_model.adapted.values() for adapter in layer.adapters.values())
-        return any(adapter.initial is not None for adapter in adapters)
+        return any(adapter.initial is not None for adapter in adapters_in(self.base_model))
 
     @property
-    def config(self):
+    def config(self) -> Any:
         """The base model's configuration."""
         return self.base_model.model.config
 
-    def get_base_model(self):
+    def get_base_model(self) -> Any:
         """The model itself, its targeted layers still wrapped."""
         return self.base_model.model
 
-    def gradient_checkpointing_enable(self):
+    def gradient_checkpointing_enable(self) -> None:
         """Keep only the input of each block for the backward pass; see the base model's method."""
         self.base_model.model.gradient_checkpointing_enable()
 
-    def gradient_checkpointing_disable(self):
+    def gradient_checkpointing_disable(self) -> None:
         """Keep what the backward pass needs, as usual."""
         self.base_model.model.gradient_checkpointing_disable()
 
-    def generate(self, ids, **options):
+    def generate(self, ids: Any, **options: Any) -> Any:
         """Continue `ids` with the active adapters; see the base model's generate."""
         return self.base_model.model.generate(ids, **options)
 
-    def stream(self, ids, **options):
+    def stream(self, ids: Any, **options: Any) -> Any:
         """Continue `ids` with the active adapters, token by token; see the base model's stream."""
         return self.base_model.model.stream(ids, **options)
 
-    def add_adapter(self, adapter_name, config):
-        """Add an adapter beside the ones there are. It is not active until `set_adapter`."""
+    def add_adapter(self, adapter_name: str, config: PeftConfig) -> None:
+        """Add an adapter beside those that are there. It is inactive until `set_adapter`."""
         self._refuse_change("adding an adapter")
         self._check_new_name(adapter_name)
         self._check_beside(config)
@@ -133,7 +139,7 @@ class PeftModel(nn.Module):
         if name == BASE:
             raise ValueError(f"{BASE!r} stands for the model without an adapter: choose another name")
 
-    def set_adapter(self, adapter_name):
+    def set_adapter(self, adapter_name: str | Iterable[str]) -> None:
         """Make one adapter, or a list of them, active and trainable; the others become inactive."""
         names = [adapter_name] if isinstance(adapter_name, str) else list(dict.fromkeys(adapter_name))
         for name in names:
@@ -146,8 +152,8 @@ class PeftModel(nn.Module):
         kinds = {self.peft_config[name].bias for name in names}
         self.base_model.set_adapter(names, [p for kind in kinds for p in self.base_model.biases(kind).values()])
 
-    def delete_adapter(self, adapter_name):
-        """Remove an adapter. If none is active any more, the first of the others becomes so."""
+    def delete_adapter(self, adapter_name: str) -> None:
+        """Remove an adapter. If it was the only active one, the first of the others becomes active."""
         self._check_known(adapter_name)
         self._refuse_change("deleting an adapter")
         self.base_model.delete_adapter(adapter_name)
@@ -156,7 +162,7 @@ class PeftModel(nn.Module):
             left = [name for name in self.active_adapters if name != adapter_name]
             self._activate(left or list(self.peft_config)[:1])
 
-    def rename_adapter(self, old, new):
+    def rename_adapter(self, old: str, new: str) -> None:
         """Give an adapter another name; it stays active if it was."""
         self._check_known(old)
         self._check_new_name(new)
@@ -165,20 +171,28 @@ class PeftModel(nn.Module):
         self.peft_config = {new if name == old else name: config for name, config in self.peft_config.items()}
         self.active_adapters = [new if name == old else name for name in self.active_adapters]
 
-    def set_scale(self, adapter_name, scale):
-        """Multiply an adapter's scaling by `scale`, from its configured value.
+    def set_scale(self, adapter_name: str, scale: float) -> None:
+        """Set an adapter's scaling to `scale` times the configured one. It is not saved: files hold lora_alpha.
 
-        0 leaves s·B A out; a DoRA magnitude, or what PiSSA took from the base, stays. Not saved: files hold alpha."""
+        0 leaves s·B A out; DoRA's magnitudes still act, and what PiSSA took out of the base stays out.
+        """
         self._check_known(adapter_name)
         self._refuse_change("rescaling an adapter")
         for adapter in self.base_model.adapter(adapter_name).adapters.values():
             adapter.rescale(scale)
 
-    def add_weighted_adapter(self, adapters, weights, adapter_name, combination_type="svd", **options):
+    def add_weighted_adapter(
+        self,
+        adapters: list[str],
+        weights: list[float],
+        adapter_name: str,
+        combination_type: str = "svd",
+        **options: Any,
+    ) -> None:
         """Add an adapter that combines others; see `combine.combine` for the kinds and their options.
 
-        Its scaling is 1 (alpha = r; √r under rsLoRA) in every layer. Layers that only some of the adapters have combine
-        those. Only plain LoRA on linear layers can be combined.
+        Its scaling is 1 in every layer (lora_alpha = r, or √r with use_rslora). A layer that has only some of the
+        adapters combines those. Only plain LoRA on linear layers can be combined.
         """
         for name in adapters:
             self._check_known(name)
@@ -186,63 +200,63 @@ class PeftModel(nn.Module):
         self._refuse_change("combining adapters")
         add_combined(self, list(adapters), list(weights), adapter_name, combination_type, options)
 
-    @contextlib.contextmanager
-    def disable_adapter(self):
-        """Inside this block the model is the base model, also if adapters were merged. Trained biases stay in it.
+    def disable_adapter(self) -> AbstractContextManager[None]:
+        """Inside this block the model is the base model, also if adapters are merged. Trained biases stay in it.
 
         Merging, adding, deleting, renaming and switching adapters have to wait until the block ends.
         """
-        with self.base_model.disabled():
-            yield
+        return self.base_model.disabled()
 
-    def merge_adapter(self, safe_merge=False):
-        """Add the active adapters' ΔW to the weights: the same results at the base model's cost."""
+    def merge_adapter(self, safe_merge: bool = False) -> None:
+        """Add the active adapters' ΔW to the weights: same results at the base's cost. Errors: `LoraModel.merge`."""
         self._refuse_if_disabled("merging")
         self.base_model.merge(safe_merge)
 
-    def untie_weights(self):
+    def untie_weights(self) -> None:
         """Give each adapted layer that shares its weight (a tied head) a copy of its own, so that it can be merged."""
         self.base_model.untie_weights()
 
-    def unmerge_adapter(self):
+    def unmerge_adapter(self) -> None:
         """Undo `merge_adapter`, bit for bit. Nothing happens if nothing is merged."""
         self._refuse_if_disabled("unmerging")
         self.base_model.unmerge()
 
-    def merge_and_unload(self, safe_merge=False):
+    def merge_and_unload(self, safe_merge: bool = False) -> Any:
         """Merge the active adapters and return the plain model, with no trace of LoRA in it."""
         self._refuse_if_disabled("merging")
         if not self.base_model.merged:
             self.base_model.merge(safe_merge)
         return self.base_model.unload()
 
-    def unload(self):
+    def unload(self) -> Any:
         """Return the plain base model, with any trained biases; the adapters are dropped."""
         self.base_model.forget_adapters()
         return self.base_model.unload()
 
-    def get_nb_trainable_parameters(self):
+    def get_nb_trainable_parameters(self) -> tuple[int, int]:
         """(trainable, all): how many numbers are trained, and how many there are, adapters included."""
         return self.num_parameters(only_trainable=True), self.num_parameters()
 
-    def print_trainable_parameters(self):
-        """Print PEFT's line about how much is trained."""
+    def print_trainable_parameters(self) -> None:
+        """Print how many parameters are trained, in PEFT's line."""
         trainable, total = self.get_nb_trainable_parameters()
-        print(
-            f"trainable params: {trainable:,d} || all params: {total:,d} || trainable%: {100 * trainable / total:.4f}"
-        )
+        percent = 100 * trainable / total
+        print(f"trainable params: {trainable:,d} || all params: {total:,d} || trainable%: {percent:.4f}")
 
-    def get_layer_status(self):
-        """[LayerStatus]: for each adapted layer its adapters, ranks and scalings, and which are active or merged."""
+    def get_layer_status(self) -> list[LayerStatus]:
+        """For each adapted layer its adapters, their ranks and scalings, and which are active or merged."""
         return layer_status(self)
 
-    def __repr__(self):
+    def __repr__(self) -> str:
         return format_status(self)
 
-    def save_pretrained(self, directory, selected_adapters=None, as_plain_lora=False):
-        """Write each adapter in PEFT's format: "default" into `directory`, others into folders of their names there.
+    def save_pretrained(
+        self, directory: StrPath, selected_adapters: Iterable[str] | None = None, as_plain_lora: bool = False
+    ) -> None:
+        """Write adapters in PEFT's format: "default" into `directory`, each other into the folder of its name there.
 
-        as_plain_lora: write PiSSA and OLoRA adapters for the unchanged base model; see `files.write_adapter`.
+        selected_adapters   the names of those to write; None for all
+        as_plain_lora       write PiSSA and OLoRA adapters for the unchanged base model; see `files.write_adapter`
         """
         self._refuse_if_merged("saving")
         names = list(self.peft_config if selected_adapters is None else selected_adapters)
@@ -251,8 +265,8 @@ class PeftModel(nn.Module):
         for name in names:
             write_adapter(self, name, directory, as_plain_lora)
 
-    def load_adapter(self, directory, adapter_name, is_trainable=False):
-        """Add the adapter saved in `directory` under a new name. With any error, the model is as it was."""
+    def load_adapter(self, directory: StrPath, adapter_name: str, is_trainable: bool = False) -> None:
+        """Add the adapter saved in `directory` under a new name, inactive. With any error, the model is as it was."""
         self._check_new_name(adapter_name)
         self._refuse_change("loading an adapter")
         config, parts, arrays = read_adapter(directory, self.base_model.model, is_trainable)
@@ -261,7 +275,9 @@ class PeftModel(nn.Module):
         self._attach(adapter_name, config, parts)
 
     @classmethod
-    def from_pretrained(cls, model, directory, adapter_name="default", is_trainable=False):
+    def from_pretrained(
+        cls, model: nn.Module, directory: StrPath, adapter_name: str = "default", is_trainable: bool = False
+    ) -> Self:
         """`model` with the adapter that this library or PEFT saved in `directory`.
 
         With any error, `model` is as it was. Frozen, for use and not for training, unless `is_trainable`.
@@ -286,6 +302,6 @@ class PeftModel(nn.Module):
             raise RuntimeError(f"{what} inside disable_adapter(): the block's end would undo it; do it outside")
 
     def _refuse_if_merged(self, what):
-        if self.base_model.merged:
-            names = ", ".join(self.base_model.merged)
-            raise RuntimeError(f"{what} while {names} is merged into the weights: call unmerge_adapter() first")
+        merged = ", ".join(self.base_model.merged)
+        if merged:
+            raise RuntimeError(f"{what} while {merged} is merged into the weights: call unmerge_adapter() first")

@@ -1,46 +1,48 @@
 """`modules_to_save`: parts of a model that an adapter trains whole, such as a new head."""
 
 import copy
+from collections.abc import Mapping
+from typing import Any
 
 from .. import nn
 from .call import this_call
 
 
 class ModulesToSave(nn.Module):
-    """A module with, for each adapter that asked for it, a trained copy. The active adapter's copy is the one used."""
+    """A module and a trained copy of it for each adapter that asked for one. The active adapter's copy is used."""
 
-    def __init__(self, module):
+    def __init__(self, module: nn.Module) -> None:
         self.original_module = module
         self.modules_to_save = nn.ModuleDict()
-        self.active_adapters = []
-        self.owner = None  # see `AdaptedLayer.owner`
+        self.active_adapters: list[str] = []
+        self.owner: object = None  # see `AdaptedLayer.owner`
 
-    def chosen(self):
+    def chosen(self) -> nn.Module:
         """The module in use: the first active adapter's copy, or the original."""
         names = [name for name in self.active_adapters if name in self.modules_to_save]
         return self.modules_to_save[names[0]] if names and not this_call(self.owner).disabled else self.original_module
 
-    def set_copies(self, copies):
-        """Have just these, {adapter's name: module}."""
+    def set_copies(self, copies: Mapping[str, nn.Module]) -> None:
+        """Have just these copies, {adapter's name: module}."""
         self.modules_to_save = nn.ModuleDict()
         for name, module in copies.items():
             self.modules_to_save[name] = module
 
-    def rename_adapter(self, old, new):
+    def rename_adapter(self, old: str, new: str) -> None:
         """Give an adapter another name."""
         self.set_copies({new if name == old else name: module for name, module in self.copies().items()})
         self.active_adapters = [new if name == old else name for name in self.active_adapters]
 
-    def copies(self):
+    def copies(self) -> dict[str, nn.Module]:
         """{adapter's name: its copy of the module}."""
         return {name: self.modules_to_save[name] for name in self.modules_to_save}
 
-    def forward(self, *args, **kwargs):
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
         return self.chosen()(*args, **kwargs)
 
 
-def copied(module):
-    """A copy of a module with parameters of its own: one of a tied head is tied no longer."""
+def copied(module: nn.Module) -> nn.Module:
+    """A copy of a module with parameters of its own; the copy of a tied head is not tied."""
     module = copy.copy(module)
     for name, value in vars(module).items():
         if isinstance(value, nn.Parameter):

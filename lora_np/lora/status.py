@@ -1,25 +1,29 @@
 """What is adapted, how, and what is switched on: for people to read."""
 
 from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from .peft_model import PeftModel
 
 
 @dataclass(frozen=True)
 class LayerStatus:
-    """One adapted layer. `r` and `scaling` are {adapter: number}; `requires_grad` is {adapter: bool}."""
+    """One adapted layer. `r`, `scaling` and `requires_grad` have a value for each adapter's name."""
 
     name: str
     module_type: str
     enabled: bool
-    active_adapters: list
-    merged_adapters: list
-    available_adapters: list
-    r: dict
-    scaling: dict
-    requires_grad: dict
+    active_adapters: list[str]
+    merged_adapters: list[str]
+    available_adapters: list[str]
+    r: dict[str, int | None]
+    scaling: dict[str, float]
+    requires_grad: dict[str, bool]
 
 
-def layer_status(peft_model):
-    """[LayerStatus] of a PeftModel, in the model's order."""
+def layer_status(peft_model: "PeftModel") -> list[LayerStatus]:
+    """The status of each adapted layer, in the model's order."""
     return [
         LayerStatus(
             name=name,
@@ -36,7 +40,7 @@ def layer_status(peft_model):
     ]
 
 
-def format_status(peft_model):
+def format_status(peft_model: "PeftModel") -> str:
     """A table with a line for each adapter of each layer: rank, scaling, state."""
     status = layer_status(peft_model)
     width = max((len(s.name) for s in status), default=5)

@@ -2,8 +2,11 @@
 
 import difflib
 import re
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from typing import Any
 
 from .. import nn
+from .config import PeftConfig
 from .kinds import is_adaptable
 from .layer import AdaptedLayer
 from .saved_modules import ModulesToSave
@@ -15,15 +18,20 @@ ALL_LINEAR = "all-linear"
 
 
 def find_targets(
-    model, target_modules=None, exclude_modules=None, layers_to_transform=None, layers_pattern=None, modules=None
-):
+    model: nn.Module,
+    target_modules: list[str] | str | None = None,
+    exclude_modules: list[str] | str | None = None,
+    layers_to_transform: list[int] | int | None = None,
+    layers_pattern: list[str] | str | None = None,
+    modules: Mapping[str, Any] | None = None,
+) -> list[str]:
     """The dotted names of the layers to adapt, in the model's order. ValueError if a target matches nothing.
 
     A list matches a layer by its whole name or by the end of it after a dot; a string must match the whole name as a
-    regular expression; "all-linear" is every linear layer but the output head. Excluded modules go first, by the
-    same rules. layers_to_transform keeps only blocks of these numbers.
+    regular expression; "all-linear" is every linear layer but the output head. exclude_modules takes layers away again,
+    by the same rules; layers_to_transform keeps only those in blocks of these numbers.
 
-    A part of a joint projection has the projection's name and its own behind it: "transformer.h.0.attn.c_attn.q".
+    A part of a joint projection has its own name behind the projection's: "transformer.h.0.attn.c_attn.q".
     modules: the model's `own_modules`, where they are known already.
     """
     if target_modules is None:
@@ -48,12 +56,14 @@ def find_targets(
     return found
 
 
-def targets_of(model, config, modules=None):
-    """{layer's name: parts}: what a config adapts. The parts are () where the whole layer is."""
+def targets_of(
+    model: nn.Module, config: PeftConfig, modules: Mapping[str, Any] | None = None
+) -> dict[str, tuple[str, ...]]:
+    """{layer's name: names of its parts}: what a config adapts. There are no parts where the whole layer is adapted."""
     modules = own_modules(model) if modules is None else modules
     blocks = config.layers_to_transform, config.layers_pattern
     found = find_targets(model, config.target_modules, config.exclude_modules, *blocks, modules)
-    layers = {}
+    layers: dict[str, list[str]] = {}
     for name in found:
         layer, _, part = (name, "", "") if name in modules else name.rpartition(".")
         layers.setdefault(layer, []).append(part)
@@ -63,15 +73,18 @@ def targets_of(model, config, modules=None):
     return {layer: tuple(part for part in parts if part) for layer, parts in layers.items()}
 
 
-def saved_modules_of(modules, config):
-    """The dotted names of those of the model's own modules that `config.modules_to_save` means."""
+def saved_modules_of(modules: Mapping[str, Any], config: PeftConfig) -> list[str]:
+    """The dotted names of the modules that `config.modules_to_save` means. modules: the model's own."""
     return match_names(config.modules_to_save, list(modules), list(modules)) if config.modules_to_save else []
 
 
-def biases_of(modules, kind, adapted, saved):
-    """{name: Parameter} of the biases that a config with `bias=kind` trains, named as they are beside adapters.
+def biases_of(
+    modules: Mapping[str, nn.Module], kind: str, adapted: Collection[str], saved: Iterable[str]
+) -> dict[str, nn.Parameter]:
+    """{name: Parameter} of the biases that a config with `bias=kind` trains.
 
     modules: the model's own; adapted, saved: the names of those with an adapter, and of those that are trained whole.
+    The bias of an adapted layer has the name that it gets there: "c_attn.base_layer.bias".
     """
     found = {}
     for name, module in modules.items() if kind != "none" else ():
@@ -82,9 +95,10 @@ def biases_of(modules, kind, adapted, saved):
     return found
 
 
-def own_modules(model):
+def own_modules(model: nn.Module) -> dict[str, Any]:
     """{dotted name: module} of the model as it was before any adapter."""
-    found, stack = {}, [("", model)]
+    found: dict[str, Any] = {}
+    stack: list[tuple[str, nn.Module]] = [("", model)]
     while stack:
         prefix, module = stack.pop()
         if prefix:
@@ -94,8 +108,8 @@ def own_modules(model):
     return found
 
 
-def unwrapped(module):
-    """The module itself, also where adapters are beside it."""
+def unwrapped(module: Any) -> Any:
+    """The module that was in this place before any adapter."""
     if isinstance(module, AdaptedLayer):
         return module.base_layer
     return module.original_module if isinstance(module, ModulesToSave) else module
@@ -110,7 +124,7 @@ def _excluded(exclude_modules, name):
 
 
 def _in_layers(name, layers_to_transform, layers_pattern):
-    """Does the first block number in the name (behind one of the patterns, if there are any) count?"""
+    """Is the layer in one of these blocks? Its block is the first number in its name, or the first behind a pattern."""
     if layers_to_transform is None or layers_to_transform == []:
         return True
     wanted = [layers_to_transform] if isinstance(layers_to_transform, int) else layers_to_transform
@@ -119,10 +133,10 @@ def _in_layers(name, layers_to_transform, layers_pattern):
     return any(match is not None and int(match[1]) in wanted for match in found)
 
 
-def match_names(target_modules, names, layers):
-    """Those of `names` that a list of targets or a regular expression means, in their own order.
+def match_names(target_modules: Sequence[str], names: Collection[str], layers: Collection[str]) -> list[str]:
+    """Those of `names` that a list of targets, or a regular expression in one string, means; in the order of `names`.
 
-    A ValueError if a target matches nothing; it suggests names from `layers`, those that can be adapted.
+    ValueError if a target matches nothing. It suggests names of `layers`, those that can be adapted.
     """
     if isinstance(target_modules, str):
         found = [name for name in names if re.fullmatch(target_modules, name)]
@@ -147,7 +161,7 @@ def _default_targets(model):
     return default_targets(getattr(getattr(model, "config", None), "model_type", None))
 
 
-def default_targets(kind):
+def default_targets(kind: str | None) -> list[str]:
     """The usual targets for a config's model_type; ValueError if there are none."""
     if kind not in DEFAULT_TARGETS:
         raise ValueError(f"no usual target_modules are known for a model of type {kind!r}: name them in the LoraConfig")

@@ -3,15 +3,27 @@
 import dataclasses
 import re
 from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 from .combine import combine, combined_rank
 
+if TYPE_CHECKING:
+    from .peft_model import PeftModel
 
-def add_combined(peft_model, adapters, weights, name, kind, options):
-    """Add to `peft_model` the adapter `name`, the combination of some of its adapters.
 
-    A layer that only some of them have combines those. ValueError, with nothing changed, if an adapter is more than
-    plain LoRA on linear layers, or for the reasons of `combine.combine`.
+def add_combined(
+    peft_model: "PeftModel",
+    adapters: Sequence[str],
+    weights: Sequence[float],
+    name: str,
+    kind: str,
+    options: Mapping[str, Any],
+) -> None:
+    """Add to `peft_model` the adapter `name`, the combination of some of its adapters, by one of `combine.KINDS`.
+
+    options: those of `combine.combine`. A layer that has only some of the adapters combines those. ValueError, with
+    nothing changed, if an adapter is more than plain LoRA on linear layers, or for the reasons of `combine.combine`.
     """
     if not adapters or len(adapters) != len(weights):
         raise ValueError(f"{len(adapters)} adapters and {len(weights)} weights: give each adapter a weight")
@@ -24,7 +36,7 @@ def add_combined(peft_model, adapters, weights, name, kind, options):
             made[target] = _combine_in(target, layer, present, kind, options)
     peft_model.add_adapter(name, _config(peft_model, adapters[0], {t: len(A) for t, (A, _) in made.items()}))
     for target, (A, B) in made.items():
-        matrices = peft_model.base_model.adapted[target].adapters[name].matrices()
+        matrices = peft_model.base_model.adapted[target].matrices(name)
         for p, array in zip(matrices, (A, B), strict=True):
             p.data = array.astype(p.dtype, copy=False)
 

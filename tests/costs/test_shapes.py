@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from scipy.special import erf
 
-from lora_np.autograd import backend
+from lora_np.autograd.devices import array_module, device_of, is_array, is_float, on_gpu, to_device, to_numpy
+from lora_np.autograd.fused.blocks import blocks
 from lora_np.costs import operators
 from lora_np.costs.meter import metered
 from lora_np.costs.shapes import ShapeArray
@@ -88,7 +89,7 @@ def test_results_views_and_bytes_are_numpys(name):
     with metered() as meter:
         x, y = ShapeArray(SIZE), ShapeArray(SIZE)
         before = meter.mark()
-        xp = backend.array_module(x)
+        xp = array_module(x)
         found, counted = results_and_peak(EXPRESSIONS[name], xp, x, y, lambda: None, lambda: meter.peak - before)
         assert meter.live == before
         assert found == expected
@@ -155,11 +156,11 @@ def test_what_is_not_followed_is_said():
 
 def test_the_engine_takes_them_for_arrays():
     x = ShapeArray((2, 3))
-    assert backend.is_array(x)
-    assert backend.is_float(x)
-    assert not backend.on_gpu(x)
-    assert backend.device_of(x) == "cpu"
-    assert backend.to_device(x, "cpu") is backend.to_numpy(x) is x
-    blocks = backend.blocks(10, 1 << 18, backend.array_module(x))
+    assert is_array(x)
+    assert is_float(x)
+    assert not on_gpu(x)
+    assert device_of(x) == "cpu"
+    assert to_device(x, "cpu") is to_numpy(x) is x
+    blocks = blocks(10, 1 << 18, array_module(x))
     assert blocks == [slice(0, 2), slice(2, 4), slice(8, 10)]
-    assert len(backend.blocks(10, 1 << 18, np)) == 5
+    assert len(blocks(10, 1 << 18, np)) == 5

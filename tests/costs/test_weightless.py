@@ -10,7 +10,7 @@ from cost_helpers import GPT2, GPT3, LLAMA3, PROJECTIONS
 from lora_np import LoraConfig, get_peft_model, nn
 from lora_np.costs.places import places
 from lora_np.costs.weightless import COUNTED_LIKE, build, cached, model_of
-from lora_np.models.checkpoints import ARCHITECTURES
+from lora_np.models.loading.checkpoints import ARCHITECTURES
 
 
 def test_llama_3_8b_without_memory():

@@ -1,8 +1,8 @@
 """The kinds of adapters beside plain LoRA, one file each, and the tables of all of them.
 
-A kind says in one class what its tensors are, what it adds to a layer's result, its ΔW, its initialisation and what it
-refuses (`adapter.Adapter`). One line here makes it known. Of the kinds of one peft_type, the first that is `wanted` is
-taken.
+A kind says in one class what its tensors are, how they are initialised, what it adds to a layer's result, its ΔW, and
+what it refuses: see `adapter.Adapter`. One line here makes it known. Of the kinds of one peft_type, the first that says
+it is `wanted` is taken.
 """
 
 from ... import nn

@@ -2,17 +2,19 @@ r"""DoRA: the length of each row of W is learned apart from its direction. (Liu 
 
     W' = (m / n) ∘ (W + s·B A),    n = the length of each row of W + s·B A
 
-m (out,) is trained and starts at n, so training starts at the base model. For the gradient n counts as a constant,
-which the paper found to lose nothing (its section 4.3).
+m (out,) is trained and n at initialisation, so that training starts at the base model. For the gradient n counts as a
+constant, which the paper found to lose nothing (its section 4.3).
 """
 
 import numpy as np
 
-from ...autograd import backend
+from ...autograd import Tensor
 from ...autograd import functional as F
-from ..adapter import Matrix, dtype_beside
+from ...autograd.devices import array_module
+from ..adapter import Matrix, Target, dtype_beside
 from ..base_layer import oriented
 from ..layer import LowRankAdapter
+from ..types import Array, Config, Layer
 
 
 class Dora(LowRankAdapter):
@@ -20,17 +22,18 @@ class Dora(LowRankAdapter):
 
     names_in_file = {"lora_magnitude_vector.weight": "lora_magnitude_vector"}
 
-    def __init__(self, config, target):
+    def __init__(self, config: Config, target: Target) -> None:
         super().__init__(config, target)
         weight = oriented(target.layer, target.layer.weight.data)
-        weight = weight.astype(dtype_beside(target.layer), copy=False)  # of which A and B are a part, if they began so
+        weight = weight.astype(dtype_beside(target.layer), copy=False)
+        # Where s·B A is about to be taken out of W, the two together are W.
         self.lora_magnitude_vector = Matrix(_lengths(weight if self.initial else weight + self.delta_weight()))
 
     @classmethod
-    def wanted(cls, config, target):
+    def wanted(cls, config: Config, target: Target) -> bool:
         return config.use_dora
 
-    def update(self, layer, x, base):
+    def update(self, layer: Layer, x: Tensor, base: Tensor) -> Tensor:
         """(m/n - 1)·(base(x) - bias) + (m/n)·s·B A x; dropout acts on both terms."""
         ratio = self.lora_magnitude_vector.weight / _lengths(self._adapted(layer))  # (out,)
         if self.lora_dropout.p and self.lora_dropout.training:
@@ -40,9 +43,9 @@ class Dora(LowRankAdapter):
             linear = base if layer.bias is None else base - layer.bias
         return (ratio - 1.0) * linear + ratio * self.branch(x)
 
-    def merged(self, layer, weight, bias):
+    def merged(self, layer: Layer, weight: Array, bias: Array | None) -> tuple[Array, Array | None]:
         base = oriented(layer, layer.weight.data).astype(weight.dtype, copy=False)
-        adapted = self._adapted(layer)  # without what other adapters have put into `weight`
+        adapted = self._adapted(layer)  # W + s·B A alone: `weight` may hold other adapters' ΔW already
         ratio = self.lora_magnitude_vector.weight.data / _lengths(adapted)
         return weight + (ratio[:, None] * adapted - base), bias
 
@@ -52,6 +55,6 @@ class Dora(LowRankAdapter):
 
 
 def _lengths(weight):
-    """The Euclidean length of each row; at least the smallest number, so that a row of zeros is not divided by zero."""
-    xp = backend.array_module(weight)
+    """The Euclidean length of each row, above zero even for a row of zeros: it is divided by."""
+    xp = array_module(weight)
     return xp.maximum(xp.sqrt((weight * weight).sum(axis=1)), np.finfo(weight.dtype).tiny)

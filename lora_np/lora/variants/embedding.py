@@ -1,22 +1,24 @@
 """LoRA on an embedding: a look-up is a product with a one-hot row, so W + s·B A works there too."""
 
 from ... import nn
+from ...autograd import Tensor
 from ...autograd import functional as F
-from ...autograd import kernels, layout
-from ..adapter import Adapter
+from ...autograd.dispatch import matmul
+from ...autograd.shape_ops import embedding, transpose
+from ..adapter import Adapter, Target
 from ..layer import AdaptedLayer
+from ..types import Array, Config, Layer
 
 
 class EmbeddingAdapter(Adapter):
     """What is added to the look-up: s·A[:, ids]ᵀ Bᵀ, with A (r, vocabulary) and B (dim, r).
 
-    Here A is the half that starts at zero and B is normal: each id then only pays for its own column of A.
-    There is no dropout: ids cannot be dropped.
+    Here A is initialised with zeros, and B is normal. There is no dropout: ids cannot be dropped.
     """
 
     idle_if_zero = "lora_embedding_B"
 
-    def __init__(self, config, target):
+    def __init__(self, config: Config, target: Target) -> None:
         self.config, self.r, self.lora_alpha = config, target.r, target.lora_alpha
         self.scaling = config.scaling_of(target.r, target.lora_alpha)
         layer = target.layer
@@ -25,29 +27,29 @@ class EmbeddingAdapter(Adapter):
         self.lora_embedding_B = nn.Parameter(nn.normal(B, 1.0))
 
     @classmethod
-    def wanted(cls, config, target):
+    def wanted(cls, config: Config, target: Target) -> bool:
         return isinstance(target.layer, nn.Embedding)
 
     @classmethod
-    def check(cls, config, target):
+    def check(cls, config: Config, target: Target) -> None:
         if config.use_dora or config.lora_bias:
             raise ValueError("use_dora and lora_bias are for linear layers, not for an Embedding")
         if not isinstance(config.init_lora_weights, bool):
             raise ValueError(f"an Embedding takes init_lora_weights True or False, not {config.init_lora_weights!r}")
 
-    def matrices(self):
+    def matrices(self) -> tuple[nn.Parameter, nn.Parameter]:
         """(A (r, vocabulary), B (dim, r)), two Parameters."""
         return self.lora_embedding_A, self.lora_embedding_B
 
-    def update(self, layer, ids, base):
+    def update(self, layer: Layer, ids: Array, base: Tensor) -> Tensor:
         A, B = self.matrices()
-        return F.linear(layout.embedding(A.T, ids), B) * self.scaling
+        return F.linear(embedding(transpose(A), ids), B) * self.scaling
 
-    def delta_weight(self):
+    def delta_weight(self) -> Array:
         A, B = self.matrices()
-        return kernels.matmul(B.data, A.data) * self.scaling
+        return matmul(B.data, A.data) * self.scaling
 
-    def rescale(self, factor):
+    def rescale(self, factor: float) -> None:
         self.scaling = factor * self.config.scaling_of(self.r, self.lora_alpha)
 
 

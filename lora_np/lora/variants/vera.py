@@ -3,7 +3,7 @@ r"""VeRA: all layers share one pair of frozen random matrices; each trains two v
     y = base(x) + b ∘ B(d ∘ A(dropout(x)))          ΔW = diag(b) B diag(d) A
 
 A (r, widest in) and B (widest out, r) are drawn once; a layer uses A's first columns and B's first rows. Trained are
-d (r,) and b (out,), where LoRA trains r (in + out) numbers. b starts at zero: training starts at the base model.
+d (r,) and b (out,), where LoRA trains r (in + out) numbers. b is zero at first: training starts at the base model.
 """
 
 from dataclasses import dataclass
@@ -11,10 +11,12 @@ from dataclasses import dataclass
 import numpy as np
 
 from ... import nn
+from ...autograd import Tensor
 from ...autograd import functional as F
-from ...autograd.backend import random_seed
-from ..adapter import Adapter
+from ...autograd.random import random_seed
+from ..adapter import Adapter, Target
 from ..config import PeftConfig, check_dropout, check_ranks
+from ..types import Array, Layer
 
 
 @dataclass
@@ -23,8 +25,8 @@ class VeraConfig(PeftConfig):
 
     r                    rank of the shared matrices
     vera_dropout         dropout probability on the branch's input, in training only
-    d_initial            what d begins as; with init_weights=False d is normal and b one
-    projection_prng_key  the seed of A and B. Other libraries draw other numbers from it, so both stand in the file
+    d_initial            the initial value of d; with init_weights=False d is normal and b one
+    projection_prng_key  the seed of A and B; they are saved too, as other libraries draw other numbers from it
     """
 
     r: int = 256
@@ -40,7 +42,7 @@ class VeraConfig(PeftConfig):
         check_ranks(self.r)
         check_dropout("vera_dropout", self.vera_dropout)
         if not self.save_projection:
-            raise ValueError("save_projection=False: every library would draw another A and B anew")
+            raise ValueError("save_projection=False: A and B must be saved, as each library draws others from the seed")
 
 
 class VeraAdapter(Adapter):
@@ -48,7 +50,7 @@ class VeraAdapter(Adapter):
 
     idle_if_zero = "vera_lambda_b"
 
-    def __init__(self, config, target):
+    def __init__(self, config: VeraConfig, target: Target) -> None:
         layer, self.r = target.layer, target.r
         d = np.full(self.r, config.d_initial, np.float32) if config.init_weights else nn.normal(self.r, 1.0)
         b = np.full(layer.out_features, 0.0 if config.init_weights else 1.0, np.float32)
@@ -57,7 +59,7 @@ class VeraAdapter(Adapter):
         self.sizes, self.shared_matrices = (layer.in_features, layer.out_features), target.shared
 
     @classmethod
-    def shared(cls, config, targets):
+    def shared(cls, config: VeraConfig, targets: list[Target]) -> dict[str, Tensor]:
         fan_in = max(target.layer.in_features for target in targets)
         fan_out = max(target.layer.out_features for target in targets)
         with random_seed(config.projection_prng_key):
@@ -65,15 +67,15 @@ class VeraAdapter(Adapter):
             B = nn.uniform((fan_out, config.r), (6 / config.r) ** 0.5)
         return {"vera_A": nn.Buffer(A), "vera_B": nn.Buffer(B)}
 
-    def matrices(self):
+    def matrices(self) -> tuple[Array, Array]:
         """This layer's A (r, in) and B (out, r), two arrays."""
         A, B = (buffer.data for buffer in self.shared_matrices.values())
         return A[:, : self.sizes[0]], B[: self.sizes[1]]
 
-    def update(self, layer, x, base):
+    def update(self, layer: Layer, x: Tensor, base: Tensor) -> Tensor:
         A, B = self.matrices()
         return F.linear(F.linear(self.vera_dropout(x), A) * self.vera_lambda_d, B) * self.vera_lambda_b
 
-    def delta_weight(self):
+    def delta_weight(self) -> Array:
         A, B = self.matrices()
         return (self.vera_lambda_b.data[:, None] * B) @ (self.vera_lambda_d.data[:, None] * A)
