@@ -60,7 +60,7 @@ __all__ = [
     "train",
 ]
 
-_PARTS = ("lora", "models", "training", "nn", "storage")
+_PARTS = ("lora", "models", "training", "costs", "nn", "storage")
 _moved = aliases.moved_names(__name__)
 
 

@@ -27,7 +27,7 @@ FLOORS = {
     "__main__": {"cli"},
     "aliases": set(),
     "extras": set(),
-    "__init__": {"autograd", "storage", "nn", "lora", "models", "training"},
+    "__init__": {"autograd", "storage", "nn", "lora", "models", "training", "costs"},
 }
 FRAMEWORKS = {"torch", "jax", "tensorflow", "transformers", "peft", "keras", "flax", "mlx"}
 UNPICKLERS = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}

@@ -10,10 +10,10 @@ import time
 import numpy as np
 
 from lora_np.autograd import manual_seed
+from lora_np.cli.task import evenly_spaced as spread
 from lora_np.lora import LoraConfig, get_peft_model
 from lora_np.models import AutoModelForCausalLM, AutoTokenizer
-from lora_np.models.auto import TINY_PYTHON
-from lora_np.tasks import spread
+from lora_np.models.loading.auto import TINY_PYTHON
 from lora_np.training import TextData, TrainingArguments, prose_documents, python_documents, train
 from lora_np.training.data import split_documents
 

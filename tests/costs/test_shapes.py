@@ -161,6 +161,5 @@ def test_the_engine_takes_them_for_arrays():
     assert not on_gpu(x)
     assert device_of(x) == "cpu"
     assert to_device(x, "cpu") is to_numpy(x) is x
-    blocks = blocks(10, 1 << 18, array_module(x))
-    assert blocks == [slice(0, 2), slice(2, 4), slice(8, 10)]
+    assert blocks(10, 1 << 18, array_module(x)) == [slice(0, 2), slice(2, 4), slice(8, 10)]
     assert len(blocks(10, 1 << 18, np)) == 5

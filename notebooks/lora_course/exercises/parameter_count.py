@@ -1,6 +1,6 @@
 """Exercise 09: how many parameters an adapter has, from a model's config."""
 
-from lora_np.lora.sizes import adapter_sizes
+from lora_np.costs.parameters import adapter_sizes
 
 from .checking import Exercise, Mistake, checker
 

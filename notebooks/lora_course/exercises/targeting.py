@@ -2,7 +2,7 @@
 
 import re
 
-from lora_np.lora.sizes import linear_layers
+from lora_np.costs.parameters import linear_layers
 from lora_np.lora.targets import ALL_LINEAR, match_names
 
 from .checking import Exercise, Mistake, checker
