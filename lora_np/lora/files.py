@@ -112,11 +112,9 @@ def read_adapter(
     path = directory / WEIGHTS_FILE
     arrays, _ = read_safetensors(path)
     arrays = _without_base_weights(arrays, model, path, config.changes_base)
-    try:
-        parts = new_adapter(model, config)
-    except ValueError as error:
-        raise ValueError(f"{directory / CONFIG_FILE}: {error}") from None
-    _check_fits(parts, arrays, path)
+    with nn.weightless():  # names and shapes first: what the config asks for may be too large to be made
+        _check_fits(_new_adapter(model, config, directory), arrays, path)
+    parts = _new_adapter(model, config, directory)
     decisive = [f"{PREFIX}{target}.{a.idle_if_zero}" for target, a in parts.adapters.items() if a.idle_if_zero]
     zero = [key for key in decisive if not arrays[key].any()]
     if zero:
@@ -131,6 +129,14 @@ def read_config(directory: StrPath) -> PeftConfig:
     path = Path(directory) / CONFIG_FILE
     fields = read_json(path)
     return config_class(fields.get("peft_type", "LORA"), path).from_dict(fields, str(path))
+
+
+def _new_adapter(model, config, directory):
+    """`new_adapter`, whose errors name the file."""
+    try:
+        return new_adapter(model, config)
+    except (ValueError, OverflowError, MemoryError) as error:
+        raise ValueError(f"{directory / CONFIG_FILE}: {error}") from None
 
 
 def _without_base_weights(arrays, model, path, changed=False):

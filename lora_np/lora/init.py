@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from ..autograd.devices import to_device, to_numpy
-from ..nn import normal, uniform, zeros
+from ..nn import is_weightless, normal, uniform, zeros
 from .adapter import Target, dtype_beside
 from .base_layer import oriented
 from .layer import default_initialisation
@@ -112,6 +112,8 @@ def init_lora(kind: bool | str, weight: Array, r: int, s: float) -> tuple[Array,
     ValueError as in `check_rank`.
     """
     check_rank(kind, weight.shape, r)
+    if is_weightless():  # shapes are all that is wanted
+        return zeros((r, weight.shape[1])), zeros((len(weight), r))
     if changes_base(kind):
         weight = to_numpy(weight)
         weight = weight.astype(np.result_type(weight.dtype, np.float32), copy=False)

@@ -44,6 +44,11 @@ def weightless():
     return _initialised("weightless")
 
 
+def is_weightless():
+    """Is this inside such a block?"""
+    return _initialisation.kind == "weightless"
+
+
 def _undrawn(shape):
     empty = _initialisation.kind == "uninitialized"
     return np.empty(shape, np.float32) if empty else np.broadcast_to(np.float32(0), shape)
@@ -70,7 +75,7 @@ def zeros(shape):
 
 def filled(shape, value):
     """A float32 array that holds one value everywhere."""
-    if _initialisation.kind == "weightless":
+    if is_weightless():
         return np.broadcast_to(np.float32(value), shape)
     return np.full(shape, value, np.float32)
 

@@ -2,12 +2,13 @@ r"""DoRA: the length of each row of W is learned apart from its direction. (Liu 
 
     W' = (m / n) ∘ (W + s·B A),    n = the length of each row of W + s·B A
 
-m (out,) is trained and n at initialisation, so that training starts at the base model. For the gradient n counts as a
+m (out,) is trained and n at first, so that training starts at the base model. For the gradient n counts as a
 constant, which the paper found to lose nothing (its section 4.3).
 """
 
 import numpy as np
 
+from ... import nn
 from ...autograd import Tensor
 from ...autograd import functional as F
 from ...autograd.devices import array_module
@@ -24,14 +25,18 @@ class Dora(LowRankAdapter):
 
     def __init__(self, config: Config, target: Target) -> None:
         super().__init__(config, target)
-        weight = oriented(target.layer, target.layer.weight.data)
-        weight = weight.astype(dtype_beside(target.layer), copy=False)
-        # Where s·B A is about to be taken out of W, the two together are W.
-        self.lora_magnitude_vector = Matrix(_lengths(weight if self.initial else weight + self.delta_weight()))
+        self.lora_magnitude_vector = Matrix(self._first_lengths(target.layer))
 
     @classmethod
     def wanted(cls, config: Config, target: Target) -> bool:
         return config.use_dora
+
+    def _first_lengths(self, layer: Layer) -> Array:
+        """n at the start. Where s·B A is about to be taken out of W, the two together are W."""
+        if nn.is_weightless():
+            return nn.filled(layer.out_features, 1.0)
+        weight = oriented(layer, layer.weight.data).astype(dtype_beside(layer), copy=False)
+        return _lengths(weight if self.initial else weight + self.delta_weight())
 
     def update(self, layer: Layer, x: Tensor, base: Tensor) -> Tensor:
         """(m/n - 1)·(base(x) - bias) + (m/n)·s·B A x; dropout acts on both terms."""

@@ -8,8 +8,6 @@ d (r,) and b (out,), where LoRA trains r (in + out) numbers. b is zero at first:
 
 from dataclasses import dataclass
 
-import numpy as np
-
 from ... import nn
 from ...autograd import Tensor
 from ...autograd import functional as F
@@ -52,8 +50,8 @@ class VeraAdapter(Adapter):
 
     def __init__(self, config: VeraConfig, target: Target) -> None:
         layer, self.r = target.layer, target.r
-        d = np.full(self.r, config.d_initial, np.float32) if config.init_weights else nn.normal(self.r, 1.0)
-        b = np.full(layer.out_features, 0.0 if config.init_weights else 1.0, np.float32)
+        d = nn.filled(self.r, config.d_initial) if config.init_weights else nn.normal(self.r, 1.0)
+        b = nn.filled(layer.out_features, 0.0 if config.init_weights else 1.0)
         self.vera_lambda_d, self.vera_lambda_b = nn.Parameter(d), nn.Parameter(b)
         self.vera_dropout = nn.Dropout(config.vera_dropout)
         self.sizes, self.shared_matrices = (layer.in_features, layer.out_features), target.shared

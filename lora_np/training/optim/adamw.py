@@ -7,8 +7,8 @@ from typing import Any
 
 from ...autograd import Tensor
 from ...autograd.devices import array_module
+from ...autograd.dispatch import implementation
 from ..protocols import Array
-from .kernels import adamw_kernel
 from .optimizer import Group, Optimizer, State
 
 
@@ -36,8 +36,9 @@ class AdamW(Optimizer):
         super().__init__(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
 
     def update_group(self, params: list[Tensor], group: Group) -> None:
-        """All parameters at once where there is a kernel for that, else one after another."""
-        kernel = adamw_kernel(params)
+        """All parameters at once where the table of operations has a kernel for that, else one after another."""
+        arrays = [array for p in params for array in (p.data, p.grad)]
+        kernel = implementation("adamw", arrays) if arrays else None
         if kernel is None:
             super().update_group(params, group)
         else:

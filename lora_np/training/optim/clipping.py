@@ -5,7 +5,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from ...autograd import Tensor
-from .kernels import clip_kernel
+from ...autograd.dispatch import implementation
 
 
 def clip_grad_norm_(parameters: Iterable[Tensor], max_norm: float) -> Any:
@@ -16,7 +16,8 @@ def clip_grad_norm_(parameters: Iterable[Tensor], max_norm: float) -> Any:
     """
     parameters = [p for p in parameters if p.grad is not None]
     grads = [p.grad for p in parameters]
-    if (clip := clip_kernel(parameters)) is not None:
+    arrays = [array for p in parameters for array in (p.data, p.grad)]
+    if arrays and (clip := implementation("clip", arrays)) is not None:
         return clip(grads, max_norm)
     squares = [float((g * g).sum()) for g in grads]
     norm = math.sqrt(sum(squares))

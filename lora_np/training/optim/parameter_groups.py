@@ -1,6 +1,7 @@
 """Which parameters share which settings: the groups that an optimizer takes."""
 
 from ...autograd import Tensor
+from ...lora.lora_model import adapters_in
 from ...nn import Module
 from .optimizer import Group
 
@@ -15,22 +16,18 @@ def parameter_groups(
     with equal rates B learns too slowly in wide layers; the paper suggests a ratio of about 16.
     ValueError if nothing is trained.
     """
+    faster = {id(p) for adapter in adapters_in(model) for p in adapter.faster_parameters()}
     groups: dict[tuple[bool, bool], list[Tensor]] = {}
-    for name, p in model.named_parameters():
+    for p in model.parameters():
         if p.requires_grad:
-            groups.setdefault((_is_lora_b(name), p.ndim > 1), []).append(p)
+            groups.setdefault((id(p) in faster, p.ndim > 1), []).append(p)
     if not groups:
         raise ValueError("nothing to train: every parameter of the model is frozen")
     return [
         {
             "params": params,
-            "lr": learning_rate * (loraplus_lr_ratio if is_b else 1.0),
+            "lr": learning_rate * (loraplus_lr_ratio if is_faster else 1.0),
             "weight_decay": weight_decay if is_matrix else 0.0,
         }
-        for (is_b, is_matrix), params in groups.items()
+        for (is_faster, is_matrix), params in groups.items()
     ]
-
-
-def _is_lora_b(name: str) -> bool:
-    """Is this the name of a LoRA layer's B?"""
-    return ".lora_B." in name

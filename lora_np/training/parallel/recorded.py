@@ -5,6 +5,8 @@ import numpy as np
 from ...autograd.devices import on_gpu, to_device, to_numpy
 from ...autograd.shape_ops import check_ids
 from ...autograd.tensor import data
+from ...lora.lora_model import adapters_in
+from ...lora.variants.embedding import EmbeddingAdapter
 from ...models.base import CausalLM
 from ...models.output import IGNORED, shift_labels
 from ...nn import Dropout
@@ -109,10 +111,12 @@ class RecordedStep:
 def recorded_step(model, optimizer, max_grad_norm=0.0):
     """A `RecordedStep` where that is possible and only adapters are trained, else None.
 
-    An embedding that is trained looks at its ids on the host, for which a recording cannot stop.
+    Not those of embeddings: their gradient is sorted by ids on the host, for which a recording cannot stop.
     """
-    names = [name for name, p in model.named_parameters() if p.requires_grad]
-    if not names or not all("lora_" in name and "lora_embedding" not in name for name in names):
+    adapters = [adapter for adapter in adapters_in(model) if not isinstance(adapter, EmbeddingAdapter)]
+    ours = {id(p) for adapter in adapters for p in adapter.parameters()}
+    trained = [p for p in model.parameters() if p.requires_grad]
+    if not trained or not all(id(p) in ours for p in trained):
         return None
     try:
         return RecordedStep(model, optimizer, max_grad_norm)
