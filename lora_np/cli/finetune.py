@@ -93,7 +93,7 @@ def finetune(options: FinetuneOptions, say: Say = print) -> dict[str, Any]:
     identity = _identity(options, task.train)
     history = train(peft_model, task.train, args, task.evaluation, out, options.resume, identity=identity)
     peft_model.save_pretrained(out)
-    result = {"history": history, "difference": None, "adapter": out, "picture": None}
+    result: dict[str, Any] = {"history": history, "difference": None, "adapter": out, "picture": None}
     if history["interrupted"]:
         done = len(history["loss"])
         say(f"\nStopped after step {done} of {options.steps}. The adapter so far and a checkpoint are in {out}.")

@@ -29,9 +29,10 @@ def memory_line(fields: dict[str, Any], options: FinetuneOptions) -> str:
         return f"No estimate of the memory: {error}"
     weights, activations, total = (f"{parts[name] / 1e6:.0f}" for name in ("weights", "activations", "total"))
     trained = (parts["adapters"] + parts["gradients"] + parts["optimizer"]) / 1e6
+    again = ", blocks computed again" if options.gradient_checkpointing else ""
     return (
         f"A step of {batch} x {length} tokens takes about {total} MB: weights {weights}, "
-        f"adapters with gradients and optimizer {trained:.1f}, activations {activations}"
+        f"adapters with gradients and optimizer {trained:.1f}, activations {activations}{again}"
     )
 
 

@@ -20,7 +20,7 @@ Say = Callable[[str], object]  # takes the lines of the report: `print`, or a li
 
 def announce(peft_model: PeftModel, options: FinetuneOptions, say: Say) -> None:
     """What will be trained, and how much memory it will take."""
-    config = peft_model.peft_config["default"]
+    config: Any = peft_model.peft_config["default"]  # a LoraConfig
     say(
         f"Base model {options.base}; LoRA of rank {config.r}, alpha {config.lora_alpha:g}, scaling {config.scaling:g}\n"
     )

@@ -89,7 +89,7 @@ class ExampleTask:
         self, examples: list[Example], name: str, options: ResolvedOptions, tokenizer: BaseTokenizer, window: int
     ) -> None:
         parts = split_examples(examples, seed=options.seed)
-        held_out = evenly_spaced(np.array(parts["validation"], dtype=object), EVALUATION_WINDOWS)
+        held_out: Any = evenly_spaced(np.array(parts["validation"], dtype=object), EVALUATION_WINDOWS)
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always")
             self.train = ExampleData(parts["train"], tokenizer, window, options.batch_size, options.packing)

@@ -1,16 +1,26 @@
 """What every language model here has in common: reading ids, the head, the loss, generating, saving."""
 
+from collections.abc import Iterator
+from os import PathLike
 from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike
 
 from .. import nn
+from ..autograd import Tensor
 from ..autograd.devices import on_gpu, to_numpy
 from ..autograd.shape_ops import check_ids
 from ..autograd.tensor import data
 from ..storage import write_json, write_safetensors
 from .context import Context
 from .generation import generate, stream
-from .output import CausalLMOutput, shift_labels
+from .kv_cache import KVCache
+from .output import CausalLMOutput, ShardedOutput, shift_labels
 from .shards import forward_in_shards, shards_of
+
+Numbers = ArrayLike | Tensor  # what ids and masks may be given as: lists, arrays, Tensors
 
 
 class CausalLM(nn.Module):
@@ -22,15 +32,23 @@ class CausalLM(nn.Module):
     generation_config   {name: value} of generation_config.json, if there is one: where to stop
     """
 
-    base_model_prefix = None
+    base_model_prefix: str = ""
     gradient_checkpointing = False
+    lm_head: Any
+    generation_config: dict[str, Any]
 
-    def __init__(self, config):
+    def __init__(self, config: Any) -> None:
         self.config, self.generation_config = config, {}
 
     def forward(
-        self, input_ids, labels=None, attention_mask=None, position_ids=None, past_key_values=None, logits_to_keep=0
-    ):
+        self,
+        input_ids: Numbers,
+        labels: Numbers | None = None,
+        attention_mask: Numbers | None = None,
+        position_ids: Numbers | None = None,
+        past_key_values: KVCache | None = None,
+        logits_to_keep: int = 0,
+    ) -> CausalLMOutput | ShardedOutput:
         """input_ids (B, T) integers -> an output with .logits (B, T, V) and, if labels are given, .loss.
 
         labels (B, T)           usually the ids themselves. They are shifted here: position t is judged by label t + 1.
@@ -54,37 +72,37 @@ class CausalLM(nn.Module):
             hidden = hidden[:, -logits_to_keep:]
         return CausalLMOutput(hidden, self.lm_head, targets, past_key_values)
 
-    def generate(self, ids, **options):
+    def generate(self, ids: Numbers, **options: Any) -> np.ndarray:
         """Continue `ids`; see `generation.generate` for the options."""
         return generate(self, ids, **options)
 
-    def stream(self, ids, **options):
+    def stream(self, ids: Numbers, **options: Any) -> Iterator[np.ndarray]:
         """Continue `ids` and yield each step's tokens as they come; see `generation.stream`."""
         return stream(self, ids, **options)
 
-    def save_pretrained(self, directory):
+    def save_pretrained(self, directory: str | PathLike[str]) -> None:
         """Write config.json and model.safetensors, which Transformers loads too."""
         write_safetensors(Path(directory) / "model.safetensors", self.state_dict())
         write_json(Path(directory) / "config.json", self.config.to_dict())
         if self.generation_config:
             write_json(Path(directory) / "generation_config.json", self.generation_config)
 
-    def gradient_checkpointing_enable(self):
+    def gradient_checkpointing_enable(self) -> None:
         """Keep only the input of each block for the backward pass, and compute the block again there.
 
         Training SmolLM2 (4 x 256 tokens, all-linear) reached 820 MiB instead of 1938, and took 1.4 times as long.
         """
         self.gradient_checkpointing = True
 
-    def gradient_checkpointing_disable(self):
+    def gradient_checkpointing_disable(self) -> None:
         """Keep what the backward pass needs, as usual."""
         self.gradient_checkpointing = False
 
-    def get_output_embeddings(self):
+    def get_output_embeddings(self) -> nn.Module:
         """The head: the layer that turns hidden states into logits."""
         return self.lm_head
 
-    def get_input_embeddings(self):
+    def get_input_embeddings(self) -> nn.Embedding:
         """The layer that turns ids into vectors."""
         raise NotImplementedError
 
@@ -93,19 +111,19 @@ class CausalLM(nn.Module):
         if self.config.tie_word_embeddings:
             self.lm_head.weight = self.get_input_embeddings().weight
 
-    def checked_ids(self, ids, device="cpu"):
+    def checked_ids(self, ids: Numbers, device: str = "cpu") -> Any:
         """The ids as an array (B, T), each of them a token: of NumPy, or on the model's GPU if they are there.
 
         Ids from the host are checked there: a GPU would have to be waited for.
         """
-        ids = data(ids)
-        ids = ids if on_gpu(ids) and device != "cpu" else to_numpy(ids)
-        if ids.ndim != 2 or ids.size == 0:
-            raise ValueError(f"input_ids must be (batch, time) with at least one token, got shape {ids.shape}")
-        check_ids(ids, self.config.vocab_size)
-        return ids
+        array = data(ids)
+        array = array if on_gpu(array) and device != "cpu" else to_numpy(array)
+        if array.ndim != 2 or array.size == 0:
+            raise ValueError(f"input_ids must be (batch, time) with at least one token, got shape {array.shape}")
+        check_ids(array, self.config.vocab_size)
+        return array
 
-    def check_positions(self, positions):
+    def check_positions(self, positions: np.ndarray) -> None:
         """ValueError if a position lies beyond the model's context."""
         limit = self.config.max_position_embeddings
         if positions.max() >= limit:

@@ -1,14 +1,17 @@
 """What a language model returns, and how labels are lined up with it."""
 
 import contextlib
+from typing import Any
 
 import numpy as np
 
+from .. import nn
+from ..autograd import Tensor
 from ..autograd import functional as F
 from ..autograd.devices import array_module, on_gpu, to_numpy
 from ..autograd.shape_ops import concatenate
 from ..autograd.tensor import data, is_grad_enabled, no_grad
-from ..nn import Linear
+from .kv_cache import KVCache
 
 IGNORED = -100  # the label of what does not count
 
@@ -21,17 +24,20 @@ class CausalLMOutput:
     `.past_key_values` is the cache that was passed in.
     """
 
-    def __init__(self, hidden, head, targets=None, past_key_values=None):
+    def __init__(
+        self, hidden: Tensor, head: nn.Module, targets: Any = None, past_key_values: KVCache | None = None
+    ) -> None:
         self.hidden, self.head, self.grad_enabled = hidden, head, is_grad_enabled()
         self.past_key_values = past_key_values
-        if targets is not None and type(head) is Linear and head.bias is None:
+        if targets is not None and type(head) is nn.Linear and head.bias is None:
             self._logits, self.loss = None, F.linear_cross_entropy(hidden, head.weight, targets)
         else:  # no labels, or a head of another kind, such as one with an adapter
             self._logits = head(hidden)
             self.loss = None if targets is None else F.cross_entropy(self._logits, targets)
 
     @property
-    def logits(self):
+    def logits(self) -> Tensor:
+        """(B, T, V), computed when first asked for."""
         if self._logits is None:
             with contextlib.nullcontext() if self.grad_enabled else no_grad():
                 self._logits = self.head(self.hidden)
@@ -43,15 +49,16 @@ class ShardedOutput:
 
     past_key_values = None
 
-    def __init__(self, outputs, loss):
+    def __init__(self, outputs: list[CausalLMOutput], loss: Tensor) -> None:
         self.outputs, self.loss = outputs, loss
 
     @property
-    def logits(self):
+    def logits(self) -> Tensor:
+        """(B, T, V), of all shards."""
         return concatenate([output.logits for output in self.outputs])
 
 
-def shift_labels(labels, shape):
+def shift_labels(labels: Any, shape: tuple[int, ...]) -> Any:
     """labels (B, T) -> targets (B, T): target t is label t + 1, and the last position has none (-100).
 
     shape: that of the ids, (B, T). Labels on a GPU stay there.

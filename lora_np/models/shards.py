@@ -1,6 +1,7 @@
 """A batch in parts for several processor cores: each shard of its rows goes through the model in its own thread."""
 
 import functools
+from typing import Any
 
 import numpy as np
 
@@ -10,14 +11,22 @@ from ..autograd.tensor import data
 from .output import IGNORED, ShardedOutput
 
 
-def shards_of(targets):
+def shards_of(targets: Any) -> list[np.ndarray]:
     """The rows of each shard, for targets (B, T) or None; [] if one thread does better or a part has no target."""
     count = 1 if targets is None else threads.shard_count(*targets.shape)
     shards = np.array_split(np.arange(len(targets)), count) if count > 1 else []
     return shards if all((targets[rows] != IGNORED).any() for rows in shards) else []
 
 
-def forward_in_shards(model, shards, targets, ids, labels, attention_mask, position_ids):
+def forward_in_shards(
+    model: Any,
+    shards: list[np.ndarray],
+    targets: Any,
+    ids: np.ndarray,
+    labels: Any,
+    attention_mask: Any,
+    position_ids: Any,
+) -> ShardedOutput:
     """`model(ids, labels, ...)`, each shard by a thread of its own. The loss is the mean over the targets of all."""
     labels = to_numpy(data(labels))
 

@@ -87,7 +87,7 @@ class Linear(Module):
     """
 
     fan_in_fan_out = False
-    parts = ()  # the names of equal parts of the output, where one product computes several things
+    parts: tuple[str, ...] = ()  # the names of equal parts of the output, where one product computes several things
 
     def __init__(self, in_features, out_features, bias=True):
         self.in_features, self.out_features = in_features, out_features
@@ -106,7 +106,7 @@ class Conv1D(Module):
     """
 
     fan_in_fan_out = True
-    parts = ()
+    parts: tuple[str, ...] = ()
 
     def __init__(self, out_features, in_features):
         self.in_features, self.out_features = in_features, out_features

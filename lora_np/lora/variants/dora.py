@@ -35,7 +35,7 @@ class Dora(LowRankAdapter):
         """n at the start. Where s·B A is about to be taken out of W, the two together are W."""
         if nn.is_weightless():
             return nn.filled(layer.out_features, 1.0)
-        weight = oriented(layer, layer.weight.data).astype(dtype_beside(layer), copy=False)
+        weight: Array = oriented(layer, layer.weight.data).astype(dtype_beside(layer), copy=False)
         return _lengths(weight if self.initial else weight + self.delta_weight())
 
     def update(self, layer: Layer, x: Tensor, base: Tensor) -> Tensor:

@@ -17,14 +17,14 @@ if TYPE_CHECKING:
 NOT_SAVED = ("auto_map", "tokenizer_file", "vocab_file", "merges_file", "name_or_path", "extra_special_tokens")
 
 
-def _token_property(name):
+def _token_property(name: str) -> Any:
     """tokenizer.eos_token: read from its id, so that the two always agree. Setting it wants a known token."""
 
-    def get(self):
+    def get(self: PretrainedTokenizer) -> str | None:
         i = self._special[name]
         return None if i is None else self._token(i)
 
-    def change(self, token):
+    def change(self: PretrainedTokenizer, token: str | None) -> None:
         i = None if token is None else self._id(token)
         if token is not None and i is None:
             raise ValueError(f"{name}_token = {token!r} is not in the vocabulary")
@@ -33,13 +33,16 @@ def _token_property(name):
     return property(get, change, doc=f"The {name} token, or None.")
 
 
-def _id_property(name):
+def _id_property(name: str) -> Any:
     """tokenizer.eos_token_id."""
 
-    def change(self, i):
+    def get(self: PretrainedTokenizer) -> int | None:
+        return self._special[name]
+
+    def change(self: PretrainedTokenizer, i: int | None) -> None:
         self._special[name] = None if i is None else self._row(i)[0]
 
-    return property(lambda self: self._special[name], change, doc=f"The id of the {name} token, or None.")
+    return property(get, change, doc=f"The id of the {name} token, or None.")
 
 
 class PretrainedTokenizer(BaseTokenizer):

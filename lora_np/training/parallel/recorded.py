@@ -9,8 +9,10 @@ from ...lora.lora_model import adapters_in
 from ...lora.variants.embedding import EmbeddingAdapter
 from ...models.base import CausalLM
 from ...models.output import IGNORED, shift_labels
-from ...nn import Dropout
+from ...nn import Dropout, Module
 from ..optim import clip_grad_norm_
+from ..optim.optimizer import Optimizer
+from ..protocols import Array, Batch
 
 MOST_MISFITS = 4  # batches of other shapes, less those that fitted, after which a recording is given up
 
@@ -33,7 +35,7 @@ class RecordedStep:
     max_grad_norm  gradients are scaled down together if their norm is larger; 0 turns this off
     """
 
-    def __init__(self, model, optimizer, max_grad_norm=0.0):
+    def __init__(self, model: Module, optimizer: Optimizer, max_grad_norm: float = 0.0) -> None:
         _check(model)
         self.model, self.optimizer, self.max_grad_norm = model, optimizer, max_grad_norm
         self.language_model = model.get_base_model() if hasattr(model, "get_base_model") else model
@@ -47,7 +49,7 @@ class RecordedStep:
         self.buffers = None  # the batch on the GPU, which the recording reads
         self.places = None  # the arrays that the recording reads and writes, once it is made
 
-    def __call__(self, batch):
+    def __call__(self, batch: Batch) -> Array:
         batch = _checked(batch, self.language_model)
         if self.places is not None and not self._in_place():
             self._begin()
@@ -108,7 +110,7 @@ class RecordedStep:
         return loss.data
 
 
-def recorded_step(model, optimizer, max_grad_norm=0.0):
+def recorded_step(model: Module, optimizer: Optimizer, max_grad_norm: float = 0.0) -> RecordedStep | None:
     """A `RecordedStep` where that is possible and only adapters are trained, else None.
 
     Not those of embeddings: their gradient is sorted by ids on the host, for which a recording cannot stop.

@@ -360,7 +360,7 @@ KINDS_OF_LORA = [
     {},
     {"quantized": True},
     {"use_dora": True},
-    {"use_rslora": True, "lora_bias": True},
+    {"use_rslora": True, "lora_bias": True, "target_modules": ["c_fc"]},  # of keys a bias learns nothing but noise
     {"target_modules": "all-linear", "rank_pattern": {"c_fc": 2}},
     {"init_lora_weights": "olora"},
 ]
