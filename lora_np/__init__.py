@@ -1,13 +1,17 @@
 """lora_np: LoRA from scratch in NumPy, with its own autograd, exact to PEFT's file format.
 
-Reading order
-  1. lora/layer.py            the idea: y = x Wᵀ + b + s·B(A(dropout(x)))
-  2. autograd/tensor.py       Tensor, Node, backward: the whole engine
-  3. autograd/ops.py          small operations, each with its gradient
-  4. autograd/fused/          larger ones, derived: linear and lora_linear, attention, layer norm, GELU, losses
-  5. nn/, models/             modules, and transformers made of them: gpt2.py, llama.py; generation.py
-  6. lora/                    adapters on a whole model; its __init__ has the order
-  7. training/                optimizers, data, the loop
+An afternoon's reading, in this order
+   1. lora/layer.py                 LoRA on one page
+   2. lora/adapter.py               what any kind of adapter says about itself
+   3. autograd/tensor.py            the engine: Tensor, Node and the walk back
+   4. autograd/ops.py               small operations, each with its gradient
+   5. autograd/fused/reference.py   the mathematics of a transformer
+   6. nn/layers.py                  layers
+   7. models/gpt2.py                GPT-2, bottom up
+   8. training/optim/adamw.py       AdamW
+   9. training/loop.py              the training step, and the loop around it
+  10. lora/files.py                 PEFT's files
+Each room's __init__ says what else is in it.
 """
 
 import importlib

@@ -60,7 +60,7 @@ class Workload:
         return {**common, **sizes, "rms_norm_eps": 1e-5, "rope_theta": 100_000.0, "tie_word_embeddings": True}
 
     def products(self):
-        """[(m, k, n, repeats)]: the products (m, k) @ (k, n) that one training step can not do without.
+        """[(m, k, n, repeats)]: the products (m, k) @ (k, n) that one training step cannot do without.
 
         Backward: dx where something is trained further down, dw of what is trained, nothing for frozen weights.
         `below` says whether something is: in block 0, the layers that read the same input as the lowest adapted one
