@@ -12,7 +12,7 @@ from .places import places
 
 FLOAT32 = 4
 BFLOAT16 = 2
-NF4 = (4 + 8 / 64 + 32 / (64 * 256)) / 8
+NF4_BYTES = (4 + 8 / 64 + 32 / (64 * 256)) / 8
 HEAD = (math.inf, 0)
 METHODS = ("full", "lora", "qlora")
 
@@ -52,7 +52,7 @@ def memory(
         trained, _ = count(config, r, target_modules)
         quantised = sum(math.prod(s) for name, s in linear_layers(config).items() if name != "lm_head")
         quantised = quantised if method == "qlora" else 0
-        parts = {"weights": round(NF4 * quantised) + weight_bytes * (size - quantised)}
+        parts = {"weights": round(NF4_BYTES * quantised) + weight_bytes * (size - quantised)}
         parts |= {"adapters": FLOAT32 * trained, "gradients": FLOAT32 * trained, "optimizer": 2 * FLOAT32 * trained}
     adapted = linear_layers(config) if method == "full" else adapter_sizes(config, r, target_modules)
     parts["activations"] = activations(config, adapted, batch, length, activation_bytes, checkpointing)

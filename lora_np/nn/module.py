@@ -164,13 +164,13 @@ class Module:
         with `strict`, a missing or unexpected name is a KeyError; a wrong shape, or a buffer's wrong dtype, is always
         a ValueError.
         """
-        places, missing, unexpected = self.places_of(state, strict)
-        for name, p in places.items():
+        found, missing, unexpected = self.match_state(state, strict)
+        for name, p in found.items():
             array = to_device(state[name], p.device)
             p.data = array_module(array).array(array, dtype=p.dtype, copy=True)
         return missing, unexpected
 
-    def places_of(self, state, strict=True):
+    def match_state(self, state, strict=True):
         """Where a state would go: ({name: Parameter or Buffer}, missing names, unexpected names). Nothing is written.
 
         state: {name: anything with a shape, and a dtype if it is for a buffer}. Errors as for `load_state_dict`.
@@ -179,14 +179,16 @@ class Module:
         given = {id(names[name]) for name in state if name in names}
         missing = [name for name, p in self._named(STATE) if id(p) not in given]
         unexpected = [name for name in state if name not in names]
-        places = {name: names[name] for name in state if name in names}
-        wrong = [f"{n}: {_misfit(p, state[n])}" for n, p in places.items() if _misfit(p, state[n])]
+        found = {name: names[name] for name in state if name in names}
+        wrong = [f"{n}: {_misfit(p, state[n])}" for n, p in found.items() if _misfit(p, state[n])]
         if wrong:
             raise ValueError(f"wrong shapes or dtypes in the state: {_some(wrong)}")
         if strict and (missing or unexpected):
             parts = [("missing", missing), ("unexpected", unexpected)]
             raise KeyError("state does not fit: " + "; ".join(f"{what} {_some(n)}" for what, n in parts if n))
-        return places, missing, unexpected
+        return found, missing, unexpected
+
+    places_of = match_state  # under its earlier name
 
 
 class ModuleList(Module):

@@ -86,7 +86,8 @@ def quantize_model(model, skip=SKIP, block_size=64, double_quant=True):
     """
     skipped = _skipped(model, skip)
     layers = {name: m for name, m in model.named_modules() if isinstance(m, (Linear, Conv1D)) and id(m) not in skipped}
-    adapted = [name for name in layers if name.endswith(".base_layer")]
+    wrapped = {id(vars(module).get("base_layer")) for module in model.modules()}  # held by a layer with adapters
+    adapted = [name for name, layer in layers.items() if id(layer) in wrapped]
     if adapted:
         raise ValueError(f"{adapted[0]} has an adapter beside it: quantise the model first, then adapt it")
     if "" in layers:

@@ -65,12 +65,12 @@ class _Header:
     def __init__(self, path: Path, file: BinaryIO) -> None:
         self.path = path
         self.size = self.left = os.fstat(file.fileno()).st_size
-        self.place = "the beginning"  # what is being read, for messages
+        self.reading = "the beginning"  # what is being read, for messages
         self._read = file.read
 
     def error(self, message: str) -> ValueError:
         """The ValueError to raise."""
-        return ValueError(f"{self.path} is not a sound GGUF file: {self.place[:80]}: {message}")
+        return ValueError(f"{self.path} is not a sound GGUF file: {self.reading[:80]}: {message}")
 
     def start(self) -> tuple[int, int]:
         """(number of tensors, number of key-values), after the magic word and a version that is known."""
@@ -86,30 +86,30 @@ class _Header:
 
     def pairs(self, count: int) -> dict[str, Any]:
         """The key-values, a dict."""
-        self.place = "the key-values"
+        self.reading = "the key-values"
         self.need(count, SMALLEST_PAIR)
         found: dict[str, Any] = {}
         for _ in range(count):
             key = self.string()
-            self.place = key
+            self.reading = key
             if key in found:
                 raise self.error("this key stands twice")
             found[key] = self.value(self.number("<u4"))
-            self.place = f"what follows {key}"
+            self.reading = f"what follows {key}"
         return found
 
     def tensors(self, count: int) -> list[Entry]:
         """What the header says of each tensor."""
-        self.place = "the list of tensors"
+        self.reading = "the list of tensors"
         self.need(count, SMALLEST_TENSOR)
         found: dict[str, Entry] = {}
         for _ in range(count):
             name = self.string()
-            self.place = f"tensor {name}"
+            self.reading = f"tensor {name}"
             if name in found:
                 raise self.error("this name stands twice")
             found[name] = (name, self.shape(), self.number("<u4"), self.number("<u8"))
-            self.place = f"what follows tensor {name}"
+            self.reading = f"what follows tensor {name}"
         return list(found.values())
 
     def shape(self) -> tuple[int, ...]:
@@ -184,7 +184,7 @@ class _Header:
 
 def _placed(header: _Header, metadata: dict[str, Any], entries: list[Entry]) -> list[StoredTensor]:
     """StoredTensors for the entries of a header. Each must be inside the file, aligned, and apart from the others."""
-    header.place = ALIGNMENT_KEY
+    header.reading = ALIGNMENT_KEY
     alignment = metadata.get(ALIGNMENT_KEY, DEFAULT_ALIGNMENT)
     if type(alignment) is not int or alignment < 1 or alignment & (alignment - 1):
         raise header.error(f"it should be a power of two, not {alignment!r}")
@@ -200,7 +200,7 @@ def _placed(header: _Header, metadata: dict[str, Any], entries: list[Entry]) -> 
 def _stored(header: _Header, alignment: int, data_start: int, entry: Entry) -> StoredTensor:
     """One StoredTensor."""
     name, shape, kind, offset = entry
-    header.place = f"tensor {name}"
+    header.reading = f"tensor {name}"
     coding = _coding(header, kind)
     if shape[-1] % coding.block:
         raise header.error(f"rows of {shape[-1]} are no whole blocks of {coding.block}, as {coding.name} has them")

@@ -191,7 +191,7 @@ def test_the_host_cannot_read_while_work_is_being_recorded():
         return x + devices.to_device(np.arange(3.0), "cuda")
 
     recording = Recording()
-    with recording.place():
+    with recording.inside():
         work()
     result = recording.record(work)
     assert seen == [(True, True), (False, True)]

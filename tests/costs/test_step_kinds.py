@@ -15,11 +15,14 @@ from lora_np.costs import count, estimate_step_memory, flops, model_size
 from lora_np.models import LlamaConfig, LlamaForCausalLM
 from lora_np.models.base import CausalLM
 from lora_np.models.loading.checkpoints import ARCHITECTURES
+from lora_np.models.qwen3 import Qwen3Config, Qwen3ForCausalLM
 from lora_np.training import AdamW
 
+LITTLE_QWEN3 = {name: value for name, value in LITTLE_LLAMA.items() if name not in ("model_type", "mlp_bias")}
 KINDS = {
     "gpt2": lambda **changes: GPT2LMHeadModel(GPT2Config(**{**LITTLE_GPT2, "n_positions": 256, **changes})),
     "llama": lambda **changes: LlamaForCausalLM(LlamaConfig(**{**LITTLE_LLAMA, **changes})),
+    "qwen3": lambda **changes: Qwen3ForCausalLM(Qwen3Config(**{**LITTLE_QWEN3, **changes})),
 }
 
 

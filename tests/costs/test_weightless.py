@@ -24,8 +24,12 @@ def test_llama_3_8b_without_memory():
     assert model.num_parameters() == 8_030_261_248
     assert peak < 36 * 2**20
     assert seconds < 0.2  # 0.02 s without tracing
+    tracemalloc.start()
     with nn.weightless():
         adapted = get_peft_model(model, LoraConfig(r=16, target_modules=PROJECTIONS))
+    _, peak = tracemalloc.get_traced_memory()
+    tracemalloc.stop()
+    assert peak < 36 * 2**20
     assert adapted.get_nb_trainable_parameters() == (41_943_040, 8_072_204_288)
 
 

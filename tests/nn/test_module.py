@@ -213,7 +213,7 @@ def shapes_of(state):
 def test_where_a_state_would_go_is_told_by_shapes_alone():
     tree = Tree()
     before = snapshot(tree)
-    places, missing, unexpected = tree.places_of(shapes_of(tree.state_dict()))
+    places, missing, unexpected = tree.match_state(shapes_of(tree.state_dict()))
     assert list(places) == NAMES
     assert all(places[name] is p for name, p in tree.named_parameters())
     assert (missing, unexpected) == ([], [])
@@ -223,10 +223,10 @@ def test_where_a_state_would_go_is_told_by_shapes_alone():
 def test_both_names_of_a_shared_parameter_have_its_place():
     tree, state = Tree(), shapes_of(changed_state())
     state["head.weight"] = state["embed.weight"]
-    places, missing, _ = tree.places_of(state)
+    places, missing, _ = tree.match_state(state)
     assert places["head.weight"] is places["embed.weight"] is tree.embed.weight
     del state["embed.weight"]
-    assert tree.places_of(state)[1:] == ([], [])
+    assert tree.match_state(state)[1:] == ([], [])
     assert missing == []
 
 
@@ -236,13 +236,13 @@ def test_a_state_without_a_place_is_refused(strict):
     state = shapes_of(changed_state(branch__gain=None, bough=np.ones(2)))
     if strict:
         with pytest.raises(KeyError, match=r"missing branch\.gain; unexpected bough"):
-            tree.places_of(state)
+            tree.match_state(state)
     else:
-        places, missing, unexpected = tree.places_of(state, strict=False)
+        places, missing, unexpected = tree.match_state(state, strict=False)
         assert sorted(places) == sorted(set(NAMES) - {"branch.gain"})
         assert (missing, unexpected) == (["branch.gain"], ["bough"])
     with pytest.raises(ValueError, match=r"scale: \(2,\) instead of \(1,\)"):
-        tree.places_of({**state, "scale": np.ones(2)}, strict)
+        tree.match_state({**state, "scale": np.ones(2)}, strict)
 
 
 def test_many_misfits_are_summed_up():

@@ -45,7 +45,7 @@ class Recording:
         self.uploads, self.graph = [], None
 
     @contextmanager
-    def place(self):
+    def inside(self):
         """Inside this block, work goes to the recording's stream and takes its memory."""
         with self.stream, cupy.cuda.using_allocator(self.pool.malloc):
             yield
@@ -53,10 +53,10 @@ class Recording:
     def record(self, function):
         """Record what `function` does on the GPU, then do it; returns its result, which each replay overwrites.
 
-        It should have run once inside `place`, so that nothing is compiled or set up meanwhile. It must not wait for
+        It should have run once inside `inside`, so that nothing is compiled or set up meanwhile. It must not wait for
         the GPU, nor draw random numbers, which would be the same in every replay.
         """
-        with self.place():
+        with self.inside():
             self.stream.begin_capture()
             _current.recording = self
             try:
@@ -76,7 +76,7 @@ class Recording:
 
     def replay(self):
         """Do the recorded work again, with refreshed uploads."""
-        with self.place():
+        with self.inside():
             for array, _, refresh in self.uploads:
                 if refresh is not None:
                     array[...] = cupy.asarray(refresh())

@@ -94,8 +94,8 @@ def _fill(model, weights, names, path):
     """Read every weight into its parameter. names: {name in the file: name in the model}."""
     state = {new: SimpleNamespace(shape=weights.shapes[name]) for name, new in names.items()}
     try:
-        places, _, _ = model.places_of(state)
+        found, _, _ = model.match_state(state)
     except (KeyError, ValueError) as error:
         raise ValueError(f"{path}: {error.args[0]}") from None
     for name, new in names.items():
-        weights.read_into(name, places[new].data)
+        weights.read_into(name, found[new].data)

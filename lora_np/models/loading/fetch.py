@@ -127,9 +127,9 @@ def run_pip(arguments: Sequence[str], temporary: str | PathLike) -> tuple[int, s
     A wheel, and nothing else, is asked for: from source packages pip would run code.
     """
     command = [sys.executable, "-m", "pip", *arguments]
-    places = dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(temporary))
+    folders = dict.fromkeys(("TMPDIR", "TEMP", "TMP"), str(temporary))
     done = subprocess.run(
-        command, stdout=2, stderr=subprocess.PIPE, text=True, errors="replace", env={**os.environ, **places}
+        command, stdout=2, stderr=subprocess.PIPE, text=True, errors="replace", env={**os.environ, **folders}
     )
     return done.returncode, done.stderr.strip().rpartition("\n")[2]
 

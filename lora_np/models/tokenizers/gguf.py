@@ -78,7 +78,7 @@ def _set_rule(backend, rule):
 
 
 def _vocabulary(tokens):
-    """{token: its place}."""
+    """{token: its id}."""
     vocabulary = {token: i for i, token in enumerate(tokens)}
     if len(vocabulary) < len(tokens):
         double = next(token for i, token in enumerate(tokens) if vocabulary[token] != i)

@@ -47,19 +47,19 @@ class RecordedStep:
 
         self.recording, self.loss = Recording(), None
         self.buffers = None  # the batch on the GPU, which the recording reads
-        self.places = None  # the arrays that the recording reads and writes, once it is made
+        self.arrays = None  # the arrays that the recording reads and writes, once it is made
 
     def __call__(self, batch: Batch) -> Array:
         batch = _checked(batch, self.language_model)
-        if self.places is not None and not self._in_place():
+        if self.arrays is not None and not self._in_place():
             self._begin()
         fits = self.buffers is not None and self.buffers["input_ids"].shape == batch["input_ids"].shape
-        if self.given_up or (self.places is not None and not fits):
+        if self.given_up or (self.arrays is not None and not fits):
             self._count(1)
             return self._run(batch)
         if not fits:
             self._run_before_recording(batch)
-        elif self.places is None:
+        elif self.arrays is None:
             self._record(batch)
         else:
             self._count(-1)
@@ -68,16 +68,16 @@ class RecordedStep:
         return self.loss.copy()  # into memory that no replay writes to
 
     def _run_before_recording(self, batch):
-        """A first time in the recording's place, so that nothing needs to be compiled or set up later."""
+        """A first time inside the recording's stream and memory, so that nothing needs to be compiled or set up later."""
         device = self.language_model.device
         self.buffers = {name: to_device(array.copy(), device) for name, array in batch.items()}
-        with self.recording.place():
+        with self.recording.inside():
             self.loss = self._run(self.buffers)
 
     def _record(self, batch):
         self._fill(batch)
         self.loss = self.recording.record(lambda: self._run(self.buffers))
-        self.places = self._places()
+        self.arrays = self._used_arrays()
 
     def _fill(self, batch):
         for name, buffer in self.buffers.items():
@@ -90,15 +90,15 @@ class RecordedStep:
             self._begin()
             self.given_up = True
 
-    def _places(self):
+    def _used_arrays(self):
         """The arrays of the weights and of the optimizer's state."""
         states = (value for state in self.optimizer.state.values() for value in state.values())
         return [p.data for p in self.parameters] + [value for value in states if not isinstance(value, int)]
 
     def _in_place(self):
         """Are these still the arrays that were recorded?"""
-        now = self._places()
-        return len(now) == len(self.places) and all(a is b for a, b in zip(now, self.places, strict=True))
+        now = self._used_arrays()
+        return len(now) == len(self.arrays) and all(a is b for a, b in zip(now, self.arrays, strict=True))
 
     def _run(self, batch):
         loss = self.model(**batch).loss

@@ -4,7 +4,7 @@ import numpy as np
 
 from lora_np.plots import BLACK, BLUE, CYCLE, GREEN, GREY, MARKERS, ORANGE, SKY, YELLOW, new_figure
 
-PARTS = {  # of `costs.memory.memory`, in the order of the bars: (colour, hatch)
+MEMORY_PARTS = {  # of `costs.memory.memory`, in the order of the bars: (colour, hatch)
     "weights": (GREY, ""),
     "adapters": (BLACK, ""),
     "gradients": (ORANGE, "//"),
@@ -44,7 +44,7 @@ def memory_bars(memory, title, unit=10**9, unit_name="GB"):
     figure, (ax,) = new_figure(width=9.0, height=1.6 + 0.5 * len(memory))
     places, left = np.arange(len(memory))[::-1], np.zeros(len(memory))
     ax.set_axisbelow(True)
-    for part, (colour, hatch) in PARTS.items():
+    for part, (colour, hatch) in MEMORY_PARTS.items():
         widths = np.array([parts[part] for parts in memory.values()]) / unit
         if widths.any():
             look = {"color": colour, "hatch": hatch, "edgecolor": "white", "linewidth": 0}
@@ -55,7 +55,7 @@ def memory_bars(memory, title, unit=10**9, unit_name="GB"):
     ax.set_yticks(places, list(memory))
     ax.set(title=title, xlabel=f"memory ({unit_name})", xlim=(0, 1.15 * left.max()))
     ax.grid(axis="y", visible=False)
-    figure.legend(*ax.get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=len(PARTS))
+    figure.legend(*ax.get_legend_handles_labels(), frameon=False, loc="outside lower center", ncols=len(MEMORY_PARTS))
     return figure
 
 
