@@ -1,16 +1,16 @@
 """lora_np: LoRA from scratch in NumPy, with its own autograd, exact to PEFT's file format.
 
 An afternoon's reading, in this order
-   1. lora/layer.py                 LoRA on one page
-   2. lora/adapter.py               what any kind of adapter says about itself
-   3. autograd/tensor.py            the engine: Tensor, Node and the walk back
-   4. autograd/ops.py               small operations, each with its gradient
-   5. autograd/fused/reference.py   the mathematics of a transformer
-   6. nn/layers.py                  layers
-   7. models/gpt2.py                GPT-2, bottom up
-   8. training/optim/adamw.py       AdamW
-   9. training/loop.py              the training step, and the loop around it
-  10. lora/files.py                 PEFT's files
+   1. lora/layer.py                LoRA on one page
+   2. autograd/tensor.py           the engine: Tensor, Node and the walk back
+   3. autograd/ops.py              small operations, each with its gradient
+   4. autograd/fused/reference.py  the mathematics of a transformer
+   5. nn/layers.py                 layers
+   6. models/gpt2.py               GPT-2, bottom up
+   7. lora/lora_model.py           LoRA in a model: layers replaced, the rest frozen
+   8. training/optim/adamw.py      AdamW
+   9. training/loop.py             the training step, and the loop around it
+  10. lora/files.py                PEFT's files
 Each room's __init__ says what else is in it.
 """
 

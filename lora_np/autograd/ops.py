@@ -1,4 +1,4 @@
-"""The small operations: each is a forward pass and, inside it, the `backward` that undoes it.
+"""The small operations: each is a forward pass and, inside it, the `backward` that carries the gradient back.
 
 All have one shape. `needs` is settled first; what no gradient asks for is not kept. `backward(dy)` takes the
 gradient of the result, dy = dL/dy, and returns the gradient of each input, or None where nobody needs it.
@@ -20,41 +20,41 @@ from .tensor import Tensor, needs_grad, record
 
 def add(a, b):
     """y = a + b. da = dy, db = dy. Nothing is saved."""
-    x, y = operands(a, b, "add")
+    x, w = operands(a, b, "add")
     need_a, need_b = needs_grad(a, b)
-    shape_a, shape_b = np.shape(x), np.shape(y)
+    shape_a, shape_b = np.shape(x), np.shape(w)
 
     def backward(dy):
         return unbroadcast(dy, shape_a) if need_a else None, unbroadcast(dy, shape_b) if need_b else None
 
-    return record(dispatch.add(x, y), (a, b), backward)
+    return record(dispatch.add(x, w), (a, b), backward)
 
 
 def sub(a, b):
     """y = a - b. da = dy, db = -dy. Nothing is saved."""
-    x, y = operands(a, b, "sub")
+    x, w = operands(a, b, "sub")
     need_a, need_b = needs_grad(a, b)
-    shape_a, shape_b = np.shape(x), np.shape(y)
+    shape_a, shape_b = np.shape(x), np.shape(w)
 
     def backward(dy):
         return unbroadcast(dy, shape_a) if need_a else None, unbroadcast(-dy, shape_b) if need_b else None
 
-    return record(x - y, (a, b), backward)
+    return record(x - w, (a, b), backward)
 
 
 def mul(a, b):
     """y = a b, elementwise. da = dy b, db = dy a. Each input is saved only if the other's gradient is needed."""
-    x, y = operands(a, b, "mul")
+    x, w = operands(a, b, "mul")
     need_a, need_b = needs_grad(a, b)
-    shape_a, shape_b = np.shape(x), np.shape(y)
-    saved_a, saved_b = x if need_b else None, y if need_a else None
+    shape_a, shape_b = np.shape(x), np.shape(w)
+    saved_a, saved_b = x if need_b else None, w if need_a else None
 
     def backward(dy):
         da = unbroadcast(dy * saved_b, shape_a) if need_a else None
         db = unbroadcast(dy * saved_a, shape_b) if need_b else None
         return da, db
 
-    return record(x * y, (a, b), backward)
+    return record(x * w, (a, b), backward)
 
 
 def div(a, b):

@@ -21,7 +21,7 @@ _numbers = itertools.count()
 
 
 class Node:
-    """One entry of the graph: what an operation's result came from. It holds links only, never activations.
+    """One entry of the graph: where an operation's result came from: links only. Arrays are kept by `backward`.
 
     number    creation order; a result always has a larger number than what it was made from
     parents   a Node for each input that needs a gradient, None for each that does not
@@ -124,7 +124,7 @@ def _walk_back(root, grad, deliver):
         if node not in grads:  # no operation had a gradient for it
             continue
         if node.leaf is not None:
-            deliver(node.leaf(), grads.pop_own(node))
+            deliver(node.leaf(), grads.pop_own(node))  # its own: no other tensor's gradient is the same array
             continue
         dy = grads.pop(node)
         gradients = list(node.backward(dy))

@@ -41,7 +41,7 @@ class Adapter(nn.Module):
     trained, a Buffer is not. Files, checks, counts and parameter groups are read off them.
 
     names_in_file   {own name: name in the file} where the two differ
-    learns_faster   the parts that LoRA+ gives a higher rate
+    learns_faster   the attributes whose Parameters LoRA+ gives a higher rate
     idle_if_zero    the name in the file of a tensor: where it is all zero, the adapter changes nothing
     plain           is it ΔW = s·B A and nothing else? Only such adapters can be combined
     initial         (A, B, s): its initialisation took s·B A out of the base weight; None if it took nothing
@@ -93,7 +93,7 @@ class Adapter(nn.Module):
         """Set the scaling to `factor` times the configured one."""
         raise ValueError(f"{type(self).__name__} has no scaling that could be changed")
 
-    def parts(self) -> dict[str, nn.Module | nn.Parameter]:
+    def pieces(self) -> dict[str, nn.Module | nn.Parameter]:
         """{attribute: Module or Parameter}: what it does not share with the adapters of other layers."""
         return {name: value for name, value in vars(self).items() if isinstance(value, (nn.Module, nn.Parameter))}
 
@@ -105,25 +105,25 @@ class Adapter(nn.Module):
 
     def faster_parameters(self) -> list[nn.Parameter]:
         """The Parameters that LoRA+ gives a higher rate."""
-        return [p for part in self.learns_faster for p in getattr(self, part).parameters()]
+        return [p for name in self.learns_faster for p in getattr(self, name).parameters()]
 
     def saved_arrays(self) -> dict[str, Array]:
         """{name in a file: array}."""
         return {name: p.data for name, p in self.tensors().items()}
 
 
-def listed(parts: Mapping[str, Mapping[str, Any]]) -> dict[str, nn.Module]:
-    """{adapter's name: {part: value}} the other way round: {part: {adapter's name: value}}.
+def listed(pieces: Mapping[str, Mapping[str, Any]]) -> dict[str, nn.Module]:
+    """{adapter's name: {piece's name: value}} the other way round: {piece's name: {adapter's name: value}}.
 
     The inner one is a ModuleDict, ParameterDict or BufferDict, as the values are.
     """
     tables: dict[str, Any] = {}
-    for name, own in parts.items():
-        for part, value in own.items():
-            if part not in tables:
+    for name, own in pieces.items():
+        for piece, value in own.items():
+            if piece not in tables:
                 kinds = (nn.ModuleDict, nn.ParameterDict, nn.BufferDict)
-                tables[part] = next(kind for kind in kinds if isinstance(value, kind.kind))()
-            tables[part][name] = value
+                tables[piece] = next(kind for kind in kinds if isinstance(value, kind.kind))()
+            tables[piece][name] = value
     return tables
 
 

@@ -2,6 +2,8 @@
 
 import copy
 from collections import Counter
+from collections.abc import Iterable
+from typing import Any
 
 from .. import nn
 from ..autograd.devices import to_device
@@ -37,7 +39,33 @@ def with_arrays(layer: Layer, weight: Array | None, bias: Array | None) -> Layer
     return new
 
 
+def reduced(layer: Layer, weight: Array, initial: Iterable[tuple[Array, Array, float]]) -> Array:
+    """W - Σ s·B A over these (A, B, s), oriented as the layer stores W: what is left of it beside PiSSA or OLoRA."""
+    for A, B, s in initial:
+        weight = weight - oriented(layer, B @ A) * s
+    return weight
+
+
 def shared_weights(model: nn.Module) -> set[int]:
     """The ids of the Parameters that several parts of the model hold, such as a head tied to the embedding."""
     held = Counter(id(p) for _, p in model.named_parameters(remove_duplicate=False))
     return {p for p, times in held.items() if times > 1}
+
+
+def untie(model: nn.Module, layers: Iterable[Layer]) -> None:
+    """Give each of these layers whose weight is shared with another part of the model a copy of its own."""
+    for layer in layers:
+        weight = layer.weight
+        if id(weight) in shared_weights(model):
+            layer.weight = nn.Parameter(weight.data.copy(), weight.requires_grad)
+    note_untied(model)
+
+
+def note_untied(model: Any) -> None:
+    """Have the model's config say that the head is not tied, where that is so now: it is saved and loaded so."""
+    head = getattr(model, "get_output_embeddings", lambda: None)()
+    weight = getattr(getattr(head, "base_layer", head), "weight", None)
+    tied = getattr(getattr(model, "config", None), "tie_word_embeddings", False)
+    if tied and weight is not None and id(weight) not in shared_weights(model):
+        model.config = copy.copy(model.config)
+        model.config.tie_word_embeddings = False

@@ -1,7 +1,10 @@
 """Adapters as files: adapter_config.json and adapter_model.safetensors, as PEFT writes and reads them.
 
-A parameter's name in the file leaves out the adapter's name: `….c_attn.lora_A.default.weight` in memory is
-`….c_attn.lora_A.weight` on disk, so that an adapter can be loaded under any name.
+The weights are one array for each trained tensor, such as
+
+    base_model.model.transformer.h.0.attn.c_attn.lora_A.weight  (r, in)
+
+The name leaves out the adapter's own, which in memory comes after `lora_A`: it can be loaded under any name.
 """
 
 import dataclasses
@@ -38,22 +41,22 @@ def write_adapter(peft_model: "PeftModel", name: str, directory: StrPath, as_pla
     """
     directory = Path(directory) if name == "default" else Path(directory) / name
     config, tuner = peft_model.peft_config[name], peft_model.base_model
-    parts = tuner.adapter(name)
-    parts.biases = tuner.biases(config.bias)
+    model_adapter = tuner.adapter(name)
+    model_adapter.biases = tuner.biases(config.bias)
     kind = getattr(config, "init_lora_weights", None)
     if NITER.fullmatch(str(kind)) and not as_plain_lora:
         raise ValueError(
             f"init_lora_weights={kind!r} draws random numbers: loading would take another part out of the base weight; "
             "save with as_plain_lora=True"
         )
-    arrays = parts.saved_arrays()
-    for target, adapter in parts.adapters.items() if as_plain_lora else ():
+    arrays = model_adapter.saved_arrays()
+    for target, adapter in model_adapter.adapters.items() if as_plain_lora else ():
         if adapter.initial is not None:
             (A, B, _), xp = adapter.initial, array_module(adapter.initial[0])
             key_A, key_B = (f"{PREFIX}{target}.lora_{letter}.weight" for letter in "AB")
             arrays[key_A] = xp.concatenate([arrays[key_A], A])
             arrays[key_B] = xp.concatenate([arrays[key_B], -B], axis=1)
-    config = _config_for_file(config, parts.adapters, arrays, as_plain_lora)
+    config = _config_for_file(config, model_adapter.adapters, arrays, as_plain_lora)
     write_safetensors(directory / WEIGHTS_FILE, arrays)
     config.save_pretrained(directory)
 
@@ -98,11 +101,11 @@ def _targets_as_layers(config, adapters):
 def read_adapter(
     directory: StrPath, model: nn.Module, is_trainable: bool = False
 ) -> tuple[PeftConfig, ModelAdapter, dict[str, Array]]:
-    """(config, its parts, {name in the file: array}) of the adapter in `directory`, which fits `model`.
+    """(config, ModelAdapter, {name in the file: array}) of the adapter in `directory`, which fits `model`.
 
-    The parts are not filled with the arrays yet, and in no layer. FileNotFoundError if there is no adapter; ValueError,
-    with the file's name, if a file is damaged or does not fit. A B that is all zero is a warning: such an adapter does
-    nothing.
+    The ModelAdapter is in no layer yet, and does not hold the arrays yet: `fill` does that. FileNotFoundError if there
+    is no adapter; ValueError, with the file's name, if a file is damaged or does not fit. A B that is all zero is a
+    warning: such an adapter does nothing.
     """
     directory = Path(directory)
     if not directory.is_dir():
@@ -112,16 +115,16 @@ def read_adapter(
     path = directory / WEIGHTS_FILE
     arrays, _ = read_safetensors(path)
     arrays = _without_base_weights(arrays, model, path, config.changes_base)
-    with nn.weightless():  # names and shapes first: what the config asks for may be too large to be made
+    with nn.weightless():  # first without memory, to compare names and shapes: a wrong config may ask for terabytes
         _check_fits(_new_adapter(model, config, directory), arrays, path)
-    parts = _new_adapter(model, config, directory)
-    decisive = [f"{PREFIX}{target}.{a.idle_if_zero}" for target, a in parts.adapters.items() if a.idle_if_zero]
+    model_adapter = _new_adapter(model, config, directory)
+    decisive = [f"{PREFIX}{target}.{a.idle_if_zero}" for target, a in model_adapter.adapters.items() if a.idle_if_zero]
     zero = [key for key in decisive if not arrays[key].any()]
     if zero:
         warnings.warn(
             f"{path}: B is all zero in {len(zero)} layers, so they change nothing ({zero[0]}, ...)", stacklevel=3
         )
-    return config, parts, arrays
+    return config, model_adapter, arrays
 
 
 def read_config(directory: StrPath) -> PeftConfig:
@@ -154,9 +157,9 @@ def _without_base_weights(arrays, model, path, changed=False):
     return {key: array for key, array in arrays.items() if not key.endswith(BASE_WEIGHT)}
 
 
-def _check_fits(parts, arrays, path):
+def _check_fits(model_adapter, arrays, path):
     """ValueError if the names and shapes of the arrays in the file `path` are not those of the adapter's tensors."""
-    expected = {key: tensor.shape for key, tensor in parts.tensors().items()}
+    expected = {key: tensor.shape for key, tensor in model_adapter.tensors().items()}
     given = {key: tuple(array.shape) for key, array in arrays.items()}
     problems = [f"missing {key}" for key in expected if key not in given]
     problems += [f"unexpected {key}" for key in given if key not in expected]

@@ -16,7 +16,7 @@ from ..autograd import functional as F
 from ..autograd.devices import array_module
 from ..autograd.dispatch import matmul
 from .adapter import Adapter, Matrix, PerAdapter, Target, listed
-from .base_layer import arrays_of, oriented, put_arrays, with_arrays
+from .base_layer import arrays_of, oriented, put_arrays, reduced, with_arrays
 from .call import forward_rows, this_call
 from .kinds import make_adapter
 from .types import Array, Config, Input, Layer
@@ -30,7 +30,8 @@ def default_initialisation(fan_in: int, fan_out: int, r: int) -> tuple[Array, Ar
 class LowRankAdapter(Adapter):
     """A (r, in) and B (out, r), however the layer stores W, and s = alpha / r. Abstract: subclasses have `update`."""
 
-    learns_faster, idle_if_zero = ("lora_B",), "lora_B.weight"
+    learns_faster = ("lora_B",)  # where LoRA+ is asked for
+    idle_if_zero = "lora_B.weight"  # with B zero, ΔW is
 
     def __init__(self, config: Config, target: Target) -> None:
         self.config, self.r, self.lora_alpha = config, target.r, target.lora_alpha
@@ -82,6 +83,8 @@ class AdaptedLayer(nn.Module):
     adapters          {name: Adapter}
     active_adapters   the names of those that take part: their updates are added up
     merged_adapters   the names of those that are merged into the weight now, [] if none is
+
+    Adapters are switched by setting `active_adapters`, and changed only while none is merged: the model sees to that.
     """
 
     def __init__(self, base_layer: Layer) -> None:
@@ -92,7 +95,7 @@ class AdaptedLayer(nn.Module):
         self.merged_adapters: list[str] = []
         self.owner: object = None  # stands for the adapted model, a call of which may leave adapters out: see `call.py`
         self._unmerged: tuple[Array, Array | None] | None = None  # weight and bias from before `merge`
-        self._original: Array | None = None  # the weight from before `_take_out_of_base`
+        self._original: Array | None = None  # the weight from before PiSSA or OLoRA took a part out of it
 
     def forward(self, x: Input) -> Tensor:
         """The layer's result with the active adapters, or with those that the running call asks for."""
@@ -100,13 +103,14 @@ class AdaptedLayer(nn.Module):
         if call.disabled:
             return self.without_adapters()(x)
         if call.rows is not None:
-            return forward_rows(self, x, call.rows)
-        return self.forward_with([] if self.merged_adapters else self.active_adapters, x)
+            return forward_rows(self, x, call.rows)  # each row of the batch with its own adapter
+        return self.forward_with([] if self.merged_adapters else self.active_adapters, x)  # merged: they are in W
 
     def forward_with(self, names: list[str], x: Input) -> Tensor:
         """y = base(x) + Σ s·B(A(dropout(x))) over these adapters. x (..., in) -> y (..., out)."""
         adapters = [self.adapters[name] for name in names]
-        if len(adapters) == 1 and adapters[0].fused and isinstance(self.base_layer, (nn.Linear, nn.Conv1D)):
+        in_full_precision = isinstance(self.base_layer, (nn.Linear, nn.Conv1D))
+        if len(adapters) == 1 and adapters[0].fused and in_full_precision:
             return adapters[0].fused(self.base_layer, x)
         y = base = self.base_layer(x)
         for adapter in adapters:
@@ -123,7 +127,8 @@ class AdaptedLayer(nn.Module):
 
     def add_adapter(self, name: str, config: Config, r: int | None = None, alpha: float | None = None) -> None:
         """Give the layer an adapter as `config` says, inactive. r, alpha: in place of the config's."""
-        target = Target("", self.base_layer, r or config.r, config.lora_alpha if alpha is None else alpha)
+        r, alpha = config.r if r is None else r, config.lora_alpha if alpha is None else alpha
+        target = Target("", self.base_layer, r, alpha)
         self.set_adapters({**self.adapters, name: make_adapter(config, target)})
 
     def delete_adapter(self, name: str) -> None:
@@ -140,16 +145,10 @@ class AdaptedLayer(nn.Module):
         """Have just these adapters. active: the names of those that take part; if None, those that did and are left."""
         active = [name for name in self.active_adapters if name in adapters] if active is None else active
         self.adapters, self.active_adapters = adapters, active
-        self._take_out_of_base([adapter.initial for adapter in adapters.values() if adapter.initial is not None])
-
-    def _take_out_of_base(self, initial):
-        """W ← W - Σ s·B₀A₀ over those adapters whose initial B₀A₀ is a part of W and not zero (PiSSA, OLoRA)."""
-        if initial or self._original is not None:
-            base = self.base_layer.weight
-            original = weight = base.data if self._original is None else self._original
-            for A, B, s in initial:
-                weight = weight - oriented(self.base_layer, B @ A) * s
-            base.data = weight.astype(base.dtype, copy=False)
+        initial = [adapter.initial for adapter in adapters.values() if adapter.initial is not None]
+        if initial or self._original is not None:  # PiSSA, OLoRA: their s·B₀A₀ is a part of W, and not zero
+            original = self.base_layer.weight.data if self._original is None else self._original
+            put_arrays(self.base_layer, reduced(self.base_layer, original, initial), None)
             self._original = original if initial else None
 
     def get_delta_weight(self, name: str) -> Array:
@@ -166,7 +165,7 @@ class AdaptedLayer(nn.Module):
         return xp.ascontiguousarray(oriented(self.base_layer, weight), dtype=base.dtype), bias
 
     def merge(self, weight: Array, bias: Array | None) -> None:
-        """Put `merged_parameters` in the place of the layer's own: it then costs what it did without LoRA."""
+        """Put the `merged_parameters` in place. (A model computes those of all layers before it changes the first.)"""
         self._unmerged, self.merged_adapters = arrays_of(self.base_layer), list(self.active_adapters)
         put_arrays(self.base_layer, weight, bias)
 
@@ -184,12 +183,12 @@ class AdaptedLayer(nn.Module):
         return with_arrays(self.base_layer, weight if self._original is None else self._original, bias)
 
     def held(self) -> dict[str, nn.Module]:
-        """The layer and the adapters' parts, under PEFT's names: part before adapter, `lora_A.default.weight`."""
-        parts = {name: adapter.parts() for name, adapter in self.adapters.items()}
-        return {"base_layer": self.base_layer, **listed(parts)}
+        """The layer and what the adapters hold, under PEFT's names: the adapter's comes last, `lora_A.default`."""
+        pieces = {name: adapter.pieces() for name, adapter in self.adapters.items()}
+        return {"base_layer": self.base_layer, **listed(pieces)}
 
     def __getattr__(self, attribute: str) -> PerAdapter:
-        """What adapters have: `layer.lora_A["default"]`, `layer.scaling["default"] = 2`, `layer.delta_weight(name)`."""
+        """What adapters have: `layer.lora_A["default"]`, `layer.scaling["default"]`, `layer.matrices("default")`."""
         adapters = vars(self).get("adapters") or {}
         if attribute.startswith("_") or not any(hasattr(adapter, attribute) for adapter in adapters.values()):
             raise AttributeError(f"{type(self).__name__} and its adapters have no attribute {attribute!r}")

@@ -1,6 +1,5 @@
 """LoraModel: puts adapters into a model's layers, switches them, merges them, and takes them out again."""
 
-import copy
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from typing import Any
@@ -9,7 +8,7 @@ from .. import nn
 from ..autograd import Tensor
 from ..autograd.devices import array_module
 from .adapter import Adapter, listed
-from .base_layer import shared_weights
+from .base_layer import note_untied, shared_weights, untie
 from .call import calling, this_call
 from .config import PeftConfig
 from .kinds import wrapped
@@ -83,18 +82,21 @@ class LoraModel(nn.Module):
         """Give what `config` targets an adapter called `name`, inactive and frozen; returns the layers' names."""
         return self.attach(name, new_adapter(self.model, config))
 
-    def attach(self, name: str, parts: ModelAdapter) -> list[str]:
-        """Put the parts of a `ModelAdapter` in their places, inactive and frozen; returns the layers' names."""
-        for target, adapter in parts.adapters.items():
+    def attach(self, name: str, model_adapter: ModelAdapter) -> list[str]:
+        """Put what a `ModelAdapter` holds in its places, inactive and frozen; returns the layers' names.
+
+        This is where a plain layer becomes an adapted one.
+        """
+        for target, adapter in model_adapter.adapters.items():
             layer = self.adapted.get(target) or self._replace(target, wrapped)
             layer.set_adapters({**layer.adapters, name: adapter})
-        for target, module in parts.copies.items():
+        for target, module in model_adapter.copies.items():
             saved = self.saved.get(target) or self._replace(target, ModulesToSave)
             saved.set_copies({**saved.copies(), name: module})
-        if parts.shared:
-            self.shared[name] = parts.shared
+        if model_adapter.shared:
+            self.shared[name] = model_adapter.shared
         self._list_layers()
-        return list(parts.adapters)
+        return list(model_adapter.adapters)
 
     def _replace(self, target, wrapper):
         """Put wrapper(module) in the place of the module at a dotted name."""
@@ -191,20 +193,7 @@ class LoraModel(nn.Module):
 
         The model's config then says that the head is not tied, so that it is not when the model is saved and loaded.
         """
-        for layer in self.adapted.values():
-            weight = layer.base_layer.weight
-            if id(weight) in shared_weights(self.model):
-                layer.base_layer.weight = nn.Parameter(weight.data.copy(), weight.requires_grad)
-        self._tell_config()
-
-    def _tell_config(self):
-        """Have the model's config say that the head is not tied, where that is so now."""
-        head = getattr(self.model, "get_output_embeddings", lambda: None)()
-        weight = getattr(getattr(head, "base_layer", head), "weight", None)
-        tied = getattr(getattr(self.model, "config", None), "tie_word_embeddings", False)
-        if tied and weight is not None and id(weight) not in shared_weights(self.model):
-            self.model.config = copy.copy(self.model.config)
-            self.model.config.tie_word_embeddings = False
+        untie(self.model, [layer.base_layer for layer in self.adapted.values()])
 
     def disabled(self) -> AbstractContextManager[None]:
         """A block inside which the model computes what it did before any adapter; trained biases stay."""
@@ -225,7 +214,7 @@ class LoraModel(nn.Module):
         for name, module in self.saved.items():
             self.model.set_submodule(name, module.chosen())
         self._list_layers()
-        self._tell_config()
+        note_untied(self.model)
         return self.model
 
     def forget_adapters(self) -> None:

@@ -25,7 +25,7 @@ PREFIX = "base_model.model."  # of names in PEFT's files; those of what layers s
 
 @dataclass
 class ModelAdapter:
-    """The parts of an adapter, by the dotted names of the model's own modules.
+    """All that an adapter is, by the dotted names of the model's own modules.
 
     adapters  {layer: Adapter}
     copies    {module: its trained copy}, for `modules_to_save`
@@ -75,9 +75,9 @@ def new_adapter(model: nn.Module, config: PeftConfig) -> ModelAdapter:
     cannot be such an adapter.
     """
     modules = own_modules(model)
-    parts, saved = targets_of(model, config, modules), saved_modules_of(modules, config)
-    _check_not_inside(parts, saved)
-    targets = [Target(name, modules[name], *config.rank_and_alpha(name), parts[name]) for name in parts]
+    wanted, saved = targets_of(model, config, modules), saved_modules_of(modules, config)
+    _check_not_inside(wanted, saved)
+    targets = [Target(name, modules[name], *config.rank_and_alpha(name), wanted[name]) for name in wanted]
     kinds = [kind_of(config, target) for target in targets]
     for kind, target in zip(kinds, targets, strict=True):
         kind.check(config, target)

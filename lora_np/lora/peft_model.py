@@ -38,18 +38,22 @@ class PeftModel(nn.Module):
     """
 
     def __init__(
-        self, model: nn.Module, config: PeftConfig, adapter_name: str = "default", parts: ModelAdapter | None = None
+        self,
+        model: nn.Module,
+        config: PeftConfig,
+        adapter_name: str = "default",
+        model_adapter: ModelAdapter | None = None,
     ) -> None:
-        """parts: the `ModelAdapter` that `config` means on `model`, where it is made already."""
+        """model_adapter: the `ModelAdapter` that `config` means on `model`, where it is made already."""
         if any(isinstance(module, (PeftModel, AdaptedLayer, ModulesToSave)) for module in model.modules()):
             raise ValueError("this model has adapters already: use add_adapter(name, config) on its PeftModel")
         self.peft_config: dict[str, PeftConfig] = {}
         self.active_adapters: list[str] = []
         self._check_new_name(adapter_name)
-        parts = new_adapter(model, config) if parts is None else parts
+        model_adapter = new_adapter(model, config) if model_adapter is None else model_adapter
         self.base_model = LoraModel(model)
         self.training = model.training
-        self._attach(adapter_name, config, parts)
+        self._attach(adapter_name, config, model_adapter)
         self.set_adapter(adapter_name)
 
     def forward(self, *args: Any, adapter_names: Iterable[str] | None = None, **kwargs: Any) -> Any:
@@ -114,11 +118,11 @@ class PeftModel(nn.Module):
         self._check_beside(config)
         self._attach(adapter_name, config, new_adapter(self.base_model.model, config))
 
-    def _attach(self, name, config, parts):
+    def _attach(self, name, config, model_adapter):
         if config.base_model_name_or_path is None:
             own = getattr(self.base_model.model, "config", None)
             config.base_model_name_or_path = getattr(own, "name_or_path", None)
-        self.base_model.attach(name, parts)
+        self.base_model.attach(name, model_adapter)
         self.peft_config[name] = config
 
     def _check_beside(self, config):
@@ -269,10 +273,10 @@ class PeftModel(nn.Module):
         """Add the adapter saved in `directory` under a new name, inactive. With any error, the model is as it was."""
         self._check_new_name(adapter_name)
         self._refuse_change("loading an adapter")
-        config, parts, arrays = read_adapter(directory, self.base_model.model, is_trainable)
+        config, model_adapter, arrays = read_adapter(directory, self.base_model.model, is_trainable)
         self._check_beside(config)
-        parts.fill(arrays)
-        self._attach(adapter_name, config, parts)
+        model_adapter.fill(arrays)
+        self._attach(adapter_name, config, model_adapter)
 
     @classmethod
     def from_pretrained(
@@ -282,9 +286,9 @@ class PeftModel(nn.Module):
 
         With any error, `model` is as it was. Frozen, for use and not for training, unless `is_trainable`.
         """
-        config, parts, arrays = read_adapter(directory, model, is_trainable)
-        peft_model = cls(model, config, adapter_name, parts)
-        parts.fill(arrays)
+        config, model_adapter, arrays = read_adapter(directory, model, is_trainable)
+        peft_model = cls(model, config, adapter_name, model_adapter)
+        model_adapter.fill(arrays)
         if not is_trainable:
             peft_model.requires_grad_(False)
         return peft_model

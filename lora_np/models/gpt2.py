@@ -82,7 +82,7 @@ class GPT2Attention(nn.Module):
 
     def _attend_to_cache(self, qkv, context):
         """The same for the next tokens of a text, whose earlier keys and values the cache has."""
-        q, k, v = head_views(data(qkv), self.heads, 3)  # (B, H, T, D) each
+        q, k, v = head_views(data(qkv), self.heads, 3)  # (B, H, T, D) each; arrays: a cache has no gradients
         k, v = context.extend(self.layer, k, v)
         y = F.attention(q, k, v, scale=self.scale, key_mask=context.key_mask)  # (B, H, T, D)
         return y.swapaxes(1, 2).reshape(*qkv.shape[:2], -1)
@@ -135,7 +135,10 @@ class GPT2Model(nn.Module):
 
 
 class GPT2LMHeadModel(CausalLM):
-    """GPT-2 with its language-model head, which shares its weight with the token embedding when the config says so."""
+    """GPT-2 with its language-model head, which shares its weight with the token embedding when the config says so.
+
+    A call gives logits, and with labels the loss; that and generation are the same for all models: `base.py`.
+    """
 
     base_model_prefix = "transformer"
 

@@ -1,20 +1,7 @@
 """Modules: a model as a tree of named parts."""
 
-from .layers import (
-    Conv1D,
-    Dropout,
-    Embedding,
-    LayerNorm,
-    Linear,
-    RMSNorm,
-    filled,
-    is_weightless,
-    normal,
-    uniform,
-    uninitialized,
-    weightless,
-    zeros,
-)
+from .initial import filled, is_weightless, normal, uniform, uninitialized, weightless, zeros
+from .layers import Conv1D, Dropout, Embedding, LayerNorm, Linear, RMSNorm
 from .module import Buffer, BufferDict, Module, ModuleDict, ModuleList, Parameter, ParameterDict
 from .nf4 import dequantize_nf4, quantize_nf4
 from .quantized import Linear4bit, memory_footprint, quantize_model

@@ -1,83 +1,13 @@
-"""The layers that a small transformer needs, before any LoRA. Each is its parameters and one line of forward."""
+"""The layers that a small transformer needs, before any LoRA. Each is its parameters and one line of forward.
 
-import threading
-from contextlib import contextmanager
-
-import numpy as np
+The numbers they begin with are drawn in `initial.py`.
+"""
 
 from ..autograd import functional as F
 from ..autograd import ops
-from ..autograd.random import generator
 from ..autograd.shape_ops import embedding
+from .initial import filled, normal, uniform, uninitialized  # noqa: F401 (imported from here before)
 from .module import Module, Parameter
-
-
-class _Initialisation(threading.local):
-    kind = "drawn"  # or "uninitialized" or "weightless"
-
-
-_initialisation = _Initialisation()
-
-
-@contextmanager
-def _initialised(kind):
-    before, _initialisation.kind = _initialisation.kind, kind
-    try:
-        yield
-    finally:
-        _initialisation.kind = before
-
-
-def uninitialized():
-    """Inside this block, new layers do not draw their weights: they hold whatever was in memory, until they are loaded.
-
-    Drawing 135 million numbers takes a second, and touches memory that loading writes to anyway.
-    """
-    return _initialised("uninitialized")
-
-
-def weightless():
-    """Inside this block, the weights of new layers take no memory: each is one number, repeated, and cannot be written.
-
-    A model made so has all names and shapes, and costs next to nothing: Llama-3-8B is there in 20 ms.
-    """
-    return _initialised("weightless")
-
-
-def is_weightless():
-    """Is this inside such a block?"""
-    return _initialisation.kind == "weightless"
-
-
-def _undrawn(shape):
-    empty = _initialisation.kind == "uninitialized"
-    return np.empty(shape, np.float32) if empty else np.broadcast_to(np.float32(0), shape)
-
-
-def normal(shape, std, mean=0.0):
-    """A float32 array of independent normal numbers from the seeded generator (`manual_seed`)."""
-    if _initialisation.kind != "drawn":
-        return _undrawn(shape)
-    return (generator().standard_normal(shape, dtype=np.float32) * np.float32(std)) + np.float32(mean)
-
-
-def uniform(shape, bound):
-    """A float32 array of independent numbers, uniform in [-bound, bound), from the seeded generator."""
-    if _initialisation.kind != "drawn":
-        return _undrawn(shape)
-    return (generator().random(shape, dtype=np.float32) * 2 - 1) * np.float32(bound)
-
-
-def zeros(shape):
-    """A float32 array of zeros."""
-    return filled(shape, 0.0)
-
-
-def filled(shape, value):
-    """A float32 array that holds one value everywhere."""
-    if is_weightless():
-        return np.broadcast_to(np.float32(value), shape)
-    return np.full(shape, value, np.float32)
 
 
 class Linear(Module):

@@ -59,6 +59,20 @@ class TrainingRun:
         self.is_joint = args.accumulation > 1 or self.communicator.size > 1
         self.recorded = None if self.is_joint else recorded_step(model, self.optimizer, args.max_grad_norm)
 
+    def plain_step(self, batch: Batch) -> None:
+        """Loss, gradients, clipping, the optimizer's step."""
+        loss = self.model(**batch).loss
+        loss.backward()
+        self.note(loss.data)
+        self.update_weights()
+
+    def update_weights(self) -> None:
+        """From gradients to the next weights; the gradients are forgotten."""
+        if self.args.max_grad_norm:
+            clip_grad_norm_(self.trainable.values(), self.args.max_grad_norm)
+        self.optimizer.step()
+        self.optimizer.zero_grad()
+
     def one_step(self, data: TrainingData) -> int:
         """The next step of the optimizer, on the next batch (or `accumulation` batches); the number of its tokens.
 
@@ -66,7 +80,7 @@ class TrainingRun:
         a checkpoint needs no random state: the number is enough.
         """
         args = self.args
-        manual_seed((args.seed, self.step, self.communicator.rank))  # a seed stays the same with a 0 put after it
+        manual_seed((args.seed, self.step, self.communicator.rank))  # for NumPy, (3, 7, 0) is the same seed as (3, 7)
         batches = [data.batch(args.seed, self.step * args.accumulation + part) for part in range(args.accumulation)]
         fraction = warmup_cosine(self.step, args.steps, args.warmup_steps, args.min_lr_ratio)
         for group, highest in zip(self.optimizer.param_groups, self.highest_rates, strict=True):
@@ -84,20 +98,6 @@ class TrainingRun:
             self.note(self.recorded(batches[0]))
         else:
             self.plain_step(batches[0])
-
-    def plain_step(self, batch: Batch) -> None:
-        """Loss, gradients, clipping, the optimizer's step."""
-        loss = self.model(**batch).loss
-        loss.backward()
-        self.note(loss.data)
-        self.update_weights()
-
-    def update_weights(self) -> None:
-        """From gradients to the next weights; the gradients are forgotten."""
-        if self.args.max_grad_norm:
-            clip_grad_norm_(self.trainable.values(), self.args.max_grad_norm)
-        self.optimizer.step()
-        self.optimizer.zero_grad()
 
     def joint_step(self, batches: Sequence[Batch]) -> None:
         """The step that all rows of these batches, and of all processes, would give in one batch."""
@@ -195,7 +195,7 @@ def _run_steps(
         while run.step < args.steps and not stopping:
             bar.count(run.one_step(data))
             last, stopping = run.step == args.steps, run.communicator.any(stop.is_set())
-            if last or stopping or not run.pending or len(run.pending) == SETTLE_EVERY:
+            if last or stopping or not run.pending or len(run.pending) == SETTLE_EVERY:  # on the CPU none is pending
                 run.settle()
                 bar.show(run.history["loss"][-1])
             if run.step % args.eval_every == 0 or last:

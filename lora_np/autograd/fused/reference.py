@@ -4,6 +4,11 @@ The other files of this folder compute the same numbers faster and in less memor
 and so are the CUDA versions. This one is tested by finite differences. The derivations are in the fast versions'
 docstrings. A pair here has the signature of the fast pair, but `needs` is ignored: all gradients are computed.
 
+`functional.py` makes an operation of a pair. What the forward pass returns beside y, its `cache`, is for the way back:
+
+    y, cache = silu_forward(x.data)
+    return record(y, (x,), lambda dy: silu_backward(dy, cache))
+
 dx is the gradient of the loss with respect to x, and has x's shape. ∘ multiplies entry by entry, as `*` does.
 Given CuPy arrays, NumPy's functions call CuPy's, so all of this but the exact GELU runs on a GPU too.
 """

@@ -19,8 +19,8 @@ class AdamW(Optimizer):
         m ← β₁ m + (1 - β₁) g          the mean of the gradients, recent ones counting most
         v ← β₂ v + (1 - β₂) g²         the mean of their squares
         p ← p - lr·weight_decay·p - lr · m̂ / (√v̂ + eps),   m̂ = m / (1 - β₁ᵗ),  v̂ = v / (1 - β₂ᵗ)
-    m and v begin at zero; the hats undo the bias that this gives the first steps. The state is m and v, two arrays as
-    large as the parameter. A frozen weight has none: that is memory which LoRA saves, beside the gradient's.
+    m and v begin at zero, and so are too small in the first steps; the hats undo that. The state is m and v, two
+    arrays as large as the parameter. A frozen weight has none: memory that LoRA saves, beside the gradient's.
     """
 
     state_names = ("step", "m", "v")
@@ -49,7 +49,7 @@ class AdamW(Optimizer):
         _begin(state, p)
         state["step"] += 1
         m, v, t = state["m"], state["v"], state["step"]
-        work = xp.multiply(grad, 1 - beta1, out=xp.empty_like(p.data))
+        work = xp.multiply(grad, 1 - beta1, out=xp.empty_like(p.data))  # the one array of working memory
         m *= beta1
         m += work
         xp.multiply(grad, grad, out=work)

@@ -68,7 +68,7 @@ class RecordedStep:
         return self.loss.copy()  # into memory that no replay writes to
 
     def _run_before_recording(self, batch):
-        """A first time inside the recording's stream and memory, so that nothing needs to be compiled or set up later."""
+        """A first time inside the recording's stream and memory: nothing has to be compiled or set up later."""
         device = self.language_model.device
         self.buffers = {name: to_device(array.copy(), device) for name, array in batch.items()}
         with self.recording.inside():
