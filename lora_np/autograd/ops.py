@@ -1,6 +1,6 @@
 """The small operations: each is a forward pass and, inside it, the `backward` that carries the gradient back.
 
-All have one shape. `needs` is settled first; what no gradient asks for is not kept. `backward(dy)` takes the
+All are written alike. `needs_grad` is asked first; what no gradient needs is not kept. `backward(dy)` takes the
 gradient of the result, dy = dL/dy, and returns the gradient of each input, or None where nobody needs it.
 Inputs may be Tensors, arrays or Python numbers; only Tensors get gradients. Broadcasting is NumPy's: where an
 input was repeated to fit, its gradient is summed over the repeats (`unbroadcast`).

@@ -21,7 +21,7 @@ _numbers = itertools.count()
 
 
 class Node:
-    """One entry of the graph: where an operation's result came from: links only. Arrays are kept by `backward`.
+    """One entry of the graph: links to where an operation's result came from. Arrays are kept by `backward`.
 
     number    creation order; a result always has a larger number than what it was made from
     parents   a Node for each input that needs a gradient, None for each that does not

@@ -3,6 +3,7 @@
 import dataclasses
 import math
 import re
+import sys
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -85,6 +86,8 @@ class PeftConfig:
         patterns = [patterns] if isinstance(patterns, str) else patterns or []
         if not isinstance(patterns, list) or not all(isinstance(p, str) for p in patterns):
             raise ValueError(f"layers_pattern must be a name or a list of names, got {self.layers_pattern!r}")
+        for pattern in patterns:
+            check_names("layers_pattern", pattern)
         if self.layers_pattern and self.layers_to_transform is None:
             raise ValueError("layers_pattern says where block numbers stand: it needs layers_to_transform")
         if isinstance(self.target_modules, str) and self.layers_to_transform is not None:
@@ -180,6 +183,8 @@ class LoraConfig(PeftConfig):
         for alpha in (self.lora_alpha, *self.alpha_pattern.values()):
             if not isinstance(alpha, (int, float)) or isinstance(alpha, bool):
                 raise ValueError(f"lora_alpha must be a number, got {alpha!r}")
+            if not abs(alpha) <= sys.float_info.max:
+                raise ValueError("lora_alpha must be finite, and no larger than a float can be")
         check_dropout("lora_dropout", self.lora_dropout)
         super().__post_init__()
         self._check_init()
@@ -191,6 +196,8 @@ class LoraConfig(PeftConfig):
             value = getattr(self, name) or {}
             if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
                 raise ValueError(f"{name} must be a dict from module names to numbers, got {value!r}")
+            for key in value:
+                check_names(name, key)  # a regular expression
             setattr(self, name, value)
 
     def _check_init(self):

@@ -73,7 +73,7 @@ def _config_for_file(config, adapters, arrays, as_plain_lora):
         if as_plain_lora:
             changes["init_lora_weights"] = True
         alphas = {t: adapter.lora_alpha * _alpha_growth(config, growths[t]) for t, adapter in adapters.items()}
-        growth = growths.popitem()[1] if len(set(growths.values())) == 1 else 1.0
+        growth = next(iter(growths.values())) if len(set(growths.values())) == 1 else 1.0
         r, alpha = round(config.r * growth), config.lora_alpha * _alpha_growth(config, growth)
         changes |= {"r": r, "lora_alpha": alpha}
         changes["rank_pattern"] = {re.escape(t): own for t, own in ranks.items() if own != r}
@@ -104,7 +104,7 @@ def read_adapter(
     """(config, ModelAdapter, {name in the file: array}) of the adapter in `directory`, which fits `model`.
 
     The ModelAdapter is in no layer yet, and does not hold the arrays yet: `fill` does that. FileNotFoundError if there
-    is no adapter; ValueError, with the file's name, if a file is damaged or does not fit. A B that is all zero is a
+    is no adapter; ValueError, with the file's name, if a file is damaged or does not fit. An all-zero B gives a
     warning: such an adapter does nothing.
     """
     directory = Path(directory)

@@ -1,4 +1,4 @@
-r"""LoRA on one page: y = x Wᵀ + b + s·B(A(dropout(x))).
+r"""LoRA on one page: y = x Wᵀ + b + s·B(A(dropout(x))), s = alpha / r.
 
 W (out, in) stays as it was pretrained. What is learned is an update of rank r, ΔW = s·B A: A (r, in) looks at the input
 in r directions, B (out, r) says what each of them adds to the output. Only A and B are trained. A is initialised at
@@ -23,7 +23,7 @@ from .types import Array, Config, Input, Layer
 
 
 def default_initialisation(fan_in: int, fan_out: int, r: int) -> tuple[Array, Array]:
-    """A uniform in ±1/√in (Kaiming's, with a = √5), B zero, so that ΔW = 0. The other ways are in `init.py`."""
+    """Matrix A uniform in ±1/√fan_in (Kaiming's, with a = √5), B zero: ΔW = 0. The other ways are in `init.py`."""
     return nn.uniform((r, fan_in), fan_in**-0.5), nn.zeros((fan_out, r))
 
 
@@ -31,11 +31,11 @@ class LowRankAdapter(Adapter):
     """A (r, in) and B (out, r), however the layer stores W, and s = alpha / r. Abstract: subclasses have `update`."""
 
     learns_faster = ("lora_B",)  # where LoRA+ is asked for
-    idle_if_zero = "lora_B.weight"  # with B zero, ΔW is
+    idle_if_zero = "lora_B.weight"  # with B zero, so is ΔW
 
     def __init__(self, config: Config, target: Target) -> None:
         self.config, self.r, self.lora_alpha = config, target.r, target.lora_alpha
-        self.scaling = config.scaling_of(self.r, self.lora_alpha)
+        self.scaling = config.scaling_of(self.r, self.lora_alpha)  # alpha / r; with `use_rslora`, alpha / √r
         A, B = config.initial_matrices(target)  # by `default_initialisation`, unless the config says otherwise
         self.lora_dropout = nn.Dropout(config.lora_dropout)
         self.lora_A, self.lora_B = Matrix(A), Matrix(B)
@@ -83,8 +83,7 @@ class AdaptedLayer(nn.Module):
     adapters          {name: Adapter}
     active_adapters   the names of those that take part: their updates are added up
     merged_adapters   the names of those that are merged into the weight now, [] if none is
-
-    Adapters are switched by setting `active_adapters`, and changed only while none is merged: the model sees to that.
+    Adapters are switched by setting `active_adapters`, and changed only while none is merged: `PeftModel` sees to that.
     """
 
     def __init__(self, base_layer: Layer) -> None:
@@ -109,8 +108,7 @@ class AdaptedLayer(nn.Module):
     def forward_with(self, names: list[str], x: Input) -> Tensor:
         """y = base(x) + Σ s·B(A(dropout(x))) over these adapters. x (..., in) -> y (..., out)."""
         adapters = [self.adapters[name] for name in names]
-        in_full_precision = isinstance(self.base_layer, (nn.Linear, nn.Conv1D))
-        if len(adapters) == 1 and adapters[0].fused and in_full_precision:
+        if len(adapters) == 1 and adapters[0].fused and isinstance(self.base_layer, (nn.Linear, nn.Conv1D)):
             return adapters[0].fused(self.base_layer, x)
         y = base = self.base_layer(x)
         for adapter in adapters:
@@ -128,8 +126,8 @@ class AdaptedLayer(nn.Module):
     def add_adapter(self, name: str, config: Config, r: int | None = None, alpha: float | None = None) -> None:
         """Give the layer an adapter as `config` says, inactive. r, alpha: in place of the config's."""
         r, alpha = config.r if r is None else r, config.lora_alpha if alpha is None else alpha
-        target = Target("", self.base_layer, r, alpha)
-        self.set_adapters({**self.adapters, name: make_adapter(config, target)})
+        adapter = make_adapter(config, Target("", self.base_layer, r, alpha))
+        self.set_adapters({**self.adapters, name: adapter})
 
     def delete_adapter(self, name: str) -> None:
         """Forget an adapter. If its initialisation took a part out of the base weight, that is put back."""
@@ -155,18 +153,21 @@ class AdaptedLayer(nn.Module):
         """ΔW as the layer stores its weight: (in, out) for a Conv1D or an Embedding."""
         return oriented(self.base_layer, self.adapters[name].delta_weight())
 
-    def merged_parameters(self) -> tuple[Array, Array | None]:
-        """(weight, bias) with the active adapters in them: W + Σ ΔW, summed in float32 or better and rounded once."""
+    def chosen(self, names: list[str] | None) -> list[str]:
+        """Those of these adapters that the layer has; None stands for the active ones."""
+        return [name for name in (self.active_adapters if names is None else names) if name in self.adapters]
+
+    def merged_parameters(self, names: list[str] | None = None) -> tuple[Array, Array | None]:
+        """(weight, bias) with these adapters in them (None: active): W + Σ ΔW, in float32 or better, rounded once."""
         base, bias = arrays_of(self.base_layer)
         weight = oriented(self.base_layer, base).astype(np.result_type(base.dtype, np.float32))
-        for name in self.active_adapters:
+        for name in self.chosen(names):
             weight, bias = self.adapters[name].merged(self.base_layer, weight, bias)
-        xp = array_module(base)
-        return xp.ascontiguousarray(oriented(self.base_layer, weight), dtype=base.dtype), bias
+        return array_module(base).ascontiguousarray(oriented(self.base_layer, weight), dtype=base.dtype), bias
 
-    def merge(self, weight: Array, bias: Array | None) -> None:
+    def merge(self, weight: Array, bias: Array | None, names: list[str] | None = None) -> None:
         """Put the `merged_parameters` in place. (A model computes those of all layers before it changes the first.)"""
-        self._unmerged, self.merged_adapters = arrays_of(self.base_layer), list(self.active_adapters)
+        self._unmerged, self.merged_adapters = arrays_of(self.base_layer), self.chosen(names)
         put_arrays(self.base_layer, weight, bias)
 
     def unmerge(self) -> None:

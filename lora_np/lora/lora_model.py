@@ -1,6 +1,6 @@
 """LoraModel: puts adapters into a model's layers, switches them, merges them, and takes them out again."""
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from contextlib import AbstractContextManager
 from typing import Any
 
@@ -70,7 +70,7 @@ class LoraModel(nn.Module):
     @property
     def merged(self) -> list[str]:
         """The names of the adapters that are merged into the weights, [] if none is."""
-        return next((layer.merged_adapters for layer in self.adapted.values() if layer.merged_adapters), [])
+        return list(dict.fromkeys(name for layer in self.adapted.values() for name in layer.merged_adapters))
 
     def adapter(self, name: str) -> ModelAdapter:
         """The `ModelAdapter` of this name; its `biases` are left empty."""
@@ -126,7 +126,7 @@ class LoraModel(nn.Module):
             module.rename_adapter(old, new)
         self.shared = {new if name == old else name: tensors for name, tensors in self.shared.items()}
 
-    def set_adapter(self, names: Iterable[str], biases: Iterable[nn.Parameter] = ()) -> None:
+    def set_adapter(self, names: Collection[str], biases: Iterable[nn.Parameter] = ()) -> None:
         """Make these adapters active and trainable, and the parameters in `biases` trainable; nothing else is."""
         self.model.requires_grad_(False)
         for layer in self.adapted.values():
@@ -144,37 +144,37 @@ class LoraModel(nn.Module):
         """{name: Parameter} of the biases that a config with `bias=kind` trains."""
         return biases_of(own_modules(self.model), kind, self.adapted, self.saved) if kind != "none" else {}
 
-    def merge(self, safe_merge: bool = False) -> None:
-        """W ← W + Σ ΔW over the active adapters in every adapted layer, or nothing at all.
+    def merge(self, safe_merge: bool = False, names: list[str] | None = None) -> None:
+        """W ← W + Σ ΔW over these adapters (None: the active ones) in every adapted layer, or nothing at all.
 
         RuntimeError if adapters are merged already. ValueError as in `check_mergeable`, and with `safe_merge` for
         merged numbers that are not finite.
         """
         if self.merged:
             raise RuntimeError(f"already merged: {', '.join(self.merged)}; call unmerge_adapter() first")
-        self.check_mergeable()
-        active = {name: layer for name, layer in self.adapted.items() if layer.active_adapters}
-        merged = {name: layer.merged_parameters() for name, layer in active.items()}
+        self.check_mergeable(names)
+        chosen = {name: layer.chosen(names) for name, layer in self.adapted.items() if layer.chosen(names)}
+        merged = {name: self.adapted[name].merged_parameters(own) for name, own in chosen.items()}
         if safe_merge:
             for name, arrays in merged.items():
                 if not all(array_module(array).isfinite(array).all() for array in arrays if array is not None):
                     raise ValueError(f"merging would leave NaN or infinity in {name}: the adapter is broken")
         try:
-            for name, layer in active.items():
-                layer.merge(*merged[name])
+            for name, own in chosen.items():
+                self.adapted[name].merge(*merged[name], own)
         except BaseException:
             self.unmerge()
             raise
 
-    def check_mergeable(self) -> None:
-        """ValueError if an active adapter cannot be merged.
+    def check_mergeable(self, names: list[str] | None = None) -> None:
+        """ValueError if one of these adapters (None: the active ones) cannot be merged.
 
         It cannot where its layer shares the weight with another part of the model, which would be changed too, and
         where the weight is in 4 bits, which would round the update away.
         """
         shared = shared_weights(self.model)
         for name, layer in self.adapted.items():
-            if not layer.active_adapters:
+            if not layer.chosen(names):
                 continue
             if isinstance(layer.base_layer, nn.Linear4bit):
                 raise ValueError(f"{name} is in 4 bits, too coarse for the update: merge into a base in float32")
@@ -204,15 +204,15 @@ class LoraModel(nn.Module):
         """Is this inside such a block?"""
         return this_call(self.owner).disabled
 
-    def unload(self) -> Any:
+    def unload(self, names: list[str] | None = None) -> Any:
         """The model with no adapters: adapted layers become their base layers, as these now are.
 
-        A module that was trained whole becomes the one in use: the active adapter's copy, or the original.
+        A module that was trained whole becomes the copy of these adapters (None: the active ones), or the original.
         """
         for name, layer in self.adapted.items():
             self.model.set_submodule(name, layer.base_layer)
         for name, module in self.saved.items():
-            self.model.set_submodule(name, module.chosen())
+            self.model.set_submodule(name, module.chosen(names))
         self._list_layers()
         note_untied(self.model)
         return self.model

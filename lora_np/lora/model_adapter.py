@@ -16,7 +16,7 @@ from .config import PeftConfig
 from .init import check_rank
 from .kinds import kind_of, make_adapter
 from .layer import AdaptedLayer
-from .saved_modules import copied
+from .saved_modules import ModulesToSave, copied
 from .targets import biases_of, own_modules, saved_modules_of, targets_of
 from .types import Array
 
@@ -76,7 +76,7 @@ def new_adapter(model: nn.Module, config: PeftConfig) -> ModelAdapter:
     """
     modules = own_modules(model)
     wanted, saved = targets_of(model, config, modules), saved_modules_of(modules, config)
-    _check_not_inside(wanted, saved)
+    _check_apart(model, wanted, saved)
     targets = [Target(name, modules[name], *config.rank_and_alpha(name), wanted[name]) for name in wanted]
     kinds = [kind_of(config, target) for target in targets]
     for kind, target in zip(kinds, targets, strict=True):
@@ -97,12 +97,19 @@ def new_adapter(model: nn.Module, config: PeftConfig) -> ModelAdapter:
     return ModelAdapter(adapters, copies, shared, biases_of(modules, config.bias, adapters, saved))
 
 
-def _check_not_inside(targets, saved):
-    """ValueError if a target lies in a module that is trained whole."""
-    for name in saved:
-        inside = [target for target in targets if f"{target}.".startswith(f"{name}.")]
-        if inside:
-            raise ValueError(f"{inside[0]} is adapted, and modules_to_save trains {name} whole: choose one")
+def _check_apart(model, targets, saved):
+    """ValueError if a target lies in a module that is trained whole, or one such module in another, whoever's they are.
+
+    A module of the same name may be trained whole by several adapters: each has its own copy.
+    """
+    held = dict(model.named_modules())
+    adapted = [*targets, *(name for name, module in held.items() if isinstance(module, AdaptedLayer))]
+    whole = dict.fromkeys([*saved, *(name for name, module in held.items() if isinstance(module, ModulesToSave))])
+    for name in whole:
+        for other in [*adapted, *(other for other in whole if other != name)]:
+            if f"{other}.".startswith(f"{name}."):
+                what = "adapted" if other in adapted else "trained whole"
+                raise ValueError(f"{other} is {what}, and modules_to_save trains {name} whole: choose one")
 
 
 def _check_others(layer, config):

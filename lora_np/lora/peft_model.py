@@ -55,6 +55,8 @@ class PeftModel(nn.Module):
         self.training = model.training
         self._attach(adapter_name, config, model_adapter)
         self.set_adapter(adapter_name)
+        if config.inference_mode:  # for use, not for training
+            self.requires_grad_(False)
 
     def forward(self, *args: Any, adapter_names: Iterable[str] | None = None, **kwargs: Any) -> Any:
         """Call the model with the active adapters.
@@ -145,10 +147,9 @@ class PeftModel(nn.Module):
 
     def set_adapter(self, adapter_name: str | Iterable[str]) -> None:
         """Make one adapter, or a list of them, active and trainable; the others become inactive."""
-        names = [adapter_name] if isinstance(adapter_name, str) else list(dict.fromkeys(adapter_name))
-        for name in names:
-            self._check_known(name)
+        names = self._names(adapter_name)
         self._refuse_change("switching adapters")
+        self._check_one_copy(names)
         self._activate(names)
 
     def _activate(self, names):
@@ -211,10 +212,16 @@ class PeftModel(nn.Module):
         """
         return self.base_model.disabled()
 
-    def merge_adapter(self, safe_merge: bool = False) -> None:
-        """Add the active adapters' ΔW to the weights: same results at the base's cost. Errors: `LoraModel.merge`."""
+    def merge_adapter(self, adapter_names: Iterable[str] | None = None, safe_merge: bool = False) -> None:
+        """Add the ΔW of these adapters (None: the active ones) to the weights: same results at the base's cost.
+
+        Until `unmerge_adapter` the model computes with just these. Errors: `LoraModel.merge`; KeyError if there is no
+        such adapter.
+        """
         self._refuse_if_disabled("merging")
-        self.base_model.merge(safe_merge)
+        names = self._names(adapter_names)
+        self._check_one_copy(names or [])
+        self.base_model.merge(safe_merge, names)
 
     def untie_weights(self) -> None:
         """Give each adapted layer that shares its weight (a tied head) a copy of its own, so that it can be merged."""
@@ -225,12 +232,17 @@ class PeftModel(nn.Module):
         self._refuse_if_disabled("unmerging")
         self.base_model.unmerge()
 
-    def merge_and_unload(self, safe_merge: bool = False) -> Any:
-        """Merge the active adapters and return the plain model, with no trace of LoRA in it."""
+    def merge_and_unload(self, safe_merge: bool = False, adapter_names: Iterable[str] | None = None) -> Any:
+        """Merge these adapters (None: the active ones) and return the plain model, with no trace of LoRA in it.
+
+        Where adapters are merged already, they are what is meant by None; with other names, RuntimeError.
+        """
         self._refuse_if_disabled("merging")
-        if not self.base_model.merged:
-            self.base_model.merge(safe_merge)
-        return self.base_model.unload()
+        names = self._names(adapter_names)
+        self._check_one_copy(names or [])
+        if names is not None or not self.base_model.merged:
+            self.base_model.merge(safe_merge, names)
+        return self.base_model.unload(names or self.base_model.merged or None)
 
     def unload(self) -> Any:
         """Return the plain base model, with any trained biases; the adapters are dropped."""
@@ -289,9 +301,25 @@ class PeftModel(nn.Module):
         config, model_adapter, arrays = read_adapter(directory, model, is_trainable)
         peft_model = cls(model, config, adapter_name, model_adapter)
         model_adapter.fill(arrays)
-        if not is_trainable:
-            peft_model.requires_grad_(False)
         return peft_model
+
+    def _names(self, given):
+        """One name or several as a list without repeats, None as None; KeyError if there is no such adapter."""
+        if given is None:
+            return None
+        if isinstance(given, bool):
+            raise TypeError(f"names of adapters were expected, not {given}: write safe_merge={given}")
+        names = [given] if isinstance(given, str) else list(dict.fromkeys(given))
+        for name in names:
+            self._check_known(name)
+        return names
+
+    def _check_one_copy(self, names):
+        """ValueError if two of these adapters train one module whole: only one copy of it can be in use."""
+        for target, module in self.base_model.saved_modules():
+            owners = [name for name in names if name in module.modules_to_save]
+            if len(owners) > 1:
+                raise ValueError(f"{' and '.join(owners)} each train {target} whole: only one of them can be active")
 
     def _check_known(self, name):
         if name not in self.peft_config:

@@ -1,7 +1,7 @@
 """`modules_to_save`: parts of a model that an adapter trains whole, such as a new head."""
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from .. import nn
@@ -17,10 +17,12 @@ class ModulesToSave(nn.Module):
         self.active_adapters: list[str] = []
         self.owner: object = None  # see `AdaptedLayer.owner`
 
-    def chosen(self) -> nn.Module:
-        """The module in use: the first active adapter's copy, or the original."""
-        names = [name for name in self.active_adapters if name in self.modules_to_save]
-        return self.modules_to_save[names[0]] if names and not this_call(self.owner).disabled else self.original_module
+    def chosen(self, names: Iterable[str] | None = None) -> nn.Module:
+        """The copy of that one of these adapters (None: the active ones) which has one, or the original."""
+        if this_call(self.owner).disabled:
+            return self.original_module
+        wanted = self.active_adapters if names is None else names
+        return next((self.modules_to_save[n] for n in wanted if n in self.modules_to_save), self.original_module)
 
     def set_copies(self, copies: Mapping[str, nn.Module]) -> None:
         """Have just these copies, {adapter's name: module}."""

@@ -29,7 +29,7 @@ def find_targets(
 
     A list matches a layer by its whole name or by the end of it after a dot; a string must match the whole name as a
     regular expression; "all-linear" is every linear layer but the output head. exclude_modules takes layers away again,
-    by the same rules; layers_to_transform keeps only those in blocks of these numbers.
+    by the same rules; layers_to_transform keeps only those in blocks of these numbers, and those named whole.
 
     A part of a joint projection has its own name behind the projection's: "transformer.h.0.attn.c_attn.q".
     modules: the model's `own_modules`, where they are known already.
@@ -46,7 +46,8 @@ def find_targets(
         names = [*modules, *(parts if isinstance(target_modules, list) else [])]
         found = match_names(target_modules, names, linear)
     found = [name for name in found if not _excluded(exclude_modules, name)]
-    found = [name for name in found if _in_layers(name, layers_to_transform, layers_pattern)]
+    exact = target_modules if isinstance(target_modules, list) else []
+    found = [name for name in found if name in exact or _in_layers(name, layers_to_transform, layers_pattern)]
     if not found:
         raise ValueError("exclude_modules and layers_to_transform leave none of the target_modules to adapt")
     other = [name for name in found if name in modules and not is_adaptable(modules[name])]
@@ -75,7 +76,11 @@ def targets_of(
 
 def saved_modules_of(modules: Mapping[str, Any], config: PeftConfig) -> list[str]:
     """The dotted names of the modules that `config.modules_to_save` means. modules: the model's own."""
-    return match_names(config.modules_to_save, list(modules), list(modules)) if config.modules_to_save else []
+    found = match_names(config.modules_to_save, list(modules), list(modules)) if config.modules_to_save else []
+    for name in found:
+        if isinstance(modules[name], (nn.ModuleList, nn.ModuleDict)):
+            raise ValueError(f"modules_to_save: {name} is a list of modules, which cannot be called: name those in it")
+    return found
 
 
 def biases_of(

@@ -1,6 +1,8 @@
 """`add_weighted_adapter`: the mathematics of `combine.py`, on every layer of a model."""
 
 import dataclasses
+import math
+import numbers
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -29,6 +31,11 @@ def add_combined(
         raise ValueError(f"{len(adapters)} adapters and {len(weights)} weights: give each adapter a weight")
     if len(set(adapters)) != len(adapters):
         raise ValueError(f"an adapter is named twice: {', '.join(adapters)}")
+    if not all(isinstance(w, numbers.Real) and math.isfinite(w) for w in weights):
+        raise ValueError(f"weights must be finite numbers, not {', '.join(map(repr, weights))}")
+    for adapter in adapters:
+        if peft_model.base_model.adapter(adapter).copies:
+            raise ValueError(f"{adapter} trains modules whole (modules_to_save), which cannot be combined")
     made = {}
     for target, layer in peft_model.base_model.layers():
         present = [(a, w) for a, w in zip(adapters, weights, strict=True) if a in layer.adapters]

@@ -150,7 +150,7 @@ class GPT2LMHeadModel(CausalLM):
         self._init_weights()
 
     def _init_weights(self) -> None:
-        """Normal weights, smaller where a layer writes to the residual stream, the more of these layers there are."""
+        """Normal weights; where a layer writes to the residual stream, std is divided by √(number of such layers)."""
         std, depth = self.config.initializer_range, self.config.n_layer
         residual = [layer for block in self.transformer.h for layer in (block.attn.c_proj, block.mlp.c_proj)]
         init_weights(self, std, dict.fromkeys(residual, std / (2 * depth) ** 0.5))

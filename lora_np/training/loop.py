@@ -74,13 +74,13 @@ class TrainingRun:
         self.optimizer.zero_grad()
 
     def one_step(self, data: TrainingData) -> int:
-        """The next step of the optimizer, on the next batch (or `accumulation` batches); the number of its tokens.
+        """The next step of the optimizer, on the next batch (or `accumulation` batches); returns its number of tokens.
 
         All chance in a step (which windows, which dropout) follows from the seed and the step's number. That is why
         a checkpoint needs no random state: the number is enough.
         """
         args = self.args
-        manual_seed((args.seed, self.step, self.communicator.rank))  # for NumPy, (3, 7, 0) is the same seed as (3, 7)
+        manual_seed((args.seed, self.step, self.communicator.rank))  # the rank: each process has dropout of its own
         batches = [data.batch(args.seed, self.step * args.accumulation + part) for part in range(args.accumulation)]
         fraction = warmup_cosine(self.step, args.steps, args.warmup_steps, args.min_lr_ratio)
         for group, highest in zip(self.optimizer.param_groups, self.highest_rates, strict=True):

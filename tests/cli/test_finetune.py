@@ -109,7 +109,7 @@ def test_a_model_whose_merge_does_not_agree_is_found(text):
     ids = np.arange(40).reshape(1, 40)
     assert merge_difference(model, ids) < 1e-3
     _, layer = model.base_model.layers()[0]
-    layer.merged_parameters = lambda: (layer.base_layer.weight.data * 1.01, None)
+    layer.merged_parameters = lambda names: (layer.base_layer.weight.data * 1.01, None)
     with pytest.raises(RuntimeError, match="more than rounding"):
         merge_difference(model, ids)
 

@@ -282,3 +282,26 @@ def test_a_file_with_wrong_values_is_refused_with_its_name(tmp_path, fields, mes
 def test_a_missing_file_is_named(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"adapter_config\.json does not exist"):
         LoraConfig.from_pretrained(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("field", "options"),
+    [
+        ("rank_pattern", {"rank_pattern": {"(q": 5}}),
+        ("alpha_pattern", {"alpha_pattern": {"[a": 5}}),
+        ("layers_pattern", {"layers_pattern": "(h", "layers_to_transform": [0]}),
+        ("layers_pattern", {"layers_pattern": ["h", "*"], "layers_to_transform": [0]}),
+        ("exclude_modules", {"exclude_modules": "*"}),
+    ],
+    ids=str,
+)
+def test_a_regular_expression_that_is_none_is_named(field, options):
+    with pytest.raises(ValueError, match=f"{field} .* is not a valid regular expression"):
+        LoraConfig(**options)
+
+
+@pytest.mark.parametrize("alpha", [10**400, float("inf"), float("nan"), -(10**400)], ids=lambda a: str(a)[:6])
+def test_alpha_is_finite(alpha):
+    for options in ({"lora_alpha": alpha}, {"alpha_pattern": {"c_attn": alpha}}):
+        with pytest.raises(ValueError, match="lora_alpha must be finite"):
+            LoraConfig(**options)

@@ -4,7 +4,18 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from lora_helpers import fuzz, logits_of, peft_model, perturbed, refusal, relative, snapshot, some_ids, tiny_model
+from lora_helpers import (
+    fuzz,
+    load_in_peft,
+    logits_of,
+    peft_model,
+    perturbed,
+    refusal,
+    relative,
+    snapshot,
+    some_ids,
+    tiny_model,
+)
 
 from lora_np import LoraConfig, PeftModel, nn
 
@@ -318,3 +329,55 @@ def test_an_adapted_model_is_not_quantised():
     before = snapshot(model)
     assert "quantise the model first" in refusal(ValueError, lambda: nn.quantize_model(model))
     assert snapshot(model) == before
+
+
+class TestMergingByName:
+    @pytest.mark.parametrize("targets", KINDS.values(), ids=KINDS)
+    @pytest.mark.parametrize("names", [["b"], ["c", "a"], "b"], ids=str)
+    def test_just_these_adapters_are_merged(self, targets, names):
+        model = three_adapters(targets)
+        wanted = [names] if isinstance(names, str) else names
+        expected = with_active(model, wanted)
+        model.set_adapter("a")
+        before, own = snapshot(model), logits_of(model)
+        model.merge_adapter(names)
+        assert model.base_model.merged == wanted
+        assert relative(logits_of(model), expected) < 1e-5
+        model.unmerge_adapter()
+        assert snapshot(model) == before
+        np.testing.assert_array_equal(logits_of(model), own)
+        assert relative(logits_of(model.merge_and_unload(adapter_names=names)), expected) < 1e-5
+
+    def test_adapters_on_different_layers_are_all_named(self):
+        model = peft_model(["c_attn"])
+        model.add_adapter("b", config(["c_fc"]))
+        model.set_adapter("default")
+        model.merge_adapter(["b", "default"])
+        assert sorted(model.base_model.merged) == ["b", "default"]
+
+    @pytest.mark.parametrize("merge", ["merge_adapter", "merge_and_unload"])
+    def test_an_unknown_name_changes_nothing(self, merge):
+        model = three_adapters()
+        before = snapshot(model)
+        assert "no adapter 'd'" in refusal(KeyError, lambda: getattr(model, merge)(adapter_names=["a", "d"]))
+        assert snapshot(model) == before
+        assert not model.base_model.merged
+
+    def test_true_is_no_name(self):
+        assert "safe_merge=True" in refusal(TypeError, lambda: three_adapters().merge_adapter(True))
+
+    @pytest.mark.parity
+    @pytest.mark.parametrize("names", [["b"], ["default", "b"]], ids=str)
+    def test_as_in_peft(self, tmp_path, names):
+        import torch
+
+        model = perturbed(peft_model(["c_attn"]))
+        model.add_adapter("b", config(["c_fc"]))
+        model.save_pretrained(tmp_path)
+        twin = load_in_peft(tiny_model(), tmp_path)
+        twin.load_adapter(tmp_path / "b", "b")
+        twin.merge_adapter(names)
+        model.merge_adapter(names)
+        ids = some_ids(model.config)
+        expected = twin(torch.from_numpy(ids)).logits.detach().numpy()
+        assert relative(logits_of(model, ids), expected) < 1e-5

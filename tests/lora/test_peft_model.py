@@ -582,3 +582,11 @@ def test_streaming_with_an_adapter_is_generating_with_it():
     np.testing.assert_array_equal(np.stack(list(model.stream(ids, max_new_tokens=6)), axis=1), text[:, 3:])
     with model.disable_adapter():
         assert (model.generate(ids, max_new_tokens=6) != text).any()
+
+
+@pytest.mark.parametrize("options", [{}, {"bias": "all"}, {"modules_to_save": ["lm_head"]}], ids=str)
+def test_inference_mode_trains_nothing_until_an_adapter_is_set(options):
+    model = peft_model(["c_attn"], inference_mode=True, **options)
+    assert model.get_nb_trainable_parameters()[0] == 0
+    model.set_adapter("default")  # as in PEFT: this makes it trainable
+    assert model.get_nb_trainable_parameters()[0] == peft_model(["c_attn"], **options).get_nb_trainable_parameters()[0]

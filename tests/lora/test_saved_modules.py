@@ -162,3 +162,65 @@ def test_biases_are_saved_once_beside_a_module_trained_whole(tmp_path):
 @pytest.mark.parametrize(("targets", "saved"), [(["c_fc"], ["mlp"]), (["wte"], ["wte"])])
 def test_a_module_is_adapted_or_trained_whole_but_not_both(targets, saved):
     assert "choose one" in refusal(ValueError, lambda: peft_model(targets, modules_to_save=saved))
+
+
+def test_two_active_adapters_cannot_both_train_one_module():
+    model = trained(["lm_head"])
+    model.add_adapter("b", LoraConfig(target_modules=["c_fc"], modules_to_save=["lm_head"], fan_in_fan_out=True))
+    model.add_adapter("c", LoraConfig(target_modules=["c_fc"], fan_in_fan_out=True))
+    before = snapshot(model)
+    for action in (model.set_adapter, model.merge_adapter, lambda n: model.merge_and_unload(adapter_names=n)):
+        message = refusal(ValueError, lambda: action(["default", "b"]))  # noqa: B023
+        assert "default and b each train lm_head whole" in message
+    assert snapshot(model) == before
+    assert model.active_adapters == ["default"]
+    model.set_adapter(["default", "c"])
+
+
+def test_merging_by_name_takes_that_adapters_copy():
+    model = trained(["lm_head"])
+    model.add_adapter("b", LoraConfig(target_modules=["c_fc"], modules_to_save=["lm_head"], fan_in_fan_out=True))
+    head = model.base_model.saved["lm_head"].modules_to_save["b"]
+    head.weight.data = head.weight.data * 2
+    model.set_adapter("b")
+    expected = logits_of(model)
+    model.set_adapter("default")
+    assert relative(logits_of(model.merge_and_unload(adapter_names=["b"])), expected) < 1e-5
+
+
+@pytest.mark.parametrize(
+    ("first", "second"),
+    [
+        ({"target_modules": ["c_proj"]}, {"target_modules": ["c_attn"], "modules_to_save": ["mlp"]}),
+        ({"target_modules": ["c_attn"], "modules_to_save": ["mlp"]}, {"target_modules": ["c_proj"]}),
+        (
+            {"target_modules": ["c_attn"], "modules_to_save": ["mlp.c_fc"]},
+            {"target_modules": ["c_attn"], "modules_to_save": ["mlp"]},
+        ),
+        ({"target_modules": ["c_attn"], "modules_to_save": ["mlp"]}, {"target_modules": "all-linear"}),
+        ({"target_modules": ["c_fc"]}, {"target_modules": ["c_attn"], "modules_to_save": ["c_fc"]}),
+    ],
+    ids=str,
+)
+def test_what_one_adapter_trains_whole_no_other_may_adapt(first, second):
+    model = perturbed(
+        peft_model(
+            model=tiny_model(),
+            targets=first["target_modules"],
+            **{k: v for k, v in first.items() if k != "target_modules"},
+        )
+    )
+    before, logits = snapshot(model), logits_of(model)
+    assert "choose one" in refusal(
+        ValueError, lambda: model.add_adapter("b", LoraConfig(**second, fan_in_fan_out=True))
+    )
+    assert snapshot(model) == before
+    assert list(model.peft_config) == ["default"]
+    np.testing.assert_array_equal(logits_of(model), logits)
+
+
+def test_a_list_of_modules_is_refused():
+    model = tiny_model()
+    before = snapshot(model)
+    assert "cannot be called" in refusal(ValueError, lambda: peft_model(["wte"], model, modules_to_save=["h"]))
+    assert snapshot(model) == before

@@ -242,3 +242,11 @@ def test_peft_adapts_the_same_layers_with_the_same_ranks_and_scalings(options):
     assert model.get_nb_trainable_parameters() == twin.get_nb_trainable_parameters()
     copy_parameters(twin, model)
     assert relative(logits_of(model), logits_of(twin)) < 2e-5
+
+
+def test_a_layer_named_whole_passes_the_filter_of_blocks():
+    found = find_targets(tiny_model(), ["c_attn", "lm_head"], layers_to_transform=[0])
+    assert found == ["transformer.h.0.attn.c_attn", "lm_head"]
+    whole = "transformer.h.1.mlp.c_fc"
+    assert find_targets(tiny_model(), ["c_attn", whole], layers_to_transform=[0])[-1] == whole
+    assert find_targets(tiny_model(), ["c_attn", "lm_head"], ["lm_head"], [0]) == ["transformer.h.0.attn.c_attn"]

@@ -163,3 +163,28 @@ def test_peft_gives_the_same_combination(tmp_path, kind, weights):
     twin.add_weighted_adapter(["default", "other"], list(weights), "sum", kind)
     twin.set_adapter("sum")
     assert relative(combined(model, kind, weights), logits_of(twin)) < 2e-5
+
+
+@pytest.mark.parametrize("weight", [float("nan"), float("inf"), "1", None, 1j], ids=str)
+def test_weights_are_finite_numbers(weight):
+    model = adapters()
+    before = snapshot(model)
+    message = refusal(ValueError, lambda: model.add_weighted_adapter(["default", "other"], [1, weight], "sum", "cat"))
+    assert "finite numbers" in message
+    assert snapshot(model) == before
+
+
+@pytest.mark.parametrize("rank", [2.0, "2", 0, -1], ids=repr)
+def test_svd_rank_is_a_whole_number(rank):
+    model = adapters()
+    action = lambda: model.add_weighted_adapter(["default", "other"], [1, 1], "sum", "svd", svd_rank=rank)  # noqa: E731
+    assert "svd_rank" in refusal(ValueError, action)
+
+
+def test_an_adapter_with_a_head_of_its_own_is_refused_and_not_halved():
+    model = peft_model(["c_attn"], modules_to_save=["lm_head"])
+    before = snapshot(model)
+    assert "trains modules whole" in refusal(
+        ValueError, lambda: model.add_weighted_adapter(["default"], [1.0], "sum", "cat")
+    )
+    assert snapshot(model) == before

@@ -2,9 +2,9 @@
 
 The other files of this folder compute the same numbers faster and in less memory. They are tested against this one,
 and so are the CUDA versions. This one is tested by finite differences. The derivations are in the fast versions'
-docstrings. A pair here has the signature of the fast pair, but `needs` is ignored: all gradients are computed.
+docstrings. Such a pair has the signature of the fast one, but `needs` is ignored: all gradients are computed.
 
-`functional.py` makes an operation of a pair. What the forward pass returns beside y, its `cache`, is for the way back:
+`functional.py` makes an operation of a pair. What the forward pass returns besides y, its `cache`, is for the way back:
 
     y, cache = silu_forward(x.data)
     return record(y, (x,), lambda dy: silu_backward(dy, cache))
@@ -27,7 +27,7 @@ def linear_forward(x, weight, bias, fan_in_fan_out=False, needs=None):
     """y = x Wᵀ + b. x (..., in), weight (out, in), or (in, out) with `fan_in_fan_out` -> y (..., out)."""
     W = weight.T if fan_in_fan_out else weight  # (out, in)
     y = x @ W.T
-    return y if bias is None else y + bias, (x, W, bias, fan_in_fan_out)
+    return (y if bias is None else y + bias), (x, W, bias, fan_in_fan_out)
 
 
 def linear_backward(dy, cache):
@@ -58,7 +58,7 @@ def lora_linear_backward(dy, cache):
     return dx + mask * (g @ lora_A), dW, db, dA, dB
 
 
-# Normalisation: every row is brought to one length, and with LayerNorm to mean 0.
+# Normalisation: every row is brought to the same length, √C, and with LayerNorm to mean 0.
 
 
 def layer_norm_forward(x, weight, bias, eps=1e-5, needs=None):
@@ -182,33 +182,33 @@ def _softmax(z):
 
 
 def attention_forward(q, k, v, causal=True, scale=None, mask=None, key_mask=None, needs=None):
-    """O = (M∘P) V,  P = softmax(s Q Kᵀ). q (B, H, T, D), k and v (B, K, S, D) -> O (B, H, T, D).
+    """O = (M∘P) V,  P = softmax(s Q Kᵀ). q (B, H, T, D), k and v (B, G, S, D) -> O (B, H, T, D).
 
     With `causal`, query t sees the keys up to t + S - T. `key_mask` (B, S) is False for keys that nobody sees. M is
-    `mask` (B, H, T, S), dropout's. Each head of k and v serves H/K heads of q that lie next to each other.
+    `mask` (B, H, T, S), dropout's. Each head of k and v serves H/G heads of q that lie next to each other.
     """
-    (H, T, D), (K, S) = q.shape[1:], k.shape[1:3]
+    (H, T, D), (G, S) = q.shape[1:], k.shape[1:3]
     scale = 1 / math.sqrt(D) if scale is None else scale
     mask = 1 if mask is None else mask
-    k, v = (np.repeat(x, H // K, axis=1) for x in (k, v))  # (B, H, S, D)
+    k, v = (np.repeat(x, H // G, axis=1) for x in (k, v))  # (B, H, S, D)
     seen = np.tri(T, S, S - T if causal else S, dtype=bool, like=q)
     if key_mask is not None:
         seen = seen & key_mask[:, None, None, :]
     scores = scale * q @ k.swapaxes(-1, -2)  # (B, H, T, S)
     P = _softmax(np.where(seen, scores, np.finfo(q.dtype).min))  # not -∞: a query that sees nothing would be NaN
-    return mask * P @ v, (P, q, k, v, scale, mask, K)
+    return mask * P @ v, (P, q, k, v, scale, mask, G)
 
 
 def attention_backward(dout, cache):
-    """dV = (M∘P)ᵀ dO,  dP = M∘(dO Vᵀ),  dS = P ∘ (dP - rowsum(dP∘P)),  dQ = s dS K,  dK = s dSᵀ Q."""
-    P, q, k, v, scale, mask, K = cache
+    """dV = (M∘P)ᵀ dO,  dP = M∘(dO Vᵀ),  dZ = P∘(dP - rowsum(dP∘P)),  dQ = s dZ K,  dK = s dZᵀ Q.  Z = s Q Kᵀ."""
+    P, q, k, v, scale, mask, G = cache
     dv = (mask * P).swapaxes(-1, -2) @ dout
     dP = mask * (dout @ v.swapaxes(-1, -2))
-    dS = P * (dP - (dP * P).sum(axis=-1, keepdims=True))  # softmax's gradient
-    dq = scale * dS @ k
-    dk = scale * dS.swapaxes(-1, -2) @ q
+    dZ = P * (dP - (dP * P).sum(axis=-1, keepdims=True))  # softmax's gradient
+    dq = scale * dZ @ k
+    dk = scale * dZ.swapaxes(-1, -2) @ q
     B, H, S, D = k.shape
-    dk, dv = (d.reshape(B, K, H // K, S, D).sum(axis=2) for d in (dk, dv))  # summed over the heads that shared
+    dk, dv = (d.reshape(B, G, H // G, S, D).sum(axis=2) for d in (dk, dv))  # summed over the heads that shared
     return dq, dk, dv
 
 

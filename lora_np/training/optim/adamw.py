@@ -1,4 +1,4 @@
-"""AdamW: every weight's step is as long as the learning rate, whatever the size of its gradients."""
+"""AdamW: no weight's step is much longer than the learning rate, whatever the size of its gradients."""
 
 import functools
 import math

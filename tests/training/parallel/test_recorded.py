@@ -69,14 +69,14 @@ class FakeRecording:
     made = []
 
     def __init__(self):
-        self.inside, self.runs, self.function = False, [], None
+        self.is_inside, self.runs, self.function = False, [], None
         self.made.append(self)
 
     @contextlib.contextmanager
-    def place(self):
-        self.inside = True
+    def inside(self):
+        self.is_inside = True
         yield
-        self.inside = False
+        self.is_inside = False
 
     def record(self, function):
         self.function = function
