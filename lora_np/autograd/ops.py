@@ -14,7 +14,7 @@ from . import dispatch
 from .broadcasting import check_same_device, operand, operands, unbroadcast
 from .devices import array_module
 from .random import generator
-from .shape_ops import getitem, reshape, swapaxes, transpose
+from .shape_ops import astype, getitem, reshape, swapaxes, transpose
 from .tensor import Tensor, needs_grad, record
 
 
@@ -255,5 +255,5 @@ Tensor.__matmul__, Tensor.__rmatmul__ = matmul, lambda a, b: matmul(b, a)
 Tensor.__pow__, Tensor.__neg__, Tensor.__getitem__ = power, neg, getitem
 Tensor.sum, Tensor.mean, Tensor.max = sum, mean, max
 Tensor.exp, Tensor.log, Tensor.tanh, Tensor.sqrt = exp, log, tanh, sqrt
-Tensor.reshape, Tensor.transpose, Tensor.swapaxes = reshape, transpose, swapaxes
+Tensor.reshape, Tensor.transpose, Tensor.swapaxes, Tensor.astype = reshape, transpose, swapaxes, astype
 Tensor.T = property(transpose)

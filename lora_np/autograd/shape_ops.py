@@ -32,6 +32,14 @@ def swapaxes(a, i, j):
     return record(operand(a).swapaxes(i, j), (a,), lambda dy: (dy.swapaxes(i, j),))
 
 
+def astype(a, dtype):
+    """The same values as another floating dtype; itself if they are of that one. da = dy in the dtype of a."""
+    if a.dtype == dtype:
+        return a
+    before = a.dtype
+    return record(operand(a).astype(dtype), (a,), lambda dy: (dy.astype(before),))
+
+
 def getitem(a, index):
     """y = a[index], as in NumPy. da = zeros, with dy added at `index` (twice where an index occurs twice)."""
     x = operand(a)

@@ -164,9 +164,7 @@ def combined_rank(kind: str, ranks: Sequence[int], svd_rank: int | None = None) 
         return sum(ranks)
     if kind in SVD_KINDS:
         if svd_rank is not None and (not isinstance(svd_rank, int) or svd_rank < 1):
-            raise ValueError(
-                f"svd_rank = {svd_rank!r}: expected at least 1, or None for the largest rank, {max(ranks)}"
-            )
+            raise ValueError(f"svd_rank = {svd_rank!r}: expected an integer, at least 1, or None: {max(ranks)}")
         return max(ranks) if svd_rank is None else svd_rank
     if len(set(ranks)) > 1:
         raise ValueError(f"{kind!r} needs adapters of equal rank, not {', '.join(map(str, ranks))}: use 'cat' or 'svd'")

@@ -113,7 +113,7 @@ class AdaptedLayer(nn.Module):
         y = base = self.base_layer(x)
         for adapter in adapters:
             y = y + adapter.update(self.base_layer, x, base)
-        return y
+        return y.astype(base.dtype)  # A and B are in float32, also beside a base in float16
 
     def has(self, name: str) -> bool:
         """Is there an adapter of this name?"""

@@ -263,3 +263,19 @@ def test_integers_move_without_a_gradient(xp):
         assert y.dtype == x.dtype
         assert not y.requires_grad
     np.testing.assert_array_equal(to_numpy(x[x].data), np.arange(6))
+
+
+@pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
+def test_astype_carries_the_gradient_back_in_the_dtype_it_came_in(dtype, rng):
+    a = Tensor(rng.standard_normal((3, 4)).astype(np.float32), requires_grad=True)
+    y = a.astype(dtype)
+    assert y.dtype == dtype
+    np.testing.assert_array_equal(y.data, a.data.astype(dtype))
+    (y * y).sum().backward()
+    assert a.grad.dtype == np.float32
+    np.testing.assert_allclose(a.grad, 2 * a.data, rtol=1e-3)
+
+
+def test_astype_of_the_same_dtype_is_the_tensor_itself(rng):
+    a = Tensor(rng.standard_normal(3))
+    assert a.astype(np.float64) is a

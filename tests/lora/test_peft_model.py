@@ -18,7 +18,7 @@ from lora_helpers import (
     tiny_model,
 )
 
-from lora_np import GPT2Config, GPT2LMHeadModel, LoraConfig, PeftModel, get_peft_model, nn, no_grad
+from lora_np import GPT2Config, GPT2LMHeadModel, LoraConfig, PeftModel, get_peft_model, manual_seed, nn, no_grad
 from lora_np.lora import LoraLinear
 
 BIASES = ["none", "all", "lora_only"]
@@ -590,3 +590,38 @@ def test_inference_mode_trains_nothing_until_an_adapter_is_set(options):
     assert model.get_nb_trainable_parameters()[0] == 0
     model.set_adapter("default")  # as in PEFT: this makes it trainable
     assert model.get_nb_trainable_parameters()[0] == peft_model(["c_attn"], **options).get_nb_trainable_parameters()[0]
+
+
+@pytest.mark.parametrize(
+    ("targets", "options"),
+    [
+        (["c_attn"], {}),
+        (["c_attn"], {"use_dora": True}),
+        (["c_attn"], {"lora_bias": True}),
+        (["c_attn.q"], {}),
+        (["wte"], {}),
+        (["lm_head"], {}),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("count", [1, 2])
+def test_beside_a_base_in_float16_logits_are_float16_and_adapters_learn_in_float32(targets, options, count):
+    def of(dtype):
+        base = tiny_model(tie_word_embeddings=False)
+        for p in base.parameters():
+            p.data = p.data.astype(dtype)
+        manual_seed(0)
+        model = peft_model(targets, base, **options)
+        if count == 2:
+            model.add_adapter("b", model.peft_config["default"])
+            model.set_adapter(["default", "b"])
+        return model
+
+    half, single = of(np.float16), of(np.float32)
+    ids = some_ids(half.config)
+    logits = half(ids).logits
+    assert logits.dtype == np.float16
+    assert relative(logits.data, single(ids).logits.data) < 1e-2
+    half(ids, labels=ids).loss.backward()
+    gradients = {name: p.grad for name, p in half.named_parameters() if p.requires_grad}
+    assert all(g.dtype == np.float32 and np.isfinite(g).all() for g in gradients.values())
