@@ -10,6 +10,7 @@ The name leaves out the adapter's own, which in memory comes after `lora_A`: it 
 import dataclasses
 import re
 import warnings
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -99,7 +100,10 @@ def _targets_as_layers(config, adapters):
 
 
 def read_adapter(
-    directory: StrPath, model: nn.Module, is_trainable: bool = False
+    directory: StrPath,
+    model: nn.Module,
+    is_trainable: bool = False,
+    beside: tuple[Iterable[str], Iterable[str]] = ((), ()),
 ) -> tuple[PeftConfig, ModelAdapter, dict[str, Array]]:
     """(config, ModelAdapter, {name in the file: array}) of the adapter in `directory`, which fits `model`.
 
@@ -116,8 +120,8 @@ def read_adapter(
     arrays, _ = read_safetensors(path)
     arrays = _without_base_weights(arrays, model, path, config.changes_base)
     with nn.weightless():  # first without memory, to compare names and shapes: a wrong config may ask for terabytes
-        _check_fits(_new_adapter(model, config, directory), arrays, path)
-    model_adapter = _new_adapter(model, config, directory)
+        _check_fits(_new_adapter(directory, model, config, beside), arrays, path)
+    model_adapter = _new_adapter(directory, model, config, beside)
     decisive = [f"{PREFIX}{target}.{a.idle_if_zero}" for target, a in model_adapter.adapters.items() if a.idle_if_zero]
     zero = [key for key in decisive if not arrays[key].any()]
     if zero:
@@ -134,10 +138,10 @@ def read_config(directory: StrPath) -> PeftConfig:
     return config_class(fields.get("peft_type", "LORA"), path).from_dict(fields, str(path))
 
 
-def _new_adapter(model, config, directory):
+def _new_adapter(directory, *arguments):
     """`new_adapter`, whose errors name the file."""
     try:
-        return new_adapter(model, config)
+        return new_adapter(*arguments)
     except (ValueError, OverflowError, MemoryError) as error:
         raise ValueError(f"{directory / CONFIG_FILE}: {error}") from None
 

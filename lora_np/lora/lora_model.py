@@ -80,7 +80,7 @@ class LoraModel(nn.Module):
 
     def add_adapter(self, name: str, config: PeftConfig) -> list[str]:
         """Give what `config` targets an adapter called `name`, inactive and frozen; returns the layers' names."""
-        return self.attach(name, new_adapter(self.model, config))
+        return self.attach(name, new_adapter(self.model, config, (self.adapted, self.saved)))
 
     def attach(self, name: str, model_adapter: ModelAdapter) -> list[str]:
         """Put what a `ModelAdapter` holds in its places, inactive and frozen; returns the layers' names.

@@ -4,7 +4,7 @@ Adding an adapter is then putting finished parts in their places; loading one is
 """
 
 import warnings
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from .. import nn
@@ -16,7 +16,7 @@ from .config import PeftConfig
 from .init import check_rank
 from .kinds import kind_of, make_adapter
 from .layer import AdaptedLayer
-from .saved_modules import ModulesToSave, copied
+from .saved_modules import copied
 from .targets import biases_of, own_modules, saved_modules_of, targets_of
 from .types import Array
 
@@ -68,15 +68,18 @@ class ModelAdapter:
             tensors[name].data = array
 
 
-def new_adapter(model: nn.Module, config: PeftConfig) -> ModelAdapter:
+def new_adapter(
+    model: nn.Module, config: PeftConfig, beside: tuple[Iterable[str], Iterable[str]] = ((), ())
+) -> ModelAdapter:
     """The `ModelAdapter` that `config` means on a model, which may have adapters already; it is in no layer yet.
 
+    beside: names of the layers that have adapters already, and of the modules that those train whole.
     The model does not change. A wrong `fan_in_fan_out` of the config is put right, with a warning. ValueError if there
     cannot be such an adapter.
     """
     modules = own_modules(model)
     wanted, saved = targets_of(model, config, modules), saved_modules_of(modules, config)
-    _check_apart(model, wanted, saved)
+    _check_apart([*wanted, *beside[0]], [*saved, *beside[1]])
     targets = [Target(name, modules[name], *config.rank_and_alpha(name), wanted[name]) for name in wanted]
     kinds = [kind_of(config, target) for target in targets]
     for kind, target in zip(kinds, targets, strict=True):
@@ -97,17 +100,15 @@ def new_adapter(model: nn.Module, config: PeftConfig) -> ModelAdapter:
     return ModelAdapter(adapters, copies, shared, biases_of(modules, config.bias, adapters, saved))
 
 
-def _check_apart(model, targets, saved):
-    """ValueError if a target lies in a module that is trained whole, or one such module in another, whoever's they are.
+def _check_apart(adapted: Iterable[str], whole: Iterable[str]) -> None:
+    """ValueError if an adapted layer lies in a module that is trained whole, or one such module in another.
 
-    A module of the same name may be trained whole by several adapters: each has its own copy.
+    adapted, whole: the names of those, whichever adapters they belong to. A module may be trained whole by several.
     """
-    held = dict(model.named_modules())
-    adapted = [*targets, *(name for name, module in held.items() if isinstance(module, AdaptedLayer))]
-    whole = dict.fromkeys([*saved, *(name for name, module in held.items() if isinstance(module, ModulesToSave))])
+    adapted, whole = set(adapted), dict.fromkeys(whole)
     for name in whole:
-        for other in [*adapted, *(other for other in whole if other != name)]:
-            if f"{other}.".startswith(f"{name}."):
+        for other in [*adapted, *whole]:
+            if f"{other}.".startswith(f"{name}.") and (other in adapted or other != name):
                 what = "adapted" if other in adapted else "trained whole"
                 raise ValueError(f"{other} is {what}, and modules_to_save trains {name} whole: choose one")
 

@@ -118,14 +118,17 @@ class PeftModel(nn.Module):
         self._refuse_change("adding an adapter")
         self._check_new_name(adapter_name)
         self._check_beside(config)
-        self._attach(adapter_name, config, new_adapter(self.base_model.model, config))
+        self._attach(adapter_name, config, new_adapter(self.base_model.model, config, self._beside()))
 
     def _attach(self, name, config, model_adapter):
+        self.base_model.attach(name, model_adapter)
         if config.base_model_name_or_path is None:
             own = getattr(self.base_model.model, "config", None)
             config.base_model_name_or_path = getattr(own, "name_or_path", None)
-        self.base_model.attach(name, model_adapter)
         self.peft_config[name] = config
+
+    def _beside(self):
+        return self.base_model.adapted, self.base_model.saved
 
     def _check_beside(self, config):
         """ValueError if such an adapter cannot be beside those that are there."""
@@ -285,7 +288,7 @@ class PeftModel(nn.Module):
         """Add the adapter saved in `directory` under a new name, inactive. With any error, the model is as it was."""
         self._check_new_name(adapter_name)
         self._refuse_change("loading an adapter")
-        config, model_adapter, arrays = read_adapter(directory, self.base_model.model, is_trainable)
+        config, model_adapter, arrays = read_adapter(directory, self.base_model.model, is_trainable, self._beside())
         self._check_beside(config)
         model_adapter.fill(arrays)
         self._attach(adapter_name, config, model_adapter)

@@ -202,7 +202,7 @@ def test_merging_by_name_takes_that_adapters_copy():
     ],
     ids=str,
 )
-def test_what_one_adapter_trains_whole_no_other_may_adapt(first, second):
+def test_what_one_adapter_trains_whole_no_other_may_adapt(first, second, tmp_path):
     model = perturbed(
         peft_model(
             model=tiny_model(),
@@ -214,6 +214,9 @@ def test_what_one_adapter_trains_whole_no_other_may_adapt(first, second):
     assert "choose one" in refusal(
         ValueError, lambda: model.add_adapter("b", LoraConfig(**second, fan_in_fan_out=True))
     )
+    targets, saved = second["target_modules"], second.get("modules_to_save")
+    peft_model(targets, modules_to_save=saved).save_pretrained(tmp_path)
+    assert "choose one" in refusal(ValueError, lambda: model.load_adapter(tmp_path, "b"))
     assert snapshot(model) == before
     assert list(model.peft_config) == ["default"]
     np.testing.assert_array_equal(logits_of(model), logits)
