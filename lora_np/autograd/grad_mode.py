@@ -1,7 +1,8 @@
 """Whether operations are recorded: yes, unless a thread is inside `no_grad`."""
 
 import threading
-from contextlib import contextmanager
+
+from .temporarily import temporarily
 
 
 class _GradMode(threading.local):
@@ -16,11 +17,6 @@ def is_grad_enabled():
     return grad_mode.enabled
 
 
-@contextmanager
 def no_grad():
     """Inside this block nothing is recorded: results need no gradient and nothing is kept for one."""
-    before, grad_mode.enabled = grad_mode.enabled, False
-    try:
-        yield
-    finally:
-        grad_mode.enabled = before
+    return temporarily(grad_mode, enabled=False)
