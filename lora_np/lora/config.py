@@ -198,8 +198,10 @@ class LoraConfig(PeftConfig):
 
     def __post_init__(self):
         for name in ("rank_pattern", "alpha_pattern"):
-            setattr(self, name, getattr(self, name) or {})
-            check_patterns(name, getattr(self, name))
+            if getattr(self, name):
+                check_patterns(name, getattr(self, name))
+            else:
+                setattr(self, name, {})
         check_ranks(self.r)
         for key, r in self.rank_pattern.items():
             check_ranks(r, field_name=f"rank_pattern[{key!r}]: r")
@@ -223,7 +225,8 @@ class LoraConfig(PeftConfig):
         if not is_known(kind):
             known = ", ".join(map(repr, INITS))
             raise ValueError(
-                f"init_lora_weights must be one of {known} or 'pissa_niter_N', N up to {MOST_ITERATIONS}, got {shortened(kind)}"
+                f"init_lora_weights must be one of {known} or 'pissa_niter_N', N up to {MOST_ITERATIONS}, got "
+                f"{shortened(kind)}"
             )
         odd = [r for r in (self.r, *self.rank_pattern.values()) if r % 2]
         if kind == "orthogonal" and odd:

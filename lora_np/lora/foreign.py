@@ -1,4 +1,4 @@
-"""Folders that hold an adapter in another program's format: what they are, and how they become one that is read here."""
+"""Folders that hold an adapter in another program's format: what they are, and how it becomes one that is read."""
 
 from pathlib import Path
 
@@ -26,7 +26,7 @@ FORMATS = {  # {file: what it is and what to do}, each looked for where there is
 
 
 def refuse_foreign(directory: Path, expected: str) -> None:
-    """FileNotFoundError that says what the folder holds, if the file `expected` is not in it and another known one is."""
+    """FileNotFoundError that says what the folder holds, if `expected` is not in it and another known file is."""
     if (directory / expected).exists():
         return
     for file, what in FORMATS.items():
@@ -35,7 +35,7 @@ def refuse_foreign(directory: Path, expected: str) -> None:
     found = sorted(path.name for path in directory.glob("*.gguf"))
     if found:
         raise FileNotFoundError(
-            f"{directory} has no {expected}. Its {found[0]} is for llama.cpp: look for the adapter it was converted from"
+            f"{directory} has no {expected}. Its {found[0]} is for llama.cpp: look for the adapter it was made from"
         )
     inside = sorted(path.parent.name for path in directory.glob(f"*/{expected}"))
     if inside:

@@ -18,7 +18,7 @@ from .init import check_rank
 from .kinds import kind_of, make_adapter
 from .layer import AdaptedLayer
 from .saved_modules import copied
-from .targets import biases_of, own_modules, saved_modules_of, targets_of, unwrapped, warn_of_unused
+from .targets import biases_of, own_modules, saved_modules_of, targets_of, warn_of_unused
 from .types import Array
 
 PREFIX = "base_model.model."  # of names in PEFT's files; those of what layers share begin with "base_model." alone
@@ -94,7 +94,8 @@ def new_adapter(
     kinds = [kind_of(config, target) for target in targets]
     for kind, target in zip(kinds, targets, strict=True):
         kind.check(config, target)
-        _check_others(model.get_submodule(target.name), config)
+        changes = config.changes_base and not isinstance(target.layer, nn.Embedding)  # an embedding is left whole
+        _check_others(model.get_submodule(target.name), changes)
     if config.changes_base:
         _check_weights(model, config, [target for target in targets if not isinstance(target.layer, nn.Embedding)])
     shared: dict[str, Tensor] = {}
@@ -125,10 +126,12 @@ def _check_apart(adapted: Iterable[str], whole: Iterable[str]) -> None:
                 raise ValueError(f"{other} is {what}, and modules_to_save trains {name} whole: choose one")
 
 
-def _check_others(layer, config):
-    """ValueError if PiSSA or OLoRA, which change the base weight, would be beside another adapter."""
+def _check_others(layer, changes):
+    """ValueError if PiSSA or OLoRA, which change the base weight, would be beside another adapter.
+
+    changes: does the new adapter change it?
+    """
     others = layer.adapters.values() if isinstance(layer, AdaptedLayer) else ()
-    changes = config.changes_base and not isinstance(unwrapped(layer), nn.Embedding)  # an embedding's is left whole
     if others and (changes or any(adapter.initial is not None for adapter in others)):
         raise ValueError(
             "an adapter whose initialisation takes a part out of the weight (PiSSA, OLoRA) must be alone on its "

@@ -41,9 +41,9 @@ def check_names(field_name: str, value: Iterable[str] | str | None) -> list[str]
     return list(value)
 
 
-def check_expression(field_name: str, text: str, frame: str = "{}") -> int:
+def check_expression(field_name: str, text: str, frame: str = "{}") -> float:
     """The number of `ways` of the regular expression `text`, used inside `frame`; ValueError as in `check_names`."""
-    found = 1
+    found = 1.0
     try:
         for expression in dict.fromkeys((text, frame.format(text))):
             re.compile(expression)
@@ -52,8 +52,8 @@ def check_expression(field_name: str, text: str, frame: str = "{}") -> int:
         raise ValueError(f"{field_name} {shortened(text)} is not a valid regular expression: {error}") from None
     if found > LIMIT:
         raise ValueError(
-            f"{field_name} {shortened(text)} could take for ever to match: a repetition inside a repetition, or too many "
-            "in a row; write which names you mean with fewer * and +"
+            f"{field_name} {shortened(text)} could take for ever to match: a repetition inside a repetition, or too "
+            "many in a row; write which names you mean with fewer * and +"
         )
     return found
 

@@ -66,10 +66,8 @@ def fitted(config: PeftConfig, arrays: Mapping[str, Array], model: nn.Module, pa
     biases = biases_of(modules, config.bias, adapted, saved)
     whole = _whole(found, modules, biases, tuple(f"{name}." for name in (*adapted, *saved)))
     if whole:
-        warnings.warn(
-            f"{path} has {', '.join(whole)}, and not with the model's own numbers: used as in modules_to_save",
-            stacklevel=4,
-        )
+        what = f"{path} has its own weights of {', '.join(whole)}"
+        warnings.warn(f"{what}: they are used beside the adapter, as if modules_to_save named them", stacklevel=4)
         config = dataclasses.replace(config, modules_to_save=[*(config.modules_to_save or ()), *whole])
     return Stored(config, found, bases)
 
@@ -78,8 +76,8 @@ def without_names(arrays: Mapping[str, Array], expected: Iterable[str]) -> dict[
     """The arrays, with the adapter's own name taken out of names in which it still stands: lora_A.default.weight."""
     expected, found = set(expected), dict(arrays)
     for key in [key for key in found if key not in expected]:
-        *head, name, last = key.split(".")
-        for shorter in ([*head, last], [*head, name], head):
+        parts = key.split(".")
+        for shorter in ([*parts[:-2], parts[-1]], parts[:-1], parts[:-2]):
             plain = ".".join(shorter)
             if plain in expected and plain not in found:
                 found[plain] = found.pop(key)
@@ -172,9 +170,7 @@ def _bases(config, arrays, modules, adapted, path):
         if own is None or own.shape != array.shape or not (reduced or _is_one_base(own, array)):
             raise ValueError(f"{path} was trained on another base model: its {key} is not the model's")
         if name in adapted and not reduced and not _is_equal(own, array):
-            warnings.warn(
-                f"{path} brings its own {key}, rounded otherwise: it takes the place of the model's", stacklevel=5
-            )
+            warnings.warn(f"{path} has another {key}: it takes the place of the model's own", stacklevel=5)
             found[f"{name}.{BASE_WEIGHT}"], arrays[key] = own, array
     return found
 

@@ -44,8 +44,8 @@ def find_targets(
         head = unwrapped(getattr(model, "get_output_embeddings", lambda: None)())
         found = [name for name in linear if modules[name] is not head]
     else:
-        names = [*modules, *(part_names(modules) if isinstance(target_modules, list) else [])]
-        found = match_names(target_modules, names, linear)
+        parts = part_names(modules) if isinstance(target_modules, list) else []
+        found = match_names(target_modules, [*modules, *parts], linear)
     found = [name for name in found if not _excluded(exclude_modules, name)]
     exact = target_modules if isinstance(target_modules, list) else []
     found = [name for name in found if name in exact or _in_layers(name, layers_to_transform, layers_pattern)]
@@ -98,6 +98,8 @@ def saved_modules_of(modules: Mapping[str, Any], config: PeftConfig) -> list[str
         if isinstance(modules[name], (nn.ModuleList, nn.ModuleDict)):
             raise ValueError(f"modules_to_save: {name} is a list of modules, which cannot be called: name those in it")
     chosen = set(found)
+    if not chosen:
+        return []
     return [name for name in modules if name in chosen and not any(outer in chosen for outer in _outer(name))]
 
 
@@ -107,18 +109,22 @@ def _outer(name):
     return [".".join(parts[:i]) for i in range(1, len(parts))]
 
 
-def warn_of_unused(config: PeftConfig, modules: Collection[str], targets: Collection[str]) -> None:
+def warn_of_unused(config: PeftConfig, modules: Mapping[str, Any], targets: Collection[str]) -> None:
     """Warn of entries in patterns that match no layer of `targets`, and of names to leave out that are no module's.
 
-    modules, targets: the names of the model's own modules, and of those that get an adapter.
+    modules: the model's own; targets: the names of those that get an adapter.
     """
     for field in ("rank_pattern", "alpha_pattern"):
-        unused = unmatched(getattr(config, field, {}), targets)
+        patterns = getattr(config, field, None)
+        unused = unmatched(patterns, targets) if patterns else []
         if unused:
             warnings.warn(f"{field} has entries that match no adapted layer: {', '.join(unused)}", stacklevel=4)
-    left_out = config.exclude_modules or ()
+    left_out = config.exclude_modules
+    if not left_out:
+        return
     entries = [left_out] if isinstance(left_out, str) else [[name] for name in left_out]
-    unused = ["".join(entry) for entry in entries if not any(_excluded(entry, name) for name in modules)]
+    names = [*modules, *part_names(modules)]
+    unused = ["".join(entry) for entry in entries if not any(_excluded(entry, name) for name in names)]
     if unused:
         warnings.warn(f"exclude_modules has entries that match no module: {', '.join(unused)}", stacklevel=4)
 

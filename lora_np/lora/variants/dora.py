@@ -39,7 +39,7 @@ class Magnitudes(Adapter):
         weight: Array = oriented(layer, layer.weight.data).astype(dtype_beside(layer), copy=False)
         return _lengths(weight if self.initial else weight + self.delta_weight())
 
-    def _ratio(self, layer: Layer) -> Tensor:
+    def _ratio(self, layer):
         """m/n (out,)."""
         return self.lora_magnitude_vector.weight / _lengths(self._adapted(layer))
 
