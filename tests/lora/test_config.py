@@ -270,7 +270,10 @@ def test_a_field_that_would_change_the_computation_is_never_ignored(tmp_path, na
         ({"lora_dropout": "0.1"}, r"lora_dropout must be in \[0, 1\), got '0.1'"),
         ({"modules_to_save": "lm_head"}, "modules_to_save must be a list of names, got 'lm_head'"),
         ({"target_modules": {"q_proj": 1}}, "target_modules must be a list of names"),
-        ({"init_lora_weights": "pissa_niter_1000000000"}, "init_lora_weights.*N up to 1000, got 'pissa_niter_1000000000'"),
+        (
+            {"init_lora_weights": "pissa_niter_1000000000"},
+            "init_lora_weights.*N up to 1000, got 'pissa_niter_1000000000'",
+        ),
         ({"init_lora_weights": "pissa_niter_" + "9" * 5000}, "N up to 1000, got 'pissa_niter_999"),
         ({"init_lora_weights": "corda"}, "'corda' is not supported"),
         ({"r": 10**30}, "r must be at most 2147483647, got 10000"),
