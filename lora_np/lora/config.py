@@ -194,6 +194,7 @@ class LoraConfig(PeftConfig):
     # How A and B began, or how PEFT trains them: what they compute is the same.
     harmless = PeftConfig.harmless | {"qalora_group_size", "eva_config", "loftq_config", "velora_config"}
     harmless |= {"ensure_weight_tying"}  # `stored.py` looks at it
+    # ("mica" has B frozen in PEFT; trained on here, it is trained too.)
     in_files: ClassVar[dict[str, dict[Any, Any]]] = {"init_lora_weights": {"eva": True, "mica": True}}
 
     def __post_init__(self):
@@ -220,7 +221,8 @@ class LoraConfig(PeftConfig):
         if kind in DATA_DRIVEN:
             raise ValueError(
                 f"init_lora_weights={kind!r} is not supported: that is computed from training data, which a "
-                "LoraConfig does not have; 'pissa' and 'olora' use the weights alone"
+                "LoraConfig does not have; 'pissa' and 'olora' use the weights alone. A file with it can be read once "
+                "PEFT has saved it for the unchanged base model (path_initial_model_for_weight_conversion)"
             )
         if not is_known(kind):
             known = ", ".join(map(repr, INITS))

@@ -22,8 +22,8 @@ from .config import CONFIG_FILE, PeftConfig
 from .foreign import refuse_foreign
 from .init import NITER
 from .kinds import config_class
-from .model_adapter import PREFIX, ModelAdapter, new_adapter
-from .stored import BASE_WEIGHT, fitted, without_names
+from .model_adapter import BASE_WEIGHT, PREFIX, ModelAdapter, new_adapter
+from .stored import fitted, without_names
 from .types import Array, StrPath
 from .variants import PartialProjection
 

@@ -21,6 +21,7 @@ from .saved_modules import copied
 from .targets import biases_of, own_modules, saved_modules_of, targets_of, warn_of_unused
 from .types import Array
 
+BASE_WEIGHT = "base_layer.weight"  # behind a layer's name: what PEFT's files have of the base
 PREFIX = "base_model.model."  # of names in PEFT's files; those of what layers share begin with "base_model." alone
 
 
@@ -53,10 +54,10 @@ class ModelAdapter:
         return found
 
     def bringing(self, bases: Mapping[str, nn.Parameter]) -> Self:
-        """This one, whose file has other numbers for these weights of the model, {"lm_head.base_layer.weight": ...}."""
+        """This one, whose file has other numbers for these {name: Parameter} of the model's weights."""
         self.bases = dict(bases)
         for name in bases:
-            self.adapters[name.removesuffix(".base_layer.weight")].brings_base = True
+            self.adapters[name.removesuffix(f".{BASE_WEIGHT}")].brings_base = True
         return self
 
     def saved_arrays(self) -> dict[str, Array]:

@@ -16,6 +16,8 @@ LENGTH = 64  # of a module's name: "model.layers.31.post_attention_layernorm" ha
 RECURRENCES = 8  # of one given letter in it
 LIMIT = 10**6  # ways to match; three `.*` in a row have 64³, and take a quarter of a millisecond on a name
 KEYS = 2000  # in one rank_pattern or alpha_pattern
+ENDING = r"(.*\.)?({})"  # of a dotted name, as PEFT has it
+BLOCK = r"(?:^|.*?\.){}\.(?P<idx>\d+)\."  # the first number in a name behind the text
 PLAIN = re.compile(r"[\w.]+")  # a module's name
 END: tuple[Any, Any] = ("END", None)  # what follows an expression that must match to the end
 
@@ -59,10 +61,6 @@ def check_expression(field_name: str, text: str, frame: str = "{}") -> float:
             "many in a row; write which names you mean with fewer * and +"
         )
     return found
-
-
-ENDING = r"(.*\.)?({})"  # of a dotted name, as PEFT has it
-BLOCK = r"(?:^|.*?\.){}\.(?P<idx>\d+)\."  # the first number in a name behind the text
 
 
 def check_patterns(field_name: str, patterns: Mapping[str, Any]) -> None:

@@ -23,11 +23,10 @@ import numpy as np
 from .. import nn
 from ..autograd.devices import to_numpy
 from .config import PeftConfig
-from .model_adapter import PREFIX
+from .model_adapter import BASE_WEIGHT, PREFIX
 from .targets import biases_of, ends_with, own_modules, part_names, saved_modules_of, targets_of
 from .types import Array
 
-BASE_WEIGHT = "base_layer.weight"  # what PEFT saves of the base beside an adapted head or embedding
 ORIGINALS = ("original_module", "modules_to_save")  # behind a module's name: what PEFT has inside it beside a copy
 WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.")  # of torch.compile and FSDP
 ONE_BASE = 1 / 16  # two weights are of one base model if most of their rows differ by less, relative to their length

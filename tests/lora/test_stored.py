@@ -5,14 +5,25 @@ import json
 
 import numpy as np
 import pytest
-from lora_helpers import hugging_face_twin, logits_of, refusal, relative, snapshot, some_ids, tiny_llama, tiny_model
+from lora_helpers import (
+    hugging_face_twin,
+    logits_of,
+    peft_model,
+    refusal,
+    relative,
+    snapshot,
+    some_ids,
+    tiny_llama,
+    tiny_model,
+)
 
-from lora_np import PeftModel
+from lora_np import PeftModel, manual_seed
 from lora_np.storage import read_safetensors, write_safetensors
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
 PREFIX = "base_model.model."
 HEAD, EMBEDDING = f"{PREFIX}lm_head.weight", f"{PREFIX}model.embed_tokens.weight"
+WHOLE = "model.layers.1.mlp.up_proj"
 QV = ["q_proj", "v_proj"]
 gpt2, llama = tiny_model, tiny_llama
 untied = functools.partial(tiny_llama, tie_word_embeddings=False)
@@ -99,9 +110,13 @@ SEVERAL = {  # what PEFT is told, and the model
     "an empty pattern": (llama, {"target_modules": QV, "layers_to_transform": [1], "layers_pattern": ""}),
     "no patterns": (llama, {"target_modules": QV, "layers_to_transform": [1], "layers_pattern": []}),
     "blocks": (gpt2, {"target_modules": ["c_attn"], "layers_to_transform": 1, "layers_pattern": "(h|blocks)"}),
+    "all but some": (llama, {"target_modules": "all-linear", "exclude_modules": r".*mlp.*"}),
+    "a whole name passes the blocks": (llama, {"target_modules": ["v_proj", WHOLE], "layers_to_transform": [0]}),
     "excluded by nothing": (llama, {"target_modules": QV, "exclude_modules": []}),
     "ranks of each": (llama, {"target_modules": QV, "rank_pattern": {r"layers\.0\..*q_proj": 2, "v_proj": 6}}),
 }
+PRECISE = ["norm is each norm", "lm_head in both", "all biases and one saved", "lora_bias with and without"]
+PRECISE += ["DoRA on an embedding", "tied, embeddings saved", "ranks of each"]
 CASES = pytest.mark.parametrize(("make", "options"), SEVERAL.values(), ids=SEVERAL)
 
 
@@ -275,7 +290,7 @@ class TestWhatPeftWrites:
         save_file(tensors, directory / WEIGHTS)
         assert_loads_as_in_peft(llama, directory)
 
-    @CASES
+    @pytest.mark.parametrize(("make", "options"), [SEVERAL[name] for name in PRECISE], ids=PRECISE)
     def test_in_float64(self, tmp_path, make, options):
         def double():
             model = make()
@@ -287,6 +302,35 @@ class TestWhatPeftWrites:
         expected = in_peft(double(), directory)
         assert relative(logits_of(PeftModel.from_pretrained(double(), directory)), expected) < 1e-10
 
+    @pytest.mark.parametrize(
+        ("make", "options", "fields"),
+        [
+            (llama, {"target_modules": QV}, {"target_modules": None}),
+            (llama, {"target_modules": "all-linear"}, {"target_modules": "all-linear"}),
+            (gpt2, {"target_modules": "all-linear"}, {"target_modules": "All-Linear"}),
+            (llama, {"target_modules": QV}, {"fan_in_fan_out": None, "revision": None, "peft_version": "99.1"}),
+            (llama, {"target_modules": QV}, {"runtime_config": {"ephemeral_gpu_offload": False}, "of_tomorrow": 3}),
+        ],
+        ids=str,
+    )
+    def test_other_configurations(self, tmp_path, make, options, fields):
+        assert_loads_as_in_peft(make, edit(made_by_peft(make, tmp_path, **options), **fields))
+
+    @pytest.mark.parametrize(
+        ("make", "key", "array"),
+        [
+            (llama, f"{PREFIX}model.norm.weight", np.full(16, 1.5, np.float32)),
+            (gpt2, f"{PREFIX}transformer.ln_f.bias", np.full(16, 1.5, np.float32)),
+            (gpt2, f"{PREFIX}transformer.wte.weight", np.linspace(0, 1, 31 * 16, dtype=np.float32).reshape(31, 16)),
+            (llama, f"{PREFIX}score.weight", np.ones((3, 16), np.float32)),
+        ],
+        ids=["a norm", "a bias", "a tied embedding", "a head that the model lacks"],
+    )
+    def test_tensors_beside(self, tmp_path, make, key, array):
+        options = {"target_modules": ["q_proj", "c_attn"], "modules_to_save": ["score"], "task_type": "SEQ_CLS"}
+        directory = made_by_peft(make, tmp_path, **options)
+        assert_loads_as_in_peft(make, edit(directory, lambda arrays: arrays.update({key: array})))
+
     def test_a_file_of_peft_0_3(self, tmp_path):
         directory = made_by_peft(llama, tmp_path, target_modules=QV)
         expected = in_peft(llama(), directory)
@@ -296,3 +340,130 @@ class TestWhatPeftWrites:
         (directory / CONFIG).write_text(json.dumps(fields))
         assert relative(logits_of(PeftModel.from_pretrained(llama(), directory)), expected) < 2e-5
         assert relative(in_peft(llama(), directory), expected) < 2e-5
+
+
+@pytest.fixture
+def saved(tmp_path):
+    """A directory with an adapter of ours for the untied Llama, on q_proj, v_proj and the head."""
+    peft_model([*QV, "lm_head"], untied()).save_pretrained(tmp_path)
+    return tmp_path
+
+
+def loads(directory, make=untied):
+    return PeftModel.from_pretrained(make(), directory)
+
+
+class TestNamesThatTheModelLacks:
+    def test_they_are_warned_about_and_left_out(self, saved):
+        expected = logits_of(loads(saved))
+        edit(saved, target_modules=["w1", *QV, "lm_head", "w2"], modules_to_save=["score"])
+        with pytest.warns(UserWarning, match="was made for a model that has w1, w2, score too: left out"):
+            model = loads(saved)
+        np.testing.assert_array_equal(logits_of(model), expected)
+        assert model.peft_config["default"].target_modules == [*QV, "lm_head"]
+        assert model.peft_config["default"].modules_to_save is None
+
+    def test_where_all_are_missing_that_is_an_error(self, saved):
+        edit(saved, target_modules=["w1", "w2"])
+        model = untied()
+        before = snapshot(model)
+        message = refusal(ValueError, lambda: PeftModel.from_pretrained(model, saved))
+        assert str(saved / CONFIG) in message
+        assert "no layer matches 'w1'" in message
+        assert snapshot(model) == before
+
+    def test_a_new_adapter_must_name_what_there_is(self):
+        assert "'w1'" in refusal(ValueError, lambda: peft_model([*QV, "w1"], untied()))
+        message = refusal(ValueError, lambda: peft_model(QV, untied(), modules_to_save=["score"]))
+        assert "modules_to_save: no module matches 'score'" in message
+
+    def test_tensors_of_layers_that_the_model_lacks_are_an_error(self, saved):
+        """Part of what was trained would be lost."""
+        extra = f"{PREFIX}model.layers.2.self_attn.q_proj.lora_A.weight"
+        edit(saved, lambda arrays: arrays.update({extra: np.ones((4, 16), np.float32)}))
+        assert f"unexpected {extra}" in refusal(ValueError, lambda: loads(saved))
+
+
+class TestWeightsOfTheBase:
+    KEY = f"{PREFIX}lm_head.base_layer.weight"
+
+    def brought(self, saved, change):
+        edit(saved, lambda arrays: arrays.update({self.KEY: change(untied().lm_head.weight.data)}))
+
+    def test_its_own_is_passed_over(self, saved, recwarn):
+        self.brought(saved, lambda weight: weight)
+        assert loads(saved).get_base_model().lm_head.base_layer.weight is not None
+        assert not recwarn.list
+
+    def test_one_that_was_added_to_and_taken_from_is_its_own(self, saved, recwarn):
+        self.brought(saved, lambda weight: (weight + np.float32(0.7)) - np.float32(0.7))
+        model = loads(saved)
+        assert not recwarn.list
+        np.testing.assert_array_equal(
+            model.base_model.adapted["lm_head"].base_layer.weight.data, untied().lm_head.weight.data
+        )
+
+    def test_a_rounded_one_takes_its_place_and_is_saved_again(self, saved, tmp_path_factory):
+        self.brought(saved, lambda weight: weight.astype(np.float16))
+        with pytest.warns(UserWarning, match="lm_head.base_layer.weight: it takes the place of the model's own"):
+            model = loads(saved)
+        rounded = untied().lm_head.weight.data.astype(np.float16)
+        np.testing.assert_array_equal(model.base_model.adapted["lm_head"].base_layer.weight.data, rounded)
+        again = tmp_path_factory.mktemp("again")
+        model.save_pretrained(again)
+        np.testing.assert_array_equal(read_safetensors(again / WEIGHTS)[0][self.KEY], rounded)
+        with pytest.warns(UserWarning, match="takes the place"):
+            np.testing.assert_array_equal(logits_of(loads(again)), logits_of(model))
+
+    def test_with_new_rows_for_new_tokens(self, saved):
+        def grown(weight):
+            return np.concatenate([weight[:-3], weight[-3:] + 1])
+
+        self.brought(saved, grown)
+        with pytest.warns(UserWarning, match="takes the place"):
+            model = loads(saved)
+        np.testing.assert_array_equal(
+            model.base_model.adapted["lm_head"].base_layer.weight.data, grown(untied().lm_head.weight.data)
+        )
+
+    @pytest.mark.parametrize("change", [lambda w: w + 1, lambda w: w[1:], lambda w: w[::-1], lambda w: w * np.nan])
+    def test_one_of_another_model_is_an_error(self, saved, change):
+        self.brought(saved, lambda weight: np.ascontiguousarray(change(weight)))
+        model = untied()
+        before = snapshot(model)
+        message = refusal(ValueError, lambda: PeftModel.from_pretrained(model, saved))
+        assert f"{WEIGHTS} was trained on another base model: its {self.KEY}" in message
+        assert snapshot(model) == before
+
+
+class TestPlainWeights:
+    def test_the_models_own_are_passed_over(self, saved, recwarn):
+        edit(saved, lambda arrays: arrays.update({EMBEDDING: untied().model.embed_tokens.weight.data}))
+        assert loads(saved).peft_config["default"].modules_to_save is None
+        assert not recwarn.list
+
+    def test_others_are_the_adapters_alone(self, tmp_path):
+        for folder in ("plain", "own"):
+            manual_seed(0)
+            peft_model(QV, untied()).save_pretrained(tmp_path / folder)
+        head = untied().lm_head.weight.data * 2
+        edit(tmp_path / "own", lambda arrays: arrays.update({HEAD: head}))
+        model = loads(tmp_path / "plain")
+        plain = logits_of(model)
+        with pytest.warns(UserWarning, match="has its own weights of lm_head"):
+            model.load_adapter(tmp_path / "own", "own")
+        np.testing.assert_array_equal(logits_of(model), plain)
+        model.set_adapter("own")
+        np.testing.assert_allclose(logits_of(model), 2 * plain, rtol=1e-5)
+        model.delete_adapter("own")
+        np.testing.assert_array_equal(logits_of(model), plain)
+
+    def test_two_names_for_one_tensor_are_an_error(self, saved):
+        key = f"{PREFIX}lm_head.lora_A.weight"
+        edit(saved, lambda arrays: arrays.update({PREFIX + key: arrays[key]}))
+        assert f"{WEIGHTS} has two tensors for {key}" in refusal(ValueError, lambda: loads(saved))
+
+    def test_ranks_that_the_configuration_does_not_tell_are_an_error(self, saved):
+        key = f"{PREFIX}lm_head.lora_A.weight"
+        edit(saved, lambda arrays: arrays.update({key: arrays[key][:2]}))
+        assert f"{key} has shape (2, 16) instead of (4, 16)" in refusal(ValueError, lambda: loads(saved))
