@@ -57,10 +57,10 @@ def fitted(config: PeftConfig, arrays: Mapping[str, Array], model: nn.Module, pa
         if plain in found:
             raise ValueError(f"{path} has two tensors for {plain}")
         found[plain] = array
+    found = _without_originals(found, modules)
     config, found = _without_missing(config, found, modules, path)
     config = _with_tied(config, found, model, modules)
     adapted, saved = targets_of(model, config, modules), saved_modules_of(modules, config)
-    found = _without_originals(found, saved)
     bases = _bases(config, found, modules, adapted, path)
     biases = biases_of(modules, config.bias, adapted, saved)
     whole = _whole(found, modules, biases, tuple(f"{name}." for name in (*adapted, *saved)))
@@ -78,7 +78,7 @@ def without_names(arrays: Mapping[str, Array], expected: Iterable[str]) -> dict[
         parts = key.split(".")
         for shorter in ([*parts[:-2], parts[-1]], parts[:-1], parts[:-2]):
             plain = ".".join(shorter)
-            if plain in expected and plain not in found:
+            if plain in expected and (plain not in found or np.array_equal(found[plain], found[key])):
                 found[plain] = found.pop(key)
                 break
     return found
@@ -149,10 +149,20 @@ def _is_plain(module, rest):
     return isinstance(vars(module).get(rest), nn.Parameter) or first in ("base_layer", *ORIGINALS)
 
 
-def _without_originals(arrays, saved):
-    """The arrays without what PEFT writes of the module that a trained copy replaces, and writes of the copy twice."""
-    useless = tuple(f"{PREFIX}{name}.{part}." for name in saved for part in ORIGINALS)
-    return {key: array for key, array in arrays.items() if not key.startswith(useless)}
+def _without_originals(arrays, modules):
+    """The arrays without what PEFT writes of the module that a trained copy replaces, and writes of the copy twice.
+
+    lm_head.modules_to_save.default.weight is lm_head.weight, the copy's, if that is not there.
+    """
+    found, inner = dict(arrays), {}
+    for key in arrays:
+        name, rest = _split(key.removeprefix(PREFIX), modules)
+        part, _, last = rest.partition(".")
+        if name and part in ORIGINALS:
+            inner[key] = f"{PREFIX}{name}.{last}", f"{PREFIX}{name}.{last.partition('.')[2]}"
+            if part == "modules_to_save" and inner[key][0] not in arrays:
+                found.setdefault(inner[key][1], arrays[key])
+    return {key: array for key, array in found.items() if not any(plain in found for plain in inner.get(key, ()))}
 
 
 def _bases(config, arrays, modules, adapted, path):
@@ -175,17 +185,19 @@ def _bases(config, arrays, modules, adapted, path):
 
 
 def _is_equal(own: Any, array: Array) -> bool:
-    """Is this the Parameter's array, but for the rounding of one addition and one subtraction in its dtype?"""
-    ours, theirs = to_numpy(own.data), array.astype(own.dtype)
-    allowed = 8 * np.finfo(ours.dtype).eps * np.abs(ours).max(initial=0)
-    return ours.shape == theirs.shape and bool((np.abs(ours - theirs) <= allowed).all())
+    """Is this, of the same shape, the Parameter's array, but for the rounding of an addition and a subtraction?"""
+    with np.errstate(all="ignore"):
+        ours, theirs = to_numpy(own.data), array.astype(own.dtype)
+        allowed = 8 * np.finfo(ours.dtype).eps * np.abs(ours).max(initial=0)
+        return bool((np.abs(ours - theirs) <= allowed).all())
 
 
 def _is_one_base(own: Any, array: Array) -> bool:
     """Are most rows of the weight nearly those of the Parameter? (New tokens may have others.)"""
-    ours, theirs = (np.asarray(a, np.float64) for a in (to_numpy(own.data), array))
-    lengths = np.maximum(np.linalg.norm(ours, axis=-1), np.finfo(np.float64).tiny)
-    return bool(np.median(np.linalg.norm(ours - theirs, axis=-1) / lengths) <= ONE_BASE)
+    with np.errstate(all="ignore"):
+        ours, theirs = (np.asarray(a, np.float64) for a in (to_numpy(own.data), array))
+        lengths = np.maximum(np.linalg.norm(ours, axis=-1), np.finfo(np.float64).tiny)
+        return bool(np.median(np.linalg.norm(ours - theirs, axis=-1) / lengths) <= ONE_BASE)
 
 
 def _whole(arrays, modules, biases, taken):

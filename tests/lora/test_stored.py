@@ -331,6 +331,19 @@ class TestWhatPeftWrites:
         directory = made_by_peft(make, tmp_path, **options)
         assert_loads_as_in_peft(make, edit(directory, lambda arrays: arrays.update({key: array})))
 
+    @pytest.mark.parametrize(
+        ("make", "options"),
+        [
+            (tied, {"target_modules": QV, "modules_to_save": ["model.embed_tokens"], "ensure_weight_tying": True}),
+            (tied, {"target_modules": ["model.embed_tokens"], "use_dora": True}),
+            (untied_gpt2, {"target_modules": ["wte", "c_fc"], "use_dora": True}),
+        ],
+        ids=str,
+    )
+    def test_what_it_writes_twice(self, tmp_path, make, options):
+        directory = made_by_peft(make, tmp_path, save={"save_embedding_layers": True}, **options)
+        assert_loads_as_in_peft(make, directory)
+
     def test_a_file_of_peft_0_3(self, tmp_path):
         directory = made_by_peft(llama, tmp_path, target_modules=QV)
         expected = in_peft(llama(), directory)
@@ -457,6 +470,19 @@ class TestPlainWeights:
         np.testing.assert_allclose(logits_of(model), 2 * plain, rtol=1e-5)
         model.delete_adapter("own")
         np.testing.assert_array_equal(logits_of(model), plain)
+
+    def test_copies_under_the_names_that_they_have_in_memory(self, tmp_path, recwarn):
+        peft_model(QV, untied(), modules_to_save=["lm_head"]).save_pretrained(tmp_path)
+        head = untied().lm_head.weight.data * 2
+        edit(tmp_path, lambda arrays: arrays.update({HEAD: head}))
+        expected = logits_of(loads(tmp_path))
+
+        def in_memory(arrays):
+            arrays[HEAD.replace("weight", "modules_to_save.any.weight")] = arrays.pop(HEAD)
+            arrays[HEAD.replace("weight", "original_module.weight")] = head / 2
+
+        np.testing.assert_array_equal(logits_of(loads(edit(tmp_path, in_memory))), expected)
+        assert not recwarn.list
 
     def test_two_names_for_one_tensor_are_an_error(self, saved):
         key = f"{PREFIX}lm_head.lora_A.weight"
