@@ -152,7 +152,8 @@ def _is_plain(module, rest):
 def _without_originals(arrays, modules):
     """The arrays without what PEFT writes of the module that a trained copy replaces, and writes of the copy twice.
 
-    lm_head.modules_to_save.default.weight is lm_head.weight, the copy's, if that is not there.
+    lm_head.modules_to_save.default.weight is lm_head.weight, the copy's. If both are there, for a copy inside a copy,
+    it is the one that PEFT computes with.
     """
     found, inner = dict(arrays), {}
     for key in arrays:
@@ -161,7 +162,7 @@ def _without_originals(arrays, modules):
         if name and part in ORIGINALS:
             inner[key] = f"{PREFIX}{name}.{last}", f"{PREFIX}{name}.{last.partition('.')[2]}"
             if part == "modules_to_save" and inner[key][0] not in arrays:
-                found.setdefault(inner[key][1], arrays[key])
+                found[inner[key][1]] = arrays[key]
     return {key: array for key, array in found.items() if not any(plain in found for plain in inner.get(key, ()))}
 
 

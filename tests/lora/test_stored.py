@@ -344,6 +344,13 @@ class TestWhatPeftWrites:
         directory = made_by_peft(make, tmp_path, save={"save_embedding_layers": True}, **options)
         assert_loads_as_in_peft(make, directory)
 
+    def test_a_copy_inside_a_copy(self, tmp_path):
+        """PEFT wraps the MLP in the copy of its block again, and has the trained numbers under the name in memory."""
+        options = {"target_modules": ["c_proj"], "modules_to_save": ["h.0", "mlp"], "task_type": "SEQ_CLS"}
+        directory = made_by_peft(gpt2, tmp_path, **options)
+        expected = in_peft(gpt2(), directory)
+        assert relative(logits_of(PeftModel.from_pretrained(gpt2(), directory)), expected) < 2e-5
+
     def test_a_file_of_peft_0_3(self, tmp_path):
         directory = made_by_peft(llama, tmp_path, target_modules=QV)
         expected = in_peft(llama(), directory)
