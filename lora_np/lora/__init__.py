@@ -2,8 +2,9 @@
 
     adapter.py, kinds.py               what a kind of adapter says about itself, and which kinds there are
     config.py, init.py, targets.py     the settings, how A and B are initialised, which layers get an adapter
+    patterns.py                        names and regular expressions in the settings
     model_adapter.py, lora_model.py, peft_model.py     one adapter on a model, all of them, and PEFT's names
-    files.py                           PEFT's files
+    files.py, stored.py, foreign.py    PEFT's files, what is unusual in some of them, and folders of other programs
     call.py                            adapters for one call: none, or others for each row
 
 What goes beyond it:

@@ -45,6 +45,7 @@ class Adapter(nn.Module):
     idle_if_zero    the name in the file of a tensor: where it is all zero, the adapter changes nothing
     plain           is it ΔW = s·B A and nothing else? Only such adapters can be combined
     initial         (A, B, s): its initialisation took s·B A out of the base weight; None if it took nothing
+    brings_base     did its file have another weight for its layer, which was put there? Then it is saved with it
     fused           None, or a method (layer, x) -> layer's result and update in one operation
     """
 
@@ -52,6 +53,7 @@ class Adapter(nn.Module):
     learns_faster: tuple[str, ...] = ()
     idle_if_zero: str | None = None
     plain = False
+    brings_base = False
     initial: tuple[Array, Array, float] | None = None
     fused: Callable[[Layer, Input], Tensor] | None = None
     r: int | None = None

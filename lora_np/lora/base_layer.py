@@ -5,8 +5,10 @@ from collections import Counter
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
+
 from .. import nn
-from ..autograd.devices import to_device
+from ..autograd.devices import array_module, to_device
 from .types import Array, Layer
 
 
@@ -27,6 +29,14 @@ def put_arrays(layer: Layer, weight: Array | None, bias: Array | None) -> None:
         if array is not None:
             p = getattr(layer, name)
             p.data = to_device(array, p.device).astype(p.dtype, copy=False)
+
+
+def stay_finite(layer: Layer, weight: Array, bias: Array | None) -> bool:
+    """Have these arrays no NaN or infinity once they are in the layer, in the dtype of those it has?"""
+    dtypes = [None if array is None else array.dtype for array in arrays_of(layer)]
+    with np.errstate(over="ignore"):
+        found = [a.astype(t, copy=False) for a, t in zip((weight, bias), dtypes, strict=True) if a is not None]
+    return all(bool(array_module(array).isfinite(array).all()) for array in found)
 
 
 def with_arrays(layer: Layer, weight: Array | None, bias: Array | None) -> Layer:

@@ -2,10 +2,8 @@
 
 import dataclasses
 import math
-import re
-import sys
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -13,18 +11,26 @@ from typing import Any, ClassVar, Self
 
 from ..storage import read_json, write_json
 from .adapter import Target
-from .init import INITS, changes_base, initial_matrices, is_known
+from .init import INITS, MOST_ITERATIONS, changes_base, initial_matrices, is_known
+from .patterns import BLOCK, check_expression, check_names, check_patterns, first_match, shortened
 from .types import ABSENT, Array, StrPath
 
 CONFIG_FILE = "adapter_config.json"
 DATA_DRIVEN = ("eva", "corda", "lora_ga")  # PEFT fills these in by passes over data, through calls of their own
+LARGEST = 3.4e38  # what a float32 can hold
+LARGEST_RANK = 2**31 - 1  # more is no array's size
 NOTHING: tuple[Any, ...] = (None, False, {}, [])  # values of a field that is not used
 
 
 class TaskType(StrEnum):
-    """What the model is for. Only language modelling is known here."""
+    """What the model is for, in PEFT's words. The models here are for the first; an adapter's file may say another."""
 
     CAUSAL_LM = "CAUSAL_LM"
+    SEQ_CLS = "SEQ_CLS"
+    SEQ_2_SEQ_LM = "SEQ_2_SEQ_LM"
+    TOKEN_CLS = "TOKEN_CLS"
+    QUESTION_ANS = "QUESTION_ANS"
+    FEATURE_EXTRACTION = "FEATURE_EXTRACTION"
 
 
 @dataclass(kw_only=True)
@@ -38,7 +44,8 @@ class PeftConfig:
     layers_pattern       the name in front of the block number ("h", "layers"), if a model has several
     bias                 which biases are trained too: "none", "all", or "lora_only" (those of adapted layers; with
                          another kind's name in front for another kind)
-    modules_to_save      modules trained whole and saved with the adapter, such as a new head
+    modules_to_save      modules trained whole and saved with the adapter, such as a new head: all whose names end so,
+                         with or without a dot ("norm" is also "input_layernorm"); they get no adapter
     fan_in_fan_out       whether the adapted layers store their weight (in, out), as GPT-2's Conv1D does
     """
 
@@ -55,12 +62,15 @@ class PeftConfig:
 
     peft_type: ClassVar[str | None] = None
     r = lora_alpha = exclude_modules = ABSENT
-    flags: ClassVar[tuple[str, ...]] = ("fan_in_fan_out",)  # fields that are True or False
+    flags: ClassVar[tuple[str, ...]] = ("fan_in_fan_out",)  # fields that are True or False; None means False
     refused: ClassVar[tuple[str, ...]] = ()  # PEFT's fields that change what is computed, for things that are not here
     harmless: ClassVar[set[str]] = {"auto_mapping", "megatron_core", "peft_type", "peft_version"}  # they change nothing
+    in_files: ClassVar[dict[str, dict[Any, Any]]] = {}  # {field: {value in a file: what it means when read}}
 
     def __post_init__(self):
         for name in self.flags:
+            if getattr(self, name) is None:
+                setattr(self, name, False)
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} must be True or False, got {getattr(self, name)!r}")
         self._check_layers()
@@ -70,6 +80,8 @@ class PeftConfig:
         self.target_modules = check_names("target_modules", self.target_modules)
         if isinstance(self.target_modules, list) and not self.target_modules:
             raise ValueError("target_modules is empty: name at least one module, or 'all-linear'")
+        if isinstance(self.modules_to_save, str):
+            raise ValueError(f"modules_to_save must be a list of names, got {self.modules_to_save!r}")
         if self.modules_to_save is not None:
             self.modules_to_save = check_names("modules_to_save", list(self.modules_to_save)) or None
         if self.task_type is not None:
@@ -87,7 +99,7 @@ class PeftConfig:
         if not isinstance(patterns, list) or not all(isinstance(p, str) for p in patterns):
             raise ValueError(f"layers_pattern must be a name or a list of names, got {self.layers_pattern!r}")
         for pattern in patterns:
-            check_names("layers_pattern", pattern)
+            check_expression("layers_pattern", pattern, BLOCK)
         if self.layers_pattern and self.layers_to_transform is None:
             raise ValueError("layers_pattern says where block numbers stand: it needs layers_to_transform")
         if isinstance(self.target_modules, str) and self.layers_to_transform is not None:
@@ -125,8 +137,12 @@ class PeftConfig:
         unknown = [name for name in unknown if fields[name] not in NOTHING]
         if unknown:
             warnings.warn(f"{source} has fields that are ignored: {', '.join(unknown)}", stacklevel=2)
+        values = {name: fields[name] for name in names & set(fields)}
+        for name, meanings in cls.in_files.items():
+            if isinstance(values.get(name), str):
+                values[name] = meanings.get(values[name].lower(), values[name])
         try:
-            return cls(**{name: fields[name] for name in names & set(fields)})
+            return cls(**values)
         except (TypeError, ValueError, AttributeError) as error:
             raise ValueError(f"{source}: {error}") from None
 
@@ -153,7 +169,7 @@ class LoraConfig(PeftConfig):
     alpha_pattern        {name or regular expression: lora_alpha}, likewise
     lora_bias            whether the branch has a bias of its own, on B
     init_lora_weights    how A and B are initialised: True, False, "gaussian", "orthogonal", "pissa", "pissa_niter_N",
-                         "olora"; see `init.py`
+                         "olora"; see `init.py`. In a file also "eva" and "mica": read as True, as A and B are there
     use_rslora           scale by lora_alpha / √r instead, so that the update's size does not shrink with r
     use_dora             learn the length of each row of W apart from its direction; see `variants/dora.py`
     """
@@ -173,43 +189,47 @@ class LoraConfig(PeftConfig):
     flags = ("use_rslora", "use_dora", "lora_bias", "fan_in_fan_out")
     refused = (
         *("alora_invocation_tokens", "arrow_config", "kasa_config", "layer_replication", "monteclora_config"),
-        *("target_parameters", "trainable_token_indices", "use_bdlora", "use_qalora", "velora_config"),
+        *("target_parameters", "trainable_token_indices", "use_bdlora", "use_qalora"),
     )
-    harmless = PeftConfig.harmless | {"qalora_group_size"}
+    # How A and B began, or how PEFT trains them: what they compute is the same.
+    harmless = PeftConfig.harmless | {"qalora_group_size", "eva_config", "loftq_config", "velora_config"}
+    harmless |= {"ensure_weight_tying"}  # `stored.py` looks at it
+    # ("mica" has B frozen in PEFT; trained on here, it is trained too.)
+    in_files: ClassVar[dict[str, dict[Any, Any]]] = {"init_lora_weights": {"eva": True, "mica": True}}
 
     def __post_init__(self):
-        self._check_patterns()
-        check_ranks(self.r, *self.rank_pattern.values())
-        for alpha in (self.lora_alpha, *self.alpha_pattern.values()):
-            if not isinstance(alpha, (int, float)) or isinstance(alpha, bool):
-                raise ValueError(f"lora_alpha must be a number, got {alpha!r}")
-            if not abs(alpha) <= sys.float_info.max:
-                raise ValueError("lora_alpha must be finite, and no larger than a float can be")
+        for name in ("rank_pattern", "alpha_pattern"):
+            if getattr(self, name):
+                check_patterns(name, getattr(self, name))
+            else:
+                setattr(self, name, {})
+        check_ranks(self.r)
+        for key, r in self.rank_pattern.items():
+            check_ranks(r, field_name=f"rank_pattern[{key!r}]: r")
+        check_alpha("lora_alpha", self.lora_alpha)
+        for key, alpha in self.alpha_pattern.items():
+            check_alpha(f"alpha_pattern[{key!r}]: lora_alpha", alpha)
         check_dropout("lora_dropout", self.lora_dropout)
         super().__post_init__()
         self._check_init()
         self.exclude_modules = check_names("exclude_modules", self.exclude_modules)
 
-    def _check_patterns(self):
-        """ValueError, with the field's name, for a pattern that is no dict of names: a file may hold anything."""
-        for name in ("rank_pattern", "alpha_pattern"):
-            value = getattr(self, name) or {}
-            if not isinstance(value, dict) or not all(isinstance(key, str) for key in value):
-                raise ValueError(f"{name} must be a dict from module names to numbers, got {value!r}")
-            for key in value:
-                check_names(name, key)  # a regular expression
-            setattr(self, name, value)
-
     def _check_init(self):
+        if isinstance(self.init_lora_weights, str):
+            self.init_lora_weights = self.init_lora_weights.lower()  # PEFT takes "OLoRA" too
         kind = self.init_lora_weights
         if kind in DATA_DRIVEN:
             raise ValueError(
                 f"init_lora_weights={kind!r} is not supported: that is computed from training data, which a "
-                "LoraConfig does not have; 'pissa' and 'olora' use the weights alone"
+                "LoraConfig does not have; 'pissa' and 'olora' use the weights alone. A file with it can be read once "
+                "PEFT has saved it for the unchanged base model (path_initial_model_for_weight_conversion)"
             )
         if not is_known(kind):
             known = ", ".join(map(repr, INITS))
-            raise ValueError(f"init_lora_weights must be one of {known} or 'pissa_niter_N', got {kind!r}")
+            raise ValueError(
+                f"init_lora_weights must be one of {known} or 'pissa_niter_N', N up to {MOST_ITERATIONS}, got "
+                f"{shortened(kind)}"
+            )
         odd = [r for r in (self.r, *self.rank_pattern.values()) if r % 2]
         if kind == "orthogonal" and odd:
             raise ValueError(f"init_lora_weights='orthogonal' needs even ranks, got {odd[0]}")
@@ -227,7 +247,7 @@ class LoraConfig(PeftConfig):
 
     def rank_and_alpha(self, name: str) -> tuple[int, float]:
         """(r, lora_alpha) of the layer with this dotted name: of the first pattern that matches, or the usual ones."""
-        return _first_match(self.rank_pattern, name, self.r), _first_match(self.alpha_pattern, name, self.lora_alpha)
+        return first_match(self.rank_pattern, name, self.r), first_match(self.alpha_pattern, name, self.lora_alpha)
 
     @property
     def changes_base(self) -> bool:
@@ -239,44 +259,24 @@ class LoraConfig(PeftConfig):
         return initial_matrices(self.init_lora_weights, target, self.scaling_of(target.r, target.lora_alpha))
 
 
-def check_ranks(*ranks: int) -> None:
-    """ValueError unless each is an integer of at least 1."""
+def check_ranks(*ranks: int, field_name: str = "r") -> None:
+    """ValueError, with the field's name, unless each is an integer of at least 1."""
     for r in ranks:
         if not isinstance(r, int) or isinstance(r, bool) or r < 1:
-            raise ValueError(f"r must be an integer of at least 1, got {r!r}")
+            raise ValueError(f"{field_name} must be an integer of at least 1, got {r!r}")
+        if r > LARGEST_RANK:
+            raise ValueError(f"{field_name} must be at most {LARGEST_RANK}, got {shortened(r)}")
+
+
+def check_alpha(field_name: str, alpha: float) -> None:
+    """ValueError, with the field's name, unless this is a number that a float32 can hold."""
+    if not isinstance(alpha, (int, float)) or isinstance(alpha, bool):
+        raise ValueError(f"{field_name} must be a number, got {shortened(alpha)}")
+    if not abs(alpha) <= LARGEST:
+        raise ValueError(f"{field_name} must be finite, and no larger than a float32 can be, got {shortened(alpha)}")
 
 
 def check_dropout(name: str, p: float) -> None:
     """ValueError, with the field's name, unless p is in [0, 1)."""
-    if not 0 <= p < 1:
-        raise ValueError(f"{name} must be in [0, 1), got {p!r}")
-
-
-def check_names(field_name: str, value: Iterable[str] | str | None) -> list[str] | str | None:
-    """The value of a field that names modules, checked: a list of names, or one regular expression as a string.
-
-    ValueError for an invalid expression, and for anything in a list that is no module's name.
-    """
-    if isinstance(value, str):
-        try:
-            re.compile(value)
-        except re.error as error:
-            raise ValueError(f"{field_name} {value!r} is not a valid regular expression: {error}") from None
-        return value
-    if value is None:
-        return None
-    for name in value:
-        if not isinstance(name, str) or not re.fullmatch(r"[\w.]+", name):
-            raise ValueError(
-                f"{field_name} has {name!r} in a list: a list holds module names; "
-                "to use a regular expression, give it alone, as a string"
-            )
-    return list(value)
-
-
-def _first_match(pattern, name, default):
-    """The value of the first key that the dotted name, or the end of it after a dot, matches; as in PEFT."""
-    for key, value in pattern.items():
-        if re.fullmatch(rf"(.*\.)?({key})", name):
-            return value
-    return default
+    if isinstance(p, bool) or not isinstance(p, (int, float)) or not 0 <= p < 1:
+        raise ValueError(f"{name} must be in [0, 1), got {shortened(p)}")

@@ -11,19 +11,19 @@ import dataclasses
 import re
 import warnings
 from collections.abc import Iterable
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-import numpy as np
-
 from .. import nn
-from ..autograd.devices import array_module, to_numpy
+from ..autograd.devices import array_module
 from ..storage import read_json, read_safetensors, write_safetensors
 from .config import CONFIG_FILE, PeftConfig
+from .foreign import refuse_foreign
 from .init import NITER
 from .kinds import config_class
-from .model_adapter import PREFIX, ModelAdapter, new_adapter
-from .targets import own_modules
+from .model_adapter import BASE_WEIGHT, PREFIX, ModelAdapter, new_adapter
+from .stored import fitted, without_names
 from .types import Array, StrPath
 from .variants import PartialProjection
 
@@ -31,7 +31,6 @@ if TYPE_CHECKING:
     from .peft_model import PeftModel
 
 WEIGHTS_FILE = "adapter_model.safetensors"
-BASE_WEIGHT = ".base_layer.weight"  # the ending of what PEFT saves of the base beside an adapted head or embedding
 
 
 def write_adapter(peft_model: "PeftModel", name: str, directory: StrPath, as_plain_lora: bool = False) -> None:
@@ -51,6 +50,9 @@ def write_adapter(peft_model: "PeftModel", name: str, directory: StrPath, as_pla
             "save with as_plain_lora=True"
         )
     arrays = model_adapter.saved_arrays()
+    for target, adapter in model_adapter.adapters.items():
+        if adapter.brings_base:
+            arrays[f"{PREFIX}{target}.{BASE_WEIGHT}"] = tuner.adapted[target].base_layer.weight.data
     for target, adapter in model_adapter.adapters.items() if as_plain_lora else ():
         if adapter.initial is not None:
             (A, B, _), xp = adapter.initial, array_module(adapter.initial[0])
@@ -114,14 +116,16 @@ def read_adapter(
     directory = Path(directory)
     if not directory.is_dir():
         raise FileNotFoundError(f"{directory} is not a directory with an adapter in it")
-    config = read_config(directory)
-    config.inference_mode = not is_trainable
-    path = directory / WEIGHTS_FILE
-    arrays, _ = read_safetensors(path)
-    arrays = _without_base_weights(arrays, model, path, config.changes_base)
-    with nn.weightless():  # first without memory, to compare names and shapes: a wrong config may ask for terabytes
-        _check_fits(_new_adapter(directory, model, config, beside), arrays, path)
-    model_adapter = _new_adapter(directory, model, config, beside)
+    refuse_foreign(directory, WEIGHTS_FILE)
+    config, path = read_config(directory), directory / WEIGHTS_FILE
+    with _naming(directory):
+        config, arrays, bases = fitted(config, read_safetensors(path)[0], model, path)
+        config.inference_mode = not is_trainable
+        with nn.weightless():  # first without memory, to compare names and shapes: a wrong config may ask for terabytes
+            expected = new_adapter(model, config, beside).bringing(bases)
+        arrays = without_names(arrays, expected.tensors())
+        _check_fits(expected, arrays, path)
+        model_adapter = new_adapter(model, config, beside).bringing(bases)
     decisive = [f"{PREFIX}{target}.{a.idle_if_zero}" for target, a in model_adapter.adapters.items() if a.idle_if_zero]
     zero = [key for key in decisive if not arrays[key].any()]
     if zero:
@@ -138,27 +142,14 @@ def read_config(directory: StrPath) -> PeftConfig:
     return config_class(fields.get("peft_type", "LORA"), path).from_dict(fields, str(path))
 
 
-def _new_adapter(directory, *arguments):
-    """`new_adapter`, whose errors name the file."""
+@contextmanager
+def _naming(directory):
+    """Inside this block, an error that names no file in the directory gets the configuration's name."""
     try:
-        return new_adapter(*arguments)
+        yield
     except (ValueError, OverflowError, MemoryError) as error:
-        raise ValueError(f"{directory / CONFIG_FILE}: {error}") from None
-
-
-def _without_base_weights(arrays, model, path, changed=False):
-    """The arrays without the base weights that PEFT saves beside an adapted head or embedding.
-
-    ValueError if such a weight is not the model's own. With `changed` it need not be: the file then has what the
-    adapter's initialisation left of it, and the same is taken out of the model's when the adapter is loaded.
-    """
-    modules = own_modules(model)
-    for key in [key for key in arrays if key.endswith(BASE_WEIGHT)]:
-        module = modules.get(key.removeprefix(PREFIX).removesuffix(BASE_WEIGHT))
-        own = getattr(module, "weight", None)
-        if own is None or not (changed or np.array_equal(to_numpy(own.data), arrays[key])):
-            raise ValueError(f"{path} was trained on another base model: its {key} is not the model's")
-    return {key: array for key, array in arrays.items() if not key.endswith(BASE_WEIGHT)}
+        named = str(error) if str(directory) in str(error) else f"{directory / CONFIG_FILE}: {error}"
+        raise ValueError(named) from None
 
 
 def _check_fits(model_adapter, arrays, path):

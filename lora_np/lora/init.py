@@ -87,12 +87,16 @@ INITS: dict[bool | str, Callable[[Array, int, float], tuple[Array, Array]]] = {
     "pissa": pissa,
     "olora": olora,
 }
-NITER = re.compile(r"pissa_niter_(\d+)")
+NITER = re.compile(r"pissa_niter_([0-9]+)")
+MOST_ITERATIONS = 1000  # a hundred times as many as it takes
 
 
 def is_known(kind: Any) -> bool:
     """Is `kind` a value of `init_lora_weights`?"""
-    return isinstance(kind, (bool, str)) and (kind in INITS or NITER.fullmatch(str(kind)) is not None)
+    if not isinstance(kind, (bool, str)):
+        return False
+    iterations = NITER.fullmatch(str(kind))
+    return kind in INITS if iterations is None else len(iterations[1]) < 5 and int(iterations[1]) <= MOST_ITERATIONS
 
 
 def changes_base(kind: bool | str) -> bool:

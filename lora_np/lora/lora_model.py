@@ -6,9 +6,8 @@ from typing import Any
 
 from .. import nn
 from ..autograd import Tensor
-from ..autograd.devices import array_module
 from .adapter import Adapter, listed
-from .base_layer import note_untied, shared_weights, untie
+from .base_layer import note_untied, shared_weights, stay_finite, untie
 from .call import calling, this_call
 from .config import PeftConfig
 from .kinds import wrapped
@@ -150,7 +149,7 @@ class LoraModel(nn.Module):
         """W ← W + Σ ΔW over these adapters (None: the active ones) in every adapted layer, or nothing at all.
 
         RuntimeError if adapters are merged already. ValueError as in `check_mergeable`, and with `safe_merge` for
-        merged numbers that are not finite.
+        numbers that would not be finite: of merged weights and biases, in the base's dtype, and of trained copies.
         """
         if self.merged:
             raise RuntimeError(f"already merged: {', '.join(self.merged)}; call unmerge_adapter() first")
@@ -158,9 +157,12 @@ class LoraModel(nn.Module):
         chosen = {name: layer.chosen(names) for name, layer in self.adapted.items() if layer.chosen(names)}
         merged = {name: self.adapted[name].merged_parameters(own) for name, own in chosen.items()}
         if safe_merge:
-            for name, arrays in merged.items():
-                if not all(array_module(array).isfinite(array).all() for array in arrays if array is not None):
-                    raise ValueError(f"merging would leave NaN or infinity in {name}: the adapter is broken")
+            broken = [
+                name for name, arrays in merged.items() if not stay_finite(self.adapted[name].base_layer, *arrays)
+            ]
+            broken += [name for name, module in self.saved.items() if not module.is_finite(names)]
+            if broken:
+                raise ValueError(f"merging would leave NaN or infinity in {', '.join(broken)}: the adapter is broken")
         for name, own in chosen.items():
             self.adapted[name].merge(*merged[name], own)
 

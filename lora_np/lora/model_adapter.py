@@ -6,6 +6,7 @@ Adding an adapter is then putting finished parts in their places; loading one is
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
+from typing import Self
 
 from .. import nn
 from ..autograd import Tensor
@@ -17,9 +18,10 @@ from .init import check_rank
 from .kinds import kind_of, make_adapter
 from .layer import AdaptedLayer
 from .saved_modules import copied
-from .targets import biases_of, own_modules, saved_modules_of, targets_of
+from .targets import biases_of, own_modules, saved_modules_of, targets_of, warn_of_unused
 from .types import Array
 
+BASE_WEIGHT = "base_layer.weight"  # behind a layer's name: what PEFT's files have of the base
 PREFIX = "base_model.model."  # of names in PEFT's files; those of what layers share begin with "base_model." alone
 
 
@@ -31,12 +33,14 @@ class ModelAdapter:
     copies    {module: its trained copy}, for `modules_to_save`
     shared    {name: Parameter or Buffer} of what the adapters of all layers have in common
     biases    {name: Parameter} of the model's own biases that are trained too
+    bases     {name: Parameter} of the model's own weights that the adapter's file has others for
     """
 
     adapters: dict[str, Adapter]
     copies: dict[str, nn.Module] = field(default_factory=dict)
     shared: dict[str, Tensor] = field(default_factory=dict)
     biases: dict[str, nn.Parameter] = field(default_factory=dict)
+    bases: dict[str, nn.Parameter] = field(default_factory=dict)
 
     def tensors(self) -> dict[str, Tensor]:
         """{name in the file: Parameter or Buffer}: everything that is saved and loaded."""
@@ -46,8 +50,15 @@ class ModelAdapter:
         for name, module in self.copies.items():
             found |= {f"{PREFIX}{name}.{key}": p for key, p in module.named_parameters()}
         found |= {f"base_model.{name}": tensor for name, tensor in self.shared.items()}
-        found |= {PREFIX + name: p for name, p in self.biases.items()}
+        found |= {PREFIX + name: p for name, p in {**self.biases, **self.bases}.items()}
         return found
+
+    def bringing(self, bases: Mapping[str, nn.Parameter]) -> Self:
+        """This one, whose file has other numbers for these {name: Parameter} of the model's weights."""
+        self.bases = dict(bases)
+        for name in bases:
+            self.adapters[name.removesuffix(f".{BASE_WEIGHT}")].brings_base = True
+        return self
 
     def saved_arrays(self) -> dict[str, Array]:
         """{name in the file: array}."""
@@ -84,9 +95,10 @@ def new_adapter(
     kinds = [kind_of(config, target) for target in targets]
     for kind, target in zip(kinds, targets, strict=True):
         kind.check(config, target)
-        _check_others(model.get_submodule(target.name), config)
+        changes = config.changes_base and not isinstance(target.layer, nn.Embedding)  # an embedding is left whole
+        _check_others(model.get_submodule(target.name), changes)
     if config.changes_base:
-        _check_weights(model, config, targets)
+        _check_weights(model, config, [target for target in targets if not isinstance(target.layer, nn.Embedding)])
     shared: dict[str, Tensor] = {}
     for kind in dict.fromkeys(kinds):
         shared |= kind.shared(config, targets)
@@ -97,6 +109,8 @@ def new_adapter(
         adapter.requires_grad_(False)
     copies = {name: copied(modules[name]).requires_grad_(False) for name in saved}
     _correct_orientation(config, [target.layer for target in targets])
+    if not nn.is_weightless():
+        warn_of_unused(config, modules, wanted)
     return ModelAdapter(adapters, copies, shared, biases_of(modules, config.bias, adapters, saved))
 
 
@@ -113,10 +127,13 @@ def _check_apart(adapted: Iterable[str], whole: Iterable[str]) -> None:
                 raise ValueError(f"{other} is {what}, and modules_to_save trains {name} whole: choose one")
 
 
-def _check_others(layer, config):
-    """ValueError if PiSSA or OLoRA, which change the base weight, would be beside another adapter."""
+def _check_others(layer, changes):
+    """ValueError if PiSSA or OLoRA, which change the base weight, would be beside another adapter.
+
+    changes: does the new adapter change it?
+    """
     others = layer.adapters.values() if isinstance(layer, AdaptedLayer) else ()
-    if others and (config.changes_base or any(adapter.initial is not None for adapter in others)):
+    if others and (changes or any(adapter.initial is not None for adapter in others)):
         raise ValueError(
             "an adapter whose initialisation takes a part out of the weight (PiSSA, OLoRA) must be alone on its "
             "layers; saved with as_plain_lora=True it can be loaded beside others"

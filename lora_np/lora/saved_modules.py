@@ -5,6 +5,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from .. import nn
+from ..autograd.devices import array_module
 from .call import this_call
 
 
@@ -23,6 +24,11 @@ class ModulesToSave(nn.Module):
             return self.original_module
         wanted = self.active_adapters if names is None else names
         return next((self.modules_to_save[n] for n in wanted if n in self.modules_to_save), self.original_module)
+
+    def is_finite(self, names: Iterable[str] | None = None) -> bool:
+        """Has `chosen(names)` no NaN or infinity in it?"""
+        arrays = [p.data for p in self.chosen(names).parameters()]
+        return all(bool(array_module(array).isfinite(array).all()) for array in arrays)
 
     def set_copies(self, copies: Mapping[str, nn.Module]) -> None:
         """Have just these copies, {adapter's name: module}."""

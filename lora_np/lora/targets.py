@@ -2,6 +2,7 @@
 
 import difflib
 import re
+import warnings
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -9,6 +10,7 @@ from .. import nn
 from .config import PeftConfig
 from .kinds import is_adaptable
 from .layer import AdaptedLayer
+from .patterns import BLOCK, unmatched
 from .saved_modules import ModulesToSave
 
 LINEAR = (nn.Linear, nn.Conv1D, nn.Linear4bit)
@@ -38,13 +40,12 @@ def find_targets(
         target_modules = _default_targets(model)
     modules = own_modules(model) if modules is None else modules
     linear = [name for name, module in modules.items() if isinstance(module, LINEAR)]
-    if target_modules == ALL_LINEAR:
+    if isinstance(target_modules, str) and target_modules.lower() == ALL_LINEAR:
         head = unwrapped(getattr(model, "get_output_embeddings", lambda: None)())
         found = [name for name in linear if modules[name] is not head]
     else:
-        parts = [f"{name}.{part}" for name in linear for part in modules[name].parts]
-        names = [*modules, *(parts if isinstance(target_modules, list) else [])]
-        found = match_names(target_modules, names, linear)
+        parts = part_names(modules) if isinstance(target_modules, list) else []
+        found = match_names(target_modules, [*modules, *parts], linear)
     found = [name for name in found if not _excluded(exclude_modules, name)]
     exact = target_modules if isinstance(target_modules, list) else []
     found = [name for name in found if name in exact or _in_layers(name, layers_to_transform, layers_pattern)]
@@ -64,8 +65,15 @@ def targets_of(
     modules = own_modules(model) if modules is None else modules
     blocks = config.layers_to_transform, config.layers_pattern
     found = find_targets(model, config.target_modules, config.exclude_modules, *blocks, modules)
+    whole = config.modules_to_save
+    free = [name for name in found if not any(f".{part}." in f".{name}." for part in whole)] if whole else found
+    if not free:
+        raise ValueError(
+            f"modules_to_save trains {', '.join(found[:3])}{', ...' if found[3:] else ''} whole, and target_modules "
+            "names nothing else: choose one"
+        )
     layers: dict[str, list[str]] = {}
-    for name in found:
+    for name in free:
         layer, _, part = (name, "", "") if name in modules else name.rpartition(".")
         layers.setdefault(layer, []).append(part)
     for layer, parts in layers.items():
@@ -75,12 +83,55 @@ def targets_of(
 
 
 def saved_modules_of(modules: Mapping[str, Any], config: PeftConfig) -> list[str]:
-    """The dotted names of the modules that `config.modules_to_save` means. modules: the model's own."""
-    found = match_names(config.modules_to_save, list(modules), list(modules)) if config.modules_to_save else []
+    """The dotted names of the modules that `config.modules_to_save` means, none inside another. modules: the model's.
+
+    A name means all modules whose names end so, with or without a dot before it, as in PEFT: "norm" is also
+    "input_layernorm". ValueError if it means none.
+    """
+    found: list[str] = []
+    for ending in config.modules_to_save or ():
+        matches = [name for name in modules if name.endswith(ending)]
+        if not matches:
+            raise ValueError(_nothing_matches(ending, modules, "modules_to_save: no module"))
+        found += matches
     for name in found:
         if isinstance(modules[name], (nn.ModuleList, nn.ModuleDict)):
             raise ValueError(f"modules_to_save: {name} is a list of modules, which cannot be called: name those in it")
-    return found
+    chosen = set(found)
+    if not chosen:
+        return []
+    return [name for name in modules if name in chosen and not any(outer in chosen for outer in _outer(name))]
+
+
+def _outer(name):
+    """The dotted names of the modules around this one."""
+    parts = name.split(".")
+    return [".".join(parts[:i]) for i in range(1, len(parts))]
+
+
+def warn_of_unused(config: PeftConfig, modules: Mapping[str, Any], targets: Collection[str]) -> None:
+    """Warn of entries in patterns that match no layer of `targets`, and of names to leave out that are no module's.
+
+    modules: the model's own; targets: the names of those that get an adapter.
+    """
+    for field in ("rank_pattern", "alpha_pattern"):
+        patterns = getattr(config, field, None)
+        unused = unmatched(patterns, targets) if patterns else []
+        if unused:
+            warnings.warn(f"{field} has entries that match no adapted layer: {', '.join(unused)}", stacklevel=4)
+    left_out = config.exclude_modules
+    if not left_out:
+        return
+    entries = [left_out] if isinstance(left_out, str) else [[name] for name in left_out]
+    names = [*modules, *part_names(modules)]
+    unused = ["".join(entry) for entry in entries if not any(_excluded(entry, name) for name in names)]
+    if unused:
+        warnings.warn(f"exclude_modules has entries that match no module: {', '.join(unused)}", stacklevel=4)
+
+
+def part_names(modules: Mapping[str, Any]) -> list[str]:
+    """The dotted names of the parts of joint projections: "transformer.h.0.attn.c_attn.q"."""
+    return [f"{name}.{part}" for name, module in modules.items() if isinstance(module, LINEAR) for part in module.parts]
 
 
 def biases_of(
@@ -121,7 +172,7 @@ def unwrapped(module: Any) -> Any:
 
 
 def _excluded(exclude_modules, name):
-    if exclude_modules is None:
+    if not exclude_modules:
         return False
     if isinstance(exclude_modules, str):
         return re.fullmatch(exclude_modules, name) is not None
@@ -133,9 +184,9 @@ def _in_layers(name, layers_to_transform, layers_pattern):
     if layers_to_transform is None or layers_to_transform == []:
         return True
     wanted = [layers_to_transform] if isinstance(layers_to_transform, int) else layers_to_transform
-    patterns = [layers_pattern] if isinstance(layers_pattern, str) else layers_pattern or [r"[^.]*"]
-    found = (re.match(rf"(?:^|.*?\.){pattern}\.(\d+)\.", name) for pattern in patterns)
-    return any(match is not None and int(match[1]) in wanted for match in found)
+    patterns = [layers_pattern] if isinstance(layers_pattern, str) else layers_pattern or []
+    found = (re.match(BLOCK.format(pattern), name) for pattern in (patterns if any(patterns) else [r"[^.]*"]))
+    return any(match is not None and int(match["idx"]) in wanted for match in found)
 
 
 def match_names(target_modules: Sequence[str], names: Collection[str], layers: Collection[str]) -> list[str]:
@@ -173,11 +224,11 @@ def default_targets(kind: str | None) -> list[str]:
     return DEFAULT_TARGETS[kind]
 
 
-def _nothing_matches(target, linear):
+def _nothing_matches(target, linear, what="target_modules: no layer"):
     """One sentence: the target, names that look like it, and the names that exist."""
     leaves = sorted({name.rpartition(".")[2] for name in linear})
     close = difflib.get_close_matches(target, leaves, n=3, cutoff=0.5)
     if not close:  # names from another model, such as q_attn for GPT-2's joint c_attn, often share their ending
         close = [leaf for leaf in leaves if leaf.rpartition("_")[2] == target.rpartition("_")[2]]
     hint = f"; did you mean {', '.join(repr(name) for name in close)}?" if close else ""
-    return f"target_modules: no layer matches {target!r}{hint} (layers that can be adapted end in: {', '.join(leaves)})"
+    return f"{what} matches {target!r}{hint} (layers that can be adapted end in: {', '.join(leaves)})"

@@ -266,7 +266,26 @@ def test_a_field_that_would_change_the_computation_is_never_ignored(tmp_path, na
         ({"lora_dropout": None}, "lora_dropout|'<=' not supported"),
         ({"target_modules": 5}, "target_modules|not iterable"),
         ({"target_modules": ["c_.*"]}, r"'c_\.\*' in a list"),
-        ({"task_type": "SEQ_CLS"}, "SEQ_CLS"),
+        ({"task_type": "SEQ_CLASS"}, "SEQ_CLASS"),
+        ({"lora_dropout": "0.1"}, r"lora_dropout must be in \[0, 1\), got '0.1'"),
+        ({"modules_to_save": "lm_head"}, "modules_to_save must be a list of names, got 'lm_head'"),
+        ({"target_modules": {"q_proj": 1}}, "target_modules must be a list of names"),
+        (
+            {"init_lora_weights": "pissa_niter_1000000000"},
+            "init_lora_weights.*N up to 1000, got 'pissa_niter_1000000000'",
+        ),
+        ({"init_lora_weights": "pissa_niter_" + "9" * 5000}, "N up to 1000, got 'pissa_niter_999"),
+        ({"init_lora_weights": "corda"}, "'corda' is not supported"),
+        ({"r": 10**30}, "r must be at most 2147483647, got 10000"),
+        ({"rank_pattern": {"q_proj": 10**30}}, r"rank_pattern\['q_proj'\]: r must be at most"),
+        ({"lora_alpha": 10**400}, "lora_alpha must be finite"),
+        ({"lora_alpha": float("nan")}, "lora_alpha must be finite"),
+        ({"lora_alpha": float("-inf")}, "lora_alpha must be finite"),
+        ({"lora_alpha": 1e39}, "lora_alpha must be finite, and no larger than a float32 can be, got 1e"),
+        ({"alpha_pattern": {"q_proj": 1e39}}, r"alpha_pattern\['q_proj'\]: lora_alpha must be finite"),
+        ({"alpha_pattern": {"q_proj": None}}, r"alpha_pattern\['q_proj'\]: lora_alpha must be a number, got None"),
+        ({"rank_pattern": {"(a+)+x": 4}}, r"rank_pattern '\(a\+\)\+x' could take for ever"),
+        ({"target_modules": "(a+)+x"}, r"target_modules '\(a\+\)\+x' could take for ever"),
         ({"init_lora_weights": "loftq"}, "init_lora_weights.*'loftq'"),
     ],
     ids=str,
@@ -277,6 +296,28 @@ def test_a_file_with_wrong_values_is_refused_with_its_name(tmp_path, fields, mes
     with pytest.raises(ValueError, match=message) as error:
         LoraConfig.from_pretrained(tmp_path)
     assert str(path) in str(error.value)
+    assert len(str(error.value)) < len(str(path)) + 500
+
+
+@pytest.mark.parametrize("field", ["use_dora", "use_rslora", "lora_bias", "fan_in_fan_out"])
+def test_null_in_a_file_means_that_it_is_not_used(tmp_path, field, no_warnings):
+    (tmp_path / "adapter_config.json").write_text(json.dumps({field: None}))
+    assert getattr(LoraConfig.from_pretrained(tmp_path), field) is False
+
+
+@pytest.mark.parametrize("start", ["eva", "EVA", "mica", "MiCA"])
+def test_starts_whose_a_and_b_are_in_the_file(tmp_path, start, no_warnings):
+    (tmp_path / "adapter_config.json").write_text(json.dumps({"init_lora_weights": start, "eva_config": {"rho": 2.0}}))
+    assert LoraConfig.from_pretrained(tmp_path).init_lora_weights is True
+    with pytest.raises(ValueError, match="init_lora_weights"):
+        LoraConfig(init_lora_weights=start)
+
+
+@pytest.mark.parity
+def test_every_task_of_pefts_is_known():
+    import peft
+
+    assert {str(task) for task in TaskType} == {task.value for task in peft.TaskType}
 
 
 def test_a_missing_file_is_named(tmp_path):

@@ -258,7 +258,6 @@ class TestTheOriginalBaseWeight:
         (["c_attn", "c_fc"], {"r": 2, "rank_pattern": {"h.1.mlp.c_fc": 17}}, "allows 16 at most"),
         (["lm_head"], {"r": 2}, "lm_head shares"),
         (["c_fc", "c_attn.q"], {"r": 2}, "parts of a projection"),
-        (["c_fc", "wte"], {"r": 2}, "an Embedding takes"),
     ],
     ids=str,
 )

@@ -141,3 +141,37 @@ def test_unload_gives_back_the_very_layers():
     assert model is tuner.model
     assert all(model.get_submodule(name) is layer for name, layer in layers.items())
     assert not any(isinstance(module, LoraLinear) for module in model.modules())
+
+
+def with_a_bias():
+    """Half precision, and a bias on the branch that is finite beside the layer, but not in it."""
+    tuner = LoraModel(tiny_model().to(dtype=np.float16))
+    tuner.add_adapter("a", LoraConfig(target_modules=["c_attn"], lora_bias=True, fan_in_fan_out=True))
+    tuner.set_adapter(["a"])
+    tuner.layers()[0][1].lora_B["a"].bias.data[3] = 1e6
+    return tuner, "transformer.h.0.attn.c_attn"
+
+
+def with_a_copy():
+    tuner = tuned(a=LoraConfig(target_modules=["c_attn"], modules_to_save=["ln_f"], fan_in_fan_out=True))
+    tuner.saved["transformer.ln_f"].modules_to_save["a"].bias.data[2] = np.nan
+    return tuner, "transformer.ln_f"
+
+
+@pytest.mark.parametrize("broken", [with_a_bias, with_a_copy])
+def test_safe_merge_looks_at_all_that_a_merge_changes(broken):
+    tuner, place = broken()
+    before = snapshot(tuner)
+    for names in (None, ["a"]):
+        with pytest.raises(ValueError, match=f"NaN or infinity in {place}"):
+            tuner.merge(safe_merge=True, names=names)
+    assert snapshot(tuner) == before
+    assert tuner.merged == []
+
+
+def test_safe_merge_leaves_the_copies_of_other_adapters_aside():
+    tuner, _ = with_a_copy()
+    tuner.add_adapter("m", MLP)
+    tuner.set_adapter(["m"])
+    tuner.merge(safe_merge=True)
+    assert tuner.merged == ["m"]

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from lora_helpers import (
+    hugging_face_twin,
     load_in_peft,
     logits_of,
     peft_model,
@@ -11,6 +12,7 @@ from lora_helpers import (
     refusal,
     relative,
     snapshot,
+    tiny_llama,
     tiny_model,
 )
 
@@ -220,6 +222,46 @@ def test_what_one_adapter_trains_whole_no_other_may_adapt(first, second, tmp_pat
     assert snapshot(model) == before
     assert list(model.peft_config) == ["default"]
     np.testing.assert_array_equal(logits_of(model), logits)
+
+
+@pytest.mark.parity
+@pytest.mark.filterwarnings("ignore::UserWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize(
+    "saved", [["norm"], ["proj"], ["layernorm"], ["mlp"], ["1.mlp"], ["model.norm", "head"]], ids=str
+)
+def test_a_name_means_what_it_means_in_peft(saved):
+    """All modules that end so, with or without a dot; targets in them get no adapter."""
+    import peft
+
+    targets = ["q_proj", "up_proj"] if saved != ["proj"] else ["lm_head"]
+    twin = peft.get_peft_model(
+        hugging_face_twin(tiny_llama()), peft.LoraConfig(target_modules=targets, modules_to_save=saved)
+    )
+    ours = peft_model(targets, tiny_llama(), modules_to_save=saved).base_model
+    wrappers = {n: m for n, m in twin.base_model.model.named_modules() if type(m).__name__ == "ModulesToSaveWrapper"}
+    assert [name for name, _ in ours.saved_modules()] == list(wrappers)
+    assert [name for name, _ in ours.layers()] == twin.base_model.targeted_module_names
+
+
+@pytest.mark.parametrize("saved", [["attn"], ["mlp", "c_fc"], ["h.0", "h.0.mlp", "ln_1"]], ids=str)
+def test_of_modules_inside_each_other_the_outer_one_is_saved(saved):
+    names = [name for name, _ in peft_model(["wte"], modules_to_save=saved).base_model.saved_modules()]
+    assert (
+        names
+        == {
+            "attn": ["transformer.h.0.attn", "transformer.h.1.attn"],
+            "mlp": ["transformer.h.0.mlp", "transformer.h.1.mlp"],
+            "h.0": ["transformer.h.0", "transformer.h.1.ln_1"],
+        }[saved[0]]
+    )
+
+
+def test_where_nothing_is_left_to_adapt_that_is_an_error():
+    model = tiny_model()
+    before = snapshot(model)
+    message = refusal(ValueError, lambda: peft_model(["c_fc"], model, modules_to_save=["mlp"]))
+    assert "modules_to_save trains transformer.h.0.mlp.c_fc, transformer.h.1.mlp.c_fc whole" in message
+    assert snapshot(model) == before
 
 
 def test_a_list_of_modules_is_refused():

@@ -10,12 +10,12 @@ from ..config import LoraConfig
 from ..kinds import WRAPPERS, register
 from ..layer import LoraAdapter, LoraLinear
 from .bias import BranchBias
-from .dora import Dora
+from .dora import Dora, DoraEmbedding
 from .embedding import EmbeddingAdapter, LoraEmbedding
 from .projection import PartialProjection
 from .vera import VeraAdapter, VeraConfig
 
-register("LORA", LoraConfig, PartialProjection, EmbeddingAdapter, Dora, BranchBias, LoraAdapter)
+register("LORA", LoraConfig, PartialProjection, DoraEmbedding, EmbeddingAdapter, Dora, BranchBias, LoraAdapter)
 register("VERA", VeraConfig, VeraAdapter)
 
 WRAPPERS.update(dict.fromkeys((nn.Linear, nn.Conv1D, nn.Linear4bit), LoraLinear))

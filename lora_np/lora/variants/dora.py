@@ -15,14 +15,15 @@ from ... import nn
 from ...autograd import Tensor
 from ...autograd import functional as F
 from ...autograd.devices import array_module
-from ..adapter import Matrix, Target, dtype_beside
+from ..adapter import Adapter, Matrix, Target, dtype_beside
 from ..base_layer import oriented
 from ..layer import LowRankAdapter
-from ..types import Array, Config, Layer
+from ..types import Array, Config, Input, Layer
+from .embedding import EmbeddingAdapter
 
 
-class Dora(LowRankAdapter):
-    """LoRA with trained magnitudes m, `lora_magnitude_vector`."""
+class Magnitudes(Adapter):
+    """What DoRA adds to a kind that has A and B: trained magnitudes m, `lora_magnitude_vector`. Abstract."""
 
     names_in_file = {"lora_magnitude_vector.weight": "lora_magnitude_vector"}
 
@@ -41,15 +42,9 @@ class Dora(LowRankAdapter):
         weight: Array = oriented(layer, layer.weight.data).astype(dtype_beside(layer), copy=False)
         return _lengths(weight if self.initial else weight + self.delta_weight())
 
-    def update(self, layer: Layer, x: Tensor, base: Tensor) -> Tensor:
-        """(m/n - 1)·(base(x) - bias) + (m/n)·s·B A x; dropout acts on both terms."""
-        ratio = self.lora_magnitude_vector.weight / _lengths(self._adapted(layer))  # (out,)
-        if self.lora_dropout.p and self.lora_dropout.training:
-            x = self.lora_dropout(x)
-            linear = F.linear(x, layer.weight, None, layer.fan_in_fan_out)
-        else:
-            linear = base if layer.bias is None else base - layer.bias
-        return (ratio - 1.0) * linear + ratio * self.branch(x)
+    def _ratio(self, layer):
+        """m/n (out,)."""
+        return self.lora_magnitude_vector.weight / _lengths(self._adapted(layer))
 
     def merged(self, layer: Layer, weight: Array, bias: Array | None) -> tuple[Array, Array | None]:
         base = oriented(layer, layer.weight.data).astype(weight.dtype, copy=False)
@@ -60,6 +55,33 @@ class Dora(LowRankAdapter):
     def _adapted(self, layer):
         """W + s·B A (out, in): an array, so no gradient flows into it."""
         return oriented(layer, layer.weight.data) + self.delta_weight()
+
+
+class Dora(Magnitudes, LowRankAdapter):
+    """DoRA beside a linear layer."""
+
+    def update(self, layer: Layer, x: Tensor, base: Tensor) -> Tensor:
+        """(m/n - 1)·(base(x) - bias) + (m/n)·s·B A x; dropout acts on both terms."""
+        ratio = self._ratio(layer)
+        if self.lora_dropout.p and self.lora_dropout.training:
+            x = self.lora_dropout(x)
+            linear = F.linear(x, layer.weight, None, layer.fan_in_fan_out)
+        else:
+            linear = base if layer.bias is None else base - layer.bias
+        return (ratio - 1.0) * linear + ratio * self.branch(x)
+
+
+class DoraEmbedding(Magnitudes, EmbeddingAdapter):
+    """DoRA beside an embedding: m has one magnitude for each of its dim columns."""
+
+    @classmethod
+    def wanted(cls, config: Config, target: Target) -> bool:
+        return config.use_dora and EmbeddingAdapter.wanted(config, target)
+
+    def update(self, layer: Layer, ids: Input, base: Tensor) -> Tensor:
+        """(m/n - 1)·base(ids) + (m/n)·s·A[:, ids]ᵀ Bᵀ."""
+        ratio = self._ratio(layer)
+        return (ratio - 1.0) * base + ratio * self.branch(ids)
 
 
 def _lengths(weight):

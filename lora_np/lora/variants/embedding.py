@@ -13,7 +13,8 @@ from ..types import Array, Config, Layer
 class EmbeddingAdapter(Adapter):
     """What is added to the look-up: s·A[:, ids]ᵀ Bᵀ, with A (r, vocabulary) and B (dim, r).
 
-    Here A is initialised with zeros, and B is normal. There is no dropout: ids cannot be dropped.
+    Here A is initialised with zeros, and B is normal, whatever way of `init_lora_weights` the linear layers are
+    initialised in, as in PEFT; only with False both are normal. There is no dropout: ids cannot be dropped.
     """
 
     idle_if_zero = "lora_embedding_B"
@@ -32,16 +33,18 @@ class EmbeddingAdapter(Adapter):
 
     @classmethod
     def check(cls, config: Config, target: Target) -> None:
-        if config.use_dora or config.lora_bias:
-            raise ValueError("use_dora and lora_bias are for linear layers, not for an Embedding")
-        if not isinstance(config.init_lora_weights, bool):
-            raise ValueError(f"an Embedding takes init_lora_weights True or False, not {config.init_lora_weights!r}")
+        if config.lora_bias:
+            raise ValueError("lora_bias is for linear layers, not for an Embedding")
 
     def matrices(self) -> tuple[nn.Parameter, nn.Parameter]:
         """(A (r, vocabulary), B (dim, r)), two Parameters."""
         return self.lora_embedding_A, self.lora_embedding_B
 
     def update(self, layer: Layer, ids: Array, base: Tensor) -> Tensor:
+        return self.branch(ids)
+
+    def branch(self, ids: Array) -> Tensor:
+        """s·A[:, ids]ᵀ Bᵀ (..., dim)."""
         A, B = self.matrices()
         return F.linear(embedding(transpose(A), ids), B) * self.scaling
 

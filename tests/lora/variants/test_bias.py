@@ -84,24 +84,26 @@ def test_an_adapter_comes_back_bit_for_bit(tmp_path):
 
 
 class TestRefusals:
-    def test_a_layer_without_a_bias(self):
+    @pytest.mark.parametrize("merge", ["merge_adapter", "merge_and_unload"])
+    def test_merging_into_a_layer_without_a_bias(self, merge):
         model = tiny_model(tie_word_embeddings=False)
-        before = snapshot(model)
-        message = refusal(ValueError, lambda: peft_model(["c_attn", "lm_head"], model, lora_bias=True))
-        assert "lora_bias needs layers with a bias, and a targeted Linear has none" in message
+        with pytest.warns(UserWarning, match="a targeted Linear has no bias that it could be merged into"):
+            model = perturbed(peft_model(["c_attn", "lm_head"], model, lora_bias=True))
+        before, expected = snapshot(model), logits_of(model)
+        assert "cannot be merged into a layer that has no bias" in refusal(ValueError, getattr(model, merge))
         assert snapshot(model) == before
+        np.testing.assert_array_equal(logits_of(model), expected)
 
     @pytest.mark.parametrize("options", [{"use_dora": True}, {"init_lora_weights": "pissa"}], ids=str)
     def test_what_it_does_not_go_with(self, options):
         message = refusal(ValueError, lambda: bias_config(**options))
         assert "lora_bias goes with" in message
 
-    @pytest.mark.parametrize("option", ["use_dora", "lora_bias"])
-    def test_an_embedding(self, option):
+    def test_an_embedding(self):
         model = tiny_model()
         before = snapshot(model)
-        message = refusal(ValueError, lambda: peft_model(["c_attn", "wte"], model, **{option: True}))
-        assert "use_dora and lora_bias are for linear layers, not for an Embedding" in message
+        message = refusal(ValueError, lambda: peft_model(["c_attn", "wte"], model, lora_bias=True))
+        assert "lora_bias is for linear layers, not for an Embedding" in message
         assert snapshot(model) == before
         assert isinstance(model.transformer.wte, nn.Embedding)
 

@@ -19,6 +19,7 @@ from lora_np.lora import LoraLinear
 from lora_np.lora.base_layer import oriented
 
 TARGETS = {"c_attn": ["c_attn"], "two": ["c_attn", "mlp.c_proj"], "all-linear": "all-linear"}
+TARGETS["embeddings"] = ["wte", "wpe", "c_attn"]
 MAGNITUDE = "base_model.model.transformer.h.0.attn.c_attn.lora_magnitude_vector"
 
 
@@ -61,7 +62,14 @@ def test_it_starts_at_the_base_model(start):
 @pytest.mark.parametrize(("dtype", "tolerance"), [(np.float32, 1e-5), (np.float64, 1e-12)])
 @pytest.mark.parametrize("targets", TARGETS.values(), ids=TARGETS.keys())
 def test_merging(targets, dtype, tolerance):
-    assert_merges(perturbed(peft_model(targets, tiny_model().to(dtype=dtype), use_dora=True)), tolerance)
+    base = tiny_model(tie_word_embeddings=False).to(dtype=dtype)
+    assert_merges(perturbed(peft_model(targets, base, use_dora=True)), tolerance)
+
+
+def test_an_embedding_starts_as_it_was_and_has_a_magnitude_for_each_column():
+    model = peft_model(["wte"], use_dora=True, init_lora_weights=True)
+    assert relative(logits_of(model), logits_of(tiny_model())) < 2e-6
+    assert model.base_model.adapted["transformer.wte"].lora_magnitude_vector["default"].weight.shape == (16,)
 
 
 def test_the_rows_of_the_merged_weight_are_as_long_as_m_says():

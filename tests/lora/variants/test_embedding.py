@@ -144,9 +144,12 @@ class TestATiedHead:
 
 
 @pytest.mark.parametrize("start", ["gaussian", "orthogonal", "pissa", "olora"])
-def test_the_starts_of_linear_layers_are_refused(start):
-    model = tiny_model()
-    before = snapshot(model)
-    message = refusal(ValueError, lambda: peft_model(["c_attn", "wte"], model, init_lora_weights=start))
-    assert f"an Embedding takes init_lora_weights True or False, not {start!r}" in message
-    assert snapshot(model) == before
+def test_it_begins_in_the_usual_way_where_linear_layers_begin_in_another(start):
+    """As in PEFT: A is zero and B normal, and nothing is taken out of an embedding, which may be tied to the head."""
+    model = peft_model(["c_attn", "wte"], init_lora_weights=start)
+    np.testing.assert_allclose(logits_of(model), logits_of(tiny_model()), rtol=1e-4, atol=1e-5)
+    layer = model.base_model.adapted["transformer.wte"]
+    np.testing.assert_array_equal(layer.base_layer.weight.data, tiny_model().transformer.wte.weight.data)
+    assert not layer.lora_embedding_A["default"].data.any()
+    assert layer.lora_embedding_B["default"].data.std() > 0.5
+    model.add_adapter("beside", LoraConfig(target_modules=["wte"], init_lora_weights=start))
