@@ -1,7 +1,15 @@
 """What a training run is told."""
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
+
+from ..expect import expect, expect_method
+from ..nn import Module
+
+A_MODEL = "a model, such as AutoModelForCausalLM.from_pretrained(...) or get_peft_model(...) gives it"
+SOME_DATA = "a data set with batch(seed, step), such as TextData or ExampleData"
 
 
 @dataclass(frozen=True)
@@ -16,6 +24,9 @@ class TrainingArguments:
     accumulation       batches whose gradients are added up before each step
     eval_every         steps between evaluations (there is one before the first step and one after the last)
     checkpoint_every   steps between checkpoints, if a directory is given; one is always written at the end
+    load_best          in the end, and after Ctrl-C, the model has the weights of the evaluation with the lowest loss on
+                       the first data set, not the last ones (Transformers: load_best_model_at_end). What the run began
+                       with is evaluated too. The checkpoint holds both
     """
 
     steps: int = 200
@@ -30,6 +41,7 @@ class TrainingArguments:
     eval_every: int = 50
     checkpoint_every: int = 100
     seed: int = 0
+    load_best: bool = False
 
     def __post_init__(self) -> None:
         for name in ("steps", "accumulation", "eval_every", "checkpoint_every"):
@@ -42,3 +54,13 @@ class TrainingArguments:
             raise ValueError(f"loraplus_lr_ratio must be positive, got {self.loraplus_lr_ratio}")
         if not self.max_grad_norm >= 0:
             raise ValueError(f"max_grad_norm must not be negative, got {self.max_grad_norm}")
+
+
+def check_given(model: Any, data: Any, args: Any, evaluation: Any) -> None:
+    """TypeError or ValueError that names the argument of `train` which is not what it should be."""
+    expect(model, Module, "train(model, data, args): model", A_MODEL)
+    expect_method(data, "batch", "train(model, data, args): data", SOME_DATA)
+    expect(args, TrainingArguments, "train(model, data, args): args", "TrainingArguments(steps=..., ...)")
+    expect(evaluation, Mapping | None, "train(evaluation=...)", "a dict {name: what evaluate() takes}")
+    if args.load_best and not evaluation:
+        raise ValueError("load_best needs an evaluation that says which weights are best: train(evaluation={name: data})")

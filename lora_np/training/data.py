@@ -7,18 +7,21 @@ between Python versions; `fingerprint` tells which text a run saw.
 
 import hashlib
 import sysconfig
+from collections.abc import Iterator, Mapping
 from os import PathLike
 from pathlib import Path
 
 import numpy as np
 
 from ..aliases import moved_names
+from ..expect import expect, expect_method, expect_whole
 from ..models.output import IGNORED as IGNORED  # it was defined here before
 from ..storage import existing
 from .protocols import Array, Batch, Documents, Tokenizer
 
 __getattr__ = moved_names(__name__)
 
+A_TOKENIZER = "a tokenizer, such as AutoTokenizer.from_pretrained(...) gives it, or ByteTokenizer()"
 NOT_SOURCE = {"__pycache__", "encodings", "idle_test", "lib2to3", "pydoc_data", "site-packages", "test", "tests"}
 
 
@@ -107,15 +110,19 @@ class TextData:
 
     batch(seed, step)  {"input_ids", "labels"}, random windows (B, T) for training: the same numbers for the same seed
                        and step, so a run that is resumed sees what it would have seen. The labels are the ids.
-    windows()          all windows (n, T), one after another: what `evaluate` reads
+    windows()          all windows (n, T), one after another
+    batches(size)      the same, so many at a time: what `evaluate` reads
     """
 
     def __init__(
         self, documents: Documents, tokenizer: Tokenizer, length: int, batch_size: int, name: str = "the data"
     ) -> None:
-        for what, value, least in (("batch_size", batch_size, 1), ("length", length, 1)):
-            if value < least:
-                raise ValueError(f"{what} must be at least {least}, got {value}")
+        expect(documents, Mapping, "TextData(documents, tokenizer, ...): documents", "a dict {name: text}")
+        for title, text in documents.items():
+            expect(text, str, f"TextData(documents, ...): documents[{title!r}]", "a text")
+        expect_method(tokenizer, "encode", "TextData(documents, tokenizer, ...): tokenizer", A_TOKENIZER)
+        expect_whole(batch_size, "batch_size")
+        expect_whole(length, "length")
         ids = [token for text in documents.values() for token in (*tokenizer.encode(text), tokenizer.eos_token_id)]
         if len(ids) < length:
             raise ValueError(
@@ -133,3 +140,9 @@ class TextData:
     def windows(self) -> Array:
         n = len(self.tokens) // self.length
         return self.tokens[: n * self.length].reshape(n, self.length).astype(np.int64)
+
+    def batches(self, batch_size: int) -> Iterator[Batch]:
+        windows = self.windows()
+        for start in range(0, len(windows), batch_size):
+            ids = windows[start : start + batch_size]
+            yield {"input_ids": ids, "labels": ids}

@@ -1,20 +1,28 @@
 """How good a model is on data that it was not trained on, and what counts in a batch."""
 
+import math
 from collections.abc import Iterator
 
 from ..autograd import no_grad
+from ..expect import expect, expect_whole, wrong
 from ..models.output import IGNORED
 from ..nn import Module
+from .arguments import A_MODEL
 from .protocols import Array, Batch, EvaluationData
+
+EVALUATED = "an array of token ids (n, T), a pair of arrays (ids, labels), or a data set such as ExampleData or TextData"
 
 
 def evaluate(model: Module, data: Array | tuple[Array, Array] | EvaluationData, batch_size: int = 32) -> float:
     """The mean loss in nats per token, over every token that counts, with nothing recorded and no dropout.
 
     data: windows (n, T), of which all tokens count; a pair (ids, labels), each (n, T), with labels -100 where nothing
-    counts; or a data set with batches(batch_size), such as `ExampleData`.
-    The mean is over targets, not over batches: a batch with few targets weighs little. ValueError if there is none.
+    counts; or a data set with batches(batch_size), such as `ExampleData` or `TextData`.
+    The mean is over targets, not over batches: a batch with few targets weighs little. ValueError if there is none,
+    FloatingPointError if the loss is not finite.
     """
+    expect(model, Module, "evaluate(model, data): model", A_MODEL)
+    expect_whole(batch_size, "batch_size")
     was_training, total, count = model.training, 0.0, 0
     model.eval()
     try:
@@ -27,15 +35,21 @@ def evaluate(model: Module, data: Array | tuple[Array, Array] | EvaluationData, 
         model.train(was_training)
     if count == 0:
         raise ValueError("evaluate: there is no window to evaluate on, or no label in it that counts")
+    if not math.isfinite(total):
+        raise FloatingPointError(
+            f"evaluate: the loss is {total / count}, so the weights are broken, or numbers grow too large on this text"
+        )
     return total / count
 
 
 def _all_batches(data: Array | tuple[Array, Array] | EvaluationData, batch_size: int) -> Iterator[Batch]:
     """What `evaluate` is given, as {"input_ids", "labels"} of at most `batch_size` rows."""
-    if not isinstance(data, tuple) and hasattr(data, "batches"):
+    if not isinstance(data, tuple | type) and hasattr(data, "batches"):
         yield from data.batches(batch_size)
         return
-    ids, labels = data if isinstance(data, tuple) else (data, data)
+    ids, labels = pair = data if isinstance(data, tuple) and len(data) == 2 else (data, data)
+    if not all(getattr(array, "ndim", None) == 2 for array in pair):
+        raise TypeError(wrong(data, "evaluate(model, data): data", EVALUATED))
     for start in range(0, len(ids), batch_size):
         rows = slice(start, start + batch_size)
         yield {"input_ids": ids[rows], "labels": labels[rows]}

@@ -17,9 +17,10 @@ from typing import Any
 
 import numpy as np
 
+from ..expect import expect_method, expect_whole
 from ..models.output import IGNORED
 from ..storage import existing, write_text
-from .data import hashed_fraction
+from .data import A_TOKENIZER, hashed_fraction
 from .packing import pack
 from .protocols import Array, Batch, Example, Tokenizer
 
@@ -226,9 +227,9 @@ class ExampleData:
         batch_size: int,
         packing: bool = False,
     ) -> None:
-        for what, value, least in (("batch_size", batch_size, 1), ("max_length", max_length, 2)):
-            if value < least:
-                raise ValueError(f"{what} must be at least {least}, got {value}")
+        expect_method(tokenizer, "encode", "ExampleData(examples, tokenizer, ...): tokenizer", A_TOKENIZER)
+        expect_whole(batch_size, "batch_size")
+        expect_whole(max_length, "max_length", least=2)
         self.max_length, self.batch_size = max_length, batch_size
         self.pad_id = next(i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if i is not None)
         found = [_as_arrays(*tokenize_example(example, tokenizer, max_length)) for example in examples]

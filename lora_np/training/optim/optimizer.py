@@ -3,8 +3,10 @@
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
+
 from ...autograd import Tensor
-from ...autograd.devices import to_device
+from ...autograd.devices import array_module, to_device
 from ..protocols import Array
 
 Group = dict[str, Any]  # {"params": [...], "lr": ..., ...}: parameters and their settings
@@ -77,6 +79,10 @@ class Optimizer:
 
     def load_state_dict(self, state: dict[str, Array]) -> None:
         """Take over a state written by `state_dict`. ValueError, and nothing changed, if it does not fit."""
+        self.state = self.checked_state(state)
+
+    def checked_state(self, state: dict[str, Array]) -> dict[int, State]:
+        """A state written by `state_dict`, as `self.state` holds it. ValueError if it does not fit, or is not finite."""
         params = self.parameters()
         new: dict[int, State] = {}
         for key, value in state.items():
@@ -92,13 +98,19 @@ class Optimizer:
             if set(found) != set(self.state_names):
                 missing = ", ".join(sorted(set(self.state_names) - set(found)))
                 raise ValueError(f"the optimizer state of a parameter is incomplete: {missing} is missing")
-        self.state = new
+        return new
 
 
 def _fitting(key: str, value: Array, p: Tensor) -> Array | int:
     """A saved value as the state of `p` has it: the number of steps as an int, an array on the parameter's device."""
     if key.endswith(".step"):
+        if np.ndim(value) or np.asarray(value).dtype.kind not in "iu" or value < 0:
+            raise ValueError(f"optimizer state {key!r} should be a whole number of steps, got {value!r:.40}")
         return int(value)
-    if value.shape != p.shape:
-        raise ValueError(f"optimizer state {key!r} has shape {value.shape}, its parameter {p.shape}")
+    if value.shape != p.shape or value.dtype != p.dtype:
+        raise ValueError(
+            f"optimizer state {key!r} is {value.dtype} of shape {value.shape}, its parameter {p.dtype} of {p.shape}"
+        )
+    if not array_module(value).isfinite(value).all():
+        raise ValueError(f"optimizer state {key!r} has numbers that are not finite")
     return to_device(value, p.device)
