@@ -120,12 +120,12 @@ def child(file, program, *arguments):
     return subprocess.Popen([sys.executable, "-c", code], **options, **pipes)
 
 
-def broken_off_at(number, error, call):
-    """Call a function, and raise `error` at the line of lora_np with this number, from 0, that it comes to.
+def broken_off_at(number, error, call, part=""):
+    """Call a function, and raise `error` at the line of this part of lora_np with this number, from 0, that it comes to.
 
     False if it returned before.
     """
-    root, left = str(Path(lora_np.__file__).parent), [number]
+    root, left = str(Path(lora_np.__file__).parent / part), [number]
 
     def of_line(frame, event, _):
         if event == "line":

@@ -7,7 +7,21 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from training_helpers import MODELS, CallsBefore, StopHereError, child, full, run, saved_step, stop, tiny, weights
+from training_helpers import (
+    FILE,
+    MODELS,
+    CallsBefore,
+    StopHereError,
+    broken_off_at,
+    child,
+    full,
+    lora,
+    run,
+    saved_step,
+    stop,
+    tiny,
+    weights,
+)
 
 
 @pytest.mark.parametrize("step", [6, 99], ids=["broken off", "to the end"])
@@ -78,3 +92,37 @@ def test_a_second_ctrl_c_ends_the_run_at_once(tmp_path):
     whole, model = full(), full(1)
     assert run(model, tmp_path, resume=True) == run(whole)
     assert weights(model) == weights(whole)
+
+
+def digest(model):
+    return hash(tuple(weights(model).items()))
+
+
+def whole_steps(**settings):
+    """What the weights are after 0, 1, ... steps."""
+    found = []
+    for count in range(settings["steps"] + 1):
+        model = lora()
+        with contextlib.suppress(StopHereError):
+            run(model, data=CallsBefore(count * settings["accumulation"], stop), **settings)
+        found.append(digest(model))
+    return found
+
+
+@pytest.mark.parametrize(("error", "accumulation"), [(KeyboardInterrupt, 1), (MemoryError, 2)])
+def test_a_run_that_is_broken_off_at_any_line_has_taken_whole_steps(tmp_path, error, accumulation):
+    """Also where the optimizer has changed some weights and not yet others. What is on the disk leads to the same end.
+
+    Of the lines of the loop and the optimizer, those with a number that 23 divides.
+    """
+    settings = {"steps": 3, "checkpoint_every": 1, "accumulation": accumulation}
+    expected, seen, number, model = whole_steps(**settings), [], 0, lora()
+    while broken_off_at(number, error, lambda: run(model, tmp_path / str(number), **settings), "training"):
+        seen.append(expected.index(digest(model)))
+        if (tmp_path / str(number) / FILE).exists() and number % 3 == 0:
+            model = lora(1)
+            run(model, tmp_path / str(number), resume=True, **settings)
+            assert digest(model) == expected[-1]
+        model, number = lora(), number + 23
+    assert seen == sorted(seen)
+    assert set(seen) == {0, 1, 2, 3}
