@@ -121,9 +121,9 @@ def child(file, program, *arguments):
 
 
 def broken_off_at(number, error, call, part=""):
-    """Call a function, and raise `error` at the line of this part of lora_np with this number, from 0, that it comes to.
+    """Call a function, and raise `error` at the line with this number, from 0, that runs in this part of lora_np.
 
-    False if it returned before.
+    False if the call returned before.
     """
     root, left = str(Path(lora_np.__file__).parent / part), [number]
 

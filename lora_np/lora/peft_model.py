@@ -7,6 +7,7 @@ from typing import Any, Self
 from .. import nn
 from ..autograd.tensor import is_grad_enabled
 from ..autograd.threads import limit_threads
+from ..expect import A_MODEL, expect, expect_path
 from .call import calling
 from .config import PeftConfig
 from .files import read_adapter, write_adapter
@@ -19,6 +20,7 @@ from .types import StrPath
 from .weighted import add_combined
 
 BASE = "__base__"  # in adapter_names: no adapter for this row
+A_CONFIG = "a config, such as LoraConfig(r=8, target_modules=[...])"
 
 
 def get_peft_model(model: nn.Module, config: PeftConfig, adapter_name: str = "default") -> "PeftModel":
@@ -45,6 +47,8 @@ class PeftModel(nn.Module):
         model_adapter: ModelAdapter | None = None,
     ) -> None:
         """model_adapter: the `ModelAdapter` that `config` means on `model`, where it is made already."""
+        expect(model, nn.Module, "model", A_MODEL)
+        expect(config, PeftConfig, "config", A_CONFIG)
         if any(isinstance(module, (PeftModel, AdaptedLayer, ModulesToSave)) for module in model.modules()):
             raise ValueError("this model has adapters already: use add_adapter(name, config) on its PeftModel")
         self.peft_config: dict[str, PeftConfig] = {}
@@ -115,6 +119,7 @@ class PeftModel(nn.Module):
 
     def add_adapter(self, adapter_name: str, config: PeftConfig) -> None:
         """Add an adapter beside those that are there. It is inactive until `set_adapter`."""
+        expect(config, PeftConfig, "config", A_CONFIG)
         self._refuse_change("adding an adapter")
         self._check_new_name(adapter_name)
         self._check_beside(config)
@@ -301,6 +306,8 @@ class PeftModel(nn.Module):
 
         With any error, `model` is as it was. Frozen, for use and not for training, unless `is_trainable`.
         """
+        expect(model, nn.Module, "model", A_MODEL)
+        expect_path(directory, "directory", "the path of an adapter's folder")
         config, model_adapter, arrays = read_adapter(directory, model, is_trainable)
         peft_model = cls(model, config, adapter_name, model_adapter)
         model_adapter.fill(arrays)

@@ -23,9 +23,10 @@ class Best:
         if best_of(evaluations) is evaluations[-1]:
             self.weights = copied(self.trainable)
 
-    def load(self) -> None:
-        """Put the best weights into the model."""
+    def load(self, evaluations: Sequence[Evaluation]) -> dict[str, Evaluation]:
+        """Put the best weights into the model; {"best": the evaluation that they are of}."""
         put(self.trainable, {name: array.copy() for name, array in self.weights.items()})
+        return {"best": best_of(evaluations)}
 
 
 def best_of(evaluations: Sequence[Evaluation]) -> Evaluation:

@@ -84,10 +84,10 @@ def _checked_progress(run: "TrainingRun", metadata: Mapping[str, Any]) -> tuple[
         raise ValueError(f"says that it is of step {step!r}, in a run of {run.args.steps} steps")
     for name, numbers in (("losses", losses), ("learning rates", rates)):
         if not isinstance(numbers, list) or len(numbers) != step or not all(map(_is_finite, numbers)):
-            raise ValueError(f"is of step {step}, and its history should have as many {name}, all finite: {numbers!r:.80}")
+            raise ValueError(f"is of step {step}, so it should have as many {name}, all finite: {numbers!r:.80}")
     if not isinstance(evaluations, list) or not _in_order(evaluations, step):
         raise ValueError(
-            f"is of step {step}, and its history should have evaluations {{step, name: loss, ...}} in order, with finite "
+            f"is of step {step}, so it should have evaluations {{step, name: loss, ...}} in order, with finite "
             f"losses, up to that step: {evaluations!r:.80}"
         )
     return step, {"loss": losses, "learning_rate": rates, "evaluation": evaluations}

@@ -14,14 +14,13 @@ from pathlib import Path
 import numpy as np
 
 from ..aliases import moved_names
-from ..expect import expect, expect_method, expect_whole
+from ..expect import A_TOKENIZER, expect, expect_method, expect_path, expect_whole
 from ..models.output import IGNORED as IGNORED  # it was defined here before
 from ..storage import existing
 from .protocols import Array, Batch, Documents, Tokenizer
 
 __getattr__ = moved_names(__name__)
 
-A_TOKENIZER = "a tokenizer, such as AutoTokenizer.from_pretrained(...) gives it, or ByteTokenizer()"
 NOT_SOURCE = {"__pycache__", "encodings", "idle_test", "lib2to3", "pydoc_data", "site-packages", "test", "tests"}
 
 
@@ -50,6 +49,7 @@ def load_text(path: str | PathLike[str]) -> Documents:
 
     FileNotFoundError if there is no such file; ValueError if it is empty or not UTF-8 text.
     """
+    expect_path(path, "path", "the path of a text file")
     file = existing(path)
     try:
         text = file.read_text(encoding="utf-8")
@@ -117,10 +117,10 @@ class TextData:
     def __init__(
         self, documents: Documents, tokenizer: Tokenizer, length: int, batch_size: int, name: str = "the data"
     ) -> None:
-        expect(documents, Mapping, "TextData(documents, tokenizer, ...): documents", "a dict {name: text}")
+        expect(documents, Mapping, "documents", "a dict {name: text}")
         for title, text in documents.items():
-            expect(text, str, f"TextData(documents, ...): documents[{title!r}]", "a text")
-        expect_method(tokenizer, "encode", "TextData(documents, tokenizer, ...): tokenizer", A_TOKENIZER)
+            expect(text, str, f"documents[{title!r}]", "a text")
+        expect_method(tokenizer, "encode", "tokenizer", A_TOKENIZER)
         expect_whole(batch_size, "batch_size")
         expect_whole(length, "length")
         ids = [token for text in documents.values() for token in (*tokenizer.encode(text), tokenizer.eos_token_id)]

@@ -2,15 +2,17 @@
 
 import math
 from collections.abc import Iterator
+from typing import Any
 
 from ..autograd import no_grad
-from ..expect import expect, expect_whole, wrong
+from ..expect import A_MODEL, expect, expect_method, expect_whole
 from ..models.output import IGNORED
 from ..nn import Module
-from .arguments import A_MODEL
 from .protocols import Array, Batch, EvaluationData
 
-EVALUATED = "an array of token ids (n, T), a pair of arrays (ids, labels), or a data set such as ExampleData or TextData"
+EVALUATED = (
+    "an array of token ids (n, T), a pair of arrays (ids, labels), or a data set such as ExampleData or TextData"
+)
 
 
 def evaluate(model: Module, data: Array | tuple[Array, Array] | EvaluationData, batch_size: int = 32) -> float:
@@ -21,7 +23,8 @@ def evaluate(model: Module, data: Array | tuple[Array, Array] | EvaluationData, 
     The mean is over targets, not over batches: a batch with few targets weighs little. ValueError if there is none,
     FloatingPointError if the loss is not finite.
     """
-    expect(model, Module, "evaluate(model, data): model", A_MODEL)
+    expect(model, Module, "model", A_MODEL)
+    expect_evaluated(data, "data")
     expect_whole(batch_size, "batch_size")
     was_training, total, count = model.training, 0.0, 0
     model.eval()
@@ -44,15 +47,20 @@ def evaluate(model: Module, data: Array | tuple[Array, Array] | EvaluationData, 
 
 def _all_batches(data: Array | tuple[Array, Array] | EvaluationData, batch_size: int) -> Iterator[Batch]:
     """What `evaluate` is given, as {"input_ids", "labels"} of at most `batch_size` rows."""
-    if not isinstance(data, tuple | type) and hasattr(data, "batches"):
+    if hasattr(data, "batches"):
         yield from data.batches(batch_size)
         return
-    ids, labels = pair = data if isinstance(data, tuple) and len(data) == 2 else (data, data)
-    if not all(getattr(array, "ndim", None) == 2 for array in pair):
-        raise TypeError(wrong(data, "evaluate(model, data): data", EVALUATED))
+    ids, labels = data if isinstance(data, tuple) else (data, data)
     for start in range(0, len(ids), batch_size):
         rows = slice(start, start + batch_size)
         yield {"input_ids": ids[rows], "labels": labels[rows]}
+
+
+def expect_evaluated(data: Any, name: str) -> None:
+    """TypeError, beginning with `name`, unless `evaluate` can read this."""
+    pair = data if isinstance(data, tuple) and len(data) == 2 else (data,)
+    if not all(getattr(array, "ndim", None) == 2 for array in pair):
+        expect_method(data, "batches", name, EVALUATED)
 
 
 def count_targets(labels: Array) -> int:

@@ -143,13 +143,14 @@ def train(
     directory    where the checkpoint goes; None for none. With `resume`, the run goes on from the one that is there.
     identity     {name: value} of what else must be the same when a run goes on, such as the data's fingerprint
     communicator several processes train together, each on its rows of every batch: see `parallel/processes.py`
-    Returns {"loss": [...], "learning_rate": [...], "evaluation": [{"step":, name: loss, ...}], "interrupted": bool}.
+    Returns {"loss": [...], "learning_rate": [...], "evaluation": [{"step":, name: loss, ...}], "interrupted": bool},
+    and with `load_best` "best", the evaluation whose weights the model has.
 
-    Ctrl-C ends the run after the step in progress, with a checkpoint; a second Ctrl-C ends it at once. FloatingPointError
-    for a loss, gradients or weights that are not finite: the model then has the last good weights (see `watch.py`).
+    Ctrl-C ends the run after the step in progress, with a checkpoint; a second Ctrl-C ends it at once. A loss or
+    weights that are not finite are a FloatingPointError: the model then has the last good ones (`watch.py`).
     """
-    args = args or TrainingArguments()
-    check_given(model, data, args, evaluation)
+    args = TrainingArguments() if args is None else args
+    check_given(model, data, args, evaluation, directory, identity, communicator)
     run = TrainingRun(model, args, identity, communicator)
     if resume:
         if directory is None:
@@ -162,13 +163,12 @@ def train(
         with stop_on_interrupt() as stop:
             _run_steps(run, data, evaluation or {}, directory, progress, stop)
     except FloatingPointError as error:
-        raise run.watch.go_back(error) from None
+        raise run.watch.go_back(error, directory) from None
     finally:
         model.eval()
     run.communicator.barrier()  # the checkpoint is there for all
-    if args.load_best:
-        run.best.load()
-    return {**run.history, "interrupted": run.step < args.steps}
+    best = run.best.load(run.history["evaluation"]) if args.load_best else {}
+    return {**run.history, **best, "interrupted": run.step < args.steps}
 
 
 def _run_steps(

@@ -8,6 +8,7 @@ the weights that is interrupted: a step is taken whole or not at all.
 import contextlib
 import math
 from collections.abc import Iterator
+from os import PathLike
 from typing import TYPE_CHECKING
 
 from ..autograd.devices import array_module, on_gpu
@@ -35,7 +36,8 @@ class Watch:
         self.run = run
         self.pending: list[Array] = []  # losses that are not in the history yet
         self.good: dict[str, Array] = {}
-        self.good_step, self.saved_step = 0, None
+        self.good_step = 0
+        self.saved_step: int | None = None
 
     def keep(self) -> None:
         """These weights are good."""
@@ -88,10 +90,11 @@ class Watch:
                 step = self.run.step - 1
                 raise FloatingPointError(f"weights became NaN or infinite in step {step}: {_advice(step)}")
 
-    def go_back(self, error: FloatingPointError) -> FloatingPointError:
+    def go_back(self, error: FloatingPointError, directory: str | PathLike[str] | None) -> FloatingPointError:
         """Put the good weights back; the error, with what is left of the run."""
         put(self.run.trainable, self.good)
-        saved = "there is no checkpoint" if self.saved_step is None else f"the checkpoint is of step {self.saved_step}"
+        of_step = f"the checkpoint in {directory} is of step {self.saved_step}"
+        saved = "there is no checkpoint" if self.saved_step is None else of_step
         return FloatingPointError(f"{error}. The model has the weights after {self.good_step} steps again; {saved}.")
 
 

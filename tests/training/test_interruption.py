@@ -1,6 +1,8 @@
 """Ctrl-C in the middle of a run."""
 
 import contextlib
+import functools
+import itertools
 import json
 import signal
 import sys
@@ -116,13 +118,15 @@ def test_a_run_that_is_broken_off_at_any_line_has_taken_whole_steps(tmp_path, er
     Of the lines of the loop and the optimizer, those with a number that 23 divides.
     """
     settings = {"steps": 3, "checkpoint_every": 1, "accumulation": accumulation}
-    expected, seen, number, model = whole_steps(**settings), [], 0, lora()
-    while broken_off_at(number, error, lambda: run(model, tmp_path / str(number), **settings), "training"):
+    expected, seen = whole_steps(**settings), []
+    for number in itertools.count(0, 23):
+        model, directory = lora(), tmp_path / str(number)
+        if not broken_off_at(number, error, functools.partial(run, model, directory, **settings), "training"):
+            break
         seen.append(expected.index(digest(model)))
-        if (tmp_path / str(number) / FILE).exists() and number % 3 == 0:
-            model = lora(1)
-            run(model, tmp_path / str(number), resume=True, **settings)
-            assert digest(model) == expected[-1]
-        model, number = lora(), number + 23
+        if (directory / FILE).exists() and number % 3 == 0:
+            again = lora(1)
+            run(again, directory, resume=True, **settings)
+            assert digest(again) == expected[-1]
     assert seen == sorted(seen)
     assert set(seen) == {0, 1, 2, 3}

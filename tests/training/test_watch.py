@@ -1,4 +1,4 @@
-"""What a run does about numbers that are not finite: it stops, says so, and leaves good weights and a good checkpoint."""
+"""Numbers that are not finite: the run stops and says so, and leaves good weights and a good checkpoint."""
 
 import math
 
@@ -56,7 +56,7 @@ def test_the_sentence_says_which_step_and_what_is_left(tmp_path):
         run(model, tmp_path, Spoilt())
     assert str(caught.value) == (
         "the loss became nan at step 6: try a lower learning rate. The model has the weights after 5 steps again; the "
-        "checkpoint is of step 4."
+        f"checkpoint in {tmp_path} is of step 4."
     )
     assert saved_step(tmp_path) == 4
 
@@ -100,7 +100,9 @@ def test_a_broken_model_is_not_trained(tmp_path):
     model.get_submodule("base_model.model.transformer.ln_f").weight.data[0] = math.nan
     before = weights(model)
     for data in (text_data(), Batches([])):  # the first evaluation finds it, before a batch is asked for
-        with pytest.raises(FloatingPointError, match=r"evaluate: the loss is nan.*after 0 steps again; .*no checkpoint"):
+        with pytest.raises(
+            FloatingPointError, match=r"evaluate: the loss is nan.*after 0 steps again; .*no checkpoint"
+        ):
             run(model, tmp_path, data)
     with pytest.raises(FloatingPointError, match=r"nan at step 0: look for NaN"):
         train(model, text_data(), TrainingArguments(steps=2), progress=False)

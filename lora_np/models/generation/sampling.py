@@ -78,8 +78,8 @@ def check_logits(logits: np.ndarray) -> None:
     if not np.isfinite(highest).all():
         row = int(np.argmin(np.isfinite(highest)))
         raise FloatingPointError(
-            f"the model's logits for the next token are not finite ({highest[row]} in row {row}): look for NaN or infinity "
-            "in its weights and adapters; if they are in float16, numbers may grow too large, and float32 would do"
+            f"the model's logits for the next token are not finite ({highest[row]} in row {row}): look for NaN or "
+            "infinity in its weights and adapters; in float16 numbers may grow too large, float32 would do"
         )
 
 

@@ -31,8 +31,8 @@ def joint_gradients(
     total, targets = 0.0, sum(count_targets(batch["labels"]) for batch in batches)
     if targets == 0:
         raise ValueError(
-            f"the loss has nothing to average: in all {len(batches)} batches of the step every label after the first is "
-            f"{IGNORED}"
+            f"the loss has nothing to average: every label after the first of a row is {IGNORED} in all {len(batches)} "
+            "batches of the step"
         )
     for batch in batches:
         own = own_rows(batch, communicator)
