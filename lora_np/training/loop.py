@@ -110,7 +110,8 @@ class TrainingRun:
     def evaluate(self, evaluation: Mapping[str, Any]) -> None:
         """Append {"step":, name: loss} to the history, and keep the weights if these are the best so far."""
         self.watch.settle()
-        losses = {name: evaluate(self.model, held_out) for name, held_out in evaluation.items()}
+        with self.watch.evaluating():
+            losses = {name: evaluate(self.model, held_out) for name, held_out in evaluation.items()}
         self.history["evaluation"].append({"step": self.step, **losses})
         if self.args.load_best:
             self.best.compare(self.history["evaluation"])

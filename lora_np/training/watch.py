@@ -81,6 +81,15 @@ class Watch:
             put(self.run.trainable, self.good)
             raise
 
+    @contextlib.contextmanager
+    def evaluating(self) -> Iterator[None]:
+        """Around an evaluation: says at which step a loss is not finite."""
+        try:
+            yield
+        except FloatingPointError as error:
+            step = self.run.step
+            raise FloatingPointError(f"{error} (at step {step}: {_advice(step)})") from None
+
     def check_weights(self) -> None:
         """FloatingPointError if a weight or a number of the optimizer is not finite. Waits for a GPU."""
         self.settle()
