@@ -7,7 +7,7 @@ import pytest
 from safetensors.numpy import load_file
 from training_helpers import FILE, KINDS, Batches, full, lora, run, saved_step, text_data, tiny, weights
 
-from lora_np import TrainingArguments, evaluate, train
+from lora_np import LoraConfig, TrainingArguments, evaluate, get_peft_model, train
 
 pytestmark = pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's own, about overflow
 
@@ -30,6 +30,21 @@ def test_a_learning_rate_that_ruins_the_weights(tmp_path, make, learning_rate, m
     assert evaluate(model, text_data().windows()[:5]) == pytest.approx(before, rel=0.2)
     if (tmp_path / FILE).exists():
         assert all(np.isfinite(array).all() for array in load_file(tmp_path / FILE).values())
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("accumulation", [1, 2], ids=["recorded", "joint"])
+@pytest.mark.parametrize("learning_rate", [1e10, 1e38])
+def test_on_a_gpu_the_weights_of_some_steps_ago_are_put_back(tmp_path, learning_rate, accumulation):
+    """Its losses are looked at every tenth step, and what was copied then is put back."""
+    model = tiny(0).to("cuda")
+    model = get_peft_model(model, LoraConfig(r=4, target_modules=["c_attn"], fan_in_fan_out=True))
+    before = weights(model.to("cpu"))
+    args = TrainingArguments(steps=40, learning_rate=learning_rate, warmup_steps=0, accumulation=accumulation)
+    with pytest.raises(FloatingPointError, match=r"loss became (nan|inf) at step \d+.*weights after 0 steps again"):
+        train(model.to("cuda"), text_data(), args, directory=tmp_path, progress=False)
+    assert weights(model.to("cpu")) == before
+    assert not any(tmp_path.iterdir())
 
 
 def test_the_last_step_is_looked_at_too():
