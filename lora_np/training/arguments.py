@@ -71,6 +71,8 @@ def check_given(
     expect_method(data, "batch", "data", SOME_DATA)
     expect(args, TrainingArguments, "args", "TrainingArguments(steps=..., ...)")
     expect(evaluation, Mapping | None, "evaluation", "a dict {name: what evaluate() takes}")
+    if "step" in (evaluation or {}):
+        raise ValueError("a data set to evaluate cannot be called 'step': in the history that is the step's number")
     for name, held_out in (evaluation or {}).items():
         expect_evaluated(held_out, f"evaluation[{name!r}]")
     expect(identity, Mapping | None, "identity", "a dict {name: value}")

@@ -98,13 +98,13 @@ def _is_finite(number: Any) -> bool:
 
 
 def _in_order(evaluations: list[Any], last: int) -> bool:
-    """Are these evaluations of steps that follow each other up to `last`, all of the same data sets?"""
+    """Are these evaluations of steps that follow each other up to `last`?"""
     if not all(isinstance(e, dict) and type(e.get("step")) is int and len(e) > 1 for e in evaluations):
         return False
     steps = [e["step"] for e in evaluations]
     losses = [loss for e in evaluations for name, loss in e.items() if name != "step"]
     in_order = all(a < b for a, b in zip([-1, *steps], [*steps, last + 1], strict=True))
-    return in_order and all(map(_is_finite, losses)) and all(list(e) == list(evaluations[0]) for e in evaluations)
+    return in_order and all(map(_is_finite, losses))
 
 
 def _fitting(prefix: str, arrays: Mapping[str, Array], trainable: Trained) -> dict[str, Array]:

@@ -47,7 +47,7 @@ def evaluate(model: Module, data: Array | tuple[Array, Array] | EvaluationData, 
 
 def _all_batches(data: Array | tuple[Array, Array] | EvaluationData, batch_size: int) -> Iterator[Batch]:
     """What `evaluate` is given, as {"input_ids", "labels"} of at most `batch_size` rows."""
-    if hasattr(data, "batches"):
+    if not isinstance(data, tuple) and hasattr(data, "batches"):
         yield from data.batches(batch_size)
         return
     ids, labels = data if isinstance(data, tuple) else (data, data)

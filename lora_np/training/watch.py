@@ -69,9 +69,9 @@ class Watch:
     def changing_weights(self, norm: Array | float) -> Iterator[None]:
         """Around the change of the weights, which is undone if it is interrupted; `norm` is that of the gradients.
 
-        On the CPU only: there each parameter is changed after another, and the copy is of just before.
+        Not while losses are pending: then the copy is not of just before. A GPU changes all weights at once anyway.
         """
-        if on_gpu(norm):
+        if self.pending:
             yield
             return
         check_finite("the norm of the gradients", norm, self.run.step)

@@ -154,6 +154,12 @@ def test_the_history_has_every_step_and_every_evaluation():
     assert history["evaluation"] == [evaluated[0], evaluated[5], evaluated[10], last]
 
 
+def test_a_data_set_called_step_is_refused():
+    """Its loss would stand in the place of the step's number."""
+    with pytest.raises(ValueError, match="'step'"):
+        train(tiny(), text_data(), TrainingArguments(steps=1), {"step": text_data()}, progress=False)
+
+
 def test_an_evaluation_at_the_last_step_is_made_once():
     assert [entry["step"] for entry in run(tiny(), steps=10)["evaluation"]] == [0, 5, 10]
 
