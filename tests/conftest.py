@@ -9,6 +9,7 @@ os.environ.setdefault("LORA_NP_NUM_THREADS", "1")  # batches in shards: tests/au
 
 import numpy as np
 import pytest
+from gguf_helpers import the_gguf_package
 
 from lora_np import manual_seed
 from lora_np.models.loading import fetch
@@ -41,6 +42,7 @@ def smollm2_gguf():
     if path is None:
         required = os.environ.get("LORA_NP_REQUIRE_PARITY")
         (pytest.fail if required else pytest.skip)("SmolLM2 is not here: lora-np fetch smollm2")
+    the_gguf_package()
     return path
 
 

@@ -27,6 +27,7 @@ def code_cells(path):
 
 def run_cells(path):
     """Run a notebook's code cells one after the other; returns (its names, all that was printed)."""
+    pytest.importorskip("IPython", reason="needs IPython: pip install -e '.[notebooks]'")
     names, printed = {}, io.StringIO()
     with contextlib.redirect_stdout(printed):
         for number, source in enumerate(code_cells(path)):

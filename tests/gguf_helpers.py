@@ -1,6 +1,15 @@
 """GGUF files of small models, written with the gguf package in the way that llama.cpp's converter lays them out."""
 
 import numpy as np
+import pytest
+
+
+def the_gguf_package():
+    """The package, with its codings; without it, the test or the file of tests is skipped by its name."""
+    pytest.importorskip("gguf.quants", reason="needs gguf: pip install -e '.[gguf]'")
+    import gguf
+
+    return gguf
 
 
 def rows_side_by_side(weight, heads):
@@ -10,8 +19,7 @@ def rows_side_by_side(weight, heads):
 
 def gguf_tensors(model):
     """{name: array} as they stand in the file. The names are the gguf package's for Hugging Face's."""
-    import gguf
-
+    gguf = the_gguf_package()
     config, kind = model.config, model.config.model_type
     architecture = {"llama": gguf.MODEL_ARCH.LLAMA, "gpt2": gguf.MODEL_ARCH.GPT2}[kind]
     names = gguf.get_tensor_name_map(architecture, len(getattr(model, model.base_model_prefix).__dict__))
@@ -59,8 +67,7 @@ def write_gguf(path, model, coding="F32", metadata=None, tensors=None):
 
     metadata, tensors: changes to what the file would hold; None takes a key or a tensor out.
     """
-    import gguf
-
+    gguf = the_gguf_package()
     coding = gguf.GGMLQuantizationType[coding]
     fields = {**gguf_metadata(model), **(metadata or {})}
     architecture = fields.pop("general.architecture", model.config.model_type)

@@ -2,6 +2,7 @@
 
 import numpy as np
 
+from ..expect import expect_list
 from .devices import array_module, to_numpy
 from .tensor import Tensor
 
@@ -19,6 +20,9 @@ def gradcheck(function, inputs, eps=1e-6, rtol=1e-5, atol=1e-7, seed=0):
     whose error is of order eps² + rounding/eps. A random v, unlike all ones, leaves no mistake a place to
     cancel. Raises GradientError if an entry differs by more than atol + rtol·|entry|.
     """
+    if isinstance(inputs, Tensor):
+        raise TypeError("inputs should be a list, also of a single Tensor: gradcheck(f, [x])")
+    inputs = expect_list(inputs, "inputs", "a list of Tensors, and of what else the function takes")
     tensors = [x for x in inputs if isinstance(x, Tensor) and x.requires_grad]
     if not tensors:
         raise ValueError("gradcheck: no input requires a gradient, there is nothing to check")

@@ -62,6 +62,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--gradient-checkpointing", checkpointing, action="store_true")
     add("--seed", "the same seed gives the same run", type=int, metavar="N")
     add("--device", "cpu, cuda or cuda:N; a GPU needs CuPy")
+    add("--load-best", "in the end take the weights with the lowest held-out loss, not the last", action="store_true")
     add("--resume", "go on from the checkpoint in --out, all other options being the same", action="store_true")
     add("--overwrite", "write over the adapter that --out holds", action="store_true")
 
@@ -141,4 +142,5 @@ def _training_arguments(options: ResolvedOptions) -> TrainingArguments:
         warmup_steps=min(10, options.steps // 10),
         eval_every=max(1, options.steps // 5),
         seed=options.seed,
+        load_best=options.load_best,
     )

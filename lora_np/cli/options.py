@@ -33,6 +33,7 @@ class FinetuneOptions:
     gradient_checkpointing: bool = False
     seed: int = 0
     device: str = "cpu"
+    load_best: bool = False
     resume: bool = False
     overwrite: bool = False
 

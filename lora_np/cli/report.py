@@ -35,7 +35,9 @@ def report_losses(
     """Each held-out text's loss with the base, with the adapter, and with the adapter there but switched off."""
     with peft_model.disable_adapter():
         switched_off = {name: evaluate(peft_model, held_out) for name, held_out in evaluation.items()}
-    first, last = history["evaluation"][0], history["evaluation"][-1]
+    first, last = history["evaluation"][0], history.get("best", history["evaluation"][-1])
+    if "best" in history:
+        say(f"\nThe weights are those after step {last['step']}, which had the lowest held-out loss.")
     title = f"held-out loss, {unit}"
     say(f"\n{title}  {'base':>8} {'adapter':>8} {'adapter off':>12}")
     for name in switched_off:

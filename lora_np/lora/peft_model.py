@@ -8,6 +8,7 @@ from typing import Any, Self
 from .. import nn
 from ..autograd.tensor import is_grad_enabled
 from ..autograd.threads import limit_threads
+from ..expect import A_MODEL, expect, expect_path
 from .call import calling
 from .config import PeftConfig
 from .files import read_adapter, write_adapter
@@ -20,6 +21,7 @@ from .types import StrPath
 from .weighted import combined
 
 BASE = "__base__"  # in adapter_names: no adapter for this row
+A_CONFIG = "a config, such as LoraConfig(r=8, target_modules=[...])"
 
 
 def get_peft_model(model: nn.Module, config: PeftConfig, adapter_name: str = "default") -> "PeftModel":
@@ -46,6 +48,8 @@ class PeftModel(nn.Module):
         model_adapter: ModelAdapter | None = None,
     ) -> None:
         """model_adapter: the `ModelAdapter` that `config` means on `model`, where it is made already."""
+        expect(model, nn.Module, "model", A_MODEL)
+        expect(config, PeftConfig, "config", A_CONFIG)
         if any(isinstance(module, (PeftModel, AdaptedLayer, ModulesToSave)) for module in model.modules()):
             raise ValueError("this model has adapters already: use add_adapter(name, config) on its PeftModel")
         self.peft_config: dict[str, PeftConfig] = {}
@@ -132,6 +136,7 @@ class PeftModel(nn.Module):
 
         PiSSA and OLoRA take a part out of the base weights at once, which is missing while the adapter is inactive.
         """
+        expect(config, PeftConfig, "config", A_CONFIG)
         self._refuse_change("adding an adapter")
         self._check_new_name(adapter_name)
         self._check_beside(config)
@@ -333,6 +338,8 @@ class PeftModel(nn.Module):
 
         With any error, `model` is as it was. Frozen, for use and not for training, unless `is_trainable`.
         """
+        expect(model, nn.Module, "model", A_MODEL)
+        expect_path(directory, "directory", "the path of an adapter's folder")
         config, model_adapter, arrays = read_adapter(directory, model, is_trainable)
         model_adapter.fill(arrays)
         return cls(model, config, adapter_name, model_adapter)

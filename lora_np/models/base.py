@@ -13,13 +13,16 @@ from ..autograd import Tensor
 from ..autograd.devices import on_gpu, to_numpy
 from ..autograd.shape_ops import check_ids
 from ..autograd.tensor import data
+from ..expect import expect
 from ..storage import write_json, write_safetensors
+from .config import ModelConfig
 from .context import Context
 from .generation import generate, stream
 from .kv_cache import KVCache
 from .output import CausalLMOutput, ShardedOutput, shift_labels
 from .shards import forward_in_shards, shards_of
 
+A_CONFIG = "a config, such as GPT2Config(...); by its name a model comes from AutoModelForCausalLM.from_pretrained"
 Numbers = ArrayLike | Tensor  # what ids and masks may be given as: lists, arrays, Tensors
 
 
@@ -38,6 +41,7 @@ class CausalLM(nn.Module):
     generation_config: dict[str, Any]
 
     def __init__(self, config: Any) -> None:
+        expect(config, ModelConfig, "config", A_CONFIG)
         self.config, self.generation_config = config, {}
 
     def forward(

@@ -3,6 +3,7 @@
 import numpy as np
 
 from ..autograd.devices import array_module
+from ..expect import expect_whole
 
 
 class KVCache:
@@ -13,8 +14,7 @@ class KVCache:
     """
 
     def __init__(self, capacity: int) -> None:
-        if capacity < 1:
-            raise ValueError(f"a cache needs room for at least one token, got {capacity}")
+        expect_whole(capacity, "capacity")
         self.capacity, self.length = capacity, 0
         self.layers: dict[int, tuple[np.ndarray, np.ndarray]] = {}
 

@@ -33,14 +33,16 @@ def save(figure, path):
 
 
 def show(figure):
-    """Display the figure in a notebook, at the width of the page, with its titles for those who cannot see it."""
+    """Display the figure in a notebook, at the width of the page, with its titles for those who cannot see it.
+
+    MissingPackageError if IPython is not installed: outside a notebook, `save` it.
+    """
     import io
 
-    from IPython.display import Image, display
-
+    display = require("IPython.display", "showing a picture", "notebooks")
     picture = io.BytesIO()
     figure.savefig(picture, format="png")
     width = figure.get_figwidth() * figure.dpi
     titles = [figure.get_suptitle(), *(ax.get_title() for ax in figure.axes)]
     alt = "; ".join(" ".join(title.split()) for title in titles if title)
-    display(Image(picture.getvalue(), width=min(900, round(width)), alt=alt))
+    display.display(display.Image(picture.getvalue(), width=min(900, round(width)), alt=alt))

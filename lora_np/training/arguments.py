@@ -1,7 +1,15 @@
 """What a training run is told."""
 
-import math
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
+
+from ..expect import A_MODEL, expect, expect_list, expect_method, expect_number, expect_path, expect_whole
+from ..nn import Module
+from .evaluation import expect_evaluated
+
+TWO_BETAS = "two numbers in [0, 1), the first for the mean and the second for the squares"
+SOME_DATA = "a data set with batch(seed, step), such as TextData or ExampleData"
 
 
 @dataclass(frozen=True)
@@ -16,6 +24,9 @@ class TrainingArguments:
     accumulation       batches whose gradients are added up before each step
     eval_every         steps between evaluations (there is one before the first step and one after the last)
     checkpoint_every   steps between checkpoints, if a directory is given; one is always written at the end
+    load_best          in the end, and after Ctrl-C, the model has the weights of the evaluation with the lowest loss on
+                       the first data set, not the last ones (Transformers: load_best_model_at_end). What the run began
+                       with is evaluated too. The checkpoint holds both
     """
 
     steps: int = 200
@@ -30,15 +41,46 @@ class TrainingArguments:
     eval_every: int = 50
     checkpoint_every: int = 100
     seed: int = 0
+    load_best: bool = False
 
     def __post_init__(self) -> None:
         for name in ("steps", "accumulation", "eval_every", "checkpoint_every"):
             value = getattr(self, name)
-            if not isinstance(value, int) or value < 1:
+            if type(value) is not int or value < 1:
                 raise ValueError(f"{name} must be a positive integer, got {value!r}")
-        if not 0 < self.learning_rate < math.inf:
-            raise ValueError(f"learning_rate must be positive, got {self.learning_rate}")
-        if not 0 < self.loraplus_lr_ratio < math.inf:
-            raise ValueError(f"loraplus_lr_ratio must be positive, got {self.loraplus_lr_ratio}")
-        if not self.max_grad_norm >= 0:
-            raise ValueError(f"max_grad_norm must not be negative, got {self.max_grad_norm}")
+        for name in ("warmup_steps", "seed"):
+            expect_whole(getattr(self, name), name, least=0)
+        for name in ("learning_rate", "loraplus_lr_ratio"):
+            expect_number(getattr(self, name), name, positive=True)
+        for name in ("min_lr_ratio", "weight_decay", "max_grad_norm"):
+            expect_number(getattr(self, name), name)
+        if len(expect_list(self.betas, "betas", TWO_BETAS)) != 2:
+            raise ValueError(f"betas should be {TWO_BETAS}, got {self.betas!r}")
+        for beta in self.betas:
+            expect_number(beta, "each of betas")
+            if beta >= 1:
+                raise ValueError(f"each of betas must be below 1, got {beta}")
+        expect(self.load_best, bool, "load_best", "True or False")
+
+
+def check_given(
+    model: Any, data: Any, args: Any, evaluation: Any, directory: Any, identity: Any, communicator: Any
+) -> None:
+    """TypeError or ValueError that names an argument of `train` which is not what it should be."""
+    expect(model, Module, "model", A_MODEL)
+    expect_method(data, "batch", "data", SOME_DATA)
+    expect(args, TrainingArguments, "args", "TrainingArguments(steps=..., ...)")
+    expect(evaluation, Mapping | None, "evaluation", "a dict {name: what evaluate() takes}")
+    if "step" in (evaluation or {}):
+        raise ValueError("a data set to evaluate cannot be called 'step': in the history that is the step's number")
+    for name, held_out in (evaluation or {}).items():
+        expect_evaluated(held_out, f"evaluation[{name!r}]")
+    expect(identity, Mapping | None, "identity", "a dict {name: value}")
+    if communicator is not None:
+        expect_method(communicator, "sum_step", "communicator", "what lora_np.training.parallel.communicator() gives")
+    if directory is not None:
+        expect_path(directory, "directory", "the path of a folder")
+    if args.load_best and not evaluation:
+        raise ValueError(
+            "load_best needs an evaluation that says which weights are best: train(evaluation={name: data})"
+        )

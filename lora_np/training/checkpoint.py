@@ -1,64 +1,135 @@
 """Checkpoints: a run in a file, from which it goes on as if it had never stopped."""
 
 import json
+import math
+from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ..autograd.devices import to_device
 from ..storage import read_safetensors, write_safetensors
+from .best import Best
+from .optim import Optimizer
 from .protocols import Array
+from .weights import Trained, put
 
 if TYPE_CHECKING:
     from .loop import TrainingRun
 
 CHECKPOINT = "checkpoint.safetensors"
-OPTIMIZER, MODEL = "optimizer.", "model."  # how the names in the file begin
+OPTIMIZER, MODEL, BEST = "optimizer.", "model.", "best."  # how the names in the file begin
+ADDED = {"load_best": False}  # arguments that older checkpoints do not name, and what they were
 
 
 def save_checkpoint(run: "TrainingRun", directory: str | PathLike[str]) -> None:
     """Write the checkpoint: trained parameters, optimizer state, step and history in one file, replaced at once.
 
-    Of several processes, the first writes: all have the same to write.
+    With `load_best`, the best parameters too. Of several processes, the first writes: all have the same to write.
+    FloatingPointError, and the file stays as it was, if a number is not finite.
     """
-    run.settle()
-    if run.communicator.rank > 0:
-        return
-    arrays = {f"{MODEL}{name}": p.data for name, p in run.trainable.items()}
-    for name, value in run.optimizer.state_dict().items():
-        arrays[f"{OPTIMIZER}{name}"] = np.asarray(value) if isinstance(value, int) else value
-    state = {"step": run.step, "history": run.history, "arguments": run.arguments()}
-    write_safetensors(Path(directory) / CHECKPOINT, arrays, {"run": json.dumps(state)})
+    run.watch.check_weights()
+    if run.communicator.rank == 0:
+        arrays = {f"{MODEL}{name}": p.data for name, p in run.trainable.items()}
+        for name, value in run.optimizer.state_dict().items():
+            arrays[f"{OPTIMIZER}{name}"] = np.asarray(value) if isinstance(value, int) else value
+        arrays |= {f"{BEST}{name}": array for name, array in run.best.weights.items()}
+        state = {"step": run.step, "history": run.history, "arguments": run.arguments()}
+        write_safetensors(Path(directory) / CHECKPOINT, arrays, {"run": json.dumps(state)})
+    run.watch.saved_step = run.step
 
 
 def load_checkpoint(run: "TrainingRun", directory: str | PathLike[str]) -> None:
-    """Take over the checkpoint in `directory`. ValueError, and nothing changed, if it is of another model or run."""
+    """Take over the checkpoint in `directory`; if it does not fit, or this is interrupted, nothing has changed.
+
+    ValueError with the file's name if it is damaged, of another model or run, or says what no run comes to.
+    """
     path = Path(directory) / CHECKPOINT
     arrays, metadata = read_safetensors(path)
     try:
+        step, history = _checked_progress(run, metadata)
+        weights = _fitting(MODEL, arrays, run.trainable)
+        has_best = run.args.load_best and history["evaluation"]
+        best = Best(run.trainable, _fitting(BEST, arrays, run.trainable) if has_best else None)
+        optimizer_state = _optimizer_state(run.optimizer, arrays, step)
+    except ValueError as error:
+        raise ValueError(f"{path} {error}") from None
+    before = {name: p.data for name, p in run.trainable.items()}
+    others = run.optimizer.state, run.step, run.history, run.best, run.watch.saved_step
+    try:
+        put(run.trainable, weights)
+        run.optimizer.state, run.step, run.history, run.best = optimizer_state, step, history, best
+        run.watch.saved_step = step
+    except BaseException:
+        put(run.trainable, before)
+        run.optimizer.state, run.step, run.history, run.best, run.watch.saved_step = others
+        raise
+
+
+def _checked_progress(run: "TrainingRun", metadata: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
+    """(step, history) that the file says, if a run with the arguments of this one can have come there."""
+    try:
         state = json.loads(metadata["run"])
-        state["step"], state["history"]["loss"], state["arguments"].get
-    except (KeyError, TypeError, AttributeError, json.JSONDecodeError):
-        raise ValueError(f"{path} is a safetensors file, but not a training checkpoint") from None
-    _check_fits(run, path, arrays, state)
-    run.optimizer.load_state_dict(_beginning_with(OPTIMIZER, arrays))
-    run.model.load_state_dict({name: arrays[f"{MODEL}{name}"] for name in run.trainable}, strict=False)
-    run.step, run.history = state["step"], state["history"]
-
-
-def _check_fits(run: "TrainingRun", path: Path, arrays: dict[str, Array], state: dict[str, Any]) -> None:
-    saved, ours = state["arguments"], json.loads(json.dumps(run.arguments()))
-    other = [
-        f"{name} was {saved.get(name)!r}, now {value!r}" for name, value in ours.items() if saved.get(name) != value
-    ]
+        saved, step, history = {**ADDED, **state["arguments"]}, state["step"], state["history"]
+        losses, rates, evaluations = history["loss"], history["learning_rate"], history["evaluation"]
+    except (KeyError, TypeError, ValueError, RecursionError):
+        raise ValueError("is a safetensors file, but not a training checkpoint") from None
+    ours = json.loads(json.dumps(run.arguments()))
+    other = [f"{name} was {saved.get(name)!r}, now {v!r}" for name, v in ours.items() if saved.get(name) != v]
     if other:
-        raise ValueError(f"{path} is of a run with other arguments: {'; '.join(other)}")
-    shapes = {name: array.shape for name, array in _beginning_with(MODEL, arrays).items()}
-    if shapes != {name: p.shape for name, p in run.trainable.items()}:
-        raise ValueError(f"{path} is of another model: its trained parameters have other names or shapes")
+        raise ValueError(f"is of a run with other arguments: {'; '.join(other)}")
+    if type(step) is not int or not 0 <= step <= run.args.steps:
+        raise ValueError(f"says that it is of step {step!r}, in a run of {run.args.steps} steps")
+    for name, numbers in (("losses", losses), ("learning rates", rates)):
+        if not isinstance(numbers, list) or len(numbers) != step or not all(map(_is_finite, numbers)):
+            raise ValueError(f"is of step {step}, so it should have as many {name}, all finite: {numbers!r:.80}")
+    if not isinstance(evaluations, list) or not _in_order(evaluations, step):
+        raise ValueError(
+            f"is of step {step}, so it should have evaluations {{step, name: loss, ...}} in order, with finite "
+            f"losses, up to that step: {evaluations!r:.80}"
+        )
+    return step, {"loss": losses, "learning_rate": rates, "evaluation": evaluations}
 
 
-def _beginning_with(prefix: str, arrays: dict[str, Array]) -> dict[str, Array]:
+def _is_finite(number: Any) -> bool:
+    return isinstance(number, float) and math.isfinite(number)
+
+
+def _in_order(evaluations: list[Any], last: int) -> bool:
+    """Are these evaluations of steps that follow each other up to `last`?"""
+    if not all(isinstance(e, dict) and type(e.get("step")) is int and len(e) > 1 for e in evaluations):
+        return False
+    steps = [e["step"] for e in evaluations]
+    losses = [loss for e in evaluations for name, loss in e.items() if name != "step"]
+    in_order = all(a < b for a, b in zip([-1, *steps], [*steps, last + 1], strict=True))
+    return in_order and all(map(_is_finite, losses))
+
+
+def _fitting(prefix: str, arrays: Mapping[str, Array], trainable: Trained) -> dict[str, Array]:
+    """The arrays whose names begin so, as the parameters hold them: on their devices, and memory of their own."""
+    found = _beginning_with(prefix, arrays)
+    shapes = {name: array.shape for name, array in found.items()}
+    if shapes != {name: p.shape for name, p in trainable.items()}:
+        raise ValueError("is of another model: its trained parameters have other names or shapes")
+    for name, array in found.items():
+        if array.dtype != trainable[name].dtype:
+            raise ValueError(f"is of another model: {name} is {array.dtype} there and {trainable[name].dtype} here")
+        if not np.isfinite(array).all():
+            raise ValueError(f"is broken: {prefix}{name} has numbers that are not finite")
+    return {name: to_device(found[name].copy(), p.device) for name, p in trainable.items()}
+
+
+def _optimizer_state(optimizer: Optimizer, arrays: Mapping[str, Array], step: int) -> dict[int, Any]:
+    """The state of the optimizer after so many steps."""
+    found = optimizer.checked_state(_beginning_with(OPTIMIZER, arrays))
+    taken = [state["step"] for state in found.values()]
+    if not all(1 <= t <= step for t in taken) or (step > 0 and not taken):
+        raise ValueError(f"is of step {step}, but in its optimizer state the parameters have taken {taken!r:.40} steps")
+    return found
+
+
+def _beginning_with(prefix: str, arrays: Mapping[str, Array]) -> dict[str, Array]:
     """The arrays whose names begin so, without that beginning."""
     return {name.removeprefix(prefix): array for name, array in arrays.items() if name.startswith(prefix)}

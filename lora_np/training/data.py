@@ -7,12 +7,14 @@ between Python versions; `fingerprint` tells which text a run saw.
 
 import hashlib
 import sysconfig
+from collections.abc import Iterator, Mapping
 from os import PathLike
 from pathlib import Path
 
 import numpy as np
 
 from ..aliases import moved_names
+from ..expect import A_TOKENIZER, expect, expect_method, expect_path, expect_whole
 from ..models.output import IGNORED as IGNORED  # it was defined here before
 from ..storage import existing
 from .protocols import Array, Batch, Documents, Tokenizer
@@ -47,6 +49,7 @@ def load_text(path: str | PathLike[str]) -> Documents:
 
     FileNotFoundError if there is no such file; ValueError if it is empty or not UTF-8 text.
     """
+    expect_path(path, "path", "the path of a text file")
     file = existing(path)
     try:
         text = file.read_text(encoding="utf-8")
@@ -107,15 +110,19 @@ class TextData:
 
     batch(seed, step)  {"input_ids", "labels"}, random windows (B, T) for training: the same numbers for the same seed
                        and step, so a run that is resumed sees what it would have seen. The labels are the ids.
-    windows()          all windows (n, T), one after another: what `evaluate` reads
+    windows()          all windows (n, T), one after another
+    batches(size)      the same, so many at a time: what `evaluate` reads
     """
 
     def __init__(
         self, documents: Documents, tokenizer: Tokenizer, length: int, batch_size: int, name: str = "the data"
     ) -> None:
-        for what, value, least in (("batch_size", batch_size, 1), ("length", length, 1)):
-            if value < least:
-                raise ValueError(f"{what} must be at least {least}, got {value}")
+        expect(documents, Mapping, "documents", "a dict {name: text}")
+        for title, text in documents.items():
+            expect(text, str, f"documents[{title!r}]", "a text")
+        expect_method(tokenizer, "encode", "tokenizer", A_TOKENIZER)
+        expect_whole(batch_size, "batch_size")
+        expect_whole(length, "length")
         ids = [token for text in documents.values() for token in (*tokenizer.encode(text), tokenizer.eos_token_id)]
         if len(ids) < length:
             raise ValueError(
@@ -133,3 +140,9 @@ class TextData:
     def windows(self) -> Array:
         n = len(self.tokens) // self.length
         return self.tokens[: n * self.length].reshape(n, self.length).astype(np.int64)
+
+    def batches(self, batch_size: int) -> Iterator[Batch]:
+        windows = self.windows()
+        for start in range(0, len(windows), batch_size):
+            ids = windows[start : start + batch_size]
+            yield {"input_ids": ids, "labels": ids}

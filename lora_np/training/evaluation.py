@@ -1,20 +1,31 @@
 """How good a model is on data that it was not trained on, and what counts in a batch."""
 
+import math
 from collections.abc import Iterator
+from typing import Any
 
 from ..autograd import no_grad
+from ..expect import A_MODEL, expect, expect_method, expect_whole
 from ..models.output import IGNORED
 from ..nn import Module
 from .protocols import Array, Batch, EvaluationData
+
+EVALUATED = (
+    "an array of token ids (n, T), a pair of arrays (ids, labels), or a data set such as ExampleData or TextData"
+)
 
 
 def evaluate(model: Module, data: Array | tuple[Array, Array] | EvaluationData, batch_size: int = 32) -> float:
     """The mean loss in nats per token, over every token that counts, with nothing recorded and no dropout.
 
     data: windows (n, T), of which all tokens count; a pair (ids, labels), each (n, T), with labels -100 where nothing
-    counts; or a data set with batches(batch_size), such as `ExampleData`.
-    The mean is over targets, not over batches: a batch with few targets weighs little. ValueError if there is none.
+    counts; or a data set with batches(batch_size), such as `ExampleData` or `TextData`.
+    The mean is over targets, not over batches: a batch with few targets weighs little. ValueError if there is none,
+    FloatingPointError if the loss is not finite.
     """
+    expect(model, Module, "model", A_MODEL)
+    expect_evaluated(data, "data")
+    expect_whole(batch_size, "batch_size")
     was_training, total, count = model.training, 0.0, 0
     model.eval()
     try:
@@ -27,6 +38,10 @@ def evaluate(model: Module, data: Array | tuple[Array, Array] | EvaluationData, 
         model.train(was_training)
     if count == 0:
         raise ValueError("evaluate: there is no window to evaluate on, or no label in it that counts")
+    if not math.isfinite(total):
+        raise FloatingPointError(
+            f"evaluate: the loss is {total / count}, so the weights are broken, or numbers grow too large on this text"
+        )
     return total / count
 
 
@@ -39,6 +54,13 @@ def _all_batches(data: Array | tuple[Array, Array] | EvaluationData, batch_size:
     for start in range(0, len(ids), batch_size):
         rows = slice(start, start + batch_size)
         yield {"input_ids": ids[rows], "labels": labels[rows]}
+
+
+def expect_evaluated(data: Any, name: str) -> None:
+    """TypeError, beginning with `name`, unless `evaluate` can read this."""
+    pair = data if isinstance(data, tuple) and len(data) == 2 else (data,)
+    if not all(getattr(array, "ndim", None) == 2 for array in pair):
+        expect_method(data, "batches", name, EVALUATED)
 
 
 def count_targets(labels: Array) -> int:

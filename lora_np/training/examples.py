@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from ..expect import A_TOKENIZER, expect_list, expect_method, expect_path, expect_whole
 from ..models.output import IGNORED
 from ..storage import existing, write_text
 from .data import hashed_fraction
@@ -24,6 +25,7 @@ from .packing import pack
 from .protocols import Array, Batch, Example, Tokenizer
 
 KINDS = ({"text"}, {"prompt", "completion"}, {"messages"})
+A_LIST = "a list of examples, such as load_examples(path) gives it"
 EXPECTED = "text, or prompt and completion, or messages (and group, if you like)"
 
 
@@ -33,6 +35,7 @@ def load_examples(path: str | PathLike[str]) -> list[Example]:
     FileNotFoundError if there is no such file; ValueError with the file's name and the line's number if a line is not
     JSON, has other fields than an example, has no text where it needs some, or is of another kind than the first.
     """
+    expect_path(path, "path", "the path of a .jsonl file")
     path, first = existing(path), ""
     examples: list[Example] = []
     with open(path, "rb") as file:  # bytes: they are cut at line feeds only, and a line that is no UTF-8 has a number
@@ -53,6 +56,7 @@ def load_examples(path: str | PathLike[str]) -> list[Example]:
 
 def write_jsonl(path: str | PathLike[str], examples: Iterable[Example]) -> None:
     """Write examples as `load_examples` reads them, one JSON object per line."""
+    examples = expect_list(examples, "examples", A_LIST)
     write_text(path, "".join(json.dumps(example, ensure_ascii=False) + "\n" for example in examples))
 
 
@@ -124,6 +128,7 @@ def tokenize_example(
     is left. ValueError if the example is none, or if its targets cannot be found with this chat template.
     """
     check_example(example)
+    expect_method(tokenizer, "encode", "tokenizer", A_TOKENIZER)
     ids: list[int] = []
     labels: list[int] = []
     for piece, is_target in _pieces(example, tokenizer):
@@ -177,6 +182,9 @@ def split_examples(examples: Sequence[Example], held_out: float = 0.1, seed: int
     Validation gets about the share `held_out`, and neither side is ever empty. ValueError if there is only one
     example or group, if only some have a group, or if `held_out` is not between 0 and 1.
     """
+    examples = expect_list(examples, "examples", A_LIST)
+    for number, example in enumerate(examples, 1):
+        check_example(example, f"example {number}")
     if not 0 < held_out < 1:
         raise ValueError(f"held_out must be between 0 and 1, got {held_out}")
     grouped = ["group" in example for example in examples]
@@ -226,9 +234,10 @@ class ExampleData:
         batch_size: int,
         packing: bool = False,
     ) -> None:
-        for what, value, least in (("batch_size", batch_size, 1), ("max_length", max_length, 2)):
-            if value < least:
-                raise ValueError(f"{what} must be at least {least}, got {value}")
+        examples = expect_list(examples, "examples", A_LIST)
+        expect_method(tokenizer, "encode", "tokenizer", A_TOKENIZER)
+        expect_whole(batch_size, "batch_size")
+        expect_whole(max_length, "max_length", least=2)
         self.max_length, self.batch_size = max_length, batch_size
         self.pad_id = next(i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if i is not None)
         found = [_as_arrays(*tokenize_example(example, tokenizer, max_length)) for example in examples]

@@ -3,8 +3,8 @@
 `TrainingRun.plain_step` is what training is; `train` repeats it. What else a run can do is kept apart:
 
 arguments.py     what a run is told
-checkpoint.py    saving a run, and going on from one
-progress.py      the bar; interruption.py: Ctrl-C
+checkpoint.py    saving a run, and going on from one; best.py: the best weights of a run
+watch.py         losses that are not finite; interruption.py: Ctrl-C; progress.py: the bar
 parallel/        one step from several batches or processes; a step that a GPU has recorded
 """
 
@@ -16,9 +16,9 @@ from os import PathLike
 from typing import Any
 
 from ..autograd import manual_seed
-from ..autograd.devices import on_gpu
 from ..nn import Module
-from .arguments import TrainingArguments
+from .arguments import TrainingArguments, check_given
+from .best import Best
 from .checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint
 from .evaluation import count_tokens, evaluate
 from .interruption import stop_on_interrupt
@@ -27,11 +27,10 @@ from .parallel.joint_step import joint_gradients
 from .parallel.processes import Communicator, SoloCommunicator, start_together
 from .parallel.recorded import recorded_step
 from .progress import Progress
-from .protocols import Array, Batch, History, TrainingData
+from .protocols import Batch, History, TrainingData
+from .watch import SETTLE_EVERY, Watch
 
 __all__ = ["CHECKPOINT", "TrainingArguments", "TrainingRun", "evaluate", "train"]
-
-SETTLE_EVERY = 10  # steps after which a GPU's losses are looked at
 
 
 class TrainingRun:
@@ -55,7 +54,7 @@ class TrainingRun:
         self.highest_rates = [group["lr"] for group in self.optimizer.param_groups]
         self.step = 0
         self.history: History = {"loss": [], "learning_rate": [], "evaluation": []}
-        self.pending: list[Array] = []  # losses that are not in the history yet
+        self.watch, self.best = Watch(self), Best(self.trainable)
         self.is_joint = args.accumulation > 1 or self.communicator.size > 1
         self.recorded = None if self.is_joint else recorded_step(model, self.optimizer, args.max_grad_norm)
 
@@ -63,14 +62,14 @@ class TrainingRun:
         """Loss, gradients, clipping, the optimizer's step."""
         loss = self.model(**batch).loss
         loss.backward()
-        self.note(loss.data)
+        self.watch.note(loss.data)
         self.update_weights()
 
     def update_weights(self) -> None:
         """From gradients to the next weights; the gradients are forgotten."""
-        if self.args.max_grad_norm:
-            clip_grad_norm_(self.trainable.values(), self.args.max_grad_norm)
-        self.optimizer.step()
+        norm = clip_grad_norm_(self.trainable.values(), self.args.max_grad_norm or math.inf)
+        with self.watch.changing_weights(norm):
+            self.optimizer.step()
         self.optimizer.zero_grad()
 
     def one_step(self, data: TrainingData) -> int:
@@ -95,39 +94,27 @@ class TrainingRun:
         if self.is_joint:
             self.joint_step(batches)
         elif self.recorded is not None and set(batches[0]) == {"input_ids", "labels"}:
-            self.note(self.recorded(batches[0]))
+            self.watch.note(self.recorded(batches[0]))
         else:
             self.plain_step(batches[0])
 
     def joint_step(self, batches: Sequence[Batch]) -> None:
         """The step that all rows of these batches, and of all processes, would give in one batch."""
-        self.note(joint_gradients(self.model, batches, self.communicator, self.trainable.values()))
+        self.watch.note(joint_gradients(self.model, batches, self.communicator, self.trainable.values()))
         self.update_weights()
-
-    def note(self, loss: Array) -> None:
-        """Put a step's loss into the history; on a GPU later (see `settle`), so that nobody waits for it.
-
-        On the CPU this comes before the weights are touched: they stay as they were if the loss is not finite.
-        """
-        self.pending.append(loss)
-        if not on_gpu(loss):
-            self.settle()
-
-    def settle(self) -> None:
-        """Move the losses of the last steps to the history; FloatingPointError if one is not finite.
-
-        On a GPU this waits until all of its work is done. That is why the losses stay there for some steps.
-        """
-        for total in self.pending:
-            step, loss = len(self.history["loss"]), float(total)
-            if not math.isfinite(loss):
-                raise FloatingPointError(f"the loss became {loss} at step {step}: try a lower learning rate")
-            self.history["loss"].append(loss)
-        self.pending = []
 
     def arguments(self) -> dict[str, Any]:
         """What must be the same for a run to go on: the arguments, and what the caller says it is about."""
         return {**dataclasses.asdict(self.args), **self.identity}
+
+    def evaluate(self, evaluation: Mapping[str, Any]) -> None:
+        """Append {"step":, name: loss} to the history, and keep the weights if these are the best so far."""
+        self.watch.settle()
+        with self.watch.evaluating():
+            losses = {name: evaluate(self.model, held_out) for name, held_out in evaluation.items()}
+        self.history["evaluation"].append({"step": self.step, **losses})
+        if self.args.load_best:
+            self.best.compare(self.history["evaluation"])
 
     def save(self, directory: str | PathLike[str]) -> None:
         """Write a checkpoint: see `save_checkpoint`."""
@@ -157,11 +144,14 @@ def train(
     directory    where the checkpoint goes; None for none. With `resume`, the run goes on from the one that is there.
     identity     {name: value} of what else must be the same when a run goes on, such as the data's fingerprint
     communicator several processes train together, each on its rows of every batch: see `parallel/processes.py`
-    Returns {"loss": [...], "learning_rate": [...], "evaluation": [{"step":, name: loss, ...}], "interrupted": bool}.
+    Returns {"loss": [...], "learning_rate": [...], "evaluation": [{"step":, name: loss, ...}], "interrupted": bool},
+    and with `load_best` "best", the evaluation whose weights the model has.
 
-    Ctrl-C ends the run after the step in progress, with a checkpoint; a second Ctrl-C ends it at once.
+    Ctrl-C ends the run after the step in progress, with a checkpoint; a second Ctrl-C ends it at once. A loss or
+    weights that are not finite are a FloatingPointError: the model then has the last good ones (`watch.py`).
     """
-    args = args or TrainingArguments()
+    args = TrainingArguments() if args is None else args
+    check_given(model, data, args, evaluation, directory, identity, communicator)
     run = TrainingRun(model, args, identity, communicator)
     if resume:
         if directory is None:
@@ -169,14 +159,17 @@ def train(
         run.load(directory)
     start_together(run, lambda: data.batch(args.seed, run.step * args.accumulation), progress)
     model.zero_grad()  # whoever looked at gradients before does not change the first step
-    model.train()
     try:
+        model.train()
         with stop_on_interrupt() as stop:
             _run_steps(run, data, evaluation or {}, directory, progress, stop)
+    except FloatingPointError as error:
+        raise run.watch.go_back(error, directory) from None
     finally:
         model.eval()
     run.communicator.barrier()  # the checkpoint is there for all
-    return {**run.history, "interrupted": run.step < args.steps}
+    best = run.best.load(run.history["evaluation"]) if args.load_best else {}
+    return {**run.history, **best, "interrupted": run.step < args.steps}
 
 
 def _run_steps(
@@ -189,26 +182,22 @@ def _run_steps(
 ) -> None:
     """Steps until the end or until `stop` is set, with evaluations and checkpoints in between."""
     args, stopping = run.args, False
-    if run.step == 0:
-        _evaluate_all(run, evaluation)
+    run.watch.keep()
+    if run.step == 0 and evaluation:
+        run.evaluate(evaluation)
     with Progress(run.step, args.steps, progress and run.communicator.rank == 0) as bar:
         while run.step < args.steps and not stopping:
             bar.count(run.one_step(data))
             last, stopping = run.step == args.steps, run.communicator.any(stop.is_set())
-            if last or stopping or not run.pending or len(run.pending) == SETTLE_EVERY:  # on the CPU none is pending
-                run.settle()
+            waiting = len(run.watch.pending)  # on the CPU none
+            if last or stopping or waiting in (0, SETTLE_EVERY):
+                run.watch.settle()
                 bar.show(run.history["loss"][-1])
-            if run.step % args.eval_every == 0 or last:
-                run.settle()
-                _evaluate_all(run, evaluation)
+            if evaluation and (run.step % args.eval_every == 0 or last):
+                run.evaluate(evaluation)
                 bar.restart_clock()
+            if last or stopping:
+                run.watch.check_weights()
             if directory and (run.step % args.checkpoint_every == 0 or last or stopping):
                 run.save(directory)
             bar.next_step()
-
-
-def _evaluate_all(run: TrainingRun, evaluation: Mapping[str, Any]) -> None:
-    """Append {"step":, name: loss} to the history."""
-    if evaluation:
-        losses = {name: evaluate(run.model, held_out) for name, held_out in evaluation.items()}
-        run.history["evaluation"].append({"step": run.step, **losses})

@@ -139,3 +139,30 @@ def test_blocks_computed_again_learn_the_same(tmp_path, text):
     again, report = run(tmp_path / "again", data=str(text), gradient_checkpointing=True)
     np.testing.assert_allclose(again["history"]["loss"], kept["history"]["loss"], rtol=1e-5)
     assert "blocks computed again" in report
+
+
+def test_the_best_weights_are_saved_if_asked_for(tmp_path, text):
+    """The rate is such that the last weights are not the best."""
+    ruinous = {"data": str(text), "learning_rate": 0.5, "steps": 10, "load_best": True}
+    result, report = run(tmp_path, **ruinous)
+    losses = [entry["my.txt"] for entry in result["history"]["evaluation"]]
+    best = result["history"]["best"]
+    assert best["my.txt"] == min(losses) < losses[-1]
+    assert f"those after step {best['step']}, which had the lowest held-out loss" in report
+    shown = re.search(r"^my\.txt +[\d.]+ +([\d.]+)", report, re.MULTILINE).group(1)
+    assert float(shown) == pytest.approx(best["my.txt"], abs=1e-3)
+    again, _ = run(tmp_path, **ruinous, resume=True)
+    assert again["history"] == result["history"]
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")
+def test_a_rate_that_ruins_the_weights_is_said_in_a_sentence(tmp_path, text, capsys):
+    from lora_np.cli import main
+
+    few = ["--data", str(text), "--out", str(tmp_path / "out"), "--steps", "5", "--batch-size", "2", "--rank", "2"]
+    assert main(["finetune", *few, "--learning-rate", "1e38"]) == 2
+    *_, last = capsys.readouterr().err.strip().splitlines()
+    assert re.fullmatch(
+        r"lora-np: .*(loss|weights).* step \d+.*: .*after 0 steps again; there is no checkpoint\.", last
+    )
+    assert not list((tmp_path / "out").glob("*.safetensors"))

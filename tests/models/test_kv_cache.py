@@ -92,7 +92,7 @@ def test_gradients_and_a_cache_do_not_go_together(make):
 
 
 def test_a_cache_has_room_for_at_least_one_token():
-    with pytest.raises(ValueError, match="room for at least one token, got 0"):
+    with pytest.raises(ValueError, match="capacity must be at least 1, got 0"):
         KVCache(0)
 
 

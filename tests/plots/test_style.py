@@ -17,7 +17,7 @@ def test_panels_come_in_reading_order():
 
 
 def test_a_shown_figure_is_a_png_that_says_what_it_is(monkeypatch):
-    display = pytest.importorskip("IPython.display")
+    display = pytest.importorskip("IPython.display", reason="needs IPython: pip install -e '.[notebooks]'")
     shown = []
     monkeypatch.setattr(display, "display", shown.append)
     figure, (left, right) = new_figure(columns=2, width=8)

@@ -45,3 +45,43 @@ def test_a_saved_picture_is_a_png_of_some_size(tmp_path):
     assert picture.shape[1] > 800
     assert np.ptp(picture[..., :3]) == pytest.approx(1.0)  # from white to black
     assert [path.name for path in (tmp_path / "deep").iterdir()] == ["picture.png"]
+
+
+WITHOUT = [{"loss": [3.0, 2.0], "evaluation": []}, {"loss": [3.0, 2.0]}]
+
+
+@pytest.mark.parametrize("history", WITHOUT, ids=["empty", "missing"])
+def test_a_run_without_an_evaluation_is_its_curve(history, tmp_path):
+    figure = plots.training_curves(history, "A title")
+    (curves,) = figure.axes
+    assert [line.get_xydata().tolist() for line in curves.lines] == [[[1, 3.0], [2, 2.0]]]
+    plots.save(figure, tmp_path / "picture.png")
+
+
+ODD = {
+    "one step": {"loss": [3.0], "evaluation": [{"step": 0, "a": 3.0}, {"step": 1, "a": 2.0}]},
+    "no step": {"loss": [], "evaluation": [{"step": 0, "a": 3.0}]},
+    "nothing": {"loss": [], "evaluation": []},
+    "nan": {"loss": [3.0, float("nan"), 2.0], "evaluation": [{"step": 0, "a": float("nan")}]},
+    "all nan": {"loss": [float("nan")] * 3, "evaluation": [{"step": 0, "a": float("inf")}]},
+    "many data sets": {"loss": [3.0, 2.0], "evaluation": [{"step": 0, **dict.fromkeys("abcdefgh", 1.0)}]},
+}
+
+
+@pytest.mark.parametrize("what", ODD)
+def test_runs_of_odd_shapes_are_drawn(what, tmp_path):
+    figure = plots.training_curves(ODD[what], "A title")
+    plots.save(figure, tmp_path / "picture.png")
+    evaluations = ODD[what]["evaluation"]
+    assert len(figure.axes[0].lines) == 1 + len(evaluations[0].keys() - {"step"} if evaluations else [])
+
+
+def test_a_single_step_can_be_seen():
+    curves = plots.training_curves(ODD["one step"], "A title").axes[0]
+    assert curves.lines[0].get_marker() == "."
+
+
+@pytest.mark.parametrize("history", [None, "history", 3, [1.0, 2.0], {}, {"losses": [1.0]}, dict])
+def test_what_is_no_history_is_refused(history):
+    with pytest.raises(TypeError, match=r"training_curves.*history should be what train\(\.\.\.\) returned, got "):
+        plots.training_curves(history, "A title")

@@ -5,11 +5,9 @@ import time
 import tracemalloc
 import warnings
 
-import gguf
 import numpy as np
 import pytest
-from gguf import GGMLQuantizationType as Kind
-from gguf import GGUFValueType as Type
+from gguf_helpers import the_gguf_package
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from lora_helpers import fuzz
@@ -18,6 +16,8 @@ from lora_np.storage import open_gguf
 from lora_np.storage.gguf import _codings
 from lora_np.storage.tensors import CHUNK
 
+gguf = the_gguf_package()
+Kind, Type = gguf.GGMLQuantizationType, gguf.GGUFValueType
 DEQUANTISED = [kind for kind in gguf.GGML_QUANT_SIZES if _codings()[kind].decode]
 REFUSED = [kind for kind in gguf.GGML_QUANT_SIZES if kind not in DEQUANTISED]
 

@@ -4,14 +4,15 @@ import struct
 import time
 import tracemalloc
 
-import gguf
 import numpy as np
 import pytest
-from gguf import GGMLQuantizationType as Kind
-from gguf import GGUFValueType as Type
+from gguf_helpers import the_gguf_package
 
 from lora_np.storage import open_gguf
 from lora_np.storage.gguf import _codings, _Header
+
+gguf = the_gguf_package()
+Kind, Type = gguf.GGMLQuantizationType, gguf.GGUFValueType
 
 
 def text(value):

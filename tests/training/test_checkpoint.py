@@ -1,5 +1,7 @@
 """A run which was stopped goes on as if it had not been; files that do not fit are refused."""
 
+import json
+import math
 import os
 import signal
 from pathlib import Path
@@ -7,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from safetensors import safe_open
-from safetensors.numpy import save_file
+from safetensors.numpy import load_file, save_file
 from training_helpers import (
     ARGS,
     FILE,
@@ -16,6 +18,7 @@ from training_helpers import (
     Batches,
     CallsBefore,
     StopHereError,
+    broken_off_at,
     child,
     full,
     lora,
@@ -30,8 +33,10 @@ from training_helpers import (
 import lora_np
 from lora_np import (
     LoraConfig,
+    TrainingArguments,
     get_peft_model,
 )
+from lora_np.training.loop import TrainingRun
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 
@@ -240,3 +245,114 @@ def test_a_kill_while_saving_loses_nothing(tmp_path, kind, moment, step):
     whole, model = MODELS[kind](), MODELS[kind](1)
     assert run(model, tmp_path, resume=True) == run(whole)
     assert weights(model) == weights(whole)
+
+
+def rewritten(source, path, change):
+    """The checkpoint of `source` at `path`, after `change` has been called with its arrays and what its header says."""
+    arrays = load_file(source)
+    with safe_open(source, "np") as file:
+        state = json.loads(file.metadata()["run"])
+    change(arrays, state)
+    save_file(arrays, path, {"run": json.dumps(state)})
+
+
+def says(**changes):
+    return lambda arrays, state: state.update(changes)
+
+
+def history_says(**changes):
+    return lambda arrays, state: state["history"].update(changes)
+
+
+def holds(changed, part):
+    """The arrays whose names begin so, changed by a function that returns None for those to be left out."""
+
+    def change(arrays, state):
+        for name in [name for name in arrays if name.startswith(part)]:
+            array = changed(arrays.pop(name))
+            arrays |= {} if array is None else {name: np.asarray(array)}
+
+    return change
+
+
+def not_finite(number):
+    def spoil(array):
+        return np.full_like(array, number) if array.ndim else array
+
+    return spoil
+
+
+LOSSES = [5.0, 4.0, 3.0, 2.0]
+LIES = {
+    "an earlier step than it has losses": (says(step=2), "is of step 2.*losses"),
+    "a step after the end": (says(step=99), "step 99.*12 steps"),
+    "a step before the beginning": (says(step=-1), "step -1"),
+    "a step in words": (says(step="x"), "step 'x'"),
+    "half a step": (says(step=4.0), r"step 4\.0"),
+    "a step that is true": (says(step=True), "step True"),
+    "no step": (says(step=None), "step None"),
+    "losses that are nan": (history_says(loss=[5.0, math.nan, 3.0, 2.0]), "losses, all finite.*nan"),
+    "losses that are infinite": (history_says(loss=[5.0, math.inf, 3.0, 2.0]), "losses, all finite.*inf"),
+    "losses that are words": (history_says(loss=["a", "b", "c", "d"]), "losses.*'a'"),
+    "no list of losses": (history_says(loss="abcd"), "losses.*abcd"),
+    "too few learning rates": (history_says(learning_rate=LOSSES[:3]), "step 4.*learning rates"),
+    "an evaluation that is nan": (history_says(evaluation=[{"step": 0, "a": math.nan}]), "evaluations.*nan"),
+    "an evaluation of later": (history_says(evaluation=[{"step": 9, "a": 1.0}]), "evaluations.*9"),
+    "evaluations out of order": (history_says(evaluation=[{"step": 3, "a": 1.0}, {"step": 0, "a": 1.0}]), "order"),
+    "an evaluation without a step": (history_says(evaluation=[{"a": 1.0}]), "evaluations"),
+    "evaluations that are none": (history_says(evaluation=3), "evaluations.*3"),
+    "a history that is a list": (says(history=LOSSES), "not a training checkpoint"),
+    "arguments that are a number": (says(arguments=7), "not a training checkpoint"),
+    "weights that are nan": (holds(not_finite(math.nan), "model."), r"model\..* not finite"),
+    "weights in another type": (holds(lambda a: a.astype("f8"), "model."), "float64 there and float32 here"),
+    "moments that are infinite": (holds(not_finite(math.inf), "optimizer.0.m"), r"0\.m.*not finite"),
+    "moments in another type": (holds(lambda a: a.astype("f8"), "optimizer.0.v"), r"0\.v.*float64.*float32"),
+    "moments in another shape": (holds(lambda a: a.reshape(-1)[:2], "optimizer.0.m"), r"0\.m.*shape \(2,\)"),
+    "a moment too few": (holds(lambda a: None, "optimizer.0.v"), "v is missing"),
+    "no optimizer": (holds(lambda a: None, "optimizer."), "optimizer state"),
+    "an optimizer ahead of it": (holds(lambda a: a + (a.ndim == 0), "optimizer.0.step"), "taken.*5"),
+    "a moment of nobody": (lambda arrays, _: arrays.update({"optimizer.99.m": np.zeros(3)}), r"99\.m.*none of"),
+    "a step that is no number of steps": (holds(lambda a: a + 0.5, "optimizer.0.step"), r"0\.step.*whole number"),
+    "several steps for one": (holds(lambda a: np.array([a, a]), "optimizer.0.step"), r"0\.step.*whole number"),
+}
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_a_checkpoint_that_no_run_can_have_written_is_refused(stopped, tmp_path, lie):
+    change, message = LIES[lie]
+    rewritten(stopped["full"] / FILE, tmp_path / FILE, change)
+    assert_refused(full(1), tmp_path, ValueError, rf"{tmp_path / FILE} .*{message}")
+
+
+def test_a_checkpoint_from_before_load_best_is_still_read(stopped, tmp_path):
+    rewritten(stopped["full"] / FILE, tmp_path / FILE, lambda _, state: state["arguments"].pop("load_best"))
+    whole, model = full(), full(1)
+    assert run(model, tmp_path, resume=True) == run(whole)
+    assert weights(model) == weights(whole)
+
+
+def everything_of(a_run):
+    """What a `TrainingRun` and its model hold, to be compared: the arrays themselves, and their numbers."""
+    arrays = {name: (id(p.data), p.data.tobytes()) for name, p in a_run.model.named_parameters()}
+    optimizer = {key: {n: np.asarray(v).tobytes() for n, v in s.items()} for key, s in a_run.optimizer.state.items()}
+    rates = [group["lr"] for group in a_run.optimizer.param_groups]
+    best = {name: array.tobytes() for name, array in a_run.best.weights.items()}
+    modes = [module.training for module in a_run.model.modules()]
+    return arrays, optimizer, rates, best, modes, a_run.step, json.dumps(a_run.history), a_run.watch.saved_step
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, MemoryError])
+def test_resuming_that_is_broken_off_at_any_line_has_changed_nothing(tmp_path, error):
+    """At every line of the library that runs in between, one after another."""
+    settings = {**ARGS, "steps": 4, "load_best": True}
+    run(lora(), tmp_path, **settings)
+    a_run = TrainingRun(lora(1), TrainingArguments(**settings))
+    a_run.one_step(text_data())
+    before = everything_of(a_run)
+    lines = 0
+    while broken_off_at(lines, error, lambda: a_run.load(tmp_path)):
+        assert everything_of(a_run) == before, f"line {lines}"
+        lines += 1
+    assert lines > 100
+    assert a_run.step == 4
+    assert everything_of(a_run)[0] != before[0]

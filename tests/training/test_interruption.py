@@ -1,13 +1,29 @@
 """Ctrl-C in the middle of a run."""
 
 import contextlib
+import functools
+import itertools
 import json
 import signal
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
 import pytest
-from training_helpers import MODELS, CallsBefore, StopHereError, child, full, run, saved_step, stop, tiny, weights
+from training_helpers import (
+    FILE,
+    MODELS,
+    CallsBefore,
+    StopHereError,
+    broken_off_at,
+    child,
+    full,
+    lora,
+    run,
+    saved_step,
+    stop,
+    tiny,
+    weights,
+)
 
 
 @pytest.mark.parametrize("step", [6, 99], ids=["broken off", "to the end"])
@@ -78,3 +94,39 @@ def test_a_second_ctrl_c_ends_the_run_at_once(tmp_path):
     whole, model = full(), full(1)
     assert run(model, tmp_path, resume=True) == run(whole)
     assert weights(model) == weights(whole)
+
+
+def digest(model):
+    return hash(tuple(weights(model).items()))
+
+
+def whole_steps(**settings):
+    """What the weights are after 0, 1, ... steps."""
+    found = []
+    for count in range(settings["steps"] + 1):
+        model = lora()
+        with contextlib.suppress(StopHereError):
+            run(model, data=CallsBefore(count * settings["accumulation"], stop), **settings)
+        found.append(digest(model))
+    return found
+
+
+@pytest.mark.parametrize(("error", "accumulation"), [(KeyboardInterrupt, 1), (MemoryError, 2)])
+def test_a_run_that_is_broken_off_at_any_line_has_taken_whole_steps(tmp_path, error, accumulation):
+    """Also where the optimizer has changed some weights and not yet others. What is on the disk leads to the same end.
+
+    Of the lines of the loop and the optimizer, those with a number that 23 divides.
+    """
+    settings = {"steps": 3, "checkpoint_every": 1, "accumulation": accumulation}
+    expected, seen = whole_steps(**settings), []
+    for number in itertools.count(0, 23):
+        model, directory = lora(), tmp_path / str(number)
+        if not broken_off_at(number, error, functools.partial(run, model, directory, **settings), "training"):
+            break
+        seen.append(expected.index(digest(model)))
+        if (directory / FILE).exists() and number % 3 == 0:
+            again = lora(1)
+            run(again, directory, resume=True, **settings)
+            assert digest(again) == expected[-1]
+    assert seen == sorted(seen)
+    assert set(seen) == {0, 1, 2, 3}

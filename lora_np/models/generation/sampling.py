@@ -53,7 +53,11 @@ class Sampler:
         object.__setattr__(self, "rng", rng)
 
     def choose(self, logits: np.ndarray, text: Text) -> np.ndarray:
-        """One id for each row of logits (B, V), a float64 array that may be written to."""
+        """One id for each row of logits (B, V), a float64 array that may be written to.
+
+        FloatingPointError if a row's highest is NaN or infinite: nothing can be chosen from that.
+        """
+        check_logits(logits)
         if self.repetition_penalty != 1.0:
             self._penalize(logits, text)
         if not self.do_sample:
@@ -66,6 +70,17 @@ class Sampler:
             row[used] = np.where(
                 row[used] > 0, row[used] / self.repetition_penalty, row[used] * self.repetition_penalty
             )
+
+
+def check_logits(logits: np.ndarray) -> None:
+    """FloatingPointError unless each row of logits (B, V) has a highest number; others may be -inf, as if forbidden."""
+    highest = logits.max(axis=-1)
+    if not np.isfinite(highest).all():
+        row = int(np.argmin(np.isfinite(highest)))
+        raise FloatingPointError(
+            f"the model's logits for the next token are not finite ({highest[row]} in row {row}): look for NaN or "
+            "infinity in its weights and adapters; in float16 numbers may grow too large, float32 would do"
+        )
 
 
 def _sample(logits, top_k, top_p, rng):

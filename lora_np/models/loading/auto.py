@@ -7,6 +7,7 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+from ...expect import expect_path
 from ...extras import require
 from ...storage import open_gguf, read_json
 from ..base import CausalLM
@@ -25,6 +26,7 @@ def resolve(name_or_path: str | PathLike, gguf_file: str | None = None) -> Path:
     name_or_path: a shipped model's name, one that `lora-np fetch` brought, a path, or a name on the Hugging Face hub
     ("owner/model"), which is downloaded. FileNotFoundError, in one sentence, if it is none of these.
     """
+    expect_path(name_or_path, "name_or_path", "a model's name or path")
     name, path = str(name_or_path), Path(name_or_path)
     shipped = resources.files("lora_np.models") / "pretrained" / name
     if name == TINY_PYTHON and shipped.is_dir():

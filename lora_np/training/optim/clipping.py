@@ -6,6 +6,8 @@ from typing import Any
 
 from ...autograd import Tensor
 from ...autograd.dispatch import implementation
+from ...expect import expect_number
+from .optimizer import parameters_in
 
 
 def clip_grad_norm_(parameters: Iterable[Tensor], max_norm: float) -> Any:
@@ -14,7 +16,8 @@ def clip_grad_norm_(parameters: Iterable[Tensor], max_norm: float) -> Any:
     The direction of the step stays, only its length is bounded (Pascanu et al., 2013). The norm is a float; on a GPU
     it is an array there, so that the host need not wait for it.
     """
-    parameters = [p for p in parameters if p.grad is not None]
+    expect_number(max_norm, "max_norm")
+    parameters = [p for p in parameters_in(parameters) if p.grad is not None]
     grads = [p.grad for p in parameters]
     arrays = [array for p in parameters for array in (p.data, p.grad)]
     if arrays and (clip := implementation("clip", arrays)) is not None:

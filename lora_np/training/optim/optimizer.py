@@ -3,10 +3,15 @@
 from collections.abc import Iterable
 from typing import Any
 
+import numpy as np
+
 from ...autograd import Tensor
-from ...autograd.devices import to_device
+from ...autograd.devices import array_module, to_device
+from ...expect import expect, expect_list, expect_number, wrong
+from ...nn import Module
 from ..protocols import Array
 
+A_LIST = "a list of parameters, such as model.parameters()"
 Group = dict[str, Any]  # {"params": [...], "lr": ..., ...}: parameters and their settings
 State = dict[str, Any]  # what an optimizer keeps for one parameter: {"step": 3, "m": array, ...}
 
@@ -22,14 +27,14 @@ class Optimizer:
     state_names: tuple[str, ...] = ()  # what `update` keeps for each parameter
 
     def __init__(self, params: Iterable[Tensor] | Iterable[Group], **defaults: Any) -> None:
-        if isinstance(params, Tensor):
-            raise TypeError("the optimizer takes a list of parameters (or another iterable), not a single one")
-        groups: list[Any] = list(params)
+        groups = parameters_in(params)
         if not groups:
             raise ValueError("the optimizer was given no parameters: is everything frozen?")
         if not isinstance(groups[0], dict):
             groups = [{"params": groups}]
-        self.param_groups: list[Group] = [{**defaults, **group, "params": list(group["params"])} for group in groups]
+        self.param_groups: list[Group] = [
+            {**defaults, **group, "params": parameters_in(group.get("params"))} for group in groups
+        ]
         for group in self.param_groups:
             self._check_settings(group, {"params", *defaults})
         everything = [id(p) for p in self.parameters()]
@@ -42,8 +47,7 @@ class Optimizer:
         unknown = set(group) - known
         if unknown:
             raise ValueError(f"unknown settings for {type(self).__name__}: {', '.join(sorted(unknown))}")
-        if group["lr"] < 0:
-            raise ValueError(f"the learning rate must not be negative, got {group['lr']}")
+        expect_number(group["lr"], "the learning rate")
         if not all(0 <= beta < 1 for beta in group.get("betas", ())):
             raise ValueError(f"betas must be in [0, 1), got {group['betas']}")
 
@@ -77,6 +81,10 @@ class Optimizer:
 
     def load_state_dict(self, state: dict[str, Array]) -> None:
         """Take over a state written by `state_dict`. ValueError, and nothing changed, if it does not fit."""
+        self.state = self.checked_state(state)
+
+    def checked_state(self, state: dict[str, Array]) -> dict[int, State]:
+        """A state written by `state_dict`, as `self.state` holds it. ValueError if it does not fit or is not finite."""
         params = self.parameters()
         new: dict[int, State] = {}
         for key, value in state.items():
@@ -92,13 +100,29 @@ class Optimizer:
             if set(found) != set(self.state_names):
                 missing = ", ".join(sorted(set(self.state_names) - set(found)))
                 raise ValueError(f"the optimizer state of a parameter is incomplete: {missing} is missing")
-        self.state = new
+        return new
+
+
+def parameters_in(params: Any) -> list[Any]:
+    """The parameters that a user gives, or groups of them, as a list; TypeError if it is something else."""
+    if isinstance(params, Module | Tensor):
+        raise TypeError(wrong(params, "params", A_LIST))
+    found = expect_list(params, "params", A_LIST)
+    for p in found:
+        expect(p, Tensor | dict, "each of params", "a Parameter, or a dict with the parameters of a group")
+    return found
 
 
 def _fitting(key: str, value: Array, p: Tensor) -> Array | int:
     """A saved value as the state of `p` has it: the number of steps as an int, an array on the parameter's device."""
     if key.endswith(".step"):
+        if np.ndim(value) or np.asarray(value).dtype.kind not in "iu" or value < 0:
+            raise ValueError(f"optimizer state {key!r} should be a whole number of steps, got {value!r:.40}")
         return int(value)
-    if value.shape != p.shape:
-        raise ValueError(f"optimizer state {key!r} has shape {value.shape}, its parameter {p.shape}")
+    if value.shape != p.shape or value.dtype != p.dtype:
+        raise ValueError(
+            f"optimizer state {key!r} is {value.dtype} of shape {value.shape}, its parameter {p.dtype} of {p.shape}"
+        )
+    if not array_module(value).isfinite(value).all():
+        raise ValueError(f"optimizer state {key!r} has numbers that are not finite")
     return to_device(value, p.device)

@@ -1,6 +1,7 @@
 """Which parameters share which settings: the groups that an optimizer takes."""
 
 from ...autograd import Tensor
+from ...expect import A_MODEL, expect
 from ...lora.lora_model import adapters_in
 from ...nn import Module
 from .optimizer import Group
@@ -16,6 +17,7 @@ def parameter_groups(
     with equal rates B learns too slowly in wide layers; the paper suggests a ratio of about 16.
     ValueError if nothing is trained.
     """
+    expect(model, Module, "model", A_MODEL)
     faster = {id(p) for adapter in adapters_in(model) for p in adapter.faster_parameters()}
     groups: dict[tuple[bool, bool], list[Tensor]] = {}
     for p in model.parameters():

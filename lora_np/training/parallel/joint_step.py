@@ -11,6 +11,7 @@ A part is a batch, or a process's rows of it. Each target weighs the same, where
 from collections.abc import Iterable, Sequence
 
 from ...autograd import Tensor
+from ...models.output import IGNORED
 from ...nn import Module
 from ..evaluation import count_targets
 from ..protocols import Array, Batch
@@ -23,13 +24,21 @@ def joint_gradients(
     communicator: Communicator | SoloCommunicator,
     parameters: Iterable[Tensor],
 ) -> Array:
-    """Add up the gradients of these batches, in this process those of its rows, and over all; the mean loss, L."""
+    """Add up the gradients of these batches, in this process those of its rows, and over all; the mean loss, L.
+
+    ValueError if no batch has a target.
+    """
     total, targets = 0.0, sum(count_targets(batch["labels"]) for batch in batches)
+    if targets == 0:
+        raise ValueError(
+            f"the loss has nothing to average: every label after the first of a row is {IGNORED} in all {len(batches)} "
+            "batches of the step"
+        )
     for batch in batches:
         own = own_rows(batch, communicator)
         count = count_targets(own["labels"])
-        if count == 0 and count_targets(batch["labels"]):
-            continue  # the other processes have all its targets
+        if count == 0:
+            continue  # other batches, or other processes, have all targets
         loss = model(**own).loss * (count / targets)
         loss.backward()
         total = total + loss.data

@@ -451,3 +451,13 @@ def test_the_gpu_writes_the_same_text(make, options):
     ids = some_ids(model.config, time=3)
     expected = model.generate(ids, max_new_tokens=8, **options)
     np.testing.assert_array_equal(model.to("cuda").generate(ids, max_new_tokens=8, **options), expected)
+
+
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # NumPy's own
+@pytest.mark.parametrize("options", [{}, {"do_sample": True, "seed": 0}, {"use_cache": False}], ids=str)
+@pytest.mark.parametrize("number", [np.nan, np.inf, 1e38])
+def test_a_model_that_makes_no_numbers_says_so(number, options):
+    model = tiny_model(n_layer=1)
+    model.transformer.wpe.weight.data[:] = number
+    with pytest.raises(FloatingPointError, match=r"logits .*not finite"):
+        model.generate(np.ones((2, 3), int), max_new_tokens=2, **options)

@@ -94,3 +94,24 @@ def test_greedy_draws_nothing_from_the_generator():
 def test_options_that_make_no_sense_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
         Sampler(**options)
+
+
+@pytest.mark.parametrize("sampler", [Sampler(), Sampler(do_sample=True, seed=0), Sampler(repetition_penalty=2.0)])
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+@pytest.mark.parametrize("row", [0, 1])
+def test_nothing_is_chosen_from_logits_that_are_no_numbers(sampler, number, row):
+    """Greedily, that would be token 0 for ever."""
+    logits = LOGITS.copy()
+    logits[row, 2] = number
+    with pytest.raises(FloatingPointError, match=rf"logits .*not finite \({number} in row {row}\)"):
+        sampler.choose(logits, text([0], [1]))
+
+
+def test_a_row_of_which_everything_is_forbidden_is_an_error_and_one_with_something_left_is_not():
+    logits = LOGITS.copy()
+    logits[0, :3] = -np.inf
+    for sampler in (Sampler(), Sampler(do_sample=True, seed=0)):
+        assert sampler.choose(logits.copy(), text([0], [1]))[0] == 3
+    logits[0] = -np.inf
+    with pytest.raises(FloatingPointError, match=r"-inf in row 0"):
+        Sampler().choose(logits, text([0], [1]))

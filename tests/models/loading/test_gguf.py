@@ -4,7 +4,7 @@ import logging
 
 import numpy as np
 import pytest
-from gguf_helpers import gguf_tensors, rows_side_by_side, write_gguf
+from gguf_helpers import gguf_tensors, rows_side_by_side, the_gguf_package, write_gguf
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lora_helpers import fuzz, hugging_face_twin, logits_of, relative, some_ids, tiny_llama, tiny_model
@@ -90,8 +90,7 @@ def test_logits_are_transformers_from_the_same_file(tmp_path, make, coding):
 @pytest.mark.parametrize("make", [lambda: llama(attention_bias=True, mlp_bias=True), gpt2], ids=["llama", "gpt2"])
 def test_each_coding_is_read_as_the_gguf_package_writes_it(tmp_path, make, coding):
     """Biases too, which Transformers leaves out. The order of the rows is the F32 test's matter."""
-    import gguf
-
+    gguf = the_gguf_package()
     model = make()
     loaded = load_pretrained(write_gguf(tmp_path / "model.gguf", model, coding)).state_dict()
     kind = gguf.GGMLQuantizationType[coding]

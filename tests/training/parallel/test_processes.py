@@ -64,7 +64,7 @@ class Batches:
         return {"input_ids": self.ids[step], "labels": self.labels[step]}
 
 
-FIRST, SECOND = slice(0, 2), slice(2, 4)
+FIRST, SECOND, BOTH = slice(0, 2), slice(2, 4), slice(0, 4)
 
 CASES = {  # name: (model, data, changed arguments)
     "adapter": (lora, Batches(), {}),
@@ -74,6 +74,7 @@ CASES = {  # name: (model, data, changed arguments)
     "accumulation": (lora, Batches(0.3), {"accumulation": 3, "max_grad_norm": 0.01}),
     "nothing counts in one process": (lora, Batches(empty=[(0, FIRST), (2, SECOND)]), {}),
     "nothing counts in parts of a step": (lora, Batches(empty=[(0, FIRST), (3, SECOND)]), {"accumulation": 2}),
+    "nothing counts in a batch of a step": (lora, Batches(empty=[(0, BOTH), (3, BOTH)]), {"accumulation": 2}),
 }
 
 
@@ -254,8 +255,8 @@ def test_a_batch_that_can_not_be_shared_out_evenly_is_refused():
 
 
 @pytest.mark.parametrize("accumulation", [1, 2])
-def test_a_batch_in_which_nothing_counts_anywhere_is_refused_as_with_one_process(accumulation):
-    data = Batches(empty=[(1, slice(None))])
+def test_a_step_in_which_nothing_counts_anywhere_is_refused_as_with_one_process(accumulation):
+    data = Batches(empty=[(2, BOTH), (3, BOTH)])
 
     def work(communicator=None):
         with pytest.raises(ValueError, match=r"nothing to average.*-100"):

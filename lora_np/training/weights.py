@@ -1,0 +1,25 @@
+"""The trained weights of a model, taken out and put back."""
+
+from collections.abc import Mapping
+
+from ..autograd import Tensor
+from .protocols import Array
+
+Trained = Mapping[str, Tensor]  # {name: Parameter}: what a run trains
+
+
+def copied(trained: Trained) -> dict[str, Array]:
+    """{name: a copy of what the parameter holds now}."""
+    return {name: p.data.copy() for name, p in trained.items()}
+
+
+def put(trained: Trained, arrays: Mapping[str, Array]) -> None:
+    """Give each parameter the array of its name; if that is interrupted, all have again what they had."""
+    before = {name: p.data for name, p in trained.items()}
+    try:
+        for name, p in trained.items():
+            p.data = arrays[name]
+    except BaseException:
+        for name, p in trained.items():
+            p.data = before[name]
+        raise
