@@ -5,6 +5,7 @@ from typing import Any
 
 from ...autograd import Tensor
 from ...autograd.devices import to_device
+from ...autograd.in_place import outdate
 from ..protocols import Array
 
 Group = dict[str, Any]  # {"params": [...], "lr": ..., ...}: parameters and their settings
@@ -52,9 +53,11 @@ class Optimizer:
         return [p for group in self.param_groups for p in group["params"]]
 
     def step(self) -> None:
-        """Change every parameter that has a gradient, in place."""
+        """Change every parameter that has a gradient, in place: of earlier forward passes there is no way back."""
         for group in self.param_groups:
-            self.update_group([p for p in group["params"] if p.grad is not None], group)
+            params = [p for p in group["params"] if p.grad is not None]
+            outdate(params)
+            self.update_group(params, group)
 
     def update_group(self, params: list[Tensor], group: Group) -> None:
         """Change parameters that have gradients and one group's settings."""

@@ -1,0 +1,21 @@
+"""Evaluation for one call: dropout is off in it, whatever the modules are set to, and no other call is changed."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
+
+_evaluating: ContextVar[bool] = ContextVar("lora_np_evaluating", default=False)
+is_evaluating = _evaluating.get
+
+
+@contextmanager
+def evaluating() -> Iterator[None]:
+    """Inside this block, all modules compute as in evaluation: `module.training` is False.
+
+    `eval()` changes the modules themselves, and so what every other thread computes with them; this changes nothing.
+    """
+    token = _evaluating.set(True)
+    try:
+        yield
+    finally:
+        _evaluating.reset(token)
