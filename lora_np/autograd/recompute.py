@@ -2,8 +2,9 @@
 
 from contextvars import copy_context
 
+from .grad_mode import note_leaves
 from .random import generator, random_seed
-from .tensor import Tensor, collect_gradients, data, needs_grad, no_grad, record
+from .tensor import Tensor, collect_gradients, data, needs_grad, record
 
 
 def recompute(function, x, parameters, again=None):
@@ -18,14 +19,14 @@ def recompute(function, x, parameters, again=None):
     function: one Tensor -> one Tensor, of the same result each time. parameters: those that it uses.
     again: (function, parameters) for the second time, where what the first ones read may be changed before it.
     """
-    parameters = list(parameters)
+    parameters, array = list(parameters), data(x)
     second, own = again or (function, parameters)
-    pairs = [(p, q) for p, q in zip(parameters, own, strict=True) if p.requires_grad]
-    parameters, own = [p for p, _ in pairs], [q for _, q in pairs]
-    array, needs = data(x), needs_grad(x, *parameters)
     seed, context = int(generator().integers(2**63)), copy_context()
-    with no_grad(), random_seed(seed):
+    with note_leaves() as used, random_seed(seed):
         y = function(Tensor(array)).data
+    own = [q for p, q in zip(parameters, own, strict=True) if id(p) in used]  # the others may change meanwhile
+    parameters = [p for p in parameters if id(p) in used]
+    needs = needs_grad(x, *parameters)
 
     def backward(dy):
         start = Tensor(array, requires_grad=needs[0])

@@ -125,7 +125,7 @@ def _walk_back(root, grad, deliver):
     A leaf's gradient goes to `deliver(leaf, gradient)`; the leaf may be gone by then, and is None.
     """
     grads = Gradients({root: grad})
-    for node in sorted(_reachable(root), key=attrgetter("number"), reverse=True):
+    for node in sorted(reachable(root), key=attrgetter("number"), reverse=True):
         if node not in grads:  # no operation had a gradient for it
             continue
         if node.leaf is not None:
@@ -138,15 +138,13 @@ def _walk_back(root, grad, deliver):
         del dy, gradients  # or they would live on through the next operation
 
 
-def _reachable(root):
+def reachable(root):
     """All nodes that `root` depends on, itself included. A loop, not recursion: chains may be very long."""
     found, stack = {root}, [root]
     while stack:
         node = stack.pop()
         if node.freed:
-            why = (
-                "was already used by backward() and is freed" if node.leaf is None else "used weights that have changed"
-            )
+            why = "used weights that have changed" if node.leaf else "was already used by backward() and is freed"
             raise RuntimeError(f"this graph {why}: run the forward pass again")
         for parent in node.parents:
             if parent is not None and parent not in found:
@@ -198,4 +196,6 @@ def record(array, inputs, backward):
         parents = tuple([x._node or x.node() if isinstance(x, Tensor) and x.requires_grad else None for x in inputs])
         if any(parents):
             out.requires_grad, out._node = True, Node(parents, backward)
+    elif grad_mode.noted is not None:
+        grad_mode.noted.update({id(x): x for x in inputs if isinstance(x, Tensor) and x.requires_grad})
     return out

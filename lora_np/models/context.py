@@ -63,7 +63,7 @@ def run_block(block: nn.Module, x: Tensor, context: Context, *more: Any) -> Tens
 
 
 def _positions(position_ids, B, T):
-    positions = to_numpy(data(position_ids))
+    positions = to_numpy(data(position_ids)).copy()  # the backward pass reads it too
     if positions.shape not in ((T,), (1, T), (B, T)):
         raise ValueError(f"position_ids must be ({T},) or ({B}, {T}), got {positions.shape}")
     check_ids(positions, np.iinfo(np.int64).max, "position")
