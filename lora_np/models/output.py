@@ -28,7 +28,8 @@ class CausalLMOutput:
     def __init__(
         self, hidden: Tensor, head: nn.Module, targets: Any = None, past_key_values: KVCache | None = None
     ) -> None:
-        self.hidden, self.head, self.grad_enabled = hidden, head, is_grad_enabled()
+        self.hidden, self.grad_enabled = hidden, is_grad_enabled()
+        self.head: Any = head
         self.past_key_values = past_key_values
         if targets is not None and type(head) is nn.Linear and head.bias is None:
             self._logits, self.loss = None, F.linear_cross_entropy(hidden, head.weight, targets)
