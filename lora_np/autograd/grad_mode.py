@@ -3,6 +3,8 @@
 import threading
 from contextlib import contextmanager
 
+from .temporarily import temporarily
+
 
 class _GradMode(threading.local):
     enabled = True
@@ -17,26 +19,14 @@ def is_grad_enabled():
     return grad_mode.enabled
 
 
-@contextmanager
 def no_grad():
     """Inside this block nothing is recorded: results need no gradient and nothing is kept for one."""
-    with _set(False, None):
-        yield
+    return temporarily(grad_mode, enabled=False, noted=None)
 
 
 @contextmanager
 def note_leaves():
     """`no_grad`, but {id: leaf} is filled with what operations read that needs a gradient."""
     noted = {}
-    with _set(False, noted):
+    with temporarily(grad_mode, enabled=False, noted=noted):
         yield noted
-
-
-@contextmanager
-def _set(enabled, noted):
-    before = grad_mode.enabled, grad_mode.noted
-    grad_mode.enabled, grad_mode.noted = enabled, noted
-    try:
-        yield
-    finally:
-        grad_mode.enabled, grad_mode.noted = before

@@ -1,9 +1,10 @@
 """Random numbers: one seed for all of them, in each thread, for each array library."""
 
 import threading
-from contextlib import contextmanager
 
 import numpy as np
+
+from .temporarily import temporarily
 
 
 class _Random(threading.local):
@@ -25,15 +26,9 @@ def manual_seed(seed):
     _random.seed, _random.generators = entropy, {}
 
 
-@contextmanager
 def random_seed(seed):
     """Inside this block, random numbers follow from `seed`; after it they go on as if it had not been."""
-    before = _random.seed, _random.generators
-    manual_seed(seed)
-    try:
-        yield
-    finally:
-        _random.seed, _random.generators = before
+    return temporarily(_random, seed=np.random.SeedSequence(seed), generators={})
 
 
 def generator(xp=np):

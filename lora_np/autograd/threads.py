@@ -13,6 +13,7 @@ from contextvars import copy_context
 
 from ..extras import MissingPackageError, require
 from .random import generator, random_seed
+from .temporarily import temporarily
 from .tensor import collect_gradients, is_grad_enabled, no_grad, reachable, record
 
 LEAST_TOKENS = 64  # tokens in a shard: with fewer, handing the work over costs more than it saves
@@ -67,14 +68,9 @@ def num_threads():
     return int(asked)
 
 
-@contextmanager
 def limit_threads(threads):
     """Inside this block, this thread's batches are cut into at most so many shards; 1 turns sharding off."""
-    before, _limit.threads = _limit.threads, threads
-    try:
-        yield
-    finally:
-        _limit.threads = before
+    return temporarily(_limit, threads=threads)
 
 
 def shard_count(batch, length):

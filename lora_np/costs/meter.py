@@ -7,6 +7,8 @@ from contextlib import contextmanager
 
 import numpy as np
 
+from ..autograd.temporarily import temporarily
+
 
 class Meter:
     """live: bytes of the arrays that exist; peak: the most that was; products: multiply-adds in matrix products."""
@@ -56,8 +58,5 @@ def current_meter():
 @contextmanager
 def metered():
     """Inside this block, the arrays that this thread makes count in the `Meter` that is given."""
-    before, _current.meter = _current.meter, Meter()
-    try:
+    with temporarily(_current, meter=Meter()):
         yield _current.meter
-    finally:
-        _current.meter = before

@@ -40,12 +40,16 @@ def calling(owner: object, **changes: Any) -> Iterator[None]:
 
     owner: what stands for the model, `LoraModel.owner`.
     """
-    calls = _calls.get() or {}
-    token = _calls.set({**calls, owner: calls.get(owner, ORDINARY)._replace(**changes)})
+    before = _calls.get()
+    calls = before or {}
     try:
-        yield
+        try:
+            _calls.set({**calls, owner: calls.get(owner, ORDINARY)._replace(**changes)})
+            yield
+        finally:
+            _calls.set(before)
     finally:
-        _calls.reset(token)
+        _calls.set(before)  # once more: Ctrl-C may have come just before the line above
 
 
 def forward_rows(layer: Any, x: Input, names: Sequence[str]) -> Tensor:

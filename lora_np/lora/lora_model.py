@@ -82,6 +82,7 @@ class LoraModel(nn.Module):
         """Give what `config` targets an adapter called `name`, inactive and frozen; returns the layers' names."""
         return self.attach(name, new_adapter(self.model, config, (self.adapted, self.saved)))
 
+    @nn.all_or_nothing
     def attach(self, name: str, model_adapter: ModelAdapter) -> list[str]:
         """Put what a `ModelAdapter` holds in its places, inactive and frozen; returns the layers' names.
 
@@ -94,7 +95,7 @@ class LoraModel(nn.Module):
             saved = self.saved.get(target) or self._replace(target, ModulesToSave)
             saved.set_copies({**saved.copies(), name: module})
         if model_adapter.shared:
-            self.shared[name] = model_adapter.shared
+            self.shared = {**self.shared, name: model_adapter.shared}
         self._list_layers()
         return list(model_adapter.adapters)
 
@@ -115,7 +116,7 @@ class LoraModel(nn.Module):
             module.set_copies({other: copy for other, copy in module.copies().items() if other != name})
             if not len(module.modules_to_save):
                 self.model.set_submodule(target, module.original_module)
-        self.shared.pop(name, None)
+        self.shared = {other: tensors for other, tensors in self.shared.items() if other != name}
         self._list_layers()
 
     def rename_adapter(self, old: str, new: str) -> None:
@@ -144,6 +145,7 @@ class LoraModel(nn.Module):
         """{name: Parameter} of the biases that a config with `bias=kind` trains."""
         return biases_of(own_modules(self.model), kind, self.adapted, self.saved) if kind != "none" else {}
 
+    @nn.all_or_nothing
     def merge(self, safe_merge: bool = False, names: list[str] | None = None) -> None:
         """W ← W + Σ ΔW over these adapters (None: the active ones) in every adapted layer, or nothing at all.
 
@@ -159,12 +161,8 @@ class LoraModel(nn.Module):
             for name, arrays in merged.items():
                 if not all(array_module(array).isfinite(array).all() for array in arrays if array is not None):
                     raise ValueError(f"merging would leave NaN or infinity in {name}: the adapter is broken")
-        try:
-            for name, own in chosen.items():
-                self.adapted[name].merge(*merged[name], own)
-        except BaseException:
-            self.unmerge()
-            raise
+        for name, own in chosen.items():
+            self.adapted[name].merge(*merged[name], own)
 
     def check_mergeable(self, names: list[str] | None = None) -> None:
         """ValueError if one of these adapters (None: the active ones) cannot be merged.
@@ -183,11 +181,13 @@ class LoraModel(nn.Module):
                     f"{name} shares its weight with another layer: merging would change both; untie_weights() first"
                 )
 
+    @nn.all_or_nothing
     def unmerge(self) -> None:
         """Give every layer its own weight back, bit for bit."""
         for layer in self.adapted.values():
             layer.unmerge()
 
+    @nn.all_or_nothing
     def untie_weights(self) -> None:
         """Give every adapted layer whose weight is shared with another part of the model a copy of its own.
 

@@ -1,5 +1,6 @@
 """PeftModel: a frozen model with adapters, under the names that PEFT's users know."""
 
+import warnings
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from typing import Any, Self
@@ -16,7 +17,7 @@ from .model_adapter import ModelAdapter, new_adapter
 from .saved_modules import ModulesToSave
 from .status import LayerStatus, format_status, layer_status
 from .types import StrPath
-from .weighted import add_combined
+from .weighted import combined
 
 BASE = "__base__"  # in adapter_names: no adapter for this row
 
@@ -55,10 +56,14 @@ class PeftModel(nn.Module):
         self.active_adapters: list[str] = []
         self._check_new_name(adapter_name)
         model_adapter = new_adapter(model, config) if model_adapter is None else model_adapter
+        self._begin(model, adapter_name, config, model_adapter)
+
+    @nn.all_or_nothing
+    def _begin(self, model, name, config, model_adapter):
         self.base_model = LoraModel(model)
         self.training = model.training
-        self._attach(adapter_name, config, model_adapter)
-        self.set_adapter(adapter_name)
+        self._attach(name, config, model_adapter)
+        self._activate([name])
         if config.inference_mode:  # for use, not for training
             self.requires_grad_(False)
 
@@ -92,6 +97,15 @@ class PeftModel(nn.Module):
         """Has an adapter's initialisation taken a part out of a weight?"""
         return any(adapter.initial is not None for adapter in adapters_in(self.base_model))
 
+    def _warn_of_missing_parts(self):
+        for name, config in self.peft_config.items():
+            if config.changes_base and name not in self.active_adapters:
+                warnings.warn(
+                    f"{name} is inactive, and its initialisation took a part out of the base weights (PiSSA, OLoRA): "
+                    f"until set_adapter({name!r}) or delete_adapter({name!r}) the model lacks that part",
+                    stacklevel=3,
+                )
+
     @property
     def config(self) -> Any:
         """The base model's configuration."""
@@ -118,18 +132,23 @@ class PeftModel(nn.Module):
         return self.base_model.model.stream(ids, **options)
 
     def add_adapter(self, adapter_name: str, config: PeftConfig) -> None:
-        """Add an adapter beside those that are there. It is inactive until `set_adapter`."""
+        """Add an adapter beside those that are there. It is inactive until `set_adapter`.
+
+        PiSSA and OLoRA take a part out of the base weights at once, which is missing while the adapter is inactive.
+        """
         self._refuse_change("adding an adapter")
         self._check_new_name(adapter_name)
         self._check_beside(config)
         self._attach(adapter_name, config, new_adapter(self.base_model.model, config, self._beside()))
+        self._warn_of_missing_parts()
 
+    @nn.all_or_nothing
     def _attach(self, name, config, model_adapter):
         self.base_model.attach(name, model_adapter)
         if config.base_model_name_or_path is None:
             own = getattr(self.base_model.model, "config", None)
             config.base_model_name_or_path = getattr(own, "name_or_path", None)
-        self.peft_config[name] = config
+        self.peft_config = {**self.peft_config, name: config}
 
     def _beside(self):
         return self.base_model.adapted, self.base_model.saved
@@ -158,22 +177,26 @@ class PeftModel(nn.Module):
         self._refuse_change("switching adapters")
         self._check_one_copy(names)
         self._activate(names)
+        self._warn_of_missing_parts()
 
+    @nn.all_or_nothing
     def _activate(self, names):
         self.active_adapters = names
         kinds = {self.peft_config[name].bias for name in names}
         self.base_model.set_adapter(names, [p for kind in kinds for p in self.base_model.biases(kind).values()])
 
+    @nn.all_or_nothing
     def delete_adapter(self, adapter_name: str) -> None:
         """Remove an adapter. If it was the only active one, the first of the others becomes active."""
         self._check_known(adapter_name)
         self._refuse_change("deleting an adapter")
         self.base_model.delete_adapter(adapter_name)
-        del self.peft_config[adapter_name]
+        self.peft_config = {name: config for name, config in self.peft_config.items() if name != adapter_name}
         if adapter_name in self.active_adapters:
             left = [name for name in self.active_adapters if name != adapter_name]
             self._activate(left or list(self.peft_config)[:1])
 
+    @nn.all_or_nothing
     def rename_adapter(self, old: str, new: str) -> None:
         """Give an adapter another name; it stays active if it was."""
         self._check_known(old)
@@ -183,6 +206,7 @@ class PeftModel(nn.Module):
         self.peft_config = {new if name == old else name: config for name, config in self.peft_config.items()}
         self.active_adapters = [new if name == old else name for name in self.active_adapters]
 
+    @nn.all_or_nothing
     def set_scale(self, adapter_name: str, scale: float) -> None:
         """Set an adapter's scaling to `scale` times the configured one. It is not saved: files hold lora_alpha.
 
@@ -210,7 +234,12 @@ class PeftModel(nn.Module):
             self._check_known(name)
         self._check_new_name(adapter_name)
         self._refuse_change("combining adapters")
-        add_combined(self, list(adapters), list(weights), adapter_name, combination_type, options)
+        names, kind = list(adapters), combination_type
+        config, arrays = combined(self.base_model, self.peft_config, names, list(weights), kind, options)
+        self._check_beside(config)
+        model_adapter = new_adapter(self.base_model.model, config, self._beside())
+        model_adapter.fill(arrays)
+        self._attach(adapter_name, config, model_adapter)
 
     def disable_adapter(self) -> AbstractContextManager[None]:
         """Inside this block the model is the base model, also if adapters are merged. Trained biases stay in it.
@@ -239,6 +268,7 @@ class PeftModel(nn.Module):
         self._refuse_if_disabled("unmerging")
         self.base_model.unmerge()
 
+    @nn.all_or_nothing
     def merge_and_unload(self, safe_merge: bool = False, adapter_names: Iterable[str] | None = None) -> Any:
         """Merge these adapters (None: the active ones) and return the plain model, with no trace of LoRA in it.
 
@@ -251,6 +281,7 @@ class PeftModel(nn.Module):
             self.base_model.merge(safe_merge, names)
         return self.base_model.unload(names or self.base_model.merged or None)
 
+    @nn.all_or_nothing
     def unload(self) -> Any:
         """Return the plain base model, with any trained biases; the adapters are dropped."""
         self.base_model.forget_adapters()
@@ -296,6 +327,7 @@ class PeftModel(nn.Module):
         self._check_beside(config)
         model_adapter.fill(arrays)
         self._attach(adapter_name, config, model_adapter)
+        self._warn_of_missing_parts()
 
     @classmethod
     def from_pretrained(
@@ -306,9 +338,8 @@ class PeftModel(nn.Module):
         With any error, `model` is as it was. Frozen, for use and not for training, unless `is_trainable`.
         """
         config, model_adapter, arrays = read_adapter(directory, model, is_trainable)
-        peft_model = cls(model, config, adapter_name, model_adapter)
         model_adapter.fill(arrays)
-        return peft_model
+        return cls(model, config, adapter_name, model_adapter)
 
     def _names(self, given):
         """One name or several as a list without repeats, None as None; KeyError if there is no such adapter."""

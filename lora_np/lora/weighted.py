@@ -6,26 +6,28 @@ import numbers
 import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from .combine import combine, combined_rank
+from .config import LoraConfig
+from .lora_model import LoraModel
+from .model_adapter import PREFIX
+from .types import Array
 
-if TYPE_CHECKING:
-    from .peft_model import PeftModel
 
-
-def add_combined(
-    peft_model: "PeftModel",
+def combined(
+    tuner: LoraModel,
+    configs: Mapping[str, Any],
     adapters: Sequence[str],
     weights: Sequence[float],
-    name: str,
     kind: str,
     options: Mapping[str, Any],
-) -> None:
-    """Add to `peft_model` the adapter `name`, the combination of some of its adapters, by one of `combine.KINDS`.
+) -> tuple[LoraConfig, dict[str, Array]]:
+    """(config, {name in a file: array}) of the combination of some of a model's adapters, by one of `combine.KINDS`.
 
-    options: those of `combine.combine`. A layer that has only some of the adapters combines those. ValueError, with
-    nothing changed, if an adapter is more than plain LoRA on linear layers, or for the reasons of `combine.combine`.
+    configs: {adapter: its config}. options: those of `combine.combine`. A layer that has only some of the adapters
+    combines those. One adapter alone is only scaled, as in PEFT, whatever the kind; but an `svd_rank` with "svd" is
+    heeded. ValueError if an adapter is more than plain LoRA on linear layers, or for the reasons of `combine.combine`.
     """
     if not adapters or len(adapters) != len(weights):
         raise ValueError(f"{len(adapters)} adapters and {len(weights)} weights: give each adapter a weight")
@@ -34,18 +36,20 @@ def add_combined(
     if not all(isinstance(w, numbers.Real) and math.isfinite(w) for w in weights):
         raise ValueError(f"weights must be finite numbers, not {', '.join(map(repr, weights))}")
     for adapter in adapters:
-        if peft_model.base_model.adapter(adapter).copies:
+        if tuner.adapter(adapter).copies:
             raise ValueError(f"{adapter} trains modules whole (modules_to_save), which cannot be combined")
+    if len(adapters) == 1 and not (kind == "svd" and options.get("svd_rank")):
+        combined_rank(kind, [1])  # refuses an unknown kind
+        kind = "linear"
     made = {}
-    for target, layer in peft_model.base_model.layers():
+    for target, layer in tuner.layers():
         present = [(a, w) for a, w in zip(adapters, weights, strict=True) if a in layer.adapters]
         if present:
             made[target] = _combine_in(target, layer, present, kind, options)
-    peft_model.add_adapter(name, _config(peft_model, adapters[0], {t: len(A) for t, (A, _) in made.items()}))
-    for target, (A, B) in made.items():
-        matrices = peft_model.base_model.adapted[target].matrices(name)
-        for p, array in zip(matrices, (A, B), strict=True):
-            p.data = array.astype(p.dtype, copy=False)
+    arrays = {
+        f"{PREFIX}{t}.lora_{letter}.weight": X for t, AB in made.items() for letter, X in zip("AB", AB, strict=True)
+    }
+    return _config(configs[adapters[0]], {target: len(A) for target, (A, _) in made.items()}), arrays
 
 
 def _combine_in(target, layer, present, kind, options):
@@ -60,9 +64,8 @@ def _combine_in(target, layer, present, kind, options):
     return combine(kind, [w for _, w in present], [adapter.scaling for adapter in found], As, Bs, **options)
 
 
-def _config(peft_model, first, ranks):
+def _config(like, ranks):
     """A LoraConfig like the first adapter's for exactly these layers and ranks, with scaling 1."""
-    like = peft_model.peft_config[first]
     usual = Counter(ranks.values()).most_common(1)[0][0]
     other = {re.escape(target): r for target, r in ranks.items() if r != usual}
     alpha = (lambda r: r**0.5) if like.use_rslora else (lambda r: r)

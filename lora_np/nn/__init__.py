@@ -1,5 +1,6 @@
 """Modules: a model as a tree of named parts."""
 
+from .all_or_nothing import all_or_nothing
 from .initial import filled, is_weightless, normal, uniform, uninitialized, weightless, zeros
 from .layers import Conv1D, Dropout, Embedding, LayerNorm, Linear, RMSNorm
 from .mode import evaluating
@@ -22,6 +23,7 @@ __all__ = [
     "Parameter",
     "ParameterDict",
     "RMSNorm",
+    "all_or_nothing",
     "dequantize_nf4",
     "evaluating",
     "filled",

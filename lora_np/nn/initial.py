@@ -1,11 +1,11 @@
 """The arrays that new layers begin with. Inside a block, they can be left unfilled, or take no memory at all."""
 
 import threading
-from contextlib import contextmanager
 
 import numpy as np
 
 from ..autograd.random import generator
+from ..autograd.temporarily import temporarily
 
 
 class _Initialisation(threading.local):
@@ -15,21 +15,12 @@ class _Initialisation(threading.local):
 _initialisation = _Initialisation()
 
 
-@contextmanager
-def _initialised(kind):
-    before, _initialisation.kind = _initialisation.kind, kind
-    try:
-        yield
-    finally:
-        _initialisation.kind = before
-
-
 def uninitialized():
     """Inside this block, new layers are not filled: they hold whatever was in memory, until they are loaded.
 
     Drawing 135 million numbers takes a second, and touches memory that loading writes to anyway.
     """
-    return _initialised("uninitialized")
+    return temporarily(_initialisation, kind="uninitialized")
 
 
 def weightless():
@@ -37,7 +28,7 @@ def weightless():
 
     A model made so has all names and shapes, and costs next to nothing: Llama-3-8B is there in 20 ms.
     """
-    return _initialised("weightless")
+    return temporarily(_initialisation, kind="weightless")
 
 
 def is_weightless():

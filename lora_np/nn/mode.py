@@ -14,8 +14,12 @@ def evaluating() -> Iterator[None]:
 
     `eval()` changes the modules themselves, and so what every other thread computes with them; this changes nothing.
     """
-    token = _evaluating.set(True)
+    before = _evaluating.get()
     try:
-        yield
+        try:
+            _evaluating.set(True)
+            yield
+        finally:
+            _evaluating.set(before)
     finally:
-        _evaluating.reset(token)
+        _evaluating.set(before)  # once more: Ctrl-C may have come just before the line above

@@ -4,6 +4,7 @@ import difflib
 
 from ..autograd import Tensor
 from ..autograd.devices import array_module, to_device
+from .all_or_nothing import Kept, all_or_nothing
 from .mode import is_evaluating
 
 
@@ -29,7 +30,7 @@ class Buffer(Tensor):
 STATE = (Parameter, Buffer)  # what is saved, loaded and moved
 
 
-class Module:
+class Module(Kept):
     """A part of a model. Parameters, buffers and modules assigned as attributes are found by their names.
 
     Subclasses write `forward`; calling the module calls it. A parameter that two modules share (GPT-2's head and
@@ -148,11 +149,12 @@ class Module:
         """'cpu' or 'cuda:N': where the first parameter or buffer lives; 'cpu' if there is none."""
         return next((p.device for _, p in self._named(STATE)), "cpu")
 
+    @all_or_nothing
     def to(self, device=None, dtype=None):
         """Move every parameter to 'cpu', 'cuda' or 'cuda:N', or to another float dtype; returns the module itself.
 
         Gradients go along; buffers move too, in the dtype they have. Optimizers hold state of their own: move first,
-        then make the optimizer.
+        then make the optimizer. With any error, such as too little memory there, nothing has moved.
         """
         for _, p in self._named(STATE):
             keep = dtype is None or isinstance(p, Buffer)
@@ -167,6 +169,7 @@ class Module:
         """{dotted name: array} of every parameter and buffer, shared ones once; the arrays themselves, not copies."""
         return {name: p.data for name, p in self._named(STATE)}
 
+    @all_or_nothing
     def load_state_dict(self, state, strict=True):
         """Copy arrays into the parameters and buffers of the same names. Returns (missing names, unexpected names).
 

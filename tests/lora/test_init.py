@@ -340,3 +340,12 @@ def test_a_random_start_is_saved_in_the_plain_form_only(tmp_path):
     model.save_pretrained(tmp_path / "plain", as_plain_lora=True)
     loaded = PeftModel.from_pretrained(tiny_model(), tmp_path / "plain")
     assert relative(logits_of(loaded), logits_of(model)) < 1e-5
+
+
+@pytest.mark.parametrize("kind", ["pissa", "pissa_niter_4", "olora"])
+def test_a_rank_as_large_as_the_smaller_side_takes_all_of_the_weight(kind):
+    model = peft_model(["c_attn", "c_fc"], init_lora_weights=kind, r=16, lora_alpha=16)
+    for _, layer in model.base_model.layers():
+        assert min(layer.base_layer.weight.shape) == 16
+        assert abs(layer.base_layer.weight.data).max() < 1e-5
+    assert relative(logits_of(model), logits_of(tiny_model())) < 1e-5

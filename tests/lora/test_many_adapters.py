@@ -1,5 +1,7 @@
 """Several adapters on one model: their sum, their names and scales, one for each row, and merging any set of them."""
 
+import warnings
+
 import numpy as np
 import pytest
 from hypothesis import given
@@ -381,3 +383,34 @@ class TestMergingByName:
         ids = some_ids(model.config)
         expected = twin(torch.from_numpy(ids)).logits.detach().numpy()
         assert relative(logits_of(model, ids), expected) < 1e-5
+
+
+def test_dora_beside_others_acts_on_the_base_alone():
+    """The order of the names does not matter, and merged the model computes the same; in PEFT neither holds."""
+    model = perturbed(peft_model(["c_attn"], use_dora=True))
+    for name, dora in (("b", True), ("c", False)):
+        model.add_adapter(name, config(use_dora=dora))
+        model.set_adapter(name)
+        perturbed(model, seed=len(name))
+    names = ["default", "b", "c"]
+    expected = with_active(model, names)
+    assert relative(with_active(model, names[::-1]), expected) < 1e-5
+    model.merge_adapter()
+    assert relative(logits_of(model), expected) < 1e-5
+
+
+@pytest.mark.parametrize("kind", ["pissa", "olora"])
+def test_what_an_inactive_adapter_took_out_of_the_base_is_told(kind):
+    model = peft_model(["c_attn"])
+    expected = logits_of(model)
+    with pytest.warns(UserWarning, match="b is inactive, and its initialisation took a part out"):
+        model.add_adapter("b", config(["c_fc"], init_lora_weights=kind))
+    assert relative(logits_of(model), expected) > 1e-3
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.set_adapter(["default", "b"])
+    assert relative(logits_of(model), expected) < 1e-5
+    with pytest.warns(UserWarning, match=r"until set_adapter\('b'\) or delete_adapter\('b'\)"):
+        model.set_adapter("default")
+    model.delete_adapter("b")
+    np.testing.assert_array_equal(logits_of(model), expected)

@@ -13,6 +13,7 @@ from lora_helpers import (
 )
 
 from lora_np import LoraConfig, PeftModel
+from lora_np.lora.combine import KINDS
 
 
 def adapters(first=None, second=None):
@@ -188,3 +189,41 @@ def test_an_adapter_with_a_head_of_its_own_is_refused_and_not_halved():
         ValueError, lambda: model.add_weighted_adapter(["default"], [1.0], "sum", "cat")
     )
     assert snapshot(model) == before
+
+
+ONE = [(kind, {"density": 0.5}) for kind in KINDS] + [("ties_svd", {"density": 0.5, "svd_rank": 2})]
+
+
+@pytest.mark.parity
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize(("kind", "options"), ONE, ids=str)
+def test_one_adapter_alone_is_only_scaled_as_in_peft(tmp_path, kind, options):
+    model = adapters()
+    model.save_pretrained(tmp_path)
+    twin = load_in_peft(tiny_model(), tmp_path)
+    for each in (model, twin):
+        each.add_weighted_adapter(["default"], [-0.7], "sum", kind, **options)
+        each.set_adapter("sum")
+    assert relative(logits_of(model), logits_of(twin)) < 2e-5
+
+
+def test_an_svd_rank_makes_one_adapter_smaller():
+    model = adapters()
+    model.add_weighted_adapter(["default"], [1], "small", "svd", svd_rank=1)
+    assert all(len(layer.lora_A["small"].weight.data) == 1 for _, layer in model.base_model.layers())
+
+
+@pytest.mark.parity
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_an_svd_rank_above_the_layers_size_as_in_peft(tmp_path):
+    model = adapters(second={"r": 7})
+    model.save_pretrained(tmp_path)
+    twin = load_in_peft(tiny_model(), tmp_path)
+    twin.load_adapter(tmp_path / "other", "other")
+    for each, options in ((model, {}), (twin, {"svd_full_matrices": False})):
+        each.add_weighted_adapter(["default", "other"], [1.0, 0.5], "sum", "svd", svd_rank=100, **options)
+        each.set_adapter("sum")
+    assert relative(logits_of(model), logits_of(twin)) < 2e-5
+    model.save_pretrained(tmp_path / "again", selected_adapters=["sum"])
+    loaded = PeftModel.from_pretrained(tiny_model(), tmp_path / "again" / "sum")
+    np.testing.assert_array_equal(logits_of(loaded), logits_of(model))

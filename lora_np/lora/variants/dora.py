@@ -4,6 +4,9 @@ r"""DoRA: the length of each row of W is learned apart from its direction. (Liu 
 
 m (out,) is trained and n at first, so that training starts at the base model. For the gradient n counts as a
 constant, which the paper found to lose nothing (its section 4.3).
+
+Beside other active adapters it acts on W alone: the order does not matter, and merged they compute the same. PEFT has
+DoRA act on the result of those before it; one DoRA adapter alone is the same in both.
 """
 
 import numpy as np
