@@ -6,9 +6,10 @@ both its parents), a view of it, one array twice, or an array that it keeps for 
 out: Python counts how often each object is held.
 """
 
+import operator
 from sys import getrefcount
 
-from . import dispatch
+from . import dispatch, locks
 from .devices import array_module
 
 ONCE = 2  # what getrefcount says of an array that one container holds: it counts its own argument too
@@ -40,6 +41,16 @@ class Gradients(dict):
         if not held_once(self, node):
             self[node] = xp.array(self[node], copy=True, order="C")
         return xp.asarray(self.pop(node))
+
+
+def add_to_leaf(leaf, d):
+    """Add `d` to `leaf.grad`. A leaf that is gone needs no gradient: nobody can ask for it.
+
+    Several threads may go back to one leaf at once: no part of their gradients is lost.
+    """
+    if leaf is not None:
+        with locks.leaves:
+            leaf.grad = d if leaf.grad is None else operator.iadd(leaf.grad, d)
 
 
 def held_once(container, key):

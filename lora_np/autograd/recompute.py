@@ -2,11 +2,12 @@
 
 from contextvars import copy_context
 
+from .grad_mode import note_leaves
 from .random import generator, random_seed
-from .tensor import Tensor, collect_gradients, data, needs_grad, no_grad, record
+from .tensor import Tensor, collect_gradients, data, needs_grad, record
 
 
-def recompute(function, x, parameters):
+def recompute(function, x, parameters, again=None):
     """y = function(x), of which only x is kept. (Chen et al., 2016, "Training deep nets with sublinear memory cost".)
 
     The forward pass records nothing. The backward pass runs `function` once more, this time recorded, and goes back
@@ -16,18 +17,22 @@ def recompute(function, x, parameters):
     variables: what the call was told stays true for it.
 
     function: one Tensor -> one Tensor, of the same result each time. parameters: those that it uses.
+    again: (function, parameters) for the second time, where what the first ones read may be changed before it.
     """
-    parameters = [p for p in parameters if p.requires_grad]
-    array, needs = data(x), needs_grad(x, *parameters)
+    parameters, array = list(parameters), data(x)
+    second, own = again or (function, parameters)
     seed, context = int(generator().integers(2**63)), copy_context()
-    with no_grad(), random_seed(seed):
+    with note_leaves() as used, random_seed(seed):
         y = function(Tensor(array)).data
+    own = [q for p, q in zip(parameters, own, strict=True) if id(p) in used]  # the others may change meanwhile
+    parameters = [p for p in parameters if id(p) in used]
+    needs = needs_grad(x, *parameters)
 
     def backward(dy):
-        again = Tensor(array, requires_grad=needs[0])
+        start = Tensor(array, requires_grad=needs[0])
         with random_seed(seed):
-            found = context.run(lambda: collect_gradients(function(again), dy))
-        gradients = (found.get(id(leaf)) for leaf in (again, *parameters))
+            found = context.run(lambda: collect_gradients(second(start), dy))
+        gradients = (found.get(id(leaf)) for leaf in (start, *own))
         return tuple(d if need else None for d, need in zip(gradients, needs, strict=True))
 
     return record(y, (x, *parameters), backward)

@@ -11,7 +11,8 @@ import itertools
 import weakref
 from operator import attrgetter
 
-from .accumulate import Gradients
+from . import locks
+from .accumulate import Gradients, add_to_leaf
 from .devices import LIBRARIES, array_module, as_array, device_of, to_numpy
 from .grad_mode import grad_mode, is_grad_enabled, no_grad
 
@@ -91,9 +92,13 @@ class Tensor:
 
     def node(self):
         """The graph entry of this tensor, made at first use for a leaf."""
-        if self._node is None:
-            self._node = Node(leaf=weakref.ref(self))
-        return self._node
+        with locks.leaves:  # two threads that use one leaf for the first time must not make two
+            self._node = self._node or Node(leaf=weakref.ref(self))
+            return self._node
+
+    def __getstate__(self):
+        """What a copy has, pickled or not: the array and the gradient, and no memory of how they were made."""
+        return None, {"data": self.data, "requires_grad": self.requires_grad, "grad": self.grad, "_node": None}
 
     def backward(self, grad=None):
         """Add d(self)/d(leaf), times `grad`, to the `.grad` of every leaf that requires it, and free the graph.
@@ -111,7 +116,7 @@ class Tensor:
         if getattr(grad, "shape", None) != self.shape:
             given = getattr(grad, "shape", type(grad).__name__)
             raise ValueError(f"the gradient given to backward() must be an array of shape {self.shape}, got {given}")
-        _walk_back(self.node(), grad.astype(self.dtype, copy=False), _add_to_leaf)
+        _walk_back(self.node(), grad.astype(self.dtype, copy=False), add_to_leaf)
 
 
 def _walk_back(root, grad, deliver):
@@ -120,7 +125,7 @@ def _walk_back(root, grad, deliver):
     A leaf's gradient goes to `deliver(leaf, gradient)`; the leaf may be gone by then, and is None.
     """
     grads = Gradients({root: grad})
-    for node in sorted(_reachable(root), key=attrgetter("number"), reverse=True):
+    for node in sorted(reachable(root), key=attrgetter("number"), reverse=True):
         if node not in grads:  # no operation had a gradient for it
             continue
         if node.leaf is not None:
@@ -133,26 +138,19 @@ def _walk_back(root, grad, deliver):
         del dy, gradients  # or they would live on through the next operation
 
 
-def _reachable(root):
+def reachable(root):
     """All nodes that `root` depends on, itself included. A loop, not recursion: chains may be very long."""
     found, stack = {root}, [root]
     while stack:
         node = stack.pop()
         if node.freed:
-            raise RuntimeError("this graph was already used by backward() and is freed: run the forward pass again")
+            why = "used weights that have changed" if node.leaf else "was already used by backward() and is freed"
+            raise RuntimeError(f"this graph {why}: run the forward pass again")
         for parent in node.parents:
             if parent is not None and parent not in found:
                 found.add(parent)
                 stack.append(parent)
     return found
-
-
-def _add_to_leaf(leaf, d):
-    """Add `d` to `leaf.grad`. A leaf that is gone needs no gradient: nobody can ask for it."""
-    if leaf is not None and leaf.grad is None:
-        leaf.grad = d
-    elif leaf is not None:
-        leaf.grad += d
 
 
 def collect_gradients(tensor, grad):
@@ -198,4 +196,6 @@ def record(array, inputs, backward):
         parents = tuple([x._node or x.node() if isinstance(x, Tensor) and x.requires_grad else None for x in inputs])
         if any(parents):
             out.requires_grad, out._node = True, Node(parents, backward)
+    elif grad_mode.noted is not None:
+        grad_mode.noted.update({id(x): x for x in inputs if isinstance(x, Tensor) and x.requires_grad})
     return out

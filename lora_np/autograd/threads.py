@@ -8,18 +8,45 @@ parallelism inside one process: every shard computes the gradient of its own row
 import functools
 import os
 import threading
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from contextvars import copy_context
 
 from ..extras import MissingPackageError, require
 from .random import generator, random_seed
 from .temporarily import temporarily
-from .tensor import Tensor, collect_gradients, is_grad_enabled, no_grad, record
+from .tensor import collect_gradients, is_grad_enabled, no_grad, reachable, record
 
 LEAST_TOKENS = 64  # tokens in a shard: with fewer, handing the work over costs more than it saves
 
 
-_one_at_a_time = threading.Lock()  # the number of cores for products is the whole process's
+class _Process:
+    """What belongs to the whole process: the threads for shards, and how many cores a product may use.
+
+    one_at_a_time   a lock, as the number of cores is the same for all threads
+    limiter         what gives the products their cores back, while shards are running; else None
+    pools           {number of shards: the threads for all but one of them}
+    """
+
+    def __init__(self):
+        self.one_at_a_time, self.limiter, self.pools = threading.Lock(), None, {}
+
+    def begin_in_fork(self):
+        """In a forked process only the thread that forked goes on: no other holds the lock or will give cores back."""
+        if self.limiter is not None:
+            self.limiter.restore_original_limits()
+        self.__init__()
+
+    def pool(self, shards):
+        from concurrent.futures import ThreadPoolExecutor  # here: it brings logging and more, which nothing else needs
+
+        if shards not in self.pools:
+            self.pools[shards] = ThreadPoolExecutor(shards - 1, thread_name_prefix="lora_np")
+        return self.pools[shards]
+
+
+_process = _Process()
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_process.begin_in_fork)
 
 
 class _Limit(threading.local):
@@ -61,7 +88,8 @@ def run_in_threads(functions):
     """The results of these functions, each run in a thread of its own, with its products on one core.
 
     The threads take over whether gradients are recorded, and the context variables of this one. If one fails, its error
-    is raised once all have ended.
+    is raised once all have ended. Of several threads that call this at once, one is served after the other; where this
+    thread may not have more (`limit_threads(1)`, as inside a shard) the functions run one after the other too.
     """
     recording = is_grad_enabled()
 
@@ -69,9 +97,13 @@ def run_in_threads(functions):
         with limit_threads(1), nullcontext() if recording else no_grad():
             return function()
 
-    with _one_at_a_time, _one_core_per_product():
-        futures = [_pool(len(functions)).submit(copy_context().run, run, function) for function in functions[1:]]
-        results = [_outcome(functools.partial(run, functions[0])), *(_outcome(future.result) for future in futures)]
+    if _limit.threads == 1 or len(functions) == 1:
+        results = [_outcome(functools.partial(run, function)) for function in functions]
+    else:
+        with _one_core_per_product():
+            pool = _process.pool(len(functions))
+            futures = [pool.submit(copy_context().run, run, function) for function in functions[1:]]
+            results = [_outcome(functools.partial(run, functions[0])), *(_outcome(future.result) for future in futures)]
     for _, error in results:
         if error is not None:
             raise error
@@ -102,10 +134,12 @@ def seeded(functions):
 def weighted_sum(losses, weights, parameters):
     r"""L = Σ wᵢ Lᵢ, where each loss Lᵢ has a graph of its own, and backward runs these at the same time.
 
-    losses: Tensors of one number; weights: Python numbers; parameters: the leaves that want a gradient.
+    losses: Tensors of one number; weights: Python numbers; parameters: the leaves that want a gradient, where used.
     dp = Σ (wᵢ dL) dLᵢ/dp, added up in the order of the shards, so that the result is the same every time.
     """
-    parameters = [p for p in parameters if p.requires_grad]
+    recording = is_grad_enabled()
+    used = {id(node.leaf()) for loss in losses if recording for node in reachable(loss.node()) if node.leaf}
+    parameters = [p for p in parameters if p.requires_grad and (id(p) in used or not recording)]
 
     def gradients_of(loss, weight, dy):
         found = collect_gradients(loss, dy * weight) if loss.requires_grad else {}
@@ -116,7 +150,7 @@ def weighted_sum(losses, weights, parameters):
         return tuple(_total(parts) for parts in zip(*run_in_threads(work), strict=True))
 
     total = sum(w * loss.data for loss, w in zip(losses, weights, strict=True))
-    return record(total, tuple(parameters), backward) if is_grad_enabled() else Tensor(total)
+    return record(total, tuple(parameters), backward)
 
 
 def _total(parts):
@@ -129,13 +163,6 @@ def _total(parts):
 
 
 @functools.cache
-def _pool(threads):
-    from concurrent.futures import ThreadPoolExecutor  # here, as it brings logging and more, which nothing else needs
-
-    return ThreadPoolExecutor(threads - 1, thread_name_prefix="lora_np")
-
-
-@functools.cache
 def _blas():
     """What can tell NumPy's linear algebra how many threads to use, or None if threadpoolctl is not installed."""
     try:
@@ -144,7 +171,16 @@ def _blas():
         return None
 
 
+@contextmanager
 def _one_core_per_product():
-    """Inside this block, a matrix product does not use threads of its own, if threadpoolctl is there to see to it."""
+    """Inside this block, a matrix product does not use threads of its own, if threadpoolctl is there to see to it.
+
+    Only one thread at a time can be inside.
+    """
     blas = _blas()
-    return nullcontext() if blas is None else blas.limit(limits=1, user_api="blas")
+    with _process.one_at_a_time, nullcontext() if blas is None else blas.limit(limits=1, user_api="blas") as limiter:
+        _process.limiter = limiter
+        try:
+            yield
+        finally:
+            _process.limiter = None

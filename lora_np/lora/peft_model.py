@@ -38,6 +38,10 @@ class PeftModel(nn.Module):
 
     base_model   the LoraModel that holds the model (`base_model.model`)
     peft_config  {adapter name: its PeftConfig}
+
+    Several threads may call one model at once, generate, and use `disable_adapter` and `adapter_names`, while one of
+    them trains: these belong to the call. The methods that change adapters, and train(), eval() and to(), are for one
+    thread while no other one calls the model; see "Threads and processes" in the README.
     """
 
     def __init__(

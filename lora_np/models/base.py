@@ -121,7 +121,7 @@ class CausalLM(nn.Module):
         Ids from the host are checked there: a GPU would have to be waited for.
         """
         array = data(ids)
-        array = array if on_gpu(array) and device != "cpu" else to_numpy(array)
+        array = array if on_gpu(array) and device != "cpu" else to_numpy(array).copy()  # the backward pass reads it too
         if array.ndim != 2 or array.size == 0:
             raise ValueError(f"input_ids must be (batch, time) with at least one token, got shape {array.shape}")
         check_ids(array, self.config.vocab_size)

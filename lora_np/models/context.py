@@ -10,6 +10,7 @@ from ..autograd.devices import to_device, to_numpy
 from ..autograd.recompute import recompute
 from ..autograd.shape_ops import check_ids
 from ..autograd.tensor import Tensor, data, is_grad_enabled
+from ..nn.stand_in import stand_in
 from .kv_cache import KVCache
 
 
@@ -53,14 +54,16 @@ class Context:
 
 
 def run_block(block: nn.Module, x: Tensor, context: Context, *more: Any) -> Tensor:
-    """block(x, context, ...), recomputed in the backward pass if the context says so."""
+    """block(x, context, ...), recomputed in the backward pass if the context says so, with the block as it is now."""
     if not (context.recompute and is_grad_enabled()):
         return block(x, context, *more)
-    return recompute(lambda x: block(x, context, *more), x, block.parameters())
+    then, leaves = stand_in(block)
+    parameters, own = zip(*leaves.values(), strict=True) if leaves else ((), ())
+    return recompute(lambda x: block(x, context, *more), x, parameters, again=(lambda x: then(x, context, *more), own))
 
 
 def _positions(position_ids, B, T):
-    positions = to_numpy(data(position_ids))
+    positions = to_numpy(data(position_ids)).copy()  # the backward pass reads it too
     if positions.shape not in ((T,), (1, T), (B, T)):
         raise ValueError(f"position_ids must be ({T},) or ({B}, {T}), got {positions.shape}")
     check_ids(positions, np.iinfo(np.int64).max, "position")

@@ -21,16 +21,19 @@ class CausalLMOutput:
 
     With labels, the loss is computed without holding the logits (`functional.linear_cross_entropy`), and the logits
     only when somebody asks for them: training never does, and saves B·T·V numbers. That is why the head comes along.
+    Once its weights have changed, it is too late to ask: RuntimeError.
     `.past_key_values` is the cache that was passed in.
     """
 
     def __init__(
         self, hidden: Tensor, head: nn.Module, targets: Any = None, past_key_values: KVCache | None = None
     ) -> None:
-        self.hidden, self.head, self.grad_enabled = hidden, head, is_grad_enabled()
+        self.hidden, self.grad_enabled = hidden, is_grad_enabled()
+        self.head: Any = head
         self.past_key_values = past_key_values
         if targets is not None and type(head) is nn.Linear and head.bias is None:
             self._logits, self.loss = None, F.linear_cross_entropy(hidden, head.weight, targets)
+            self._used = head.weight.data, head.weight.node()
         else:  # no labels, or a head of another kind, such as one with an adapter
             self._logits = head(hidden)
             self.loss = None if targets is None else F.cross_entropy(self._logits, targets)
@@ -39,6 +42,11 @@ class CausalLMOutput:
     def logits(self) -> Tensor:
         """(B, T, V), computed when first asked for."""
         if self._logits is None:
+            weight, (array, node) = self.head.weight, self._used
+            if weight.data is not array or weight.node() is not node:
+                raise RuntimeError(
+                    "the head's weights have changed since this forward pass: ask for .logits before that"
+                )
             with contextlib.nullcontext() if self.grad_enabled else no_grad():
                 self._logits = self.head(self.hidden)
         return self._logits

@@ -3,6 +3,7 @@
 from .all_or_nothing import all_or_nothing
 from .initial import filled, is_weightless, normal, uniform, uninitialized, weightless, zeros
 from .layers import Conv1D, Dropout, Embedding, LayerNorm, Linear, RMSNorm
+from .mode import evaluating
 from .module import Buffer, BufferDict, Module, ModuleDict, ModuleList, Parameter, ParameterDict
 from .nf4 import dequantize_nf4, quantize_nf4
 from .quantized import Linear4bit, memory_footprint, quantize_model
@@ -24,6 +25,7 @@ __all__ = [
     "RMSNorm",
     "all_or_nothing",
     "dequantize_nf4",
+    "evaluating",
     "filled",
     "is_weightless",
     "memory_footprint",

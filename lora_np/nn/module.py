@@ -5,6 +5,7 @@ import difflib
 from ..autograd import Tensor
 from ..autograd.devices import array_module, to_device
 from .all_or_nothing import Kept, all_or_nothing
+from .mode import is_evaluating
 
 
 class Parameter(Tensor):
@@ -36,7 +37,16 @@ class Module(Kept):
     its token embedding) is one parameter: it is listed once, under the first name met.
     """
 
-    training = True
+    _training = True
+
+    @property
+    def training(self):
+        """Is dropout on? As `train` or `eval` has set it; inside `evaluating`, a call for evaluation, it is off."""
+        return self._training and not is_evaluating()
+
+    @training.setter
+    def training(self, mode):
+        self._training = mode
 
     def forward(self, *args, **kwargs):
         raise NotImplementedError(f"{type(self).__name__} does not say how to compute its result: write forward()")
@@ -115,11 +125,11 @@ class Module(Kept):
     def train(self, mode=True):
         """Switch this module and all below to training (dropout on) or, with False, to evaluation."""
         for module in self.modules():
-            module.training = mode
+            module._training = mode
         return self
 
     def eval(self):
-        """Switch to evaluation: dropout off."""
+        """Switch to evaluation: dropout off. For a single call there is `evaluating`, which changes no module."""
         return self.train(False)
 
     def requires_grad_(self, requires_grad=True):

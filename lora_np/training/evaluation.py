@@ -7,7 +7,7 @@ from typing import Any
 from ..autograd import no_grad
 from ..expect import A_MODEL, expect, expect_method, expect_whole
 from ..models.output import IGNORED
-from ..nn import Module
+from ..nn import Module, evaluating
 from .protocols import Array, Batch, EvaluationData
 
 EVALUATED = (
@@ -18,6 +18,8 @@ EVALUATED = (
 def evaluate(model: Module, data: Array | tuple[Array, Array] | EvaluationData, batch_size: int = 32) -> float:
     """The mean loss in nats per token, over every token that counts, with nothing recorded and no dropout.
 
+    The model is not changed, its mode included: others may use it meanwhile.
+
     data: windows (n, T), of which all tokens count; a pair (ids, labels), each (n, T), with labels -100 where nothing
     counts; or a data set with batches(batch_size), such as `ExampleData` or `TextData`.
     The mean is over targets, not over batches: a batch with few targets weighs little. ValueError if there is none,
@@ -26,16 +28,12 @@ def evaluate(model: Module, data: Array | tuple[Array, Array] | EvaluationData, 
     expect(model, Module, "model", A_MODEL)
     expect_evaluated(data, "data")
     expect_whole(batch_size, "batch_size")
-    was_training, total, count = model.training, 0.0, 0
-    model.eval()
-    try:
-        with no_grad():
-            for batch in _all_batches(data, batch_size):
-                if targets := count_targets(batch["labels"]):
-                    total += model(**batch).loss.item() * targets
-                    count += targets
-    finally:
-        model.train(was_training)
+    total, count = 0.0, 0
+    with no_grad(), evaluating():
+        for batch in _all_batches(data, batch_size):
+            if targets := count_targets(batch["labels"]):
+                total += model(**batch).loss.item() * targets
+                count += targets
     if count == 0:
         raise ValueError("evaluate: there is no window to evaluate on, or no label in it that counts")
     if not math.isfinite(total):

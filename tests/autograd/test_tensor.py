@@ -1,7 +1,9 @@
 """The engine: what a Tensor holds, how gradients travel and add up, what is kept and what is let go."""
 
+import copy
 import gc
 import operator
+import pickle
 import threading
 import weakref
 from concurrent.futures import ThreadPoolExecutor
@@ -677,3 +679,19 @@ def test_a_small_transformer_agrees_with_central_differences(xp):
 
     _, leaves = model(xp)
     gradcheck(loss, leaves)
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+def test_a_copy_has_the_numbers_and_no_memory_of_how_they_were_made(copied):
+    leaf = Tensor(np.array([1.0, 2.0]), requires_grad=True)
+    (leaf * 3.0).sum().backward()
+    result = leaf * 2.0
+    for tensor in (leaf, result):
+        other = copied(tensor)
+        assert_close(other, tensor.data)
+        assert other.requires_grad
+        assert (other.grad is None) == (tensor.grad is None)
+        before, other.grad = leaf.grad.copy(), None
+        (other * other).sum().backward()
+        assert_close(other.grad, 2 * tensor.data)
+        assert_close(leaf.grad, before)

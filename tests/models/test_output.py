@@ -1,9 +1,12 @@
 """The output of a language model: labels shifted, logits made when asked for."""
 
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
+from lora_helpers import some_ids, tiny_model
 
-from lora_np import Tensor, nn, no_grad
+from lora_np import SGD, Tensor, nn, no_grad
 from lora_np.models.output import CausalLMOutput, shift_labels
 
 
@@ -65,3 +68,44 @@ def test_logits_of_a_model_called_without_gradients_need_none(rng, targets):
     with no_grad():
         out = CausalLMOutput(hidden, head, targets)
     assert not out.logits.requires_grad  # also when they are made only now, outside the block
+
+
+@pytest.mark.parametrize("recorded", [True, False])
+@pytest.mark.parametrize("change", ["step", "replaced", "another's step"])
+def test_logits_asked_for_once_the_head_has_changed_are_refused(change, recorded):
+    model = tiny_model()
+    ids = some_ids(model.config)
+    model(input_ids=ids, labels=ids).loss.backward()
+    with nullcontext() if recorded else no_grad():
+        out, asked = (model(input_ids=ids, labels=ids) for _ in range(2))
+    expected = asked.logits.data
+    head = model.lm_head.weight
+    if change == "replaced":
+        head.data = head.data * 2
+    else:
+        SGD([head] if change == "step" else [model.transformer.ln_f.weight], lr=0.1).step()
+    assert asked.logits.data is expected
+    if change == "another's step":
+        np.testing.assert_array_equal(out.logits.data, expected)
+    else:
+        with pytest.raises(RuntimeError, match=r"head's weights have changed .* ask for .logits before"):
+            out.logits  # noqa: B018
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_ids_and_positions_that_are_written_over_later_change_no_gradient(checkpointing):
+    """A buffer that the next batch is read into."""
+    model = tiny_model()
+    model.gradient_checkpointing = checkpointing
+    ids, positions = some_ids(model.config), np.arange(9)[None].repeat(2, axis=0)
+    found = []
+    for overwrite in (False, True):
+        given = [ids.copy(), ids.copy(), np.ones_like(ids), positions.copy()]
+        model.zero_grad()
+        loss = model(*given).loss
+        for array in given if overwrite else ():
+            array[...] = 0
+        loss.backward()
+        found.append([p.grad for p in model.parameters()])
+    for a, b in zip(*found, strict=True):
+        np.testing.assert_array_equal(a, b)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,6 +13,7 @@ from ...autograd import no_grad
 from ...autograd.devices import to_numpy
 from ...autograd.shape_ops import check_ids
 from ...autograd.tensor import Tensor, data
+from ...nn import evaluating
 from ..kv_cache import KVCache
 from .sampling import Sampler
 
@@ -49,7 +51,8 @@ def stream(
     use_cache        keep the keys and values of earlier tokens (`KVCache`) instead of computing them again
     sampling         do_sample, temperature, top_k, top_p, repetition_penalty, seed: see `Sampler`
     Where the text outgrows the model's context, the model sees the last part of it, without a cache from then on:
-    each token then stands at a new position. The model is in evaluation mode during each step.
+    each token then stands at a new position. No dropout, whatever the model is set to; it is not changed. Each step
+    has what this call was told (`disable_adapter`), also if the iterator is used after that block.
     """
     if max_new_tokens < 0:
         raise ValueError(f"max_new_tokens must not be negative, got {max_new_tokens}")
@@ -57,7 +60,14 @@ def stream(
     sampler = Sampler(**sampling)
     stops = _stop_tokens(model, eos_token_id)
     pad = _pad_token(model, pad_token_id, stops)
-    return _stream(model, text, sampler, stops, pad, max_new_tokens, use_cache)
+    return _told(copy_context(), _stream(model, text, sampler, stops, pad, max_new_tokens, use_cache))
+
+
+def _told(context, steps):
+    """The same iterator, each step of which runs in that context."""
+    end = object()
+    while (tokens := context.run(next, steps, end)) is not end:
+        yield tokens
 
 
 def _stream(model, text, sampler, stops, pad, max_new_tokens, use_cache):
@@ -79,14 +89,9 @@ def _next_logits(model, text, cache, window):
     """The logits (B, V) of the next token, in float64 on the host."""
     start = cache.length if cache is not None else max(0, text.length - window)
     options = text.positions_and_mask(start, text.length - window if cache is None else 0)
-    was_training = model.training
-    model.eval()
-    try:
-        with no_grad():
-            out = model(text.ids[:, start:], past_key_values=cache, logits_to_keep=1, **options)
-            return out.logits.numpy()[:, -1].astype(np.float64)
-    finally:
-        model.train(was_training)
+    with no_grad(), evaluating():
+        out = model(text.ids[:, start:], past_key_values=cache, logits_to_keep=1, **options)
+        return out.logits.numpy()[:, -1].astype(np.float64)
 
 
 class _Text:

@@ -7,6 +7,7 @@ import numpy as np
 
 from ...autograd import Tensor
 from ...autograd.devices import array_module, to_device
+from ...autograd.in_place import outdate
 from ...expect import expect, expect_list, expect_number, wrong
 from ...nn import Module
 from ..protocols import Array
@@ -56,9 +57,11 @@ class Optimizer:
         return [p for group in self.param_groups for p in group["params"]]
 
     def step(self) -> None:
-        """Change every parameter that has a gradient, in place."""
+        """Change every parameter that has a gradient, in place: of earlier forward passes there is no way back."""
         for group in self.param_groups:
-            self.update_group([p for p in group["params"] if p.grad is not None], group)
+            params = [p for p in group["params"] if p.grad is not None]
+            outdate(params)
+            self.update_group(params, group)
 
     def update_group(self, params: list[Tensor], group: Group) -> None:
         """Change parameters that have gradients and one group's settings."""

@@ -3,6 +3,7 @@
 import numpy as np
 
 from ...autograd.devices import on_gpu, to_device, to_numpy
+from ...autograd.in_place import outdate
 from ...autograd.shape_ops import check_ids
 from ...autograd.tensor import data
 from ...lora.lora_model import adapters_in
@@ -64,6 +65,7 @@ class RecordedStep:
         else:
             self._count(-1)
             self._fill(batch)
+            outdate(self.optimizer.parameters())
             self.recording.replay()
         return self.loss.copy()  # into memory that no replay writes to
 
