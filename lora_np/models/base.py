@@ -111,6 +111,10 @@ class CausalLM(nn.Module):
         if self.config.tie_word_embeddings:
             self.lm_head.weight = self.get_input_embeddings().weight
 
+    def separate_head(self, head: np.ndarray) -> None:
+        """Give the head a weight of its own, the array `head` (V, C), and let the config say so."""
+        self.lm_head.weight, self.config.tie_word_embeddings = nn.Parameter(head), False
+
     def checked_ids(self, ids: Numbers, device: str = "cpu") -> Any:
         """The ids as an array (B, T), each of them a token: of NumPy, or on the model's GPU if they are there.
 
