@@ -8,7 +8,6 @@ import numpy as np
 
 from ..autograd.random import generator
 
-
 LARGEST = 2**60  # numbers in one array
 
 

@@ -23,7 +23,7 @@ class Between:
 
 
 Size = Annotated[int, Between(1, LARGEST, "a positive integer")]
-Depth = Annotated[int, Between(1, 1024, "a positive integer, at most 1024")]  # of a model: each block takes time
+Depth = Annotated[int, Between(1, 1024, "a positive integer")]  # of a model: each block takes time
 Count = Annotated[int, Between(0, LARGEST, "an integer of at least 0")]
 TokenId = Annotated[int, Between(0, LARGEST, "a token's id, an integer of at least 0")]
 OptionalId = Annotated[int, Between(-1, LARGEST, "a token's id")] | None  # -1 is how old files write that there is none
@@ -35,10 +35,18 @@ NAMES = {bool: "true or false", str: "a text", dict: "an object", int: "an integ
 
 
 def check_fields(values: Mapping[str, Any], kinds: Mapping[str, Any]) -> None:
-    """ValueError, with the field's name, for the first of `values` that is not of its type; the rest is not looked at."""
+    """ValueError, with the field's name, for the first of `values` that is not of its type."""
     for name, kind in kinds.items():
         if name in values and not fits(values[name], kind):
-            raise ValueError(f"{name} must be {called(kind)}, got {short(values[name])}")
+            raise ValueError(
+                f"{name} must be {called(kind)}, got {short(values[name])}{_too_large(values[name], kind)}"
+            )
+
+
+def _too_large(value: Any, kind: Any) -> str:
+    """What to add for a number above its bound."""
+    bounds = get_args(kind)[1] if get_origin(kind) is Annotated else None
+    return f"; at most {bounds.high}" if bounds and isinstance(value, int) and value > bounds.high else ""
 
 
 def fits(value: Any, kind: Any) -> bool:

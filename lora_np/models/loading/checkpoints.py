@@ -132,7 +132,7 @@ def _fill(model, weights, names, found, path):
 
 
 def _read_second_head(model, weights, name, path):
-    """A head in the file beside the embedding that it should be: if it is another, both are kept, as in Transformers."""
+    """A head in the file beside the embedding that it should be: if it differs, both are kept, as in Transformers."""
     head = np.empty(model.lm_head.weight.shape, model.lm_head.weight.dtype)
     weights.read_into(name, head)
     if not np.array_equal(head, model.lm_head.weight.data):
