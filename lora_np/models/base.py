@@ -29,7 +29,7 @@ class CausalLM(nn.Module):
     config              has vocab_size, max_position_embeddings, tie_word_embeddings, to_dict()
     base_model_prefix   the name of the attribute that holds the transformer, (ids, context) -> hidden states (B, T, C)
     lm_head             hidden states -> logits
-    generation_config   {name: value} of generation_config.json, if there is one: where to stop
+    generation_config   {name: value} of generation_config.json, if there is one: defaults of `generate`
     """
 
     base_model_prefix: str = ""

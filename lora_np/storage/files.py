@@ -79,6 +79,11 @@ def existing(path: StrPath) -> Path:
     """`path` as a Path, if it is a file; FileNotFoundError in one sentence if not."""
     path = Path(path)
     if not path.is_file():
-        what = "is a directory, not a file" if path.is_dir() else "does not exist"
-        raise FileNotFoundError(f"{path} {what}")
+        other = "is no file that can be read" if os.path.lexists(path) else "does not exist"  # a pipe, a broken link
+        raise FileNotFoundError(f"{path} {'is a directory, not a file' if path.is_dir() else other}")
     return path
+
+
+def present(path: StrPath) -> bool:
+    """Is this file there? One that may be missing may not be anything else, as a directory: then as `existing`."""
+    return os.path.lexists(path) and existing(path) is not None

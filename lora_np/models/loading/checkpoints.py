@@ -15,11 +15,12 @@ from typing import Any
 import numpy as np
 
 from ... import nn
-from ...storage import open_gguf, open_safetensors, open_sharded_safetensors, read_json
+from ...storage import open_gguf, open_safetensors, open_sharded_safetensors, present, read_json
 from ...storage.fields import short
 from ...storage.tensors import TensorFile
 from ..architectures import ARCHITECTURES
 from ..base import CausalLM
+from ..generation.defaults import check_generation_config
 from .gguf import GGUFWeights, config_from_gguf
 
 SINGLE, SHARDED = "model.safetensors", "model.safetensors.index.json"
@@ -49,8 +50,10 @@ def _load_directory(directory):
     single = not (directory / SHARDED).exists() or (directory / SINGLE).exists()
     weights = open_safetensors(directory / SINGLE) if single else open_sharded_safetensors(directory / SHARDED)
     model = _filled(fields, directory / "config.json", weights, directory)
-    generation = directory / "generation_config.json"
-    model.generation_config = read_json(generation) if generation.exists() else {}
+    if present(generation := directory / "generation_config.json"):
+        model.generation_config = read_json(generation)
+        with _naming(generation):
+            check_generation_config(model.generation_config)
     return model
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...extras import require
-from ...storage import existing, read_json
+from ...storage import existing, present, read_json
 from .base import BaseTokenizer
 from .byte import ByteTokenizer
 from .pretrained import PretrainedTokenizer
@@ -71,9 +71,9 @@ def _library():
 
 def _backend(directory, config):
     """The `tokenizers.Tokenizer` of a directory."""
-    if (directory / "tokenizer.json").is_file():
+    if present(directory / "tokenizer.json"):
         return _read_tokenizer_json(directory / "tokenizer.json")
-    if (directory / "vocab.json").is_file() and (directory / "merges.txt").is_file():
+    if present(directory / "vocab.json") and present(directory / "merges.txt"):
         return _read_gpt2(directory, config)
     asks = f"names {config['tokenizer_class']!r}" if "tokenizer_class" in config else "does not exist"
     if (directory / "tokenizer_config.json").is_file() and "tokenizer_class" not in config:
@@ -122,7 +122,7 @@ def _read_merges(path):
 def _chat_template(directory, config):
     """The chat template: its own file goes before the config, of several in the config the one named "default"."""
     path, template = directory / "chat_template.jinja", config.get("chat_template")
-    if path.is_file():
+    if present(path):
         return _read_text(path)
     if isinstance(template, list) and all(isinstance(entry, dict) for entry in template):
         template = next((entry.get("template") for entry in template if entry.get("name") == "default"), None)
@@ -158,7 +158,7 @@ def _with_special_tokens(directory, config, backend):
 def _is_gpt2(directory, config):
     """Is this GPT-2's tokenizer, by its own word or the model's? GPT-2's files leave out what it always has."""
     name = config.get("tokenizer_class")
-    if name is None and (directory / "config.json").is_file():
+    if name is None and present(directory / "config.json"):
         return read_json(directory / "config.json").get("model_type") == "gpt2"
     return name in GPT2_CLASSES
 
@@ -207,4 +207,4 @@ def _read_text(path):
 
 
 def _read_if_there(path):
-    return read_json(path) if path.is_file() else {}
+    return read_json(path) if present(path) else {}
