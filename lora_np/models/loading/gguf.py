@@ -124,18 +124,18 @@ def _shared_fields(settings, file):
     """Vocabulary, special tokens, and whether the head is the embedding."""
     vocabulary = file.shapes.get("token_embd.weight", (0,))[0]
     tokens = {"bos_token_id": "bos", "eos_token_id": "eos", "pad_token_id": "padding"}
-    special = {name: settings.metadata.get(f"tokenizer.ggml.{short}_token_id") for name, short in tokens.items()}
+    said = {name: settings.metadata.get(f"tokenizer.ggml.{short}_token_id") for name, short in tokens.items()}
     return {
         "model_type": settings.architecture,
         "vocab_size": vocabulary,
         "tie_word_embeddings": "output.weight" not in file.shapes,
-        **special,
+        **{name: value for name, value in said.items() if value is not None},  # else the architecture's own
     }
 
 
 def _gpt2_config(settings, file):
     shared = _shared_fields(settings, file)
-    shared.pop("pad_token_id")
+    shared.pop("pad_token_id", None)
     return {
         **shared,
         "n_positions": settings.get("context_length"),

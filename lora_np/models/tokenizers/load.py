@@ -21,7 +21,7 @@ NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_t
 GPT2_CLASSES = ("GPT2Tokenizer", "GPT2TokenizerFast")
 GPT2_END = "<|endoftext|>"
 LARGEST_ID = 2**24  # a hundred times that of the largest vocabularies; the library walks over all ids up to the highest
-# Transformers' classes that pad on the left where the files do not say. Llama's is not used for byte-level vocabularies.
+# Transformers' classes that pad on the left where no file says. Llama's is not used for byte-level vocabularies.
 PAD_LEFT = ("CodeLlamaTokenizer", "CohereTokenizer", "GemmaTokenizer", "LlamaTokenizer")
 
 
