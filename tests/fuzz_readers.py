@@ -73,7 +73,7 @@ def used(path):
 
     model = AutoModelForCausalLM.from_pretrained(path)
     with np.errstate(all="ignore"):
-        model(np.zeros((1, 2), np.int64))
+        model(np.zeros((1, 1), np.int64))
     return model
 
 
