@@ -163,18 +163,19 @@ def sharded_safetensors(directory):
     return lambda: used(directory)
 
 
-def _gguf(directory, model):
+def _gguf(directory, model, **options):
     from gguf_helpers import write_gguf
 
     path = directory / "model.gguf"
-    write_gguf(path, model)
+    write_gguf(path, model, **options)
     sound = parts(path)
     return path, lambda raw, rng: mutated_gguf(sound, rng)
 
 
 @reader(("model.gguf", None), needs=("gguf",))
 def gguf_llama(directory):
-    path, change = _gguf(directory, tiny_llama())
+    factors = {"rope_freqs.weight": np.ones(2, "f4")}
+    path, change = _gguf(directory, tiny_llama(), tensors=factors, metadata={"llama.attention.key_length": 4})
     return (lambda: used(path)), change
 
 

@@ -13,6 +13,8 @@ from typing import Any
 
 StrPath = str | os.PathLike[str]
 
+MAX_VALUES = 2**20  # in a JSON file: four times the largest vocabularies
+
 
 @contextlib.contextmanager
 def replacing(path: StrPath) -> Iterator[Path]:
@@ -67,7 +69,10 @@ def read_json(path: StrPath) -> dict[str, Any]:
     """
     path = existing(path)
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        if text.count(",") > MAX_VALUES:
+            raise ValueError(f"it has more than {MAX_VALUES:,} values, which take far more memory than the file")
+        value = json.loads(text)
     except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, a number of 5,000 digits; nested too deep
         raise ValueError(f"{path} is not valid JSON: {error}") from None
     if not isinstance(value, dict):
