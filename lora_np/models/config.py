@@ -25,12 +25,17 @@ class ModelConfig:
     architecture: ClassVar[str]
 
     def __post_init__(self) -> None:
-        check_fields(vars(self), _kinds(type(self)))
+        check_fields(vars(self), self.kinds())
+
+    @classmethod
+    def kinds(cls) -> dict[str, Any]:
+        """{field: its type}."""
+        return _kinds(cls)  # type: ignore[arg-type]  # a class can be hashed, whether or not its objects can
 
     @property
     def depth(self) -> tuple[str, int]:
         """(the name of the field that says how many blocks there are, its value)."""
-        name = next(name for name, kind in _kinds(type(self)).items() if kind == Depth)
+        name = next(name for name, kind in self.kinds().items() if kind == Depth)
         return name, getattr(self, name)
 
     def to_dict(self) -> dict[str, Any]:
