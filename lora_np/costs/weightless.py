@@ -8,7 +8,7 @@ import numpy as np
 
 from .. import nn
 from ..models.architectures import ARCHITECTURES
-from ..storage.fields import Depth, Size
+from ..models.config import Depth, Size
 from .shapes import ShapeArray
 
 # Architectures that no class here loads, counted as one that is there: {model_type: (that of the class, fields that
