@@ -43,7 +43,10 @@ def params(
 ) -> None:
     """Count what adapters of these ranks have and need, from the base's configuration alone: no weights are read."""
     fields = config_fields(base)
-    d = dimensions(fields)
+    try:
+        d = dimensions(fields)
+    except ValueError as error:
+        raise ValueError(f"{base}: {error}") from None
     length = length or min(1024, fields.get("n_positions") or fields.get("max_position_embeddings") or 1024)
     adapters = adapter_sizes(fields, ranks[0], target_modules)
     say(f"{base}: {model_size(fields):,} parameters, {d['blocks']} blocks, {d['C']} wide\n")

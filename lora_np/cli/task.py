@@ -77,7 +77,8 @@ class TextTask:
     def samples(self, model: CausalLM | PeftModel) -> list[str]:
         """What the model writes after the prompt."""
         ids = self.tokenizer(self.prompt)["input_ids"]
-        options = {"do_sample": True, "temperature": 0.7, "top_p": 0.95, "seed": self.seed}
+        options = {"do_sample": True, "temperature": 0.7, "top_k": None, "top_p": 0.95, "repetition_penalty": 1.0}
+        options["seed"] = self.seed
         text = model.generate(ids, max_new_tokens=SAMPLE_LENGTH, eos_token_id=[], **options)
         return [self.tokenizer.decode(text[0, ids.shape[1] :])]
 
@@ -110,7 +111,8 @@ class ExampleTask:
         texts = []
         for prompt in self.prompts:
             ids = self.tokenizer(prompt, add_special_tokens=False)["input_ids"][:, -self.window :]
-            text = model.generate(ids, max_new_tokens=min(40, SAMPLE_LENGTH), pad_token_id=self.tokenizer.eos_token_id)
+            options = {"do_sample": False, "repetition_penalty": 1.0, "pad_token_id": self.tokenizer.eos_token_id}
+            text = model.generate(ids, max_new_tokens=min(40, SAMPLE_LENGTH), **options)
             texts.append(self.tokenizer.decode(text[0, ids.shape[1] :], skip_special_tokens=True).strip())
         return texts
 

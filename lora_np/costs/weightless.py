@@ -8,6 +8,7 @@ import numpy as np
 
 from .. import nn
 from ..models.architectures import ARCHITECTURES
+from ..models.config import Depth, Size
 from .shapes import ShapeArray
 
 # Architectures that no class here loads, counted as one that is there: {model_type: (that of the class, fields that
@@ -25,7 +26,7 @@ def build(config):
     ValueError for an unknown model_type or a missing field.
     """
     kind = config.get("model_type")
-    like, changes, without = COUNTED_LIKE.get(kind, (kind, {}, ()))
+    like, changes, without = COUNTED_LIKE.get(kind, (kind, {}, ())) if isinstance(kind, str) else (None, {}, ())
     if like not in ARCHITECTURES:
         known = ", ".join([*ARCHITECTURES, *COUNTED_LIKE])
         raise ValueError(f"model_type {kind!r} is not known here; known are {known}")
@@ -61,7 +62,7 @@ def _check_sizes_given(config_class, fields):
     The context is one only where it is the length of a table of positions, as in GPT-2.
     """
     for field in dataclasses.fields(config_class):
-        name, is_size = field.name, field.type is int and field.default is not None
+        name, is_size = field.name, field.type in (Size, Depth) and field.default is not None
         if is_size and name not in fields and name != "max_position_embeddings":
             raise ValueError(f"the config of a {fields['model_type']} model needs the field {name!r}")
 

@@ -32,7 +32,7 @@ class CausalLM(nn.Module):
     config              has vocab_size, max_position_embeddings, tie_word_embeddings, to_dict()
     base_model_prefix   the name of the attribute that holds the transformer, (ids, context) -> hidden states (B, T, C)
     lm_head             hidden states -> logits
-    generation_config   {name: value} of generation_config.json, if there is one: where to stop
+    generation_config   {name: value} of generation_config.json, if there is one: defaults of `generate`
     """
 
     base_model_prefix: str = ""
@@ -114,6 +114,10 @@ class CausalLM(nn.Module):
         """Make head and token embedding one parameter, if the config says so."""
         if self.config.tie_word_embeddings:
             self.lm_head.weight = self.get_input_embeddings().weight
+
+    def separate_head(self, head: np.ndarray) -> None:
+        """Give the head a weight of its own, the array `head` (V, C), and let the config say so."""
+        self.lm_head.weight, self.config.tie_word_embeddings = nn.Parameter(head), False
 
     def checked_ids(self, ids: Numbers, device: str = "cpu") -> Any:
         """The ids as an array (B, T), each of them a token: of NumPy, or on the model's GPU if they are there.

@@ -1,9 +1,14 @@
 """What the configurations of all architectures do in the same way."""
 
 import dataclasses
+import functools
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, get_type_hints
+
+from ..storage.fields import Chance, Depth, Fraction, OptionalId, Size, TokenIds, check_fields
+
+__all__ = ["Chance", "Depth", "Fraction", "ModelConfig", "OptionalId", "Size", "TokenIds"]
 
 
 @dataclass
@@ -12,10 +17,26 @@ class ModelConfig:
 
     model_type     what config.json calls the architecture
     architecture   what it calls the model's class
+    The types of the fields say what a file may hold (storage/fields.py); None may stand where it is the default.
+    ValueError, with the field's name, for anything else.
     """
 
     model_type: ClassVar[str]
     architecture: ClassVar[str]
+
+    def __post_init__(self) -> None:
+        check_fields(vars(self), self.kinds())
+
+    @classmethod
+    def kinds(cls) -> dict[str, Any]:
+        """{field: its type}."""
+        return _kinds(cls)  # type: ignore[arg-type]  # a class can be hashed, whether or not its objects can
+
+    @property
+    def depth(self) -> tuple[str, int]:
+        """(the name of the field that says how many blocks there are, its value)."""
+        name = next(name for name, kind in self.kinds().items() if kind == Depth)
+        return name, getattr(self, name)
 
     def to_dict(self) -> dict[str, Any]:
         """The fields of config.json."""
@@ -27,8 +48,10 @@ class ModelConfig:
         names = {field.name for field in dataclasses.fields(cls)}
         return cls(**{name: value for name, value in fields.items() if name in names})
 
-    def check_sizes(self, *names: str) -> None:
-        """ValueError unless each of these fields is a positive integer."""
-        for name in names:
-            if not isinstance(getattr(self, name), int) or getattr(self, name) < 1:
-                raise ValueError(f"{name} must be a positive integer, got {getattr(self, name)!r}")
+
+@functools.cache
+def _kinds(config_class: type) -> dict[str, Any]:
+    """{field: its type} of a configuration."""
+    hints = get_type_hints(config_class, include_extras=True)
+    fields = dataclasses.fields(config_class)
+    return {field.name: hints[field.name] | None if field.default is None else hints[field.name] for field in fields}

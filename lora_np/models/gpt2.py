@@ -14,7 +14,7 @@ from ..autograd.fused import head_views
 from ..autograd.tensor import Tensor, data
 from .activations import ACTIVATIONS, check_activation
 from .base import CausalLM
-from .config import ModelConfig
+from .config import Chance, Depth, Fraction, ModelConfig, OptionalId, Size, TokenIds
 from .context import Context, run_block
 from .initialisation import init_weights
 
@@ -23,29 +23,29 @@ from .initialisation import init_weights
 class GPT2Config(ModelConfig):
     """The shape of a GPT-2, under the names of Hugging Face's config.json. The defaults are the 124M model's."""
 
-    vocab_size: int = 50257
-    n_positions: int = 1024
-    n_embd: int = 768
-    n_layer: int = 12
-    n_head: int = 12
-    n_inner: int | None = None
+    vocab_size: Size = 50257
+    n_positions: Size = 1024
+    n_embd: Size = 768
+    n_layer: Depth = 12
+    n_head: Size = 12
+    n_inner: Size | None = None
     activation_function: str = "gelu_new"
-    resid_pdrop: float = 0.1
-    embd_pdrop: float = 0.1
-    attn_pdrop: float = 0.1
-    layer_norm_epsilon: float = 1e-5
-    initializer_range: float = 0.02
+    resid_pdrop: Chance = 0.1
+    embd_pdrop: Chance = 0.1
+    attn_pdrop: Chance = 0.1
+    layer_norm_epsilon: Fraction = 1e-5
+    initializer_range: Fraction = 0.02
     scale_attn_weights: bool = True
     scale_attn_by_inverse_layer_idx: bool = False
     tie_word_embeddings: bool = True
-    bos_token_id: int | None = None
-    eos_token_id: int | None = None
+    bos_token_id: OptionalId = 50256
+    eos_token_id: TokenIds = 50256
 
     model_type = "gpt2"
     architecture = "GPT2LMHeadModel"
 
     def __post_init__(self) -> None:
-        self.check_sizes("vocab_size", "n_positions", "n_embd", "n_layer", "n_head")
+        super().__post_init__()
         if self.n_embd % self.n_head:
             raise ValueError(f"n_embd = {self.n_embd} cannot be shared equally by n_head = {self.n_head} heads")
         check_activation(self.activation_function, "activation_function")

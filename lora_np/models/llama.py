@@ -18,60 +18,65 @@ from ..autograd import functional as F
 from ..autograd.devices import to_device
 from .activations import ACTIVATIONS, check_activation
 from .base import CausalLM
-from .config import ModelConfig
+from .config import Chance, Depth, Fraction, ModelConfig, OptionalId, Size, TokenIds
 from .context import Context, run_block
 from .initialisation import init_weights
 from .rope import check_rope, inverse_frequencies, rope_parameters
+
+LARGEST_HEAD = 2**16  # channels
 
 
 @dataclass
 class LlamaConfig(ModelConfig):
     """The shape of a Llama, under the names of Hugging Face's config.json. The defaults are Transformers'."""
 
-    vocab_size: int = 32000
-    hidden_size: int = 4096
-    intermediate_size: int = 11008
-    num_hidden_layers: int = 32
-    num_attention_heads: int = 32
-    num_key_value_heads: int = None  # type: ignore[assignment]  # None: as many as num_attention_heads
-    head_dim: int = None  # type: ignore[assignment]  # None: hidden_size / num_attention_heads
+    vocab_size: Size = 32000
+    hidden_size: Size = 4096
+    intermediate_size: Size = 11008
+    num_hidden_layers: Depth = 32
+    num_attention_heads: Size = 32
+    num_key_value_heads: Size = None  # type: ignore[assignment]  # None: as many as num_attention_heads
+    head_dim: Size = None  # type: ignore[assignment]  # None: hidden_size / num_attention_heads
     hidden_act: str = "silu"
-    max_position_embeddings: int = 2048
-    initializer_range: float = 0.02
-    rms_norm_eps: float = 1e-6
+    max_position_embeddings: Size = 2048
+    initializer_range: Fraction = 0.02
+    rms_norm_eps: Fraction = 1e-6
     rope_parameters: dict | None = None
     attention_bias: bool = False
     mlp_bias: bool = False
-    attention_dropout: float = 0.0
+    attention_dropout: Chance = 0.0
     tie_word_embeddings: bool = False
-    bos_token_id: int | None = 1
-    eos_token_id: int | list | None = 2
-    pad_token_id: int | None = None
+    bos_token_id: OptionalId = 1
+    eos_token_id: TokenIds = 2
+    pad_token_id: OptionalId = None
 
     model_type = "llama"
     architecture = "LlamaForCausalLM"
     norms_of_heads = False  # are queries and keys normed, each head by itself? (Qwen3)
 
     def __post_init__(self) -> None:
-        self.num_key_value_heads = self.num_key_value_heads or self.num_attention_heads
-        sizes = ("vocab_size", "hidden_size", "intermediate_size", "num_hidden_layers", "num_attention_heads")
-        self.check_sizes(*sizes, "num_key_value_heads", "max_position_embeddings")
-        H, K = self.num_attention_heads, self.num_key_value_heads
+        super().__post_init__()
+        H = self.num_attention_heads
+        K = self.num_key_value_heads = H if self.num_key_value_heads is None else self.num_key_value_heads
         if H % K:
             raise ValueError(f"num_attention_heads = {H} cannot be shared equally by num_key_value_heads = {K}")
         if self.head_dim is None:
             if self.hidden_size % H:
                 raise ValueError(f"hidden_size = {self.hidden_size} cannot be shared equally by {H} heads")
             self.head_dim = self.hidden_size // H
-        if self.head_dim < 2 or self.head_dim % 2:
-            raise ValueError(f"head_dim must be even, rotary positions turn pairs of channels; got {self.head_dim}")
+        if not 2 <= self.head_dim <= LARGEST_HEAD or self.head_dim % 2:
+            raise ValueError(
+                f"head_dim must be even, rotary positions turn pairs of channels, and at most {LARGEST_HEAD}; "
+                f"got {self.head_dim}"
+            )
         check_activation(self.hidden_act, "hidden_act")
         self.rope_parameters = check_rope(self.rope_parameters or {})
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Self:
         """From the fields of a config.json; those that say nothing about the computation are passed over."""
-        return super().from_dict({**fields, "rope_parameters": rope_parameters(fields)})
+        context = {"max_position_embeddings": cls.max_position_embeddings}
+        return super().from_dict({**fields, "rope_parameters": rope_parameters({**context, **fields})})
 
 
 class LlamaRotaryEmbedding:

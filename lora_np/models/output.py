@@ -73,6 +73,8 @@ def shift_labels(labels: Any, shape: tuple[int, ...]) -> Any:
     """
     labels = data(labels)
     labels = labels if on_gpu(labels) else to_numpy(labels)
+    if labels.dtype.kind not in "iu":
+        raise TypeError(f"labels are token ids, integers, not {labels.dtype}")
     if labels.shape != shape:
         raise ValueError(f"labels of shape {labels.shape} do not fit input_ids of shape {shape}")
     if shape[1] < 2:

@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass
 
+from .config import OptionalId, Size, TokenIds
 from .llama import LlamaConfig, LlamaForCausalLM
 
 
@@ -9,12 +10,12 @@ from .llama import LlamaConfig, LlamaForCausalLM
 class Qwen3Config(LlamaConfig):
     """The shape of a Qwen3, under the names of Hugging Face's config.json. The defaults are Transformers'."""
 
-    vocab_size: int = 151936
-    intermediate_size: int = 22016
-    head_dim: int = 128
-    max_position_embeddings: int = 32768
-    bos_token_id: int | None = None
-    eos_token_id: int | list | None = None
+    vocab_size: Size = 151936
+    intermediate_size: Size = 22016
+    head_dim: Size = 128
+    max_position_embeddings: Size = 32768
+    bos_token_id: OptionalId = None
+    eos_token_id: TokenIds = None
     use_sliding_window: bool = False
 
     model_type, architecture, norms_of_heads = "qwen3", "Qwen3ForCausalLM", True

@@ -1,11 +1,14 @@
 """The arrays that new layers begin with. Inside a block, they can be left unfilled, or take no memory at all."""
 
+import math
 import threading
 
 import numpy as np
 
 from ..autograd.random import generator
 from ..autograd.temporarily import temporarily
+
+LARGEST = 2**60  # numbers in one array
 
 
 class _Initialisation(threading.local):
@@ -26,7 +29,8 @@ def uninitialized():
 def weightless():
     """Inside this block, the weights of new layers take no memory: each is one number, repeated, and cannot be written.
 
-    A model made so has all names and shapes, and costs next to nothing: Llama-3-8B is there in 20 ms.
+    A model made so has all names and shapes, and costs next to nothing: Llama-3-8B is there in 20 ms. ValueError for a
+    weight that no memory could hold: a file may ask for that.
     """
     return temporarily(_initialisation, kind="weightless")
 
@@ -37,8 +41,14 @@ def is_weightless():
 
 
 def _undrawn(shape):
-    empty = _initialisation.kind == "uninitialized"
-    return np.empty(shape, np.float32) if empty else np.broadcast_to(np.float32(0), shape)
+    return _repeated(0, shape) if is_weightless() else np.empty(shape, np.float32)
+
+
+def _repeated(value, shape):
+    """One number in the shape of a weight."""
+    if math.prod(np.atleast_1d(shape).tolist()) > LARGEST:
+        raise ValueError(f"a weight of shape {shape} is larger than any memory")
+    return np.broadcast_to(np.float32(value), shape)
 
 
 def normal(shape, std, mean=0.0):
@@ -63,5 +73,5 @@ def zeros(shape):
 def filled(shape, value):
     """A float32 array that holds one value everywhere."""
     if is_weightless():
-        return np.broadcast_to(np.float32(value), shape)
+        return _repeated(value, shape)
     return np.full(shape, value, np.float32)

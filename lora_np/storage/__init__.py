@@ -4,7 +4,7 @@ Read in this order: files.py (atomic writing, text, JSON), tensors.py (tensors t
 read), then the two formats they come in, safetensors.py and gguf.py.
 """
 
-from .files import existing, read_json, replacing, write_json, write_text
+from .files import existing, present, read_json, replacing, write_json, write_text
 from .gguf import open_gguf
 from .safetensors import open_safetensors, open_sharded_safetensors, read_safetensors, write_safetensors
 from .tensors import TensorFile
@@ -15,6 +15,7 @@ __all__ = [
     "open_gguf",
     "open_safetensors",
     "open_sharded_safetensors",
+    "present",
     "read_json",
     "read_safetensors",
     "replacing",

@@ -13,6 +13,8 @@ from typing import Any
 
 StrPath = str | os.PathLike[str]
 
+MAX_VALUES = 2**20  # in a JSON file: four times the largest vocabularies
+
 
 @contextlib.contextmanager
 def replacing(path: StrPath) -> Iterator[Path]:
@@ -67,7 +69,10 @@ def read_json(path: StrPath) -> dict[str, Any]:
     """
     path = existing(path)
     try:
-        value = json.loads(path.read_text(encoding="utf-8"))
+        text = path.read_text(encoding="utf-8")
+        if text.count(",") > MAX_VALUES:
+            raise ValueError(f"it has more than {MAX_VALUES:,} values, which take far more memory than the file")
+        value = json.loads(text)
     except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, a number of 5,000 digits; nested too deep
         raise ValueError(f"{path} is not valid JSON: {error}") from None
     if not isinstance(value, dict):
@@ -79,6 +84,11 @@ def existing(path: StrPath) -> Path:
     """`path` as a Path, if it is a file; FileNotFoundError in one sentence if not."""
     path = Path(path)
     if not path.is_file():
-        what = "is a directory, not a file" if path.is_dir() else "does not exist"
-        raise FileNotFoundError(f"{path} {what}")
+        other = "is no file that can be read" if os.path.lexists(path) else "does not exist"  # a pipe, a broken link
+        raise FileNotFoundError(f"{path} {'is a directory, not a file' if path.is_dir() else other}")
     return path
+
+
+def present(path: StrPath) -> bool:
+    """Is this file there? One that may be missing may not be anything else, as a directory: then as `existing`."""
+    return os.path.lexists(path) and existing(path) is not None

@@ -27,6 +27,8 @@ DEFAULT_ALIGNMENT = 32
 ALIGNMENT_KEY = "general.alignment"
 MAX_DIMENSIONS = 4
 MAX_DEPTH = 4  # of arrays in arrays; the values of known keys have none
+MAX_VALUES = 2**21  # in all arrays together: the largest vocabularies have a million tokens, types and merges
+ARRAY_COUNTS = 16  # an array in an array takes as long as so many values
 
 # Types of values by their number: what NumPy calls them (a boolean is a byte, 0 or 1), and two that it has no name for.
 _NAMES = {0: "u1", 1: "i1", 2: "<u2", 3: "<i2", 4: "<u4", 5: "<i4", 6: "<f4", 7: "u1", 10: "<u8", 11: "<i8", 12: "<f8"}
@@ -66,6 +68,7 @@ class _Header:
         self.path = path
         self.size = self.left = os.fstat(file.fileno()).st_size
         self.reading = "the beginning"  # what is being read, for messages
+        self.values = 0  # in arrays, so far
         self._read = file.read
 
     def error(self, message: str) -> ValueError:
@@ -135,19 +138,27 @@ class _Header:
         if depth > MAX_DEPTH:
             raise self.error(f"more than {MAX_DEPTH} arrays within each other")
         kind, count = self.number("<u4"), self.number("<u8")
-        if kind not in (STRING, ARRAY):
+        sizes = {STRING: 8, ARRAY: 12}
+        self.need(count, sizes.get(kind) or self.scalar(kind).itemsize)
+        self.values += count * (ARRAY_COUNTS if kind == ARRAY else 1)
+        if self.values > MAX_VALUES:
+            raise self.error(f"more than {MAX_VALUES:,} values in arrays, which take far more memory than the file")
+        if kind not in sizes:
             return self.scalars(kind, count)
-        self.need(count, 8 if kind == STRING else 12)
         return [self.value(kind, depth) for _ in range(count)]
 
     def scalars(self, kind: int, count: int) -> list[Any]:
         """A list of `count` numbers or booleans of the type with the number `kind`."""
-        if kind not in SCALARS:
-            raise self.error(f"type {kind} of a value is not known")
-        values = self.numbers(SCALARS[kind], count)
+        values = self.numbers(self.scalar(kind), count)
         if kind == BOOL and max(values, default=0) > 1:
             raise self.error(f"a boolean should be 0 or 1, not {max(values)}")
         return list(map(bool, values)) if kind == BOOL else values
+
+    def scalar(self, kind: int) -> np.dtype:
+        """What NumPy calls the type with the number `kind`."""
+        if kind not in SCALARS:
+            raise self.error(f"type {kind} of a value is not known")
+        return SCALARS[kind]
 
     def string(self) -> str:
         """A string: its length, then its bytes."""

@@ -159,7 +159,7 @@ def test_dropout_of_attention_works_in_training_only():
         ({"num_key_value_heads": 3}, "num_attention_heads = 4 cannot be shared equally by num_key_value_heads = 3"),
         ({"num_key_value_heads": -1}, "num_key_value_heads must be a positive integer, got -1"),
         ({"head_dim": 5}, "head_dim must be even.* got 5"),
-        ({"head_dim": 0}, "head_dim must be even.* got 0"),
+        ({"head_dim": 0}, "head_dim must be a positive integer, got 0"),
         ({"vocab_size": 0}, "vocab_size must be a positive integer, got 0"),
         ({"intermediate_size": 2.5}, "intermediate_size must be a positive integer, got 2.5"),
         ({"num_hidden_layers": None}, "num_hidden_layers must be a positive integer, got None"),

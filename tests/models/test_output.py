@@ -34,6 +34,13 @@ def test_labels_that_do_not_fit_are_refused(labels, shape, message):
         shift_labels(labels, shape)
 
 
+@pytest.mark.parametrize("kind", [float, bool, np.float16, object, str])
+def test_labels_are_integers(kind):
+    """Others would be rounded in silence; torch refuses them as well."""
+    with pytest.raises(TypeError, match="labels are token ids, integers, not"):
+        shift_labels(np.ones((1, 3)).astype(kind), (1, 3))
+
+
 @pytest.mark.parametrize("bias", [False, True], ids=["loss without logits", "loss from logits"])
 def test_loss_and_gradients_by_formula(rng, bias):
     hidden, head = hidden_and_head(rng, bias)

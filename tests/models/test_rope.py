@@ -1,12 +1,14 @@
 """Rotary frequencies: by their definitions, against Transformers, and what config files of all ages say about them."""
 
+import json
 import math
+import re
 
 import numpy as np
 import pytest
 
 from lora_np.models import LlamaConfig
-from lora_np.models.rope import REQUIRED, check_rope, inverse_frequencies, rope_parameters
+from lora_np.models.rope import ORIGINAL, REQUIRED, check_rope, inverse_frequencies, rope_parameters
 
 PLAIN = {"rope_type": "default", "rope_theta": 10000.0}
 LLAMA_3_1 = {
@@ -99,15 +101,80 @@ def test_config_files_old_and_new_say_the_same(fields, expected):
     assert LlamaConfig.from_dict(fields).rope_parameters == expected
 
 
+SHORT = {key: value for key, value in LLAMA_3_1.items() if key != ORIGINAL}
+BESIDE = {
+    "scaling beside": {
+        "rope_parameters": {**PLAIN, "rope_theta": 5.0},
+        "rope_scaling": {"type": "linear", "factor": 2.0},
+    },
+    "theta beside scaling": {
+        "rope_theta": 7.0,
+        "rope_parameters": PLAIN,
+        "rope_scaling": {**LINEAR, "rope_theta": 3.0},
+    },
+    "scaling without theta": {
+        "rope_theta": 7.0,
+        "rope_parameters": PLAIN,
+        "rope_scaling": {"type": "linear", "factor": 4},
+    },
+    "empty scaling": {"rope_scaling": {}, "rope_parameters": LINEAR},
+    "rope_type before type": {"rope_scaling": {"type": "linear", "rope_type": "default", "factor": 2.0}},
+    "the context in the dict": {"rope_scaling": {**SHORT, ORIGINAL: 16}},
+    "the context beside it": {"rope_scaling": SHORT, ORIGINAL: 16},
+    "the context in both": {"rope_scaling": {**SHORT, ORIGINAL: 32}, ORIGINAL: 16},
+    "the context beside rope_parameters": {"rope_parameters": {**SHORT, ORIGINAL: 32}, ORIGINAL: 16},
+    "no context at all": {"rope_scaling": SHORT, "max_position_embeddings": 64},
+    "an older spelling": {"rope_scaling": {"type": "llama3", **{k: v for k, v in SHORT.items() if k != "rope_type"}}},
+}
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("given", BESIDE.values(), ids=BESIDE)
+def test_what_stands_beside_each_other_counts_as_in_transformers(given, tmp_path):
+    import transformers
+    from transformers.models.llama.modeling_llama import LlamaRotaryEmbedding
+
+    fields = {"model_type": "llama", "hidden_size": 64, "num_attention_heads": 2, "head_dim": 32, **given}
+    (tmp_path / "config.json").write_text(json.dumps(fields))
+    expected = LlamaRotaryEmbedding(transformers.AutoConfig.from_pretrained(tmp_path)).inv_freq.numpy()
+    config = LlamaConfig.from_dict(fields)
+    np.testing.assert_allclose(inverse_frequencies(32, config.rope_parameters), expected, rtol=1e-6)
+    again = LlamaConfig.from_dict(config.to_dict())
+    np.testing.assert_array_equal(again.rope_parameters, config.rope_parameters)
+
+
+@pytest.mark.parametrize("name", ["rope_scaling", "rope_parameters"])
+@pytest.mark.parametrize("value", ["linear", [1], 2.0, False, 0, ""])
+def test_settings_that_are_no_object_are_refused_by_name(name, value):
+    with pytest.raises(ValueError, match=f"{name} must be an object, got"):
+        LlamaConfig.from_dict({name: value})
+
+
+def test_settings_for_each_kind_of_layer_are_refused():
+    with pytest.raises(ValueError, match="each kind of layer"):
+        LlamaConfig.from_dict({"rope_parameters": {"full_attention": PLAIN}})
+
+
+@pytest.mark.parametrize("value", [1e-10, 1e19, 1e300, 10**400])
+def test_numbers_that_float32_has_no_room_for_are_refused(value):
+    for name in ("rope_theta", "factor"):
+        with pytest.raises(ValueError, match=f"needs a positive number {name}"):
+            check_rope({**LINEAR, name: value})
+
+
 def test_what_is_read_is_left_as_it_was():
     fields = {"rope_scaling": {"type": "linear", "factor": 2.0}}
     rope_parameters(fields)
     assert fields == {"rope_scaling": {"type": "linear", "factor": 2.0}}
 
 
-@pytest.mark.parametrize("kind", ["dynamic", "yarn", "longrope", "su", "proportional", "", None, 3])
+@pytest.mark.parametrize(
+    "kind", [["linear"], "mrope", "dynamic", "yarn", "longrope", "su", "proportional", "", None, 3]
+)
 def test_other_kinds_are_refused_by_name(kind):
-    with pytest.raises(ValueError, match=f"rope_type {kind!r} is not supported; supported are {', '.join(REQUIRED)}"):
+    with pytest.raises(
+        ValueError, match=f"rope_type {re.escape(repr(kind))} is not supported; supported are {', '.join(REQUIRED)}"
+    ):
         check_rope({"rope_type": kind, "factor": 2.0})
 
 
@@ -136,4 +203,7 @@ def test_factors_the_wrong_way_round_are_refused():
 def test_a_part_of_each_head_is_refused():
     with pytest.raises(ValueError, match="partial_rotary_factor"):
         check_rope({**PLAIN, "partial_rotary_factor": 0.5})
+    with pytest.raises(ValueError, match="partial_rotary_factor"):
+        LlamaConfig.from_dict({"partial_rotary_factor": 0.5})
+    assert LlamaConfig.from_dict({"partial_rotary_factor": None}).rope_parameters == PLAIN
     assert check_rope({**PLAIN, "partial_rotary_factor": 1.0})["rope_theta"] == 10000.0

@@ -16,6 +16,7 @@ from lora_np.storage import (
     open_gguf,
     open_safetensors,
     open_sharded_safetensors,
+    present,
     read_json,
     read_safetensors,
     replacing,
@@ -201,3 +202,32 @@ def test_every_writer_goes_through_replacing(tmp_path, monkeypatch):
     write_json(tmp_path / "x.json", {})
     write_safetensors(tmp_path / "x.safetensors", {})
     assert used == ["x.txt", "x.json", "x.safetensors"]
+
+
+def test_a_json_file_of_too_many_values_is_refused(tmp_path, monkeypatch):
+    """As objects they take twenty times the file's memory."""
+    monkeypatch.setattr("lora_np.storage.files.MAX_VALUES", 3)
+    (tmp_path / "x.json").write_text('{"a": [1, 2, 3, 4]}')
+    assert read_json(tmp_path / "x.json") == {"a": [1, 2, 3, 4]}
+    (tmp_path / "x.json").write_text('{"a": [1, 2, 3, 4, 5]}')
+    with pytest.raises(ValueError, match=r"x\.json is not valid JSON: it has more than 3 values"):
+        read_json(tmp_path / "x.json")
+
+
+def test_a_file_that_may_be_missing_is_there_or_not(tmp_path):
+    assert not present(tmp_path / "x")
+    (tmp_path / "x").touch()
+    assert present(tmp_path / "x")
+    (tmp_path / "link").symlink_to("x")
+    assert present(tmp_path / "link")
+
+
+@pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="there are no pipes here")
+def test_what_is_no_file_is_neither_there_nor_missing(tmp_path):
+    (tmp_path / "folder").mkdir()
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "link").symlink_to("nowhere")
+    for name, message in {"folder": "is a directory", "pipe": "is no file", "link": "is no file"}.items():
+        for ask in (present, existing):
+            with pytest.raises(FileNotFoundError, match=f"{name} {message}"):
+                ask(tmp_path / name)

@@ -15,7 +15,7 @@ from ...autograd.shape_ops import check_ids
 from ...autograd.tensor import Tensor, data
 from ...nn import evaluating
 from ..kv_cache import KVCache
-from .sampling import Sampler
+from .defaults import most_tokens, sampler
 
 if TYPE_CHECKING:
     from ..base import CausalLM
@@ -35,7 +35,7 @@ def stream(
     model: CausalLM,
     ids: ArrayLike | Tensor,
     attention_mask: ArrayLike | Tensor | None = None,
-    max_new_tokens: int = 20,
+    max_new_tokens: int | None = None,
     eos_token_id: int | Sequence[int] | None = None,
     pad_token_id: int | None = None,
     use_cache: bool = True,
@@ -45,22 +45,23 @@ def stream(
 
     ids (B, T)       the text so far. Rows of different lengths are padded on the left, and `attention_mask` (B, T) is
                      0 there; the result for each row is the one it would have alone.
-    max_new_tokens   the most tokens that are written
+    max_new_tokens   the most tokens that are written; 20 if nothing else is said
     eos_token_id     a token, or a list of them, after which a row is finished; without it, the model's own; [] for
                      none. When all rows are finished, the iterator ends. Finished rows go on with `pad_token_id`
     use_cache        keep the keys and values of earlier tokens (`KVCache`) instead of computing them again
     sampling         do_sample, temperature, top_k, top_p, repetition_penalty, seed: see `Sampler`
+    What is not given is as the model's generation_config.json says: all of these but seed and use_cache. Also None
+    counts as given, for what is sampled: top_k=None draws from all tokens.
     Where the text outgrows the model's context, the model sees the last part of it, without a cache from then on:
     each token then stands at a new position. No dropout, whatever the model is set to; it is not changed. Each step
     has what this call was told (`disable_adapter`), also if the iterator is used after that block.
     """
-    if max_new_tokens < 0:
-        raise ValueError(f"max_new_tokens must not be negative, got {max_new_tokens}")
     text = _Text(ids, attention_mask)
-    sampler = Sampler(**sampling)
+    chooser = sampler(model.generation_config, sampling)
+    most = most_tokens(model.generation_config, max_new_tokens, text.length)
     stops = _stop_tokens(model, eos_token_id)
     pad = _pad_token(model, pad_token_id, stops)
-    return _told(copy_context(), _stream(model, text, sampler, stops, pad, max_new_tokens, use_cache))
+    return _told(copy_context(), _stream(model, text, chooser, stops, pad, most, use_cache))
 
 
 def _told(context, steps):
@@ -137,5 +138,6 @@ def _stop_tokens(model, given):
 def _pad_token(model, given, stops):
     """What finished rows are filled up with: as given, the model's, or a stop token."""
     own = getattr(model.config, "pad_token_id", None)
-    found = next((i for i in (given, model.generation_config.get("pad_token_id"), own) if i is not None), None)
+    known = (model.generation_config.get("pad_token_id"), own)
+    found = next((i for i in (given, *known) if i is not None and i >= 0), None)
     return found if found is not None else int(stops[0]) if len(stops) else 0

@@ -4,20 +4,27 @@ Weights go straight from the file into the place that the model has for them, on
 little more memory than the model.
 """
 
+import contextlib
 import re
+import warnings
 from os import PathLike
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
+
 from ... import nn
-from ...storage import open_gguf, open_safetensors, open_sharded_safetensors, read_json
+from ...storage import open_gguf, open_safetensors, open_sharded_safetensors, present, read_json
+from ...storage.fields import short
 from ...storage.tensors import TensorFile
 from ..architectures import ARCHITECTURES
 from ..base import CausalLM
+from ..generation.defaults import check_generation_config
 from .gguf import GGUFWeights, config_from_gguf
 
 SINGLE, SHARDED = "model.safetensors", "model.safetensors.index.json"
+HEAD = "lm_head.weight"
 # Masks and frequencies that old files hold beside the weights: they follow from the config.
 CONSTANTS = re.compile(r"(^|\.)(attn\.(bias|masked_bias)|rotary_emb\.inv_freq)$")
 
@@ -42,16 +49,17 @@ def _load_directory(directory):
     fields = read_json(directory / "config.json")
     single = not (directory / SHARDED).exists() or (directory / SINGLE).exists()
     weights = open_safetensors(directory / SINGLE) if single else open_sharded_safetensors(directory / SHARDED)
-    model = _build(fields, directory / "config.json")
-    names = [name for name in weights.shapes if not CONSTANTS.search(name)]
-    _fill(model, weights, _with_prefix(names, model.base_model_prefix), directory)
-    generation = directory / "generation_config.json"
-    model.generation_config = read_json(generation) if generation.exists() else {}
+    model = _filled(fields, directory / "config.json", weights, directory)
+    if present(generation := directory / "generation_config.json"):
+        model.generation_config = read_json(generation)
+        with _naming(generation):
+            check_generation_config(model.generation_config)
     return model
 
 
-def _with_prefix(names, prefix):
+def _names(weights, prefix):
     """{name in the file: name in the model}. A file of the transformer alone, without a head, leaves the prefix out."""
+    names = [name for name in weights.shapes if not CONSTANTS.search(name)]
     bare = not any(name.startswith(f"{prefix}.") for name in names)
     return {name: f"{prefix}.{name}" if bare and not name.startswith("lm_head.") else name for name in names}
 
@@ -59,43 +67,80 @@ def _with_prefix(names, prefix):
 def _load_gguf(path):
     file = open_gguf(path)
     fields = gguf_fields(file)
-    try:
+    with _naming(path):
         weights = GGUFWeights(file, fields)
-    except ValueError as error:
-        raise ValueError(f"{path}: {error}") from None
-    model = _build(fields, path)
-    _fill(model, weights, {name: name for name in weights.shapes}, path)
-    return model
+    return _filled(fields, path, weights, path)
 
 
 def gguf_fields(file: TensorFile) -> dict[str, Any]:
     """The fields of config.json that an open GGUF file stands for. ValueError, with the file's name, if it cannot."""
-    try:
+    with _naming(file.path):
         return config_from_gguf(file)
-    except ValueError as error:
-        raise ValueError(f"{file.path}: {error}") from None
 
 
-def _build(fields, path):
-    """A model of this configuration, its weights still to be filled in."""
+def _filled(fields, config_path, weights, path):
+    """The model of a configuration with the weights of a file.
+
+    First it is made without memory, and compared with what the file holds: a wrong configuration may ask for terabytes.
+    """
+    config_class, model_class = _classes(fields, config_path)
+    with _naming(config_path):
+        config = config_class.from_dict(fields)
+        name, depth = config.depth
+        if depth > len(weights.shapes):
+            raise ValueError(f"{name} is {depth}, but the file has only {len(weights.shapes)} weights")
+        with nn.weightless():
+            model = model_class(config)
+    _places(model, weights, path)
+    with nn.uninitialized():
+        model = model_class(config)
+    _fill(model, weights, *_places(model, weights, path), path)
+    return model
+
+
+def _classes(fields, path):
+    """The classes of the configuration and of the model."""
     kind = fields.get("model_type")
     if not isinstance(kind, str) or kind not in ARCHITECTURES:
-        known = ", ".join(ARCHITECTURES)
-        raise ValueError(f"{path}: model_type {kind!r} is not known ({known})")
-    config_class, model_class = ARCHITECTURES[kind]
-    try:
-        with nn.uninitialized():
-            return model_class(config_class.from_dict(fields))
-    except (KeyError, ValueError, TypeError) as error:
-        raise ValueError(f"{path}: {error.args[0]}") from None
+        raise ValueError(f"{path}: model_type {short(kind)} is not known ({', '.join(ARCHITECTURES)})")
+    return ARCHITECTURES[kind]
 
 
-def _fill(model, weights, names, path):
-    """Read every weight into its parameter. names: {name in the file: name in the model}."""
-    state = {new: SimpleNamespace(shape=weights.shapes[name]) for name, new in names.items()}
+@contextlib.contextmanager
+def _naming(path):
+    """Errors in this block get the file's name."""
     try:
-        found, _, _ = model.match_state(state)
+        yield
     except (KeyError, ValueError) as error:
         raise ValueError(f"{path}: {error.args[0]}") from None
+
+
+def _places(model, weights, path):
+    """({name in the file: name in the model}, {name in the model: Parameter}), if the two fit."""
+    names = _names(weights, model.base_model_prefix)
+    state = {new: SimpleNamespace(shape=weights.shapes[name]) for name, new in names.items()}
+    with _naming(path):
+        return names, model.match_state(state)[0]
+
+
+def _fill(model, weights, names, found, path):
+    """Read every weight into its parameter."""
+    tied = model.config.tie_word_embeddings and [name for name, new in names.items() if new == HEAD]
+    second = tied if tied and len(names) > len({id(found[new]) for new in names.values()}) else []
     for name, new in names.items():
-        weights.read_into(name, found[new].data)
+        if name not in second:
+            weights.read_into(name, found[new].data)
+    for name in second:
+        _read_second_head(model, weights, name, path)
+
+
+def _read_second_head(model, weights, name, path):
+    """A head in the file beside the embedding that it should be: if it differs, both are kept, as in Transformers."""
+    head = np.empty(model.lm_head.weight.shape, model.lm_head.weight.dtype)
+    weights.read_into(name, head)
+    if not np.array_equal(head, model.lm_head.weight.data):
+        model.separate_head(head)
+        warnings.warn(
+            f"{path}: the config says tie_word_embeddings, but {HEAD} is not the embedding: both are kept, untied",
+            stacklevel=5,
+        )

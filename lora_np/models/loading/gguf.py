@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from ...storage.tensors import TensorFile
-from ..rope import inverse_frequencies
+from ..rope import check_rope, inverse_frequencies
 
 LLAMA_NAMES = {
     "token_embd": "model.embed_tokens",
@@ -124,18 +124,18 @@ def _shared_fields(settings, file):
     """Vocabulary, special tokens, and whether the head is the embedding."""
     vocabulary = file.shapes.get("token_embd.weight", (0,))[0]
     tokens = {"bos_token_id": "bos", "eos_token_id": "eos", "pad_token_id": "padding"}
-    special = {name: settings.metadata.get(f"tokenizer.ggml.{short}_token_id") for name, short in tokens.items()}
+    said = {name: settings.metadata.get(f"tokenizer.ggml.{short}_token_id") for name, short in tokens.items()}
     return {
         "model_type": settings.architecture,
         "vocab_size": vocabulary,
         "tie_word_embeddings": "output.weight" not in file.shapes,
-        **special,
+        **{name: value for name, value in said.items() if value is not None},  # else the architecture's own
     }
 
 
 def _gpt2_config(settings, file):
     shared = _shared_fields(settings, file)
-    shared.pop("pad_token_id")
+    shared.pop("pad_token_id", None)
     return {
         **shared,
         "n_positions": settings.get("context_length"),
@@ -188,7 +188,8 @@ def _rope(settings, file, head_dim):
 def _llama3(plain, factors, head_dim):
     """The settings whose frequencies are the plain ones divided by `factors`. ValueError if Llama 3's are not."""
     settings = {**plain, **LLAMA3, "rope_type": "llama3", "factor": float(factors.max())}
-    expected = inverse_frequencies(head_dim, plain) / inverse_frequencies(head_dim, settings)
-    if factors.shape != expected.shape or not np.allclose(factors, expected, rtol=1e-3):
-        raise ValueError(f"the rotary factors in {ROPE_FACTORS} are not those of Llama 3, which are the ones supported")
-    return settings
+    if factors.shape == (head_dim // 2,):
+        expected = inverse_frequencies(head_dim, plain) / inverse_frequencies(head_dim, check_rope(settings))
+        if np.allclose(factors, expected, rtol=1e-3):
+            return settings
+    raise ValueError(f"the rotary factors in {ROPE_FACTORS} are not those of Llama 3, which are the ones supported")

@@ -1,6 +1,7 @@
 """The tokenizer that a GGUF file carries in its metadata."""
 
 import numbers
+import warnings
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -37,12 +38,13 @@ def tokenizer_from_gguf(metadata: Mapping[str, Any]) -> PretrainedTokenizer:
     """The tokenizer that a GGUF file's key-values (a dict, arrays as lists) describe: byte-level BPE.
 
     `tokenizer.ggml.pre` names the splitting rule, one of `RULES`. ValueError, with the key, for anything that is
-    missing, of the wrong type or contradictory, and for models and rules that are not known here.
+    missing, of the wrong type or contradictory, and for models and rules that are not known here; a warning if no rule
+    is named.
     """
     model = _value(metadata, "model", str)
     if model != "gpt2":
         raise ValueError(f"tokenizer.ggml.model is {model!r}; only 'gpt2' (byte-level BPE) can be read here")
-    rule = _rule(_value(metadata, "pre", str, "default"))
+    rule = _rule(_value(metadata, "pre", str, None))
     tokens = _list(metadata, "tokens", str)
     backend = byte_level_bpe(_vocabulary(tokens), _merges(metadata), ignore_merges=rule.whole_pieces)
     _set_rule(backend, rule)
@@ -58,6 +60,13 @@ def tokenizer_from_gguf(metadata: Mapping[str, Any]) -> PretrainedTokenizer:
 
 
 def _rule(name):
+    if name is None:
+        warnings.warn(
+            "the file does not say how texts are split (tokenizer.ggml.pre): they are split as GPT-2's, which gives "
+            "other tokens than those of a model that was trained otherwise",
+            stacklevel=3,
+        )
+        return RULES["default"]
     if name not in RULES:
         raise ValueError(f"tokenizer.ggml.pre is {name!r}; the rules known here are {', '.join(map(repr, RULES))}")
     return RULES[name]

@@ -8,7 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...extras import require
-from ...storage import existing, read_json
+from ...storage import existing, present, read_json
+from ...storage.fields import TokenId, fits, short
 from .base import BaseTokenizer
 from .byte import ByteTokenizer
 from .pretrained import PretrainedTokenizer
@@ -19,6 +20,9 @@ if TYPE_CHECKING:
 NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
 GPT2_CLASSES = ("GPT2Tokenizer", "GPT2TokenizerFast")
 GPT2_END = "<|endoftext|>"
+LARGEST_ID = 2**24  # a hundred times that of the largest vocabularies; the library walks over all ids up to the highest
+# Transformers' classes that pad on the left where no file says. Llama's is not used for byte-level vocabularies.
+PAD_LEFT = ("CodeLlamaTokenizer", "CohereTokenizer", "GemmaTokenizer", "LlamaTokenizer")
 
 
 def load_tokenizer(directory: str | PathLike) -> BaseTokenizer:
@@ -71,9 +75,9 @@ def _library():
 
 def _backend(directory, config):
     """The `tokenizers.Tokenizer` of a directory."""
-    if (directory / "tokenizer.json").is_file():
+    if present(directory / "tokenizer.json"):
         return _read_tokenizer_json(directory / "tokenizer.json")
-    if (directory / "vocab.json").is_file() and (directory / "merges.txt").is_file():
+    if present(directory / "vocab.json") and present(directory / "merges.txt"):
         return _read_gpt2(directory, config)
     asks = f"names {config['tokenizer_class']!r}" if "tokenizer_class" in config else "does not exist"
     if (directory / "tokenizer_config.json").is_file() and "tokenizer_class" not in config:
@@ -87,9 +91,18 @@ def _backend(directory, config):
 def _read_tokenizer_json(path):
     tokenizers = _library()
     try:
-        return tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
+        backend = tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
     except Exception as error:  # the library raises nothing more special
         raise ValueError(f"{path} is not a readable tokenizer.json: {error}") from None
+    return _checked_ids(path, backend)
+
+
+def _checked_ids(path, backend):
+    """The backend, unless an id is so high that the vocabulary would be mostly holes."""
+    token, highest = max(backend.get_vocab().items(), key=lambda item: item[1], default=(None, 0))
+    if highest > LARGEST_ID:
+        raise ValueError(f"{path}: the token {short(token)} has the id {highest}; at most {LARGEST_ID} is possible")
+    return backend
 
 
 def _read_gpt2(directory, config):
@@ -98,7 +111,7 @@ def _read_gpt2(directory, config):
     if (name := config.get("tokenizer_class", GPT2_CLASSES[0])) not in GPT2_CLASSES:
         raise ValueError(f"{directory} has no tokenizer.json, and vocab.json with merges.txt is not enough for {name}")
     vocab, path = read_json(directory / "vocab.json"), directory / "merges.txt"
-    if not all(isinstance(i, int) and 0 <= i < 2**32 for i in vocab.values()):
+    if not all(fits(i, TokenId) for i in vocab.values()):
         raise ValueError(f"{directory / 'vocab.json'} should give every token an id, a number from 0")
     try:
         backend = byte_level_bpe(vocab, _read_merges(path))
@@ -107,7 +120,7 @@ def _read_gpt2(directory, config):
     backend.pre_tokenizer = tokenizers.pre_tokenizers.ByteLevel(
         add_prefix_space=bool(config.get("add_prefix_space", False))
     )
-    return backend
+    return _checked_ids(directory / "vocab.json", backend)
 
 
 def _read_merges(path):
@@ -122,7 +135,7 @@ def _read_merges(path):
 def _chat_template(directory, config):
     """The chat template: its own file goes before the config, of several in the config the one named "default"."""
     path, template = directory / "chat_template.jinja", config.get("chat_template")
-    if path.is_file():
+    if present(path):
         return _read_text(path)
     if isinstance(template, list) and all(isinstance(entry, dict) for entry in template):
         template = next((entry.get("template") for entry in template if entry.get("name") == "default"), None)
@@ -138,6 +151,8 @@ def _with_special_tokens(directory, config, backend):
     """`config` with its special tokens as str, each of them known to the backend."""
     if "added_tokens_decoder" not in config:  # older directories have them in files of their own
         config = {**config, **_read_if_there(directory / "special_tokens_map.json")}
+    if _pads_left(config, backend):
+        config = {"padding_side": "left", **config}
     if padding := backend.padding:
         config = {"pad_token": padding["pad_token"], "padding_side": padding["direction"], **config}
     if not (directory / "tokenizer.json").is_file() or _is_gpt2(directory, config):
@@ -155,10 +170,17 @@ def _with_special_tokens(directory, config, backend):
     return config
 
 
+def _pads_left(config, backend):
+    """Does the class pad on the left, though no file says so?"""
+    name = str(config.get("tokenizer_class")).removesuffix("Fast")
+    byte_level = type(backend.decoder).__name__ == "ByteLevel"
+    return name in PAD_LEFT and not (name == "LlamaTokenizer" and byte_level)
+
+
 def _is_gpt2(directory, config):
     """Is this GPT-2's tokenizer, by its own word or the model's? GPT-2's files leave out what it always has."""
     name = config.get("tokenizer_class")
-    if name is None and (directory / "config.json").is_file():
+    if name is None and present(directory / "config.json"):
         return read_json(directory / "config.json").get("model_type") == "gpt2"
     return name in GPT2_CLASSES
 
@@ -207,4 +229,4 @@ def _read_text(path):
 
 
 def _read_if_there(path):
-    return read_json(path) if path.is_file() else {}
+    return read_json(path) if present(path) else {}

@@ -1,6 +1,8 @@
 """Model directories: ours and Transformers', whole and damaged."""
 
+import contextlib
 import json
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -275,7 +277,96 @@ def zeros(model):
     return model
 
 
+# A head beside the embedding that it should be
+
+
+def with_head(directory, make, head, sharded, bare=False):
+    """A directory whose config says that the head is the embedding, and whose file has this head; returns the rest."""
+    model = make(tie_word_embeddings=True)
+    model.save_pretrained(directory)
+    arrays, _ = read_safetensors(directory / "model.safetensors")
+    prefix = f"{model.base_model_prefix}." if bare else ""
+    arrays = {name.removeprefix(prefix): array for name, array in arrays.items()}
+    embedding = model.get_input_embeddings().weight.data
+    head = embedding.copy() if head == "equal" else np.random.default_rng(3).normal(0, 0.2, embedding.shape)
+    write_safetensors(directory / "model.safetensors", {"lm_head.weight": head.astype(np.float32), **arrays})
+    if sharded:
+        in_shards(directory)
+    return snapshot(model), head.astype(np.float32)
+
+
+@pytest.mark.parametrize("sharded", [False, True], ids=["one file", "shards"])
+@pytest.mark.parametrize("bare", [False, True], ids=["whole", "without prefix"])
+def test_another_head_than_the_embedding_is_kept_beside_it(tmp_path, make, sharded, bare):
+    rest, head = with_head(tmp_path, make, "other", sharded, bare)
+    with pytest.warns(UserWarning, match="tie_word_embeddings.* both are kept, untied"):
+        loaded = load_pretrained(tmp_path)
+    np.testing.assert_array_equal(loaded.lm_head.weight.data, head)
+    assert {**snapshot(loaded), "lm_head.weight": rest["lm_head.weight"]} == rest
+    assert loaded.lm_head.weight is not loaded.get_input_embeddings().weight
+    assert not loaded.config.tie_word_embeddings
+    loaded.save_pretrained(tmp_path / "again")
+    assert snapshot(load_pretrained(tmp_path / "again")) == snapshot(loaded)
+
+
+@pytest.mark.parametrize("sharded", [False, True], ids=["one file", "shards"])
+def test_the_embedding_a_second_time_stays_one_weight(tmp_path, make, sharded, recwarn):
+    rest, _ = with_head(tmp_path, make, "equal", sharded)
+    loaded = load_pretrained(tmp_path)
+    assert loaded.lm_head.weight is loaded.get_input_embeddings().weight
+    assert loaded.config.tie_word_embeddings
+    assert snapshot(loaded) == rest
+    assert not recwarn.list
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("head", ["equal", "other"])
+@pytest.mark.parametrize("sharded", [False, True], ids=["one file", "shards"])
+def test_transformers_sees_the_same_head(tmp_path, make, head, sharded):
+    import torch
+    import transformers
+
+    with_head(tmp_path, make, head, sharded)
+    with contextlib.nullcontext() if head == "equal" else pytest.warns(UserWarning, match="untied"):
+        loaded = load_pretrained(tmp_path)
+    loaded.save_pretrained(tmp_path / "again")
+    ids = some_ids(loaded.config)
+    for directory in (tmp_path, tmp_path / "again"):
+        twin = transformers.AutoModelForCausalLM.from_pretrained(directory).eval()
+        assert (twin.lm_head.weight is twin.get_input_embeddings().weight) == (head == "equal")
+        with torch.no_grad():
+            assert relative(logits_of(loaded), twin(torch.tensor(ids)).logits) < 2e-5
+
+
+def test_a_gguf_file_with_a_head_of_its_own_is_untied(tmp_path, make):
+    model = make(tie_word_embeddings=False) if make is tiny_model else tiny_llama(hidden_size=32, intermediate_size=64)
+    loaded = load_pretrained(write_gguf(tmp_path / "model.gguf", model))
+    assert not loaded.config.tie_word_embeddings
+    loaded.save_pretrained(tmp_path / "again")
+    assert snapshot(load_pretrained(tmp_path / "again")) == snapshot(model)
+
+
 # What is missing, or does not fit
+
+
+def make_pipe(path):
+    os.mkfifo(path)
+
+
+def make_broken_link(path):
+    path.symlink_to("nowhere")
+
+
+@pytest.mark.parametrize("put", [Path.mkdir, make_pipe, make_broken_link])
+@pytest.mark.parametrize("name", ["config.json", "generation_config.json", "model.safetensors", "model.gguf"])
+def test_what_is_no_file_is_refused_by_its_name(saved, name, put):
+    """A pipe would be waited for, and a folder passed over."""
+    if put is make_pipe and not hasattr(os, "mkfifo"):
+        pytest.skip("there are no pipes here")
+    (saved / name).unlink(missing_ok=True)
+    put(saved / name)
+    with pytest.raises(FileNotFoundError, match=rf"{name} (is a directory, not a file|is no file that can be read)"):
+        load_pretrained(saved / name if name == "model.gguf" else saved)
 
 
 def test_a_missing_gguf_file_is_named(tmp_path):

@@ -4,6 +4,7 @@ import logging
 
 import numpy as np
 import pytest
+from fuzz_gguf import file_of, parts
 from gguf_helpers import gguf_tensors, rows_side_by_side, the_gguf_package, write_gguf
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -178,8 +179,6 @@ def test_special_tokens_come_along(tmp_path):
     tokens = {"tokenizer.ggml.bos_token_id": 5, "tokenizer.ggml.eos_token_id": 6, "tokenizer.ggml.padding_token_id": 7}
     config = loaded_with(tmp_path, llama(), tokens).config
     assert (config.bos_token_id, config.eos_token_id, config.pad_token_id) == (5, 6, 7)
-    config = loaded_with(tmp_path, gpt2(), dict.fromkeys(tokens)).config
-    assert (config.bos_token_id, config.eos_token_id) == (None, None)
 
 
 def test_key_length_says_how_wide_heads_are(tmp_path):
@@ -265,6 +264,26 @@ def test_settings_that_do_not_fit_are_refused_with_the_files_name(tmp_path, kind
 def test_tensors_that_do_not_fit_are_refused_with_the_files_name(tmp_path, kind, tensors, message):
     with pytest.raises(ValueError, match=rf"model\.gguf: .*({message})"):
         loaded_with(tmp_path, MAKERS[kind](), tensors=tensors)
+
+
+@pytest.mark.parametrize("size", [2**31, 2**63])
+def test_a_huge_head_beside_rotary_factors_is_refused_before_its_frequencies_are_made(tmp_path, size):
+    tensors = {"rope_freqs.weight": np.ones(4, "f4")}
+    model = llama(num_hidden_layers=1)
+    path = write_gguf(tmp_path / "model.gguf", model, tensors=tensors)
+    sound = parts(path)
+    metadata = {**sound[0], "llama.attention.key_length": size, "llama.rope.dimension_count": size}
+    path.write_bytes(file_of(metadata, *sound[1:]))
+    with pytest.raises(ValueError, match=r"model\.gguf: the rotary factors in rope_freqs\.weight are not those"):
+        load_pretrained(path)
+
+
+@pytest.mark.parametrize("maker", MAKERS.values(), ids=MAKERS)
+def test_special_tokens_that_the_file_does_not_name_are_the_architectures(tmp_path, maker):
+    model = maker()
+    none = {"tokenizer.ggml.bos_token_id": None, "tokenizer.ggml.eos_token_id": None}
+    loaded = load_pretrained(write_gguf(tmp_path / "model.gguf", model, metadata=none))
+    assert loaded.config.eos_token_id == type(model.config)().eos_token_id is not None
 
 
 @settings(fuzz, max_examples=40)

@@ -272,6 +272,12 @@ class TestSmallFiles:
         assert found == pieces
 
     @pytest.mark.parity
+    def test_a_file_that_names_no_rule_gives_a_warning(self, backend, recwarn):
+        tokenizer_from_gguf(metadata_of(backend))
+        assert not recwarn.list
+        with pytest.warns(UserWarning, match=r"does not say how texts are split \(tokenizer\.ggml\.pre\)"):
+            tokenizer_from_gguf(metadata_of(backend, pre=None))
+
     @pytest.mark.parametrize("pre", ["llama-bpe", "qwen2"])
     def test_the_rules_are_those_of_transformers(self, pre):
         from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS

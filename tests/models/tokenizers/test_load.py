@@ -1,8 +1,10 @@
 """Tokenizers of model directories: as Transformers loads them, saved again, damaged."""
 
 import json
+import os
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -374,6 +376,66 @@ class TestDamage:
         place[key] = data.draw(st.sampled_from([None, 3, -1, 1e30, "x", "", [], {}, True, [3], {"type": "BPE"}]))
         (directory / "tokenizer.json").write_text(json.dumps(fields))
         refused_or_harmless(directory)
+
+
+OPTIONAL = ["tokenizer.json", "tokenizer_config.json", "special_tokens_map.json", "added_tokens.json"]
+
+
+@pytest.mark.parametrize("name", [*OPTIONAL, "chat_template.jinja", "config.json", "vocab.json"])
+@pytest.mark.parametrize("put", [Path.mkdir, lambda path: os.mkfifo(path), lambda path: path.symlink_to("nowhere")])
+def test_what_is_no_file_is_not_passed_over(tmp_path, name, put):
+    """A folder, a pipe (which would be waited for) or a broken link in the place of a file that need not be there."""
+    write(tmp_path, trained(), None)
+    for file in ("tokenizer.json",) if name == "vocab.json" else ():
+        (tmp_path / file).unlink()
+    (tmp_path / name).unlink(missing_ok=True)
+    put(tmp_path / name)
+    with pytest.raises(FileNotFoundError, match=rf"{name} (is a directory, not a file|is no file that can be read)"):
+        load_tokenizer(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["tokenizer.json", "vocab.json"])
+@pytest.mark.parametrize("i", [2**24 + 1, 2**31, 2**32 - 1])
+def test_an_id_beyond_any_vocabulary_is_refused(tmp_path, name, i):
+    """Saving such a tokenizer walks over all ids up to the highest, and a model for it would have as many rows."""
+    fields = json.loads(trained(300).to_str())
+    fields["model"]["vocab"]["zz"] = i
+    (tmp_path / "tokenizer_config.json").write_text("{}")
+    (tmp_path / "merges.txt").write_text("#version: 0.2\n")
+    (tmp_path / name).write_text(json.dumps(fields if name == "tokenizer.json" else fields["model"]["vocab"]))
+    with pytest.raises(ValueError, match=rf"{name}.*(has the id {i}; at most 16777216|should give every token an id)"):
+        load_tokenizer(tmp_path)
+
+
+def of_sentencepiece():
+    """A tokenizer of Llama 2's kind."""
+    backend = Tokenizer(models.BPE(byte_fallback=True, fuse_unk=True, unk_token="<unk>"))
+    backend.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    steps = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse(), decoders.Strip(" ", 1, 0)]
+    backend.decoder = decoders.Sequence(steps)
+    special = ["<unk>", "<s>", "</s>", "<pad>"]
+    trainer = trainers.BpeTrainer(vocab_size=60, special_tokens=special, show_progress=False)
+    backend.train_from_iterator(["hello low rank world"], trainer)
+    return backend
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("make", [trained, of_sentencepiece])
+@pytest.mark.parametrize("side", [None, "right", "left"])
+@pytest.mark.parametrize(
+    "name",
+    [None, "LlamaTokenizer", "LlamaTokenizerFast", "CodeLlamaTokenizer", "PreTrainedTokenizerFast", "Qwen2Tokenizer"],
+)
+def test_the_padding_side_is_that_of_the_class_where_no_file_says(tmp_path, make, side, name):
+    import transformers
+
+    config = {"tokenizer_class": name, "padding_side": side}
+    write(tmp_path, make(), {**NAMED, **{key: value for key, value in config.items() if value is not None}})
+    expected = transformers.AutoTokenizer.from_pretrained(tmp_path).padding_side
+    tokenizer = load_tokenizer(tmp_path)
+    assert tokenizer.padding_side == expected
+    tokenizer.save_pretrained(tmp_path / "again")
+    assert load_tokenizer(tmp_path / "again").padding_side == expected
 
 
 def test_importing_lora_np_does_not_load_the_libraries():

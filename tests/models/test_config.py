@@ -1,0 +1,132 @@
+"""Configurations from files: each field of each architecture takes what its type says, and refuses the rest by name."""
+
+import dataclasses
+import json
+import math
+from typing import Annotated, get_args, get_origin, get_type_hints
+
+import pytest
+
+from lora_np import nn
+from lora_np.cli import main
+from lora_np.models.architectures import ARCHITECTURES
+from lora_np.models.loading.checkpoints import load_pretrained
+from lora_np.storage import write_safetensors
+
+FIELDS = [(kind, field) for kind, (cls, _) in ARCHITECTURES.items() for field in dataclasses.fields(cls)]
+NEVER = ("1e-5", [["x"]], {"a": 1}, math.nan, math.inf, -math.inf, -7, 10**400, -0.5)
+ids = [f"{kind}, {field.name}" for kind, field in FIELDS]
+
+
+@pytest.mark.parametrize(("kind", "field"), FIELDS, ids=ids)
+def test_every_field_refuses_what_it_cannot_be(kind, field):
+    config_class = ARCHITECTURES[kind][0]
+    for value in NEVER:
+        if field.name == "rope_parameters" and isinstance(value, dict):
+            continue
+        with pytest.raises(ValueError, match=field.name):
+            config_class.from_dict({field.name: value})
+
+
+@pytest.mark.parametrize(("kind", "field"), FIELDS, ids=ids)
+def test_none_and_booleans_stand_only_where_they_may(kind, field):
+    config_class = ARCHITECTURES[kind][0]
+    hint = get_type_hints(config_class, include_extras=True)[field.name]
+    allowed = {None: field.default is None or type(None) in get_args(hint), True: hint is bool}
+    if field.name == "use_sliding_window":
+        allowed[True] = False  # it is known, and not supported
+    for value, may in allowed.items():
+        if may:
+            config_class.from_dict({field.name: value})
+        else:
+            with pytest.raises(ValueError, match=field.name):
+                config_class.from_dict({field.name: value})
+
+
+@pytest.mark.parametrize(("kind", "field"), FIELDS, ids=ids)
+def test_numbers_have_bounds(kind, field):
+    """So a new field cannot be any number at all."""
+    hint = get_type_hints(ARCHITECTURES[kind][0], include_extras=True)[field.name]
+    assert hint not in (int, float)
+    assert get_origin(hint) is Annotated or hint in (bool, str) or get_args(hint)
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_the_defaults_are_transformers(name):
+    import transformers
+
+    theirs = transformers.AutoConfig.for_model(name)
+    ours = ARCHITECTURES[name][0]()
+    for field in dataclasses.fields(ours):
+        if (name, field.name) == ("qwen3", "mlp_bias"):
+            continue  # a Qwen3 never has any
+        value = getattr(ours, field.name)
+        assert getattr(theirs, field.name) == value, field.name
+
+
+@pytest.fixture
+def saved(tmp_path, request):
+    """A model of a few numbers in a directory."""
+    small = {"n_embd": 4, "n_layer": 1, "n_head": 2, "n_positions": 4}
+    llama = {"hidden_size": 4, "num_hidden_layers": 1, "intermediate_size": 4, "num_attention_heads": 2, "head_dim": 2}
+    llama |= {"num_key_value_heads": 2}
+    config_class, model_class = ARCHITECTURES[request.param]
+    with nn.weightless():
+        model = model_class(config_class(vocab_size=5, **(small if request.param == "gpt2" else llama)))
+    model.save_pretrained(tmp_path)
+    return tmp_path
+
+
+@pytest.mark.parametrize("saved", ARCHITECTURES, indirect=True)
+@pytest.mark.parametrize("value", [2**31 - 2, 10**12, 10**30])
+def test_sizes_are_compared_with_the_file_before_anything_is_made(saved, value, monkeypatch):
+    """Else these would take terabytes, or years."""
+    fields = json.loads((saved / "config.json").read_text())
+    monkeypatch.setattr("lora_np.models.loading.checkpoints.nn.uninitialized", pytest.fail)
+    names = [name for name, given in fields.items() if type(given) is int and not name.endswith("token_id")]
+    assert len(names) >= 5
+    for name in names:
+        if name == "max_position_embeddings" and value < 2**31:
+            continue  # nothing has this size
+        (saved / "config.json").write_text(json.dumps({**fields, name: value}))
+        with pytest.raises(ValueError, match=str(saved)):
+            load_pretrained(saved)
+
+
+@pytest.mark.parametrize(("saved", "name"), [("gpt2", "n_layer"), ("llama", "num_hidden_layers")], indirect=["saved"])
+@pytest.mark.parametrize("depth", [100, 10**7])
+def test_more_blocks_than_weights_are_refused_by_the_fields_name(saved, name, depth):
+    fields = json.loads((saved / "config.json").read_text())
+    (saved / "config.json").write_text(json.dumps({**fields, name: depth}))
+    with pytest.raises(ValueError, match=rf"config\.json: {name} (is 100, but the file|must be .* at most 1024)"):
+        load_pretrained(saved)
+
+
+@pytest.mark.parametrize("saved", ["gpt2", "llama"], indirect=True)
+@pytest.mark.parametrize("command", ["params", "generate", "finetune"])
+def test_the_command_line_names_file_and_field(saved, command, capsys, tmp_path):
+    fields = json.loads((saved / "config.json").read_text())
+    (saved / "tokenizer_config.json").write_text('{"tokenizer_class": "ByteTokenizer"}')
+    for name, value in (("tie_word_embeddings", "false"), ("vocab_size", 10**12), ("eos_token_id", ["x"])):
+        (saved / "config.json").write_text(json.dumps({**fields, name: value}))
+        arguments = {"generate": ["x"], "finetune": ["--out", str(tmp_path / "out")]}.get(command, [])
+        assert main([command, "--base", str(saved), *arguments]) == 2
+        said = capsys.readouterr().err
+        assert str(saved) in said
+        assert f"{name} must be" in said
+    (saved / "config.json").write_text(json.dumps({**fields, "model_type": ["gpt2"]}))
+    assert main([command, "--base", str(saved), *arguments]) == 2
+    assert "model_type" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("saved", ["gpt2"], indirect=True)
+def test_shapes_that_no_memory_holds_are_refused(saved):
+    """Two sizes, each of which could be."""
+    fields = json.loads((saved / "config.json").read_text())
+    (saved / "config.json").write_text(json.dumps({**fields, "n_embd": 2**30, "n_inner": 2**31 - 1, "n_head": 1}))
+    with pytest.raises(ValueError, match="larger than any memory"):
+        load_pretrained(saved)
+    write_safetensors(saved / "model.safetensors", {})
+    with pytest.raises(ValueError, match="the file has only 0 weights"):
+        load_pretrained(saved)
