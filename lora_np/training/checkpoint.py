@@ -1,6 +1,7 @@
 """Checkpoints: a run in a file, from which it goes on as if it had never stopped."""
 
 import json
+import warnings
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -8,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..storage import read_safetensors, write_safetensors
-from .protocols import Array
+from .protocols import Array, History
 
 if TYPE_CHECKING:
     from .loop import TrainingRun
@@ -17,10 +18,24 @@ CHECKPOINT = "checkpoint.safetensors"
 OPTIMIZER, MODEL = "optimizer.", "model."  # how the names in the file begin
 
 
-def save_checkpoint(run: "TrainingRun", directory: str | PathLike[str]) -> None:
+class CheckpointError(OSError):
+    """The last checkpoint of a run could not be written. What was trained is still in memory.
+
+    run       the `TrainingRun`: `run.save(directory)` writes the checkpoint to another directory
+    history   what `train` would have returned
+    """
+
+    def __init__(self, run: "TrainingRun", reason: OSError) -> None:
+        super().__init__(f"{reason}; what was trained is still in memory, and error.run.save(directory) writes it")
+        self.run, self.errno = run, reason.errno
+        self.history: History = {**run.history, "interrupted": run.step < run.args.steps}
+
+
+def save_checkpoint(run: "TrainingRun", directory: str | PathLike[str], is_last: bool = True) -> None:
     """Write the checkpoint: trained parameters, optimizer state, step and history in one file, replaced at once.
 
-    Of several processes, the first writes: all have the same to write.
+    Of several processes, the first writes: all have the same to write. If it cannot be written, that is a
+    CheckpointError where it is the last; otherwise a warning, and the one before stays.
     """
     run.settle()
     if run.communicator.rank > 0:
@@ -29,7 +44,12 @@ def save_checkpoint(run: "TrainingRun", directory: str | PathLike[str]) -> None:
     for name, value in run.optimizer.state_dict().items():
         arrays[f"{OPTIMIZER}{name}"] = np.asarray(value) if isinstance(value, int) else value
     state = {"step": run.step, "history": run.history, "arguments": run.arguments()}
-    write_safetensors(Path(directory) / CHECKPOINT, arrays, {"run": json.dumps(state)})
+    try:
+        write_safetensors(Path(directory) / CHECKPOINT, arrays, {"run": json.dumps(state)})
+    except OSError as error:
+        if is_last:
+            raise CheckpointError(run, error) from error
+        warnings.warn(f"{error}; the training goes on without a checkpoint of step {run.step}", stacklevel=5)
 
 
 def load_checkpoint(run: "TrainingRun", directory: str | PathLike[str]) -> None:

@@ -129,9 +129,9 @@ class TrainingRun:
         """What must be the same for a run to go on: the arguments, and what the caller says it is about."""
         return {**dataclasses.asdict(self.args), **self.identity}
 
-    def save(self, directory: str | PathLike[str]) -> None:
+    def save(self, directory: str | PathLike[str], is_last: bool = True) -> None:
         """Write a checkpoint: see `save_checkpoint`."""
-        save_checkpoint(self, directory)
+        save_checkpoint(self, directory, is_last)
 
     def load(self, directory: str | PathLike[str]) -> None:
         """Go on from a checkpoint: see `load_checkpoint`."""
@@ -203,7 +203,7 @@ def _run_steps(
                 _evaluate_all(run, evaluation)
                 bar.restart_clock()
             if directory and (run.step % args.checkpoint_every == 0 or last or stopping):
-                run.save(directory)
+                run.save(directory, last or stopping)
             bar.next_step()
 
 

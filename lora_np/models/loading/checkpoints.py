@@ -11,7 +11,7 @@ from types import SimpleNamespace
 from typing import Any
 
 from ... import nn
-from ...storage import open_gguf, open_safetensors, open_sharded_safetensors, read_json
+from ...storage import is_there, one_version, open_gguf, open_safetensors, open_sharded_safetensors, read_json
 from ...storage.tensors import TensorFile
 from ..architectures import ARCHITECTURES
 from ..base import CausalLM
@@ -38,15 +38,18 @@ def load_pretrained(path: str | PathLike, gguf_file: str | None = None) -> Causa
     return model.eval()
 
 
+@one_version
 def _load_directory(directory):
     fields = read_json(directory / "config.json")
-    single = not (directory / SHARDED).exists() or (directory / SINGLE).exists()
-    weights = open_safetensors(directory / SINGLE) if single else open_sharded_safetensors(directory / SHARDED)
-    model = _build(fields, directory / "config.json")
-    names = [name for name in weights.shapes if not CONSTANTS.search(name)]
-    _fill(model, weights, _with_prefix(names, model.base_model_prefix), directory)
     generation = directory / "generation_config.json"
-    model.generation_config = read_json(generation) if generation.exists() else {}
+    generation_config = read_json(generation) if is_there(generation) else {}
+    single = not is_there(directory / SHARDED) or is_there(directory / SINGLE)
+    open_weights, name = (open_safetensors, SINGLE) if single else (open_sharded_safetensors, SHARDED)
+    with open_weights(directory / name) as weights:
+        model = _build(fields, directory / "config.json")
+        names = [name for name in weights.shapes if not CONSTANTS.search(name)]
+        _fill(model, weights, _with_prefix(names, model.base_model_prefix), directory)
+    model.generation_config = generation_config
     return model
 
 
