@@ -20,7 +20,7 @@ from pathlib import Path
 
 from . import journal
 from .journal import NAME, TEMPORARY, Change, Journal, fingerprint, sync_folder, target
-from .locks import claim, fcntl, give_up, locked, release, try_lock
+from .locks import Handle, claim, fcntl, give_up, locked
 
 StrPath = str | os.PathLike[str]
 
@@ -39,19 +39,20 @@ def together(directory: StrPath) -> Iterator[None]:
         yield
         return
     saves: list[_Save] = []
-    token = _saves.set(saves)
     try:
         try:
+            _saves.set(saves)
             _join(saves, Path(directory))
             yield
         finally:
-            _saves.reset(token)
+            _saves.set(None)
         for save in saves:
             with telling(save.folder):
                 save.commit()
-    finally:
-        for save in saves:
-            save.end()
+        _end(saves)
+    finally:  # again, for a Ctrl-C may have come just before
+        _saves.set(None)
+        _end(saves)
 
 
 @contextlib.contextmanager
@@ -88,7 +89,7 @@ def claimed(directory: StrPath) -> Iterator[None]:
     It is made if it is not there, and goes again if nothing was put into it. OSError, in a sentence, if nothing can be
     put into it. Single saves are not kept out, and what was killed keeps out nobody.
     """
-    folder, made = Path(directory), list[Path]()
+    folder, made, handle = Path(directory), list[Path](), None
     try:
         with telling(folder):
             made = _make_folder(folder)
@@ -97,7 +98,8 @@ def claimed(directory: StrPath) -> Iterator[None]:
             yield
         finally:
             give_up(folder, handle)
-    finally:
+    finally:  # again, for a Ctrl-C may have come just before
+        give_up(folder, handle)
         _remove_empty(made)
 
 
@@ -112,9 +114,14 @@ def telling(path: StrPath, temporary: Path | None = None) -> Iterator[None]:
     except OSError as error:
         if error.errno is None or (temporary is not None and not _concerns(error, temporary)):
             raise  # a sentence already, or about something else
-        told = type(error)(f"{path} cannot be written: {_reason(error, Path(path))}; what was there is unchanged")
-        told.errno = error.errno
-        raise told from None
+        raise _told(error, Path(path)) from None
+
+
+def _told(error: OSError, path: Path) -> OSError:
+    """The same error in a sentence."""
+    told = type(error)(f"{path} cannot be written: {_reason(error, path)}; what was there is unchanged")
+    told.errno = error.errno
+    return told
 
 
 def _concerns(error: OSError, temporary: Path) -> bool:
@@ -153,11 +160,11 @@ class _Staged:
     target: Path
     before: os.stat_result | None
     temporary: Path
-    handle: int
+    handle: Handle
 
     def settle(self) -> None:
         """Its numbers are on the disk, its permissions and owner are those of the file that it replaces."""
-        os.fsync(self.handle)
+        os.fsync(self.handle.number)
         if self.before is not None:
             _take_owner(self.temporary, self.before)
             os.chmod(self.temporary, stat.S_IMODE(self.before.st_mode))
@@ -182,6 +189,8 @@ class _Save:
     def stage(self, name: str) -> _Staged:
         """A new temporary file for the file `name`."""
         path = target(self.folder, name)
+        if str(path.parent) != self.real:  # it is a link
+            _tidy(path.parent)
         before = _stat(path)
         if before is not None and not stat.S_ISREG(before.st_mode):
             what = "a folder" if stat.S_ISDIR(before.st_mode) else "no file"
@@ -194,14 +203,21 @@ class _Save:
     def keep(self, name: str, staged: _Staged) -> None:
         """This file is written."""
         staged.settle()
-        self.kept.pop(name, None)  # an earlier one of this name; the new one is the last in order
+        self._forget(name)
         self.kept[name] = staged
         if name in self.removed:
             self.removed.remove(name)
 
     def remove(self, name: str) -> None:
-        self.kept.pop(name, None)
-        self.removed.append(name)
+        """Delete this file when all others are replaced."""
+        self._forget(name)
+        if name not in self.removed:
+            self.removed.append(name)
+
+    def _forget(self, name: str) -> None:
+        """What was written for this file before does not count."""
+        if name in self.kept:
+            self.kept.pop(name).discard()
 
     def commit(self) -> None:
         """Let the files take their names, as one."""
@@ -215,7 +231,7 @@ class _Save:
     def _replace(self) -> None:
         if fcntl is None:  # Windows renames no open file
             for staged in self.open:
-                release(staged.handle)
+                staged.handle.close()
         changes = {
             name: Change(staged.temporary.name, fingerprint(staged.target), fingerprint(staged.temporary))
             for name, staged in self.kept.items()
@@ -230,17 +246,16 @@ class _Save:
     def _with_journal(self, plan: Journal) -> None:
         temporary, handle = _temporary(self.folder / NAME, 0o666)
         try:
-            with open(temporary, "wb") as file:
-                file.write(plan.encode())
+            temporary.write_bytes(plan.encode())
             os.chmod(temporary, 0o644)  # whoever may read the files must be able to read it, and it says nothing
-            os.fsync(handle)
+            os.fsync(handle.number)
             sync_folder(self.folder)
             os.replace(temporary, self.folder / NAME)
             self.is_committed = True  # from here on the new files count
         finally:
             with contextlib.suppress(OSError):
                 os.unlink(temporary)
-            release(handle)
+            handle.close()
         try:
             sync_folder(self.folder)
             plan.carry_out(clear=True)
@@ -255,11 +270,20 @@ class _Save:
         for staged in self.open:
             if not self.is_committed:
                 staged.discard()
-            release(staged.handle)
+            staged.handle.close()
         _remove_empty(self.made)
 
 
 _saves: ContextVar[list[_Save] | None] = ContextVar("saves", default=None)  # those in progress here, by folder
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=lambda: _saves.set(None))  # what the parent has begun, it ends
+
+
+def _end(saves: list[_Save]) -> None:
+    for save in saves:
+        save.end()
 
 
 def _join(saves: list[_Save], folder: Path) -> _Save:
@@ -311,15 +335,15 @@ def _take_owner(path: Path, before: os.stat_result) -> None:
             return
 
 
-def _temporary(path: Path, mode: int) -> tuple[Path, int]:
+def _temporary(path: Path, mode: int) -> tuple[Path, Handle]:
     """A new file beside `path`, with the permissions that this process gives to new files, open and locked."""
     start = os.fsencode(path.name)[:100].decode(errors="ignore")
     while True:
         temporary = path.with_name(f".{start}.{secrets.token_hex(4)}{TEMPORARY}")
-        handle = os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0), mode)
-        if fcntl is None or try_lock(handle) is None or os.fstat(handle).st_nlink:
+        handle = Handle(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode)
+        if fcntl is None or handle.try_lock() is None or handle.is_at(temporary):
             return temporary, handle
-        release(handle)  # it was taken for a leftover before it was locked
+        handle.close()  # it was taken for a leftover before it was locked
 
 
 def _tidy(folder: Path) -> None:
@@ -336,9 +360,7 @@ def _tidy(folder: Path) -> None:
 
 def _remove_if_left(path: Path) -> None:
     with contextlib.suppress(OSError):
-        handle = os.open(path, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
-        try:
-            if try_lock(handle):
-                os.unlink(path)
-        finally:
-            release(handle)
+        handle = Handle(path, os.O_RDWR | getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_NONBLOCK", 0))
+        if handle.try_lock():
+            os.unlink(path)
+        handle.close()
