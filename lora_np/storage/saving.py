@@ -75,9 +75,9 @@ def replacing(path: StrPath) -> Iterator[Path]:
 
 
 def remove(path: StrPath) -> None:
-    """Delete a file, if it is there; inside of `together`, when all others are replaced."""
+    """Delete a file, if it is there; inside of `together`, if it is there when all others are replaced."""
     path = Path(path)
-    if os.path.lexists(path):
+    if _saves.get() is not None or os.path.lexists(path):
         with together(path.parent):
             _join(_saves.get() or [], path.parent).remove(path.name)
 
@@ -236,7 +236,8 @@ class _Save:
             name: Change(staged.temporary.name, fingerprint(staged.target), fingerprint(staged.temporary))
             for name, staged in self.kept.items()
         }
-        removed = {name: fingerprint(self.folder / name) for name in self.removed}
+        there = [name for name in self.removed if os.path.lexists(self.folder / name)]
+        removed = {name: fingerprint(self.folder / name) for name in there}
         plan = Journal(self.folder, changes, removed)
         if sum(map(_differs, changes.values())) + len(removed) > 1:
             self._with_journal(plan)

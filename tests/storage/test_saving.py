@@ -259,9 +259,9 @@ class TestTogether:
 def every_line(act, tmp_path, folder):
     """Fresh folders, in each of which `act(line, folder)` breaks off at a later line; ends with the last.
 
-    LORA_NP_KILLS=all takes every line; without it, it is every fifth.
+    With LORA_NP_EVERY_LINE set, the next line each time; without it, the fifth.
     """
-    step = 1 if os.environ.get("LORA_NP_KILLS") == "all" else 5
+    step = 1 if os.environ.get("LORA_NP_EVERY_LINE") else 5
     for line in range(1, 10_000, step):
         (tmp_path / str(line)).mkdir()
         place = folder(tmp_path / str(line))

@@ -89,8 +89,10 @@ class PretrainedTokenizer(BaseTokenizer):
         template = directory / "chat_template.jinja"
         with together(directory):
             write_text(directory / "tokenizer.json", self.backend.to_str(pretty=True))
-            if is_there(template):  # an older one, which would go before the one in the config
-                write_text(template, self.chat_template) if self.chat_template else remove(template)
+            if self.chat_template and is_there(template):  # it would go before the one in the config
+                write_text(template, self.chat_template)
+            else:
+                remove(template)
             write_json(directory / "tokenizer_config.json", self._saved_config())
 
     def _saved_config(self):
