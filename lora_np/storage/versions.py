@@ -102,7 +102,7 @@ class _View:
 
     def has(self, path: Path) -> bool:
         """Is there such a file?"""
-        if os.path.isfile(self._find(path)):
+        if any(os.path.isfile(self._find(path)) for _ in range(2)):  # it may take its name between two looks
             return True
         if not self._is_changed(path):
             self._absent.append(path)
