@@ -1,5 +1,6 @@
 """The main job, in small: few steps, the shipped base."""
 
+import errno
 import json
 import re
 import sys
@@ -7,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from lora_np import AutoModelForCausalLM, AutoTokenizer, PeftModel
+from lora_np import AutoModelForCausalLM, AutoTokenizer, PeftModel, storage
 from lora_np.cli.finetune import finetune
 from lora_np.cli.options import FinetuneOptions
 from lora_np.cli.report import merge_difference
@@ -139,3 +140,25 @@ def test_blocks_computed_again_learn_the_same(tmp_path, text):
     again, report = run(tmp_path / "again", data=str(text), gradient_checkpointing=True)
     np.testing.assert_allclose(again["history"]["loss"], kept["history"]["loss"], rtol=1e-5)
     assert "blocks computed again" in report
+
+
+def test_results_that_can_not_be_written_go_to_another_folder(tmp_path, text, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    out, write = tmp_path / "out", storage.safetensors.replacing
+
+    def full(path):
+        if path.parent == out:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(path)
+
+    monkeypatch.setattr(storage.safetensors, "replacing", full)
+    result, report = run(tmp_path, data=str(text))
+    assert result["adapter"] == tmp_path / "home" / "lora_np" / "out"
+    assert (result["adapter"] / "adapter_model.safetensors").is_file()
+    assert "What was trained is still in memory" in report
+    assert not out.exists()
+
+
+def test_a_second_run_into_the_same_folder_is_refused_before_it_trains(tmp_path, text):
+    with storage.claimed(tmp_path / "out"), pytest.raises(BlockingIOError, match="another run is writing to .*out"):
+        run(tmp_path, data=str(text))
