@@ -160,5 +160,5 @@ def test_results_that_can_not_be_written_go_to_another_folder(tmp_path, text, mo
 
 
 def test_a_second_run_into_the_same_folder_is_refused_before_it_trains(tmp_path, text):
-    with storage.claimed(tmp_path / "out"), pytest.raises(BlockingIOError, match="another run is writing to .*out"):
+    with storage.claimed(tmp_path / "out"), pytest.raises(BlockingIOError, match=r"another run is writing to .*out"):
         run(tmp_path, data=str(text))
