@@ -7,18 +7,22 @@ merged model computes the same, and writes the adapter in PEFT's format with a p
 import argparse
 import dataclasses
 import hashlib
+import sys
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from ..autograd import manual_seed
 from ..lora import LoraConfig, PeftModel, get_peft_model
 from ..models import AutoModelForCausalLM, AutoTokenizer, ByteTokenizer
 from ..models.base import CausalLM
-from ..training import TrainingArguments, train
+from ..training import CheckpointError, TrainingArguments, train
+from ..training.protocols import History
 from .arguments import BASE, target_modules
 from .options import FinetuneOptions, ResolvedOptions, option_defaults
-from .output import output_directory
+from .output import Output, output_directory
 from .report import Say, announce, draw, merge_difference, report_losses, report_samples
-from .task import TrainingData, make_task
+from .task import Task, TrainingData, make_task
 
 NAME = "finetune"
 HELP = "train an adapter on your own data"
@@ -70,45 +74,70 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Fine-tune; status 130 if it was stopped."""
     given = {field.name: getattr(options, field.name) for field in dataclasses.fields(FinetuneOptions)}
-    result = finetune(FinetuneOptions(**{**given, "target_modules": target_modules(options.target_modules)}))
+    ask = input if sys.stdin is not None and sys.stdin.isatty() else None
+    result = finetune(FinetuneOptions(**{**given, "target_modules": target_modules(options.target_modules)}), ask=ask)
     return 130 if result["history"]["interrupted"] else 0
 
 
-def finetune(options: FinetuneOptions, say: Say = print) -> dict[str, Any]:
+def finetune(options: FinetuneOptions, say: Say = print, ask: Callable[[str], str] | None = None) -> dict[str, Any]:
     """Run the main job; returns {"history", "difference", "adapter", "picture"}.
 
-    Errors in the input come before any training. `say` receives the lines of the report. After Ctrl-C the adapter so
-    far is there, and a checkpoint to resume from. Without matplotlib everything else is done, and "picture" is None.
+    Errors in the input come before any training, and so does what is wrong with the folder for the results. `say`
+    receives the lines of the report. After Ctrl-C the adapter so far is there, and a checkpoint to resume from. Without
+    matplotlib everything else is done, and "picture" is None. If the results cannot be written in the end, the disk
+    being full, they go to another folder: `ask` is called with the question for one; without it, one is chosen.
     """
     tokenizer = AutoTokenizer.from_pretrained(options.base)
     model = AutoModelForCausalLM.from_pretrained(options.base, device=options.device)
     options = options.resolved(model.config.max_position_embeddings)
     task = make_task(options, tokenizer, options.max_length)
-    args, peft_model, out = _training_arguments(options), _adapted(model, options), output_directory(options)
+    peft_model = _adapted(model, options)
     peft_model.base_model.check_mergeable()
+    unit = "nats per byte" if isinstance(tokenizer, ByteTokenizer) else "nats per token"
+    with output_directory(options) as folder:
+        return _train_and_report(options, task, peft_model, unit, Output(folder, say, ask))
+
+
+def _train_and_report(
+    options: ResolvedOptions, task: Task, peft_model: PeftModel, unit: str, out: Output
+) -> dict[str, Any]:
+    """What `finetune` returns."""
+    say = out.say
     announce(peft_model, options, say)
     for line in task.notes:
         say(line)
     before = task.samples(peft_model)
-    out.mkdir(parents=True, exist_ok=True)
-    identity = _identity(options, task.train)
-    history = train(peft_model, task.train, args, task.evaluation, out, options.resume, identity=identity)
-    peft_model.save_pretrained(out)
-    result: dict[str, Any] = {"history": history, "difference": None, "adapter": out, "picture": None}
+    history = _train(options, task, peft_model, out)
+    out.write(peft_model.save_pretrained)
+    result: dict[str, Any] = {"history": history, "difference": None, "adapter": out.folder, "picture": None}
     if history["interrupted"]:
         done = len(history["loss"])
-        say(f"\nStopped after step {done} of {options.steps}. The adapter so far and a checkpoint are in {out}.")
-        say("The same command with --resume goes on from there.")
+        say(f"\nStopped after step {done} of {options.steps}. The adapter so far and a checkpoint are in {out.folder}.")
+        say(f"The same command with --resume goes on from there{_moved(out.folder, options)}.")
         return result
-    unit = "nats per byte" if isinstance(tokenizer, ByteTokenizer) else "nats per token"
     report_losses(peft_model, history, task.evaluation, unit, say)
     report_samples(task, before, task.samples(peft_model), say)
     difference = result["difference"] = merge_difference(peft_model, task.ids[:4])
     say(f"\nMerged and unmerged logits differ by at most {difference:.1e}: the same model, at the base's cost.")
-    result["picture"], picture_line = draw(history, options, unit, out / "curves.png")
-    size = (out / "adapter_model.safetensors").stat().st_size
-    say(f"\nAdapter (PEFT format, {size / 1024:.0f} KiB): {out}\n{picture_line}")
+    result["picture"], picture_line = draw(history, options, unit, out.folder / "curves.png")
+    size = (out.folder / "adapter_model.safetensors").stat().st_size
+    say(f"\nAdapter (PEFT format, {size / 1024:.0f} KiB): {out.folder}\n{picture_line}")
     return result
+
+
+def _train(options: ResolvedOptions, task: Task, peft_model: PeftModel, out: Output) -> History:
+    """The history of the training. A last checkpoint that cannot be written goes to another folder."""
+    args, identity = _training_arguments(options), _identity(options, task.train)
+    try:
+        return train(peft_model, task.train, args, task.evaluation, out.folder, options.resume, identity=identity)
+    except CheckpointError as error:
+        out.write(error.run.save)
+        return error.history
+
+
+def _moved(folder: Path, options: ResolvedOptions) -> str:
+    """What must be added to the command if the results went to another folder than was asked for."""
+    return f", with --out {folder}" if options.out is not None and Path(options.out) != folder else ""
 
 
 def _adapted(model: CausalLM, options: ResolvedOptions) -> PeftModel:

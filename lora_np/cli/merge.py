@@ -4,9 +4,11 @@ import argparse
 from collections.abc import Callable
 from pathlib import Path
 
+from ..storage import claimed, is_there, together
 from .arguments import BASE
 from .model import load_adapted
 
+MODEL_FILES = ("config.json", "model.safetensors", "model.safetensors.index.json")
 NAME = "merge"
 HELP = "merge an adapter into its base"
 DESCRIPTION = (
@@ -19,26 +21,36 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--adapter", metavar="DIR", required=True, help="the adapter, in PEFT's format")
     parser.add_argument("--base", metavar="NAME", help=f"its base, if not the one it names: {BASE}")
     parser.add_argument("--out", metavar="DIR", required=True, help="where the merged model goes")
+    parser.add_argument("--overwrite", action="store_true", help="replace the model that --out holds")
 
 
 def run(options: argparse.Namespace) -> int:
     """Merge, and say where the model is."""
-    merge(options.adapter, options.out, options.base)
+    merge(options.adapter, options.out, options.base, overwrite=options.overwrite)
     return 0
 
 
-def merge(adapter: str, out: str | Path, base: str | None = None, say: Callable[[str], object] = print) -> None:
+def merge(
+    adapter: str,
+    out: str | Path,
+    base: str | None = None,
+    say: Callable[[str], object] = print,
+    overwrite: bool = False,
+) -> None:
     """Write the base with the adapter merged into it to the directory `out`: a model of its own, for any library.
 
-    ValueError if `out` holds a model already.
+    overwrite: replace the model that `out` holds already; without it, ValueError. Model and tokenizer are replaced as
+    one. OSError, in a sentence, if `out` cannot be written, or another process is writing there.
     """
     out = Path(out)
-    if (out / "config.json").exists() or (out / "model.safetensors").exists():
-        raise ValueError(f"{out} holds a model already: choose another --out")
-    model, tokenizer = load_adapted(adapter, base)
-    if any(name.endswith("lm_head") for name, _ in model.base_model.layers()):
-        model.untie_weights()
-    merged = model.merge_and_unload(safe_merge=True)
-    merged.save_pretrained(out)
-    tokenizer.save_pretrained(out)
+    with claimed(out):
+        if not overwrite and any(is_there(out / name) for name in MODEL_FILES):
+            raise ValueError(f"{out} holds a model already: choose another --out, or --overwrite it")
+        model, tokenizer = load_adapted(adapter, base)
+        if any(name.endswith("lm_head") for name, _ in model.base_model.layers()):
+            model.untie_weights()
+        merged = model.merge_and_unload(safe_merge=True)
+        with together(out):
+            merged.save_pretrained(out)
+            tokenizer.save_pretrained(out)
     say(f"The merged model ({merged.num_parameters():,} parameters) is in {out}")

@@ -8,7 +8,7 @@ from ..models import AutoModelForCausalLM, AutoTokenizer
 from ..models.base import CausalLM
 from ..models.loading.auto import TINY_PYTHON
 from ..models.tokenizers.base import BaseTokenizer
-from ..storage import read_json
+from ..storage import one_version, read_json
 from .arguments import BASE
 
 
@@ -32,6 +32,7 @@ def load(
     return AutoModelForCausalLM.from_pretrained(base, device=device), AutoTokenizer.from_pretrained(base)
 
 
+@one_version
 def load_adapted(adapter: str | Path, base: str | None = None, device: str = "cpu") -> tuple[PeftModel, BaseTokenizer]:
     """(model, tokenizer) with the adapter in the directory `adapter`, on `base` or the base that it names.
 

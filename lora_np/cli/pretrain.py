@@ -1,9 +1,14 @@
 """`lora-np pretrain`: rebuild the base model."""
 
 import argparse
+import sys
+from pathlib import Path
 
+from ..storage import claimed
+from ..training import CheckpointError
 from ..training.pretrain import pretrain
 from .arguments import HelpFormatter
+from .output import Output
 
 NAME = "pretrain"
 HELP = "rebuild the base model"
@@ -27,7 +32,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def run(options: argparse.Namespace) -> int:
     """Train, and say where the model is and how good; status 130 if it was stopped."""
     how = {name: getattr(options, name) for name in ("steps", "seed", "device", "source", "resume")}
-    report = pretrain(options.out, **how)
+    with claimed(options.out):
+        try:
+            report = pretrain(options.out, **how)
+        except CheckpointError as error:
+            out = Output(Path(options.out), ask=input if sys.stdin is not None and sys.stdin.isatty() else None)
+            out.write(error.run.save)
+            print(f"The same command with --out {out.folder} --resume goes on from there.")
+            return 2
     if report is None:
         print(f"Stopped; go on with --resume. Checkpoint: {options.out}")
         return 130

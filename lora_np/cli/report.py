@@ -74,13 +74,13 @@ def merge_difference(peft_model: PeftModel, ids: np.ndarray) -> float:
 
 
 def draw(history: dict[str, Any], options: FinetuneOptions, unit: str, path: Path) -> tuple[Path | None, str]:
-    """Draw the run; returns (path, a line about it). Without matplotlib, (None, a line that says so)."""
+    """Draw the run; returns (path, a line about it). If it cannot be drawn or written, (None, a line that says so)."""
     from .. import plots
 
     title = f"LoRA rank {options.rank} on {options.base}"
     try:
         figure = plots.training_curves(history, title, unit)
-    except MissingPackageError as error:
+        plots.save(figure, path)
+    except (MissingPackageError, OSError) as error:  # the adapter is what counts
         return None, f"The picture was left out: {error}"
-    plots.save(figure, path)
     return path, f"Picture: {path}"

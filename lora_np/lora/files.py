@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING
 
 from .. import nn
 from ..autograd.devices import array_module
-from ..storage import read_json, read_safetensors, write_safetensors
+from ..storage import one_version, read_json, read_safetensors, together, write_safetensors
 from .config import CONFIG_FILE, PeftConfig
 from .foreign import refuse_foreign
 from .init import NITER
@@ -59,9 +59,9 @@ def write_adapter(peft_model: "PeftModel", name: str, directory: StrPath, as_pla
             key_A, key_B = (f"{PREFIX}{target}.lora_{letter}.weight" for letter in "AB")
             arrays[key_A] = xp.concatenate([arrays[key_A], A])
             arrays[key_B] = xp.concatenate([arrays[key_B], -B], axis=1)
-    config = _config_for_file(config, model_adapter.adapters, arrays, as_plain_lora)
-    write_safetensors(directory / WEIGHTS_FILE, arrays)
-    config.save_pretrained(directory)
+    with together(directory):
+        write_safetensors(directory / WEIGHTS_FILE, arrays)
+        _config_for_file(config, model_adapter.adapters, arrays, as_plain_lora).save_pretrained(directory)
 
 
 def _config_for_file(config, adapters, arrays, as_plain_lora):
@@ -101,6 +101,7 @@ def _targets_as_layers(config, adapters):
     return {"target_modules": list(dict.fromkeys(head if tail in parts else target for target, head, _, tail in split))}
 
 
+@one_version
 def read_adapter(
     directory: StrPath,
     model: nn.Module,
@@ -130,7 +131,7 @@ def read_adapter(
     zero = [key for key in decisive if not arrays[key].any()]
     if zero:
         warnings.warn(
-            f"{path}: B is all zero in {len(zero)} layers, so they change nothing ({zero[0]}, ...)", stacklevel=3
+            f"{path}: B is all zero in {len(zero)} layers, so they change nothing ({zero[0]}, ...)", stacklevel=6
         )
     return config, model_adapter, arrays
 

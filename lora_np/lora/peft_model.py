@@ -9,6 +9,7 @@ from .. import nn
 from ..autograd.tensor import is_grad_enabled
 from ..autograd.threads import limit_threads
 from ..expect import A_MODEL, expect, expect_path
+from ..storage import together
 from .call import calling
 from .config import PeftConfig
 from .files import read_adapter, write_adapter
@@ -321,8 +322,9 @@ class PeftModel(nn.Module):
         names = list(self.peft_config if selected_adapters is None else selected_adapters)
         for name in names:
             self._check_known(name)
-        for name in names:
-            write_adapter(self, name, directory, as_plain_lora)
+        with together(directory):
+            for name in names:
+                write_adapter(self, name, directory, as_plain_lora)
 
     def load_adapter(self, directory: StrPath, adapter_name: str, is_trainable: bool = False) -> None:
         """Add the adapter saved in `directory` under a new name, inactive. With any error, the model is as it was."""

@@ -14,7 +14,7 @@ from ..autograd.devices import on_gpu, to_numpy
 from ..autograd.shape_ops import check_ids
 from ..autograd.tensor import data
 from ..expect import expect
-from ..storage import write_json, write_safetensors
+from ..storage import remove, together, write_json, write_safetensors
 from .config import ModelConfig
 from .context import Context
 from .generation import generate, stream
@@ -86,10 +86,14 @@ class CausalLM(nn.Module):
 
     def save_pretrained(self, directory: str | PathLike[str]) -> None:
         """Write config.json and model.safetensors, which Transformers loads too."""
-        write_safetensors(Path(directory) / "model.safetensors", self.state_dict())
-        write_json(Path(directory) / "config.json", self.config.to_dict())
-        if self.generation_config:
-            write_json(Path(directory) / "generation_config.json", self.generation_config)
+        generation = Path(directory) / "generation_config.json"
+        with together(directory):
+            write_safetensors(Path(directory) / "model.safetensors", self.state_dict())
+            write_json(Path(directory) / "config.json", self.config.to_dict())
+            if self.generation_config:
+                write_json(generation, self.generation_config)
+            else:  # another model's
+                remove(generation)
 
     def gradient_checkpointing_enable(self) -> None:
         """Keep only the input of each block for the backward pass, and compute the block again there.

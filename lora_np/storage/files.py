@@ -1,51 +1,14 @@
-"""Writing so that an interruption loses nothing, and text and JSON with clear errors.
+"""Text and JSON as files, with clear errors."""
 
-Every write goes to a temporary file beside its target and then takes the target's name in one step, so a reader
-finds the old file or the new one, never half of either.
-"""
-
-import contextlib
+import io
 import json
-import os
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-StrPath = str | os.PathLike[str]
+from .saving import StrPath, replacing
+from .versions import opened
 
 MAX_VALUES = 2**20  # in a JSON file: four times the largest vocabularies
-
-
-@contextlib.contextmanager
-def replacing(path: StrPath) -> Iterator[Path]:
-    """Yield a temporary path; when the block ends well it replaces `path` at once, otherwise it is deleted.
-
-    The folder of `path` is made if it is not there. A file that is replaced keeps its permissions.
-    """
-    import tempfile  # here, because it brings the modules for every kind of archive
-
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(handle)
-    try:
-        yield Path(temporary)
-        with open(temporary, "rb") as file:
-            os.fsync(file.fileno())
-        mode = path.stat().st_mode if path.exists() else 0o666 & ~_umask()
-        os.chmod(temporary, mode)
-        os.replace(temporary, path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise
-
-
-def _umask() -> int:
-    """The permissions that this process withholds from new files (it can only be read by setting it)."""
-    mask = os.umask(0)
-    os.umask(mask)
-    return mask
 
 
 def write_text(path: StrPath, text: str) -> None:
@@ -67,9 +30,10 @@ def read_json(path: StrPath) -> dict[str, Any]:
 
     FileNotFoundError if there is no file, ValueError with its name if it does not hold an object.
     """
-    path = existing(path)
+    with opened(path) as file:
+        raw = file.read()
     try:
-        text = path.read_text(encoding="utf-8")
+        text = raw.decode("utf-8")
         if text.count(",") > MAX_VALUES:
             raise ValueError(f"it has more than {MAX_VALUES:,} values, which take far more memory than the file")
         value = json.loads(text)
@@ -80,15 +44,17 @@ def read_json(path: StrPath) -> dict[str, Any]:
     return value
 
 
+def read_text(path: StrPath) -> str:
+    """The text (UTF-8) in a file, its line ends as \\n. FileNotFoundError if there is no file, ValueError with its name
+    if it is not UTF-8."""
+    with opened(path) as file, io.TextIOWrapper(file, encoding="utf-8") as text:
+        try:
+            return text.read()
+        except UnicodeDecodeError as error:
+            raise ValueError(f"{path} is not a text in UTF-8: {error}") from None
+
+
 def existing(path: StrPath) -> Path:
     """`path` as a Path, if it is a file; FileNotFoundError in one sentence if not."""
-    path = Path(path)
-    if not path.is_file():
-        other = "is no file that can be read" if os.path.lexists(path) else "does not exist"  # a pipe, a broken link
-        raise FileNotFoundError(f"{path} {'is a directory, not a file' if path.is_dir() else other}")
-    return path
-
-
-def present(path: StrPath) -> bool:
-    """Is this file there? One that may be missing may not be anything else, as a directory: then as `existing`."""
-    return os.path.lexists(path) and existing(path) is not None
+    opened(path).close()
+    return Path(path)

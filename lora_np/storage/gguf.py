@@ -19,8 +19,8 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from ..extras import require
-from .files import StrPath, existing
-from .tensors import BFLOAT16, Coding, StoredTensor, TensorFile, plain
+from .tensors import BFLOAT16, Coding, Source, StoredTensor, TensorFile, plain
+from .versions import StrPath, opened
 
 VERSIONS = (2, 3)
 DEFAULT_ALIGNMENT = 32
@@ -52,13 +52,13 @@ def open_gguf(path: StrPath) -> TensorFile:
     its name if it is not a sound one; MissingPackageError if the gguf package, which knows the codings, is not
     installed.
     """
-    path = existing(path)
-    with open(path, "rb") as file:
-        header = _Header(path, file)
-        tensor_count, pair_count = header.start()
-        metadata = header.pairs(pair_count)
-        entries = header.tensors(tensor_count)
-        return TensorFile(path, metadata, _placed(header, metadata, entries))
+    file = opened(path)
+    source = Source(Path(path), file)
+    header = _Header(source.path, file)
+    tensor_count, pair_count = header.start()
+    metadata = header.pairs(pair_count)
+    entries = header.tensors(tensor_count)
+    return TensorFile(source.path, metadata, _placed(header, source, metadata, entries))
 
 
 class _Header:
@@ -193,14 +193,14 @@ class _Header:
             raise self.error(f"{count} x {size} bytes should follow, but only {self.left} are left: is it truncated?")
 
 
-def _placed(header: _Header, metadata: dict[str, Any], entries: list[Entry]) -> list[StoredTensor]:
+def _placed(header: _Header, source: Source, metadata: dict[str, Any], entries: list[Entry]) -> list[StoredTensor]:
     """StoredTensors for the entries of a header. Each must be inside the file, aligned, and apart from the others."""
     header.reading = ALIGNMENT_KEY
     alignment = metadata.get(ALIGNMENT_KEY, DEFAULT_ALIGNMENT)
     if type(alignment) is not int or alignment < 1 or alignment & (alignment - 1):
         raise header.error(f"it should be a power of two, not {alignment!r}")
     data_start = -(-(header.size - header.left) // alignment) * alignment
-    tensors = [_stored(header, alignment, data_start, entry) for entry in entries]
+    tensors = [_stored(header, source, alignment, data_start, entry) for entry in entries]
     in_order = sorted(tensors, key=lambda tensor: tensor.start)
     for before, tensor in itertools.pairwise(in_order):
         if tensor.start < before.start + before.size:
@@ -208,7 +208,7 @@ def _placed(header: _Header, metadata: dict[str, Any], entries: list[Entry]) -> 
     return tensors
 
 
-def _stored(header: _Header, alignment: int, data_start: int, entry: Entry) -> StoredTensor:
+def _stored(header: _Header, source: Source, alignment: int, data_start: int, entry: Entry) -> StoredTensor:
     """One StoredTensor."""
     name, shape, kind, offset = entry
     header.reading = f"tensor {name}"
@@ -217,7 +217,7 @@ def _stored(header: _Header, alignment: int, data_start: int, entry: Entry) -> S
         raise header.error(f"rows of {shape[-1]} are no whole blocks of {coding.block}, as {coding.name} has them")
     if offset % alignment:
         raise header.error(f"its offset {offset} is not a multiple of {alignment}")
-    tensor = StoredTensor(name, header.path, data_start + offset, shape, coding)
+    tensor = StoredTensor(name, source, data_start + offset, shape, coding)
     if tensor.start + tensor.size > header.size:
         raise header.error(f"it should end at byte {tensor.start + tensor.size}, but the file ends at {header.size}")
     return tensor

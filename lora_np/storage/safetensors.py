@@ -2,21 +2,24 @@
 
     8 bytes: N, little-endian | N bytes: {"name": {"dtype", "shape", "data_offsets": [start, end]}, ...} | data
 
-The safetensors library checks the header: sizes that fit, no overlap, no gap, nothing outside the file.
+The safetensors library checks the header: sizes that fit, no overlap, no gap, nothing outside the file. It does not
+write here: its `save_file` makes temporary files of its own, which a kill leaves behind.
 """
 
 import json
+import struct
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PureWindowsPath
-from typing import Any
+from typing import Any, BinaryIO
 
 import numpy as np
 from safetensors import SafetensorError, safe_open
-from safetensors.numpy import save_file
 
 from ..autograd.devices import to_numpy
-from .files import StrPath, existing, read_json, replacing
-from .tensors import BFLOAT16, Coding, StoredTensor, TensorFile, plain
+from .files import read_json
+from .saving import StrPath, replacing
+from .tensors import BFLOAT16, Coding, Source, StoredTensor, TensorFile, plain
+from .versions import ReplacedMeanwhile, check_unmoved, in_one_version, is_there, opened
 
 _NUMPY = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1"}
 _NUMPY |= {"U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1", "BOOL": "?"}
@@ -27,10 +30,36 @@ def write_safetensors(path: StrPath, arrays: Mapping[str, Any], metadata: dict[s
     """Write named arrays, of NumPy or CuPy, to a safetensors file.
 
     metadata: what else the header says, strings only; "format": "pt" is added, as PEFT writes it.
+    ValueError for a type that the format does not have.
     """
-    arrays = {name: np.asarray(to_numpy(array), order="C") for name, array in arrays.items()}
-    with replacing(path) as temporary:
-        save_file(arrays, temporary, metadata={"format": "pt", **(metadata or {})})
+    arrays = {name: array if hasattr(array, "dtype") else np.asarray(array) for name, array in arrays.items()}
+    entries, end, names = {}, 0, sorted(arrays, key=lambda name: (-arrays[name].dtype.itemsize, name))  # so aligned
+    for name in names:
+        array = arrays[name]
+        entries[name] = {
+            "dtype": _code(name, array.dtype),
+            "shape": list(array.shape),
+            "data_offsets": [end, end + array.nbytes],
+        }
+        end += array.nbytes
+    header = json.dumps(
+        {"__metadata__": {"format": "pt", **(metadata or {})}, **entries}, ensure_ascii=False, separators=(",", ":")
+    ).encode()
+    header += b" " * (-len(header) % 8)
+    with replacing(path) as temporary, open(temporary, "wb") as file:
+        file.write(struct.pack("<Q", len(header)) + header)
+        for name in names:
+            array = to_numpy(arrays[name])
+            little = array.astype(array.dtype.newbyteorder("<"), order="C", copy=False)
+            file.write(memoryview(little.reshape(-1)).cast("B") if little.size else b"")
+
+
+def _code(name: str, dtype: np.dtype) -> str:
+    """What the format calls a NumPy type."""
+    for code, known in _NUMPY.items():
+        if dtype.newbyteorder("<") == np.dtype(known):
+            return code
+    raise ValueError(f"tensor {name} is of type {dtype}, which safetensors does not have")
 
 
 def read_safetensors(path: StrPath) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
@@ -39,8 +68,8 @@ def read_safetensors(path: StrPath) -> tuple[dict[str, np.ndarray], dict[str, An
     FileNotFoundError if there is no file; ValueError with its name if it is not a sound one, or holds a type that
     NumPy does not have.
     """
-    file = open_safetensors(path)
-    return {name: file.read(name, dtype) for name, dtype in file.dtypes.items()}, file.metadata
+    with open_safetensors(path) as file:
+        return {name: file.read(name, dtype) for name, dtype in file.dtypes.items()}, file.metadata
 
 
 def open_safetensors(path: StrPath) -> TensorFile:
@@ -48,22 +77,32 @@ def open_safetensors(path: StrPath) -> TensorFile:
 
     FileNotFoundError if there is no file; ValueError with its name if it is not a sound one.
     """
-    path = existing(path)
+    path = Path(path)
+    return in_one_version(path.parent, lambda: _opened(path))
+
+
+def _opened(path: Path) -> TensorFile:
+    """`open_safetensors`. The library opens the file by its name, so it must be seen that this is the same one."""
+    file = opened(path)
+    source = Source(path, file)
     try:
-        with safe_open(path, framework="np"):
-            header, data_start = _header(path)
+        with safe_open(file.name, framework="np"):
+            header, data_start = _header(file)
+    except FileNotFoundError:
+        raise ReplacedMeanwhile from None
     except (SafetensorError, OSError, TypeError, AttributeError, ValueError) as error:
+        check_unmoved(file)
         raise ValueError(f"{path} is not a readable safetensors file: {error}") from None
+    check_unmoved(file)
     metadata = header.pop("__metadata__", None) or {}
-    tensors = [_stored(name, path, entry, data_start) for name, entry in header.items()]
+    tensors = [_stored(name, source, entry, data_start) for name, entry in header.items()]
     return TensorFile(path, metadata, tensors)
 
 
-def _header(path: Path) -> tuple[dict[str, Any], int]:
+def _header(file: BinaryIO) -> tuple[dict[str, Any], int]:
     """The JSON header of a file that the library has checked, and where the data start."""
-    with open(path, "rb") as file:
-        size = int.from_bytes(file.read(8), "little")
-        return json.loads(file.read(size), object_pairs_hook=_unique), 8 + size
+    size = int.from_bytes(file.read(8), "little")
+    return json.loads(file.read(size), object_pairs_hook=_unique), 8 + size
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -74,9 +113,9 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     return found
 
 
-def _stored(name: str, path: Path, entry: dict[str, Any], data_start: int) -> StoredTensor:
+def _stored(name: str, source: Source, entry: dict[str, Any], data_start: int) -> StoredTensor:
     coding = CODINGS.get(entry["dtype"], Coding(entry["dtype"]))
-    return StoredTensor(name, path, data_start + entry["data_offsets"][0], tuple(entry["shape"]), coding)
+    return StoredTensor(name, source, data_start + entry["data_offsets"][0], tuple(entry["shape"]), coding)
 
 
 def open_sharded_safetensors(index_path: StrPath) -> TensorFile:
@@ -85,7 +124,11 @@ def open_sharded_safetensors(index_path: StrPath) -> TensorFile:
     The shards lie beside the index. `metadata` is that of the index. FileNotFoundError if a shard is missing;
     ValueError if a file is damaged, a shard lacks a tensor, or a file's name leads to another folder.
     """
-    index_path = existing(index_path)
+    index_path = Path(index_path)
+    return in_one_version(index_path.parent, lambda: _opened_shards(index_path))
+
+
+def _opened_shards(index_path: Path) -> TensorFile:
     index = read_json(index_path)
     weight_map, metadata = index.get("weight_map"), index.get("metadata", {})
     if not isinstance(weight_map, dict) or not weight_map or not isinstance(metadata, dict):
@@ -107,7 +150,11 @@ def _plain_name(index_path: Path, name: str, file: Any) -> str:
 def _from_shard(index_path: Path, file: str, names: Iterable[str]) -> list[StoredTensor]:
     """The tensors `names` of the shard `file`."""
     path = index_path.parent / file
-    if not path.is_file():
+    try:
+        found = is_there(path)
+    except FileNotFoundError:  # a folder, a pipe
+        found = False
+    if not found:
         raise FileNotFoundError(f"{index_path} lists {file}, but there is no such file beside it")
     shard = open_safetensors(path)
     missing = [name for name in names if name not in shard.shapes]

@@ -6,12 +6,15 @@ are read, not memory-mapped: mapped pages count as used memory too, and if the f
 the process is killed.
 """
 
+import contextlib
 import math
+import os
+import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from types import EllipsisType
-from typing import Any, BinaryIO
+from typing import Any, BinaryIO, Self
 
 import numpy as np
 from numpy.typing import DTypeLike
@@ -52,15 +55,53 @@ def bfloat16(raw: np.ndarray) -> np.ndarray:
 BFLOAT16 = Coding("BF16", np.dtype("float32"), 1, 2, bfloat16)
 
 
+class Source:
+    """A file that stays open as long as tensors are read from it: if it is replaced meanwhile, they are still of one.
+
+    path: what it was called; file: the open file, which is the Source's to close
+    """
+
+    def __init__(self, path: Path, file: BinaryIO) -> None:
+        self.path, self._file = path, file
+        self._lock = threading.Lock()  # there is one place in the file to read at
+        self._stamp = self._now()
+
+    @contextlib.contextmanager
+    def at(self, start: int) -> Iterator[BinaryIO]:
+        """The file, to be read from byte `start` on. ValueError if it is closed, or was changed since it was opened."""
+        with self._lock:
+            if self._file.closed:
+                raise ValueError(f"{self.path} is closed: open it again")
+            self._file.seek(start)
+            yield self._file
+            if self._now() != self._stamp:
+                raise ValueError(f"{self.path} was written to while it was read: read it again")
+
+    def close(self) -> None:
+        """Let go of the file."""
+        self._file.close()
+
+    def _now(self) -> tuple[int, int]:
+        status = os.fstat(self._file.fileno())
+        return status.st_size, status.st_mtime_ns
+
+    __del__ = close
+
+
 @dataclass(frozen=True)
 class StoredTensor:
     """A tensor in a file: from byte `start` on, row after row, in one coding."""
 
     name: str
-    path: Path
+    source: Source
     start: int
     shape: tuple[int, ...]
     coding: Coding
+
+    @property
+    def path(self) -> Path:
+        """What the file is called."""
+        return self.source.path
 
     @property
     def size(self) -> int:
@@ -77,14 +118,13 @@ class StoredTensor:
     def fill(self, out: np.ndarray) -> None:
         """Decode the tensor into `out`, an array of its shape, piece by piece.
 
-        ValueError if its coding is not known here or the file has become shorter.
+        ValueError if its coding is not known here or the file was changed.
         """
         if self.coding.decode is None:
             raise ValueError(
                 f"{self.path}: tensor {self.name} is stored as {self.coding.name}, which cannot be dequantised here"
             )
-        with open(self.path, "rb") as file:
-            file.seek(self.start)
+        with self.source.at(self.start) as file:
             for index in pieces(self.shape):
                 part = out[index]
                 values = self._next(file, part.size, self.coding.decode).reshape(part.shape)
@@ -122,6 +162,8 @@ def pieces(shape: tuple[int, ...], chunk: int = CHUNK, index: tuple[int, ...] = 
 class TensorFile:
     """Named tensors that stay in their file (or in the shards of one) until each is read.
 
+    The files are open until `close`, the end of a `with` block, or until nobody holds the TensorFile any more.
+
     path: the file, or the index of the shards
     tensors: {name: StoredTensor}, in the order of the header
     metadata: what else the file says, a dict
@@ -136,6 +178,17 @@ class TensorFile:
         self.tensors = {tensor.name: tensor.check() for tensor in tensors}
         self.shapes = {name: tensor.shape for name, tensor in self.tensors.items()}
         self.dtypes = {name: tensor.coding.dtype for name, tensor in self.tensors.items()}
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    def close(self) -> None:
+        """Let go of the files. What was read stays."""
+        for tensor in self.tensors.values():
+            tensor.source.close()
 
     def read(self, name: str, dtype: DTypeLike | None = None) -> np.ndarray:
         """A new array with a tensor's values, of type `dtype`; by default float32, but integers and booleans stay so.

@@ -6,6 +6,7 @@ made of), evaluation.py; then parallel/, for what is beyond one process or one p
 
 from ..aliases import moved_names
 from .arguments import TrainingArguments
+from .checkpoint import CheckpointError
 from .data import TextData, load_text, prose_documents, python_documents
 from .docstrings import docstring_examples
 from .evaluation import evaluate
@@ -19,6 +20,7 @@ __getattr__ = moved_names(__name__)
 __all__ = [
     "SGD",
     "AdamW",
+    "CheckpointError",
     "ExampleData",
     "RecordedStep",
     "TextData",

@@ -2,6 +2,7 @@
 
 import json
 import math
+import warnings
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
@@ -13,7 +14,7 @@ from ..autograd.devices import to_device
 from ..storage import read_safetensors, write_safetensors
 from .best import Best
 from .optim import Optimizer
-from .protocols import Array
+from .protocols import Array, History
 from .weights import Trained, put
 
 if TYPE_CHECKING:
@@ -24,11 +25,25 @@ OPTIMIZER, MODEL, BEST = "optimizer.", "model.", "best."  # how the names in the
 ADDED = {"load_best": False}  # arguments that older checkpoints do not name, and what they were
 
 
-def save_checkpoint(run: "TrainingRun", directory: str | PathLike[str]) -> None:
+class CheckpointError(OSError):
+    """The last checkpoint of a run could not be written. What was trained is still in memory.
+
+    run       the `TrainingRun`: `run.save(directory)` writes the checkpoint to another directory
+    history   what `train` would have returned
+    """
+
+    def __init__(self, run: "TrainingRun", reason: OSError) -> None:
+        super().__init__(f"{reason}; what was trained is still in memory, and error.run.save(directory) writes it")
+        self.run, self.errno = run, reason.errno
+        self.history: History = {**run.history, "interrupted": run.step < run.args.steps}
+
+
+def save_checkpoint(run: "TrainingRun", directory: str | PathLike[str], is_last: bool = True) -> None:
     """Write the checkpoint: trained parameters, optimizer state, step and history in one file, replaced at once.
 
     With `load_best`, the best parameters too. Of several processes, the first writes: all have the same to write.
-    FloatingPointError, and the file stays as it was, if a number is not finite.
+    FloatingPointError, and the file stays as it was, if a number is not finite. If it cannot be written, that is a
+    CheckpointError where it is the last; otherwise a warning, and the one before stays.
     """
     run.watch.check_weights()
     if run.communicator.rank == 0:
@@ -37,7 +52,13 @@ def save_checkpoint(run: "TrainingRun", directory: str | PathLike[str]) -> None:
             arrays[f"{OPTIMIZER}{name}"] = np.asarray(value) if isinstance(value, int) else value
         arrays |= {f"{BEST}{name}": array for name, array in run.best.weights.items()}
         state = {"step": run.step, "history": run.history, "arguments": run.arguments()}
-        write_safetensors(Path(directory) / CHECKPOINT, arrays, {"run": json.dumps(state)})
+        try:
+            write_safetensors(Path(directory) / CHECKPOINT, arrays, {"run": json.dumps(state)})
+        except OSError as error:
+            if is_last:
+                raise CheckpointError(run, error) from error
+            warnings.warn(f"{error}; the training goes on without a checkpoint of step {run.step}", stacklevel=5)
+            return
     run.watch.saved_step = run.step
 
 

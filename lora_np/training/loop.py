@@ -116,9 +116,9 @@ class TrainingRun:
         if self.args.load_best:
             self.best.compare(self.history["evaluation"])
 
-    def save(self, directory: str | PathLike[str]) -> None:
+    def save(self, directory: str | PathLike[str], is_last: bool = True) -> None:
         """Write a checkpoint: see `save_checkpoint`."""
-        save_checkpoint(self, directory)
+        save_checkpoint(self, directory, is_last)
 
     def load(self, directory: str | PathLike[str]) -> None:
         """Go on from a checkpoint: see `load_checkpoint`."""
@@ -199,5 +199,5 @@ def _run_steps(
             if last or stopping:
                 run.watch.check_weights()
             if directory and (run.step % args.checkpoint_every == 0 or last or stopping):
-                run.save(directory)
+                run.save(directory, last or stopping)
             bar.next_step()

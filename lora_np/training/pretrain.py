@@ -7,7 +7,7 @@ from typing import Any
 
 from ..autograd import manual_seed
 from ..models import ByteTokenizer, GPT2Config, GPT2LMHeadModel
-from ..storage import write_json
+from ..storage import together, write_json
 from .arguments import TrainingArguments
 from .data import TextData, fingerprint, prose_documents, python_documents, split_documents
 from .evaluation import evaluate
@@ -82,9 +82,10 @@ def pretrain(
             "reference_prose": round(evaluate(model, prose), 4),
         },
     }
-    model.to("cpu").save_pretrained(directory)
-    tokenizer.save_pretrained(directory)
-    write_json(Path(directory) / "training.json", report)
+    with together(directory):
+        model.to("cpu").save_pretrained(directory)
+        tokenizer.save_pretrained(directory)
+        write_json(Path(directory) / "training.json", report)
     return report
 
 

@@ -1,5 +1,6 @@
 """The main job, in small: few steps, the shipped base."""
 
+import errno
 import json
 import re
 import sys
@@ -7,7 +8,7 @@ import sys
 import numpy as np
 import pytest
 
-from lora_np import AutoModelForCausalLM, AutoTokenizer, PeftModel
+from lora_np import AutoModelForCausalLM, AutoTokenizer, PeftModel, storage
 from lora_np.cli.finetune import finetune
 from lora_np.cli.options import FinetuneOptions
 from lora_np.cli.report import merge_difference
@@ -166,3 +167,25 @@ def test_a_rate_that_ruins_the_weights_is_said_in_a_sentence(tmp_path, text, cap
         r"lora-np: .*(loss|weights).* step \d+.*: .*after 0 steps again; there is no checkpoint\.", last
     )
     assert not list((tmp_path / "out").glob("*.safetensors"))
+
+
+def test_results_that_can_not_be_written_go_to_another_folder(tmp_path, text, monkeypatch):
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    out, write = tmp_path / "out", storage.safetensors.replacing
+
+    def full(path):
+        if path.parent == out:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(path)
+
+    monkeypatch.setattr(storage.safetensors, "replacing", full)
+    result, report = run(tmp_path, data=str(text))
+    assert result["adapter"] == tmp_path / "home" / "lora_np" / "out"
+    assert (result["adapter"] / "adapter_model.safetensors").is_file()
+    assert "What was trained is still in memory" in report
+    assert not out.exists()
+
+
+def test_a_second_run_into_the_same_folder_is_refused_before_it_trains(tmp_path, text):
+    with storage.claimed(tmp_path / "out"), pytest.raises(BlockingIOError, match=r"another run is writing to .*out"):
+        run(tmp_path, data=str(text))

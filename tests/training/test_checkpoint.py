@@ -210,17 +210,18 @@ def killed_while_saving(kind, directory, moment):
     def kill(*_, **__):
         os.kill(os.getpid(), signal.SIGKILL)
 
-    def half_written(arrays, path, metadata):
-        save_file(arrays, path, metadata)
-        os.truncate(path, os.path.getsize(path) // 2)
-        kill()
+    written = []
+
+    def half_written(array):
+        written.append(array)
+        return kill() if len(written) == 5 else array
 
     def after(*paths, replace=os.replace):
         replace(*paths)
         kill()
 
     interrupted_calls = {
-        "in the middle of writing": (lora_np.storage.safetensors, "save_file", half_written),
+        "in the middle of writing": (lora_np.storage.safetensors, "to_numpy", half_written),
         "before it is on the disk": (os, "fsync", kill),
         "before it is renamed": (os, "replace", kill),
         "after it is renamed": (os, "replace", after),

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ... import nn
-from ...storage import open_gguf, open_safetensors, open_sharded_safetensors, present, read_json
+from ...storage import is_there, one_version, open_gguf, open_safetensors, open_sharded_safetensors, read_json
 from ...storage.fields import short
 from ...storage.tensors import TensorFile
 from ..architectures import ARCHITECTURES
@@ -45,12 +45,14 @@ def load_pretrained(path: str | PathLike, gguf_file: str | None = None) -> Causa
     return model.eval()
 
 
+@one_version
 def _load_directory(directory):
     fields = read_json(directory / "config.json")
-    single = not (directory / SHARDED).exists() or (directory / SINGLE).exists()
-    weights = open_safetensors(directory / SINGLE) if single else open_sharded_safetensors(directory / SHARDED)
-    model = _filled(fields, directory / "config.json", weights, directory)
-    if present(generation := directory / "generation_config.json"):
+    single = not is_there(directory / SHARDED) or is_there(directory / SINGLE)
+    open_weights, name = (open_safetensors, SINGLE) if single else (open_sharded_safetensors, SHARDED)
+    with open_weights(directory / name) as weights:
+        model = _filled(fields, directory / "config.json", weights, directory)
+    if is_there(generation := directory / "generation_config.json"):
         model.generation_config = read_json(generation)
         with _naming(generation):
             check_generation_config(model.generation_config)

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...extras import require
-from ...storage import existing, present, read_json
+from ...storage import is_there, one_version, read_json, read_text
 from ...storage.fields import TokenId, fits, short
 from .base import BaseTokenizer
 from .byte import ByteTokenizer
@@ -25,6 +25,7 @@ LARGEST_ID = 2**24  # a hundred times that of the largest vocabularies; the libr
 PAD_LEFT = ("CodeLlamaTokenizer", "CohereTokenizer", "GemmaTokenizer", "LlamaTokenizer")
 
 
+@one_version
 def load_tokenizer(directory: str | PathLike) -> BaseTokenizer:
     """The tokenizer in a directory: a `ByteTokenizer` where tokenizer_config.json says so, else a `PretrainedTokenizer`
     from tokenizer.json, or from GPT-2's older pair vocab.json and merges.txt.
@@ -75,12 +76,12 @@ def _library():
 
 def _backend(directory, config):
     """The `tokenizers.Tokenizer` of a directory."""
-    if present(directory / "tokenizer.json"):
+    if is_there(directory / "tokenizer.json"):
         return _read_tokenizer_json(directory / "tokenizer.json")
-    if present(directory / "vocab.json") and present(directory / "merges.txt"):
+    if is_there(directory / "vocab.json") and is_there(directory / "merges.txt"):
         return _read_gpt2(directory, config)
     asks = f"names {config['tokenizer_class']!r}" if "tokenizer_class" in config else "does not exist"
-    if (directory / "tokenizer_config.json").is_file() and "tokenizer_class" not in config:
+    if is_there(directory / "tokenizer_config.json") and "tokenizer_class" not in config:
         asks = "names no tokenizer_class"
     raise FileNotFoundError(
         f"{directory} holds no tokenizer: neither tokenizer.json nor vocab.json with merges.txt is there, and its "
@@ -91,7 +92,7 @@ def _backend(directory, config):
 def _read_tokenizer_json(path):
     tokenizers = _library()
     try:
-        backend = tokenizers.Tokenizer.from_str(path.read_text(encoding="utf-8"))
+        backend = tokenizers.Tokenizer.from_str(read_text(path))
     except Exception as error:  # the library raises nothing more special
         raise ValueError(f"{path} is not a readable tokenizer.json: {error}") from None
     return _checked_ids(path, backend)
@@ -125,7 +126,7 @@ def _read_gpt2(directory, config):
 
 def _read_merges(path):
     """The pairs in a merges.txt. Its first line says "#version"; "#" alone can begin a pair."""
-    lines = _read_text(path).split("\n")
+    lines = read_text(path).split("\n")
     pairs = [tuple(line.rstrip("\r").split(" ")) for line in lines if line.strip() and not line.startswith("#version")]
     if bad := [pair for pair in pairs if len(pair) != 2]:
         raise ValueError(f"a merge should be two tokens, not {' '.join(bad[0])!r}")
@@ -135,8 +136,8 @@ def _read_merges(path):
 def _chat_template(directory, config):
     """The chat template: its own file goes before the config, of several in the config the one named "default"."""
     path, template = directory / "chat_template.jinja", config.get("chat_template")
-    if present(path):
-        return _read_text(path)
+    if is_there(path):
+        return read_text(path)
     if isinstance(template, list) and all(isinstance(entry, dict) for entry in template):
         template = next((entry.get("template") for entry in template if entry.get("name") == "default"), None)
     if template is not None and not isinstance(template, str):
@@ -155,7 +156,7 @@ def _with_special_tokens(directory, config, backend):
         config = {"padding_side": "left", **config}
     if padding := backend.padding:
         config = {"pad_token": padding["pad_token"], "padding_side": padding["direction"], **config}
-    if not (directory / "tokenizer.json").is_file() or _is_gpt2(directory, config):
+    if not is_there(directory / "tokenizer.json") or _is_gpt2(directory, config):
         config = {"bos_token": GPT2_END, "eos_token": GPT2_END, "unk_token": GPT2_END, **config}
     try:
         config = _add_tokens(backend, config, _read_if_there(directory / "added_tokens.json"))
@@ -164,7 +165,7 @@ def _with_special_tokens(directory, config, backend):
             f"the special tokens in {directory} cannot be read (from tokenizer_config.json, special_tokens_map.json "
             f"or added_tokens.json): {error}"
         ) from None
-    if not (directory / "tokenizer.json").is_file():  # that file has a rule of its own
+    if not is_there(directory / "tokenizer.json"):  # that file has a rule of its own
         bos, eos = (config.get(f"{name}_token") if config.get(f"add_{name}_token") else None for name in ("bos", "eos"))
         surround(backend, bos, eos)
     return config
@@ -180,7 +181,7 @@ def _pads_left(config, backend):
 def _is_gpt2(directory, config):
     """Is this GPT-2's tokenizer, by its own word or the model's? GPT-2's files leave out what it always has."""
     name = config.get("tokenizer_class")
-    if name is None and present(directory / "config.json"):
+    if name is None and is_there(directory / "config.json"):
         return read_json(directory / "config.json").get("model_type") == "gpt2"
     return name in GPT2_CLASSES
 
@@ -221,12 +222,5 @@ def _checked(directory, backend, config):
         raise ValueError(f"{directory / 'tokenizer_config.json'}: {error}") from None
 
 
-def _read_text(path):
-    try:
-        return existing(path).read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{path} is not a text in UTF-8: {error}") from None
-
-
 def _read_if_there(path):
-    return read_json(path) if present(path) else {}
+    return read_json(path) if is_there(path) else {}

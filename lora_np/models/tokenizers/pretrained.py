@@ -7,7 +7,7 @@ from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ...storage import write_json, write_text
+from ...storage import is_there, remove, together, write_json, write_text
 from .base import SIDES, BaseTokenizer
 
 if TYPE_CHECKING:
@@ -86,11 +86,14 @@ class PretrainedTokenizer(BaseTokenizer):
     def save_pretrained(self, directory: str | PathLike) -> None:
         """Write tokenizer.json and tokenizer_config.json, which Transformers' AutoTokenizer reads as well."""
         directory = Path(directory)
-        write_text(directory / "tokenizer.json", self.backend.to_str(pretty=True))
         template = directory / "chat_template.jinja"
-        if template.exists():  # an older one, which would go before the one in the config
-            write_text(template, self.chat_template or "") if self.chat_template else template.unlink()
-        write_json(directory / "tokenizer_config.json", self._saved_config())
+        with together(directory):
+            write_text(directory / "tokenizer.json", self.backend.to_str(pretty=True))
+            if self.chat_template and is_there(template):  # it would go before the one in the config
+                write_text(template, self.chat_template)
+            else:
+                remove(template)
+            write_json(directory / "tokenizer_config.json", self._saved_config())
 
     def _saved_config(self):
         """tokenizer_config.json. The class is the one that takes tokenizer.json as it is: the classes of single models
