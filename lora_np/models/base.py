@@ -14,7 +14,7 @@ from ..autograd.devices import on_gpu, to_numpy
 from ..autograd.shape_ops import check_ids
 from ..autograd.tensor import data
 from ..storage import write_json, write_safetensors
-from .context import Context
+from .context import Context, one_row
 from .generation import generate, stream
 from .kv_cache import KVCache
 from .output import CausalLMOutput, ShardedOutput, shift_labels
@@ -49,7 +49,7 @@ class CausalLM(nn.Module):
         past_key_values: KVCache | None = None,
         logits_to_keep: int = 0,
     ) -> CausalLMOutput | ShardedOutput:
-        """input_ids (B, T) integers -> an output with .logits (B, T, V) and, if labels are given, .loss.
+        """input_ids (B, T) integers, or a list of T, -> an output with .logits (B, T, V) and, if labels are given, .loss.
 
         labels (B, T)           usually the ids themselves. They are shifted here: position t is judged by label t + 1.
                                 Positions labelled -100 do not count.
@@ -59,6 +59,8 @@ class CausalLM(nn.Module):
         logits_to_keep          logits of the last so many positions only; 0 for all
         Ids and labels that are on the model's GPU stay there.
         """
+        if isinstance(input_ids, list):  # such as a tokenizer's, which has one row for one text
+            input_ids, labels, attention_mask = one_row(input_ids), one_row(labels), one_row(attention_mask)
         device = self.device
         ids = self.checked_ids(input_ids, device)
         targets = None if labels is None else shift_labels(labels, ids.shape)
@@ -72,13 +74,13 @@ class CausalLM(nn.Module):
             hidden = hidden[:, -logits_to_keep:]
         return CausalLMOutput(hidden, self.lm_head, targets, past_key_values)
 
-    def generate(self, ids: Numbers, **options: Any) -> np.ndarray:
-        """Continue `ids`; see `generation.generate` for the options."""
-        return generate(self, ids, **options)
+    def generate(self, input_ids: Numbers, **options: Any) -> np.ndarray:
+        """Continue `input_ids`; see `generation.generate` for the options."""
+        return generate(self, input_ids, **options)
 
-    def stream(self, ids: Numbers, **options: Any) -> Iterator[np.ndarray]:
-        """Continue `ids` and yield each step's tokens as they come; see `generation.stream`."""
-        return stream(self, ids, **options)
+    def stream(self, input_ids: Numbers, **options: Any) -> Iterator[np.ndarray]:
+        """Continue `input_ids` and yield each step's tokens as they come; see `generation.stream`."""
+        return stream(self, input_ids, **options)
 
     def save_pretrained(self, directory: str | PathLike[str]) -> None:
         """Write config.json and model.safetensors, which Transformers loads too."""

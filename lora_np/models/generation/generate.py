@@ -12,6 +12,7 @@ from ...autograd import no_grad
 from ...autograd.devices import to_numpy
 from ...autograd.shape_ops import check_ids
 from ...autograd.tensor import Tensor, data
+from ..context import one_row
 from ..kv_cache import KVCache
 from .sampling import Sampler
 
@@ -20,13 +21,14 @@ if TYPE_CHECKING:
 
 
 def generate(model: CausalLM, ids: ArrayLike | Tensor, **options: Any) -> np.ndarray:
-    """Continue each row of `ids` (B, T) by at most `max_new_tokens` tokens; returns ids (B, T + tokens).
+    """Continue each row of `ids` (B, T), or a list of T, by at most `max_new_tokens`
+    tokens; returns ids (B, T + tokens).
 
     The options, with Transformers' names, are those of `stream`. Rows that stop early are filled up with
     `pad_token_id`.
     """
     new = [tokens[:, None] for tokens in stream(model, ids, **options)]
-    return np.concatenate([to_numpy(data(ids)).astype(np.int64), *new], axis=1)
+    return np.concatenate([to_numpy(data(one_row(ids))).astype(np.int64), *new], axis=1)
 
 
 def stream(
@@ -53,9 +55,9 @@ def stream(
     """
     if max_new_tokens < 0:
         raise ValueError(f"max_new_tokens must not be negative, got {max_new_tokens}")
-    text = _Text(ids, attention_mask)
+    text = _Text(one_row(ids), one_row(attention_mask))
     sampler = Sampler(**sampling)
-    stops = _stop_tokens(model, eos_token_id)
+    stops = stop_tokens(model, eos_token_id)
     pad = _pad_token(model, pad_token_id, stops)
     return _stream(model, text, sampler, stops, pad, max_new_tokens, use_cache)
 
@@ -122,7 +124,7 @@ class _Text:
         return {"attention_mask": mask, "position_ids": positions[:, start - max(0, dropped) :]}
 
 
-def _stop_tokens(model, given):
+def stop_tokens(model, given):
     """The ids that end a row: as given, or the model's."""
     if given is None:
         given = model.generation_config.get("eos_token_id", model.config.eos_token_id)
