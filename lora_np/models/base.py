@@ -49,7 +49,9 @@ class CausalLM(nn.Module):
         past_key_values: KVCache | None = None,
         logits_to_keep: int = 0,
     ) -> CausalLMOutput | ShardedOutput:
-        """input_ids (B, T) integers, or a list of T, -> an output with .logits (B, T, V) and, if labels are given, .loss.
+        """input_ids (B, T) integers -> an output with .logits (B, T, V) and, if labels are given, .loss.
+
+        A plain list of T ids is one row, as a tokenizer returns it for one text; so are its labels and its mask.
 
         labels (B, T)           usually the ids themselves. They are shifted here: position t is judged by label t + 1.
                                 Positions labelled -100 do not count.
@@ -59,7 +61,7 @@ class CausalLM(nn.Module):
         logits_to_keep          logits of the last so many positions only; 0 for all
         Ids and labels that are on the model's GPU stay there.
         """
-        if isinstance(input_ids, list):  # such as a tokenizer's, which has one row for one text
+        if isinstance(input_ids, list) and input_ids is not one_row(input_ids):
             input_ids, labels, attention_mask = one_row(input_ids), one_row(labels), one_row(attention_mask)
         device = self.device
         ids = self.checked_ids(input_ids, device)

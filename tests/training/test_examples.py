@@ -1,5 +1,6 @@
 """Prompts and completions: how they are read, which of their tokens are learnt, and how they come in batches."""
 
+import functools
 import itertools
 import json
 import math
@@ -30,6 +31,12 @@ class Letters:
     def encode(self, text, add_special_tokens=True):
         front = [self.bos_token_id] if add_special_tokens and self.bos_token_id is not None else []
         return front + [ord(m[0][0]) + 128 * (len(m[0]) > 1) for m in re.finditer(r"(?s)(.)\1|.", text)]
+
+    encode_continuation = functools.partialmethod(encode, add_special_tokens=False)
+
+    def __call__(self, text, *, add_special_tokens, return_offsets_mapping):
+        spans = [m.span() for m in re.finditer(r"(?s)(.)\1|.", text)]
+        return {"input_ids": self.encode(text, add_special_tokens), "offset_mapping": spans}
 
     def apply_chat_template(self, messages, add_generation_prompt=False, tokenize=False):
         assert not tokenize
@@ -203,7 +210,7 @@ class Headless(Letters):
         return super().apply_chat_template(messages, False) + "Answer:" * add_generation_prompt
 
 
-@pytest.mark.parametrize(("tokenizer", "number"), [(Rewriting(), 4), (Headless(), 2)], ids=["rewrites", "other-header"])
+@pytest.mark.parametrize(("tokenizer", "number"), [(Rewriting(), 2), (Headless(), 2)], ids=["rewrites", "other-header"])
 def test_a_template_without_a_border_before_the_answer_is_refused(tokenizer, number):
     with pytest.raises(ValueError, match=f"template does not allow completion-only loss: with message {number}"):
         tokenize_example(talk("Hi", "Ho", "So?", "No."), tokenizer)

@@ -124,7 +124,7 @@ class _Text:
         return {"attention_mask": mask, "position_ids": positions[:, start - max(0, dropped) :]}
 
 
-def stop_tokens(model, given):
+def stop_tokens(model: CausalLM, given: int | Sequence[int] | None = None) -> np.ndarray:
     """The ids that end a row: as given, or the model's."""
     if given is None:
         given = model.generation_config.get("eos_token_id", model.config.eos_token_id)
@@ -133,6 +133,8 @@ def stop_tokens(model, given):
 
 def _pad_token(model, given, stops):
     """What finished rows are filled up with: as given, the model's, or a stop token."""
-    own = getattr(model.config, "pad_token_id", None)
-    found = next((i for i in (given, model.generation_config.get("pad_token_id"), own) if i is not None), None)
-    return found if found is not None else int(stops[0]) if len(stops) else 0
+    if given is not None:
+        return given
+    own = (model.generation_config.get("pad_token_id"), getattr(model.config, "pad_token_id", None))
+    known = [i for i in own if i is not None and 0 <= i < model.config.vocab_size]  # some files name one that is none
+    return next(iter(known), int(stops[0]) if len(stops) else 0)

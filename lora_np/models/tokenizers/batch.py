@@ -1,5 +1,6 @@
 """What a call of a tokenizer returns: rows of ids with their mask, padded or not, as lists or as arrays."""
 
+import re
 from collections.abc import Sequence
 from typing import Any, NamedTuple, Protocol
 
@@ -101,3 +102,8 @@ def overlapping(offsets: Sequence[tuple[int, int]], spans: Sequence[tuple[int, i
             i += 1
         found.append(i < len(spans) and end > spans[i][0])
     return found
+
+
+def marks_answers(template: str | None) -> bool:
+    """Whether a chat template marks with {% generation %} what the model writes."""
+    return template is not None and re.search(r"\{%[-+]?\s*generation\s*[-+]?%\}", template) is not None

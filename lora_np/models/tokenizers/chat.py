@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from jinja2 import TemplateError, TemplateSyntaxError, meta, nodes
 from jinja2.ext import Extension
 
+from .batch import marks_answers
 from .sandbox import Environment, note_span, run
 
 LONGEST_TEMPLATE = 1_000_000  # characters
@@ -61,11 +62,6 @@ def render(
     if add_generation_prompt or tracked:
         raise ValueError("continue_final_message goes with neither add_generation_prompt nor an assistant mask")
     return Chat(_continued(compiled, values, "content" if continued is True else continued), [])
-
-
-def marks_answers(template: str) -> bool:
-    """Whether a template marks with {% generation %} what the model writes."""
-    return re.search(r"\{%[-+]?\s*generation\s*[-+]?%\}", template) is not None
 
 
 def _rendered(compiled, values):

@@ -95,7 +95,7 @@ class Bounds:
                 todo.extend(value)
                 todo.extend(value.values())
             elif isinstance(value, Namespace):
-                todo.append(value._Namespace__attrs)  # type: ignore[attr-defined]
+                todo.append(value._Namespace__attrs)
         return total
 
     def looped(self, value: Any, weight: int = 1) -> Any:
@@ -139,7 +139,8 @@ class Bounds:
     def replaced(self, text: Any, old: Any, new: Any) -> None:
         """Refuse text.replace(old, new) if it is too large."""
         if isinstance(text, (str, bytes)) and isinstance(old, type(text)):
-            self.check(len(text) + text.count(old) * self.size(new))
+            count: int = text.count(old)  # type: ignore[arg-type]
+            self.check(len(text) + count * self.size(new))
 
     def method(self, owner: Any, name: str, values: list[Any]) -> None:
         """Refuse a method of a text or number that may make something too large of it."""
