@@ -46,6 +46,6 @@ def generate(
         prompt = chat_prompt(tokenizer, [{"role": "user", "content": prompt}])
     else:
         out.write(prompt)
-    _, tokens, seconds = write(model, tokenizer, prompt, out, templated, **options)
+    _, tokens, seconds = write(model, tokenizer, prompt, out, templated=templated, **options)
     out.write("\n")
     print(f"[{tokens} tokens, {tokens / seconds:.1f} a second]", file=sys.stderr)

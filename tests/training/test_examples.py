@@ -13,7 +13,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lora_helpers import hugging_face_twin, tiny_model
 
+from tokenizer_helpers import sentencepiece_like
+
 from lora_np import TrainingArguments, evaluate, manual_seed, train
+from lora_np.models.tokenizers import PretrainedTokenizer
 from lora_np.training import ExampleData, load_examples, split_examples, tokenize_example, write_jsonl
 
 BOS, END, PAD = 1, 2, 3
@@ -172,6 +175,23 @@ def test_without_a_prompt_the_first_token_is_learnt_only_after_another(bos, expe
     assert tokenize_example({"prompt": "", "completion": "ab"}, Letters(bos=bos))[1] == expected
 
 
+@pytest.mark.parametrize("prefix", ["prepend", "always", "first", "never"])
+@quick
+@given(prompt=st.text("lo ra\n", max_size=8), completion=TEXTS)
+def test_prompt_and_completion_are_the_joined_text_and_begin_with_the_prompts_ids(prefix, prompt, completion):
+    """Also where the tokenizer puts a space before every text."""
+    config = {"bos_token": "<s>", "eos_token": "</s>"}
+    tokenizer = PretrainedTokenizer(sentencepiece_like(prefix), config)
+    asked = tokenizer.encode(prompt)
+    ids, labels = tokenize_example({"prompt": prompt, "completion": completion}, tokenizer)
+    assert ids[: len(asked)] == asked
+    assert labels == [-100] * len(asked) + ids[len(asked) :]
+    spaces = (" ", "▁") if prefix != "never" else ()
+    joined = (prompt + completion).replace("▁", " ")
+    shown = tokenizer.decode(ids, skip_special_tokens=True)
+    assert shown == joined or ((prompt + completion).startswith(spaces) and shown == joined[1:])
+
+
 def test_of_a_conversation_the_answers_are_learnt_with_their_ends():
     example = talk("Hi", "Ho", "So?", "No.", system="Be short.")
     ids, labels = tokenize_example(example, Letters())
@@ -241,6 +261,20 @@ def rows_of(batch):
     for ids, labels in zip(batch["input_ids"].tolist(), batch["labels"].tolist(), strict=True):
         length = max(i for i, label in enumerate(labels) if label != -100) + 1
         yield ids[:length], labels[:length]
+
+
+def test_a_pad_token_behind_the_vocabulary_pads_nothing():
+    """Such as [PAD], added to a tokenizer whose model has no row for it."""
+    data = ExampleData(some_examples(), Letters(pad=256), 64, 23)
+    assert data.pad_id == END
+    assert data.batch(0, 0)["input_ids"].max() < 256
+    assert ExampleData(some_examples(), Letters(pad=256, eos=None), 64, 23).pad_id == 0
+
+
+def test_without_an_end_token_it_is_told_that_no_end_is_learnt():
+    with pytest.warns(UserWarning, match="has no end token .*does not learn where to stop") as caught:
+        ExampleData(some_examples(), Letters(eos=None), 64, 23)
+    assert [warning.filename for warning in caught] == [__file__]
 
 
 PACKING = pytest.mark.parametrize("packing", [False, True])

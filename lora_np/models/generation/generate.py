@@ -55,7 +55,8 @@ def stream(
     """
     if max_new_tokens < 0:
         raise ValueError(f"max_new_tokens must not be negative, got {max_new_tokens}")
-    text = _Text(one_row(ids), one_row(attention_mask))
+    row = one_row(ids)
+    text = _Text(row, attention_mask if row is ids else one_row(attention_mask))
     sampler = Sampler(**sampling)
     stops = stop_tokens(model, eos_token_id)
     pad = _pad_token(model, pad_token_id, stops)

@@ -44,7 +44,7 @@ def _id_property(name: str) -> Any:
 
     def change(self: PretrainedTokenizer, i: int | None) -> None:
         if i is not None and self._token(self._row(i)[0]) is None:
-            raise ValueError(f"{name}_token_id = {i}: there is no token of this id in the vocabulary")
+            raise ValueError(f"{name}_token_id = {i}: the vocabulary has no token {i}")
         self._special[name] = i
 
     return property(get, change, doc=f"The id of the {name} token, or None.")
