@@ -14,7 +14,7 @@ import warnings
 from pathlib import Path
 
 EXTRAS = ("gguf", "huggingface_hub", "jinja2", "matplotlib", "scipy", "threadpoolctl", "tokenizers")
-NEED_MORE = ("lora_np.autograd.cuda", "lora_np.models.tokenizers.chat")  # CuPy, jinja2
+NEED_MORE = ("lora_np.autograd.cuda", "lora_np.models.tokenizers.chat", "lora_np.models.tokenizers.sandbox")
 
 
 class Refusing(importlib.abc.MetaPathFinder):

@@ -1,14 +1,16 @@
 """What a run learns from: texts, files of examples, the standard library's docstrings."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
+from lora_helpers import tiny_model
 
-from lora_np import AutoModelForCausalLM, AutoTokenizer
+from lora_np import AutoModelForCausalLM, AutoTokenizer, LoraConfig, get_peft_model
 from lora_np.cli.finetune import finetune
 from lora_np.cli.options import FinetuneOptions
-from lora_np.cli.task import ExampleTask, TextTask, evenly_spaced, make_task, question_and_answer
+from lora_np.cli.task import ExampleTask, TextTask, check_tokens, evenly_spaced, make_task, question_and_answer
 from lora_np.training import write_jsonl
 
 TEMPLATE = (

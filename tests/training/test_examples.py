@@ -12,7 +12,6 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lora_helpers import hugging_face_twin, tiny_model
-
 from tokenizer_helpers import sentencepiece_like
 
 from lora_np import TrainingArguments, evaluate, manual_seed, train
