@@ -91,17 +91,16 @@ def check_lengths(padding: bool | str, truncation: bool, max_length: int | None)
 
 
 def overlapping(offsets: Sequence[tuple[int, int]], spans: Sequence[tuple[int, int]]) -> list[bool]:
-    """For each token, whether it has a character of one of the `spans`: (begin, end) in the text, in order.
+    """For each token, whether it has a character of one of the `spans`: (begin, end) in the text.
 
     A token reaches from where the one before it ended: tokenizers leave spaces out of their offsets.
     """
-    found, i, reached = [], 0, 0
-    for begin, end in offsets:
-        begin, reached = min(begin, reached), max(end, reached)
-        while i < len(spans) and begin >= spans[i][1]:
-            i += 1
-        found.append(i < len(spans) and end > spans[i][0])
-    return found
+    begins, ends = np.array(offsets, np.int64).reshape(-1, 2).T
+    begins = np.minimum(begins, np.concatenate([[0], np.maximum.accumulate(ends)])[: len(ends)])
+    inside = np.zeros(len(ends), bool)
+    for begin, end in spans:
+        inside |= (begins < end) & (ends > begin)
+    return inside.tolist()
 
 
 def marks_answers(template: str | None) -> bool:
