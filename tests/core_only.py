@@ -14,7 +14,7 @@ import warnings
 from pathlib import Path
 
 EXTRAS = ("gguf", "huggingface_hub", "jinja2", "matplotlib", "scipy", "threadpoolctl", "tokenizers")
-NEED_MORE = ("lora_np.autograd.cuda", "lora_np.models.tokenizers.chat")  # CuPy, jinja2
+NEED_MORE = ("lora_np.autograd.cuda", "lora_np.models.tokenizers.chat", "lora_np.models.tokenizers.sandbox")
 
 
 class Refusing(importlib.abc.MetaPathFinder):
@@ -44,7 +44,7 @@ def train_save_and_load(folder):
     llama_config = lora_np.LlamaConfig(
         vocab_size=256, hidden_size=16, intermediate_size=24, num_hidden_layers=2, num_attention_heads=2
     )
-    ids = lora_np.ByteTokenizer()("A rose is a rose.")["input_ids"].repeat(16, axis=0)
+    ids = lora_np.ByteTokenizer()("A rose is a rose.", return_tensors="np")["input_ids"].repeat(16, axis=0)
     for name, model in (("gpt2", gpt2), ("llama", lora_np.LlamaForCausalLM(llama_config))):
         model.save_pretrained(folder / name)
         adapted = lora_np.get_peft_model(model, lora_np.LoraConfig(r=2, target_modules="all-linear"))

@@ -1,7 +1,7 @@
 """Texts that find the corners of a tokenizer, and small tokenizers to load."""
 
 from hypothesis import strategies as st
-from tokenizers import AddedToken, Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 
 FRAGMENTS = [
     *(" ", "  ", "   ", "\n", "\n\n", "\r\n", "\t", "\x00", "\x1c", "\x85", "\xa0", "\u2028", "\u3000"),
@@ -52,4 +52,28 @@ def trained(vocab_size=400, special=("<unk>", "<s>", "</s>", "<pad>"), bos=None,
     if bos:
         pairs = [(bos, tokenizer.token_to_id(bos))]
         tokenizer.post_processor = processors.TemplateProcessing(single=f"{bos} $A", special_tokens=pairs)
+    return tokenizer
+
+
+def sentencepiece_like(prefix="prepend", special=("<unk>", "<s>", "</s>")):
+    """A small BPE of Llama 2's kind (a `tokenizers.Tokenizer`): a space is "▁", unknown characters are bytes.
+
+    prefix   what puts a "▁" before texts: "prepend" (a normalizer, as in Llama 2's file), or a Metaspace with this
+             prepend_scheme: "always", "first", "never"
+    """
+    bytes_ = [f"<0x{i:02X}>" for i in range(256)]
+    letters = sorted(set("".join(LEARNED_FROM)) - {" "} | {"▁"})
+    merges = [("▁", "l"), ("l", "o"), ("▁", "r"), ("▁l", "o"), ("▁", "▁"), ("a", "n"), ("▁r", "an"), ("▁", "H")]
+    tokens = list(dict.fromkeys([*special, *bytes_, *letters, *("".join(pair) for pair in merges)]))
+    vocabulary = {token: i for i, token in enumerate(tokens)}
+    tokenizer = Tokenizer(models.BPE(vocabulary, merges, unk_token="<unk>", fuse_unk=True, byte_fallback=True))
+    if prefix == "prepend":
+        tokenizer.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
+    else:
+        tokenizer.pre_tokenizer = pre_tokenizers.Metaspace("▁", prepend_scheme=prefix, split=False)
+    parts = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    tokenizer.decoder = decoders.Sequence(parts + [decoders.Strip(" ", 1, 0)] * (prefix != "never"))
+    tokenizer.add_special_tokens([AddedToken(token, normalized=False, special=True) for token in special])
+    pairs = [("<s>", tokenizer.token_to_id("<s>"))]
+    tokenizer.post_processor = processors.TemplateProcessing(single="<s> $A", special_tokens=pairs)
     return tokenizer

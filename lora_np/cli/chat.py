@@ -52,7 +52,7 @@ def chat(
             messages = list(before)
             continue
         messages.append({"role": "user", "content": line})
-        answer, _, _ = write(model, tokenizer, chat_prompt(tokenizer, messages), out, **options)
+        answer, _, _ = write(model, tokenizer, chat_prompt(tokenizer, messages), out, templated=True, **options)
         out.write("\n")
         messages.append({"role": "assistant", "content": answer.strip()})
 

@@ -22,7 +22,7 @@ from .arguments import BASE, target_modules
 from .options import FinetuneOptions, ResolvedOptions, option_defaults
 from .output import Output, output_directory
 from .report import Say, announce, draw, merge_difference, report_losses, report_samples
-from .task import Task, TrainingData, make_task
+from .task import Task, TrainingData, check_tokens, make_task
 
 NAME = "finetune"
 HELP = "train an adapter on your own data"
@@ -30,7 +30,9 @@ DESCRIPTION = """\
 Train a LoRA adapter on your own data. The base model stays as it is; the adapter, a small file in PEFT's format, holds
 everything learned. A part of the data is held out to measure what was learned. The data is a text file (about 3,000
 characters at least), or a .jsonl file with one example per line: {"prompt": ..., "completion": ...}, {"messages":
-[{"role": ..., "content": ...}, ...]} or {"text": ...}; of prompts and messages, only the answers are learnt."""
+[{"role": ..., "content": ...}, ...]} or {"text": ...}; of prompts and messages, only the answers are learnt. A JSON
+list of such examples, a .csv or a .tsv will do as well; instruction, input and output, question and answer, and
+ShareGPT's conversations are read as messages."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
@@ -44,8 +46,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     add(
         "--data",
-        "a UTF-8 text or a .jsonl file to learn from, or 'docstrings': functions of the standard library and the first "
-        "line of their docstrings; without it, the prose of Python's help() pages",
+        "a UTF-8 text or a file of examples (.jsonl, .json, .csv, .tsv) to learn from, or 'docstrings': functions of "
+        "the standard library and the first line of their docstrings; without it, the prose of Python's help() pages",
         metavar="FILE",
     )
     add("--base", f"the base model: {BASE}", metavar="NAME")
@@ -104,7 +106,7 @@ def _train_and_report(
     """What `finetune` returns."""
     say = out.say
     announce(peft_model, options, say)
-    for line in task.notes:
+    for line in (*check_tokens(task, peft_model.get_base_model()), *task.notes):
         say(line)
     before = task.samples(peft_model)
     history = _train(options, task, peft_model, out)

@@ -41,10 +41,11 @@ def generate(
     """Print what the model writes. With a chat template, the prompt is a user's message, unless `raw`."""
     out = out or sys.stdout
     model, tokenizer = load(base, adapter, device)
-    if tokenizer.chat_template and not raw:
+    templated = bool(tokenizer.chat_template) and not raw
+    if templated:
         prompt = chat_prompt(tokenizer, [{"role": "user", "content": prompt}])
     else:
         out.write(prompt)
-    _, tokens, seconds = write(model, tokenizer, prompt, out, **options)
+    _, tokens, seconds = write(model, tokenizer, prompt, out, templated=templated, **options)
     out.write("\n")
     print(f"[{tokens} tokens, {tokens / seconds:.1f} a second]", file=sys.stderr)

@@ -18,12 +18,14 @@ import numpy as np
 
 from ..lora import PeftModel
 from ..models.base import CausalLM
+from ..models.generation.generate import stop_tokens
 from ..models.loading.auto import TINY_PYTHON
 from ..models.tokenizers.base import BaseTokenizer
 from ..training import ExampleData, TextData, load_text, prose_documents, python_documents
 from ..training.data import hold_out_last, split_documents
 from ..training.docstrings import docstring_examples
 from ..training.examples import load_examples, split_examples
+from ..training.records import holds_examples
 from .options import ResolvedOptions
 from .writing import chat_prompt
 
@@ -35,10 +37,10 @@ TrainingData = TextData | ExampleData
 
 
 def make_task(options: ResolvedOptions, tokenizer: BaseTokenizer, window: int) -> "Task":
-    """The task that `options.data` names: "docstrings", a .jsonl file of examples, a text; None is English prose."""
+    """The task that `options.data` names: "docstrings", a file of examples, a text; None is English prose."""
     if options.data == DOCSTRINGS:
         return ExampleTask(docstring_examples(), "Docstrings", options, tokenizer, window)
-    if options.data is not None and Path(options.data).suffix == ".jsonl":
+    if options.data is not None and holds_examples(options.data):
         return ExampleTask(load_examples(options.data), Path(options.data).name, options, tokenizer, window)
     return TextTask(options, tokenizer, window)
 
@@ -76,11 +78,11 @@ class TextTask:
 
     def samples(self, model: CausalLM | PeftModel) -> list[str]:
         """What the model writes after the prompt."""
-        ids = self.tokenizer(self.prompt)["input_ids"]
+        ids = self.tokenizer.encode(self.prompt)
         options = {"do_sample": True, "temperature": 0.7, "top_k": None, "top_p": 0.95, "repetition_penalty": 1.0}
         options["seed"] = self.seed
         text = model.generate(ids, max_new_tokens=SAMPLE_LENGTH, eos_token_id=[], **options)
-        return [self.tokenizer.decode(text[0, ids.shape[1] :])]
+        return ["".join(self.tokenizer.decode_stream(text[0, len(ids) :], before=ids))]
 
 
 class ExampleTask:
@@ -110,30 +112,55 @@ class ExampleTask:
         """The model's answer to each question."""
         texts = []
         for prompt in self.prompts:
-            ids = self.tokenizer(prompt, add_special_tokens=False)["input_ids"][:, -self.window :]
+            ids = prompt[-self.window :]
             options = {"do_sample": False, "repetition_penalty": 1.0, "pad_token_id": self.tokenizer.eos_token_id}
             text = model.generate(ids, max_new_tokens=min(40, SAMPLE_LENGTH), **options)
-            texts.append(self.tokenizer.decode(text[0, ids.shape[1] :], skip_special_tokens=True).strip())
+            texts.append(self.tokenizer.decode(text[0, len(ids) :], skip_special_tokens=True).strip())
         return texts
 
 
 Task = TextTask | ExampleTask
 
 
-def question_and_answer(example: Example, tokenizer: BaseTokenizer) -> tuple[str, str, str]:
-    """(what to show of the question, what the model is given, the answer that is wanted) of an example."""
+def check_tokens(task: Task, model: CausalLM | PeftModel) -> list[str]:
+    """Notes about where the model will stop after learning a task.
+
+    ValueError if the tokenizer has a token in the data that the model has not.
+    """
+    learnt, tokenizer, vocab_size = task.train.tokens, task.tokenizer, model.config.vocab_size
+    if (highest := int(learnt.max())) >= vocab_size:
+        token = tokenizer.convert_ids_to_tokens(highest)
+        raise ValueError(
+            f"the tokenizer does not fit the model: the data has its token {token!r} with the id {highest}, and the "
+            f"model's vocabulary has {vocab_size}"
+        )
+    if isinstance(task, ExampleTask):
+        learnt = learnt[task.train.is_target]
+    stops = stop_tokens(model.get_base_model() if isinstance(model, PeftModel) else model).tolist()
+    if np.isin(stops, learnt).any():
+        return []
+    ends = ", ".join(f"{tokenizer.convert_ids_to_tokens(i)!r} ({i})" for i in stops) or "no token"
+    own = f"{tokenizer.eos_token!r} ({tokenizer.eos_token_id})" if tokenizer.eos_token else "none"
+    return [
+        f"Note: generating stops at {ends}, which is not among what is learnt (the tokenizer's end token is {own}): "
+        "the model does not learn where to stop"
+    ]
+
+
+def question_and_answer(example: Example, tokenizer: BaseTokenizer) -> tuple[str, list[int], str]:
+    """(what to show of the question, the ids that the model is given, the answer that is wanted) of an example."""
     if "messages" in example:
         last = max(i for i, message in enumerate(example["messages"]) if message["role"] == "assistant")
         before, answer = example["messages"][:last], example["messages"][last]["content"]
         shown = before[-1]["content"]
-        prompt = chat_prompt(tokenizer, before)
+        prompt = tokenizer.encode(chat_prompt(tokenizer, before), add_special_tokens=False)
     elif "prompt" in example:
         shown, answer = example["prompt"], example["completion"]
-        prompt = tokenizer.decode(tokenizer.encode(shown))  # with the special tokens that stand before a text
+        prompt = tokenizer.encode(shown)
     else:
         half = len(example["text"]) // 2
         shown, answer = example["text"][:half], example["text"][half:]
-        prompt = tokenizer.decode(tokenizer.encode(shown))
+        prompt = tokenizer.encode(shown)
     return (
         textwrap.shorten(shown, 400, placeholder=" ...") if "\n" not in shown else _first_lines(shown),
         prompt,

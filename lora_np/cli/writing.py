@@ -5,8 +5,6 @@ import time
 from collections.abc import Iterator
 from typing import Any, TextIO
 
-import numpy as np
-
 from ..lora import PeftModel
 from ..models.base import CausalLM
 from ..models.tokenizers.base import BaseTokenizer
@@ -40,25 +38,33 @@ def chat_prompt(tokenizer: BaseTokenizer, messages: list[dict[str, Any]]) -> str
 
 
 def write(
-    model: CausalLM | PeftModel, tokenizer: BaseTokenizer, prompt: str, out: TextIO, **options: Any
+    model: CausalLM | PeftModel,
+    tokenizer: BaseTokenizer,
+    prompt: str,
+    out: TextIO,
+    templated: bool = False,
+    **options: Any,
 ) -> tuple[str, int, float]:
     """Continue the text `prompt`, writing to the stream `out` as the tokens come; returns (text, tokens, seconds).
 
+    templated: the prompt is a chat template's, which has the special tokens in it already, and has not been shown; what
+    is written begins a text of its own. Without, it goes on from a prompt that has.
     options: those of `model.stream`. ValueError if the prompt is empty.
     """
     if not prompt:
         raise ValueError("the prompt is empty: there is nothing to go on from")
-    ids = tokenizer(prompt, add_special_tokens=not tokenizer.chat_template)["input_ids"]
+    ids = tokenizer.encode(prompt, add_special_tokens=not templated)
     began, text = time.perf_counter(), ""
     tokens: list[int] = []
-    for piece in tokenizer.decode_stream(_ids(model, ids, tokens, options), skip_special_tokens=True):
+    written = _ids(model, ids, tokens, options)
+    for piece in tokenizer.decode_stream(written, skip_special_tokens=True, before=[] if templated else ids):
         out.write(piece)
         out.flush()
         text += piece
     return text, len(tokens), time.perf_counter() - began
 
 
-def _ids(model: CausalLM | PeftModel, ids: np.ndarray, tokens: list[int], options: dict[str, Any]) -> Iterator[int]:
+def _ids(model: CausalLM | PeftModel, ids: list[int], tokens: list[int], options: dict[str, Any]) -> Iterator[int]:
     """The ids that the model writes, one by one; each is also put into `tokens`."""
     for (token,) in model.stream(ids, **options):
         tokens.append(int(token))

@@ -128,13 +128,13 @@ class PeftModel(nn.Module):
         """Keep what the backward pass needs, as usual."""
         self.base_model.model.gradient_checkpointing_disable()
 
-    def generate(self, ids: Any, **options: Any) -> Any:
-        """Continue `ids` with the active adapters; see the base model's generate."""
-        return self.base_model.model.generate(ids, **options)
+    def generate(self, input_ids: Any, **options: Any) -> Any:
+        """Continue `input_ids` with the active adapters; see the base model's generate."""
+        return self.base_model.model.generate(input_ids, **options)
 
-    def stream(self, ids: Any, **options: Any) -> Any:
-        """Continue `ids` with the active adapters, token by token; see the base model's stream."""
-        return self.base_model.model.stream(ids, **options)
+    def stream(self, input_ids: Any, **options: Any) -> Any:
+        """Continue `input_ids` with the active adapters, token by token; see the base model's stream."""
+        return self.base_model.model.stream(input_ids, **options)
 
     def add_adapter(self, adapter_name: str, config: PeftConfig) -> None:
         """Add an adapter beside those that are there. It is inactive until `set_adapter`.

@@ -16,7 +16,7 @@ from ..autograd.tensor import data
 from ..expect import expect
 from ..storage import remove, together, write_json, write_safetensors
 from .config import ModelConfig
-from .context import Context
+from .context import Context, one_row
 from .generation import generate, stream
 from .kv_cache import KVCache
 from .output import CausalLMOutput, ShardedOutput, shift_labels
@@ -55,6 +55,8 @@ class CausalLM(nn.Module):
     ) -> CausalLMOutput | ShardedOutput:
         """input_ids (B, T) integers -> an output with .logits (B, T, V) and, if labels are given, .loss.
 
+        A plain list of T ids is one row, as a tokenizer returns it for one text; so are its labels and its mask.
+
         labels (B, T)           usually the ids themselves. They are shifted here: position t is judged by label t + 1.
                                 Positions labelled -100 do not count.
         attention_mask (B, S)   1 for a token, 0 for padding, for the S tokens read so far, these included
@@ -63,6 +65,8 @@ class CausalLM(nn.Module):
         logits_to_keep          logits of the last so many positions only; 0 for all
         Ids and labels that are on the model's GPU stay there.
         """
+        if isinstance(input_ids, list) and input_ids is not one_row(input_ids):
+            input_ids, labels, attention_mask = one_row(input_ids), one_row(labels), one_row(attention_mask)
         device = self.device
         ids = self.checked_ids(input_ids, device)
         targets = None if labels is None else shift_labels(labels, ids.shape)
@@ -76,13 +80,13 @@ class CausalLM(nn.Module):
             hidden = hidden[:, -logits_to_keep:]
         return CausalLMOutput(hidden, self.lm_head, targets, past_key_values)
 
-    def generate(self, ids: Numbers, **options: Any) -> np.ndarray:
-        """Continue `ids`; see `generation.generate` for the options."""
-        return generate(self, ids, **options)
+    def generate(self, input_ids: Numbers, **options: Any) -> np.ndarray:
+        """Continue `input_ids`; see `generation.generate` for the options."""
+        return generate(self, input_ids, **options)
 
-    def stream(self, ids: Numbers, **options: Any) -> Iterator[np.ndarray]:
-        """Continue `ids` and yield each step's tokens as they come; see `generation.stream`."""
-        return stream(self, ids, **options)
+    def stream(self, input_ids: Numbers, **options: Any) -> Iterator[np.ndarray]:
+        """Continue `input_ids` and yield each step's tokens as they come; see `generation.stream`."""
+        return stream(self, input_ids, **options)
 
     def save_pretrained(self, directory: str | PathLike[str]) -> None:
         """Write config.json and model.safetensors, which Transformers loads too."""

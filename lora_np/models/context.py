@@ -53,6 +53,11 @@ class Context:
             self.cache.length += tokens
 
 
+def one_row(ids: Any) -> Any:
+    """A list of numbers as a batch of one row; all else as it is."""
+    return [ids] if isinstance(ids, list) and ids and not hasattr(ids[0], "__len__") else ids
+
+
 def run_block(block: nn.Module, x: Tensor, context: Context, *more: Any) -> Tensor:
     """block(x, context, ...), recomputed in the backward pass if the context says so, with the block as it is now."""
     if not (context.recompute and is_grad_enabled()):

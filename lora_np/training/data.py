@@ -18,6 +18,7 @@ from ..expect import A_TOKENIZER, expect, expect_method, expect_path, expect_who
 from ..models.output import IGNORED as IGNORED  # it was defined here before
 from ..storage import existing
 from .protocols import Array, Batch, Documents, Tokenizer
+from .records import decoded, holds_examples
 
 __getattr__ = moved_names(__name__)
 
@@ -47,14 +48,13 @@ def prose_documents() -> Documents:
 def load_text(path: str | PathLike[str]) -> Documents:
     """{name: text} of the user's own file: its paragraphs, joined to documents of about 2,000 characters.
 
-    FileNotFoundError if there is no such file; ValueError if it is empty or not UTF-8 text.
+    FileNotFoundError if there is no such file; ValueError if it is empty, not UTF-8 text, or holds examples.
     """
     expect_path(path, "path", "the path of a text file")
     file = existing(path)
-    try:
-        text = file.read_text(encoding="utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(f"{file} is not UTF-8 text: {error.reason} at byte {error.start}") from None
+    text = decoded(file.read_bytes(), str(file)).replace("\r\n", "\n").replace("\r", "\n")
+    if holds_examples(file):
+        raise ValueError(f"{file} holds examples, not running text: load_examples reads it")
     if not text.strip():
         raise ValueError(f"{file} is empty: there is nothing to learn from it")
     documents, current = [], ""
@@ -106,7 +106,7 @@ def hold_out_last(documents: Documents, held_out: float = 0.1) -> dict[str, Docu
 
 
 class TextData:
-    """The tokens of some documents, one after another with the end token between them, cut into windows.
+    """The tokens of some documents, one after another, each with the end token (if there is one), cut into windows.
 
     batch(seed, step)  {"input_ids", "labels"}, random windows (B, T) for training: the same numbers for the same seed
                        and step, so a run that is resumed sees what it would have seen. The labels are the ids.
@@ -123,7 +123,8 @@ class TextData:
         expect_method(tokenizer, "encode", "tokenizer", A_TOKENIZER)
         expect_whole(batch_size, "batch_size")
         expect_whole(length, "length")
-        ids = [token for text in documents.values() for token in (*tokenizer.encode(text), tokenizer.eos_token_id)]
+        end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
+        ids = [token for text in documents.values() for token in (*tokenizer.encode(text), *end)]
         if len(ids) < length:
             raise ValueError(
                 f"{name} has {len(ids):,} tokens, fewer than one window of {length}: use more text or a shorter context"

@@ -19,36 +19,41 @@ import numpy as np
 
 from ..expect import A_TOKENIZER, expect_list, expect_method, expect_path, expect_whole
 from ..models.output import IGNORED
-from ..storage import existing, write_text
+from ..storage import write_text
 from .data import hashed_fraction
 from .packing import pack
 from .protocols import Array, Batch, Example, Tokenizer
+from .records import as_messages, read_records
+from .turns import tokenize_chat, unlearnt_end
 
 KINDS = ({"text"}, {"prompt", "completion"}, {"messages"})
 A_LIST = "a list of examples, such as load_examples(path) gives it"
-EXPECTED = "text, or prompt and completion, or messages (and group, if you like)"
+EXPECTED = (
+    "text, or prompt and completion, or messages (and group, if you like); files may also have instruction, input and "
+    "output, or question and answer, or conversations"
+)
 
 
 def load_examples(path: str | PathLike[str]) -> list[Example]:
-    """The examples in a JSONL file: one JSON object per line, all with the same fields. Blank lines are skipped.
+    """The examples in a file, all with the same fields.
 
-    FileNotFoundError if there is no such file; ValueError with the file's name and the line's number if a line is not
-    JSON, has other fields than an example, has no text where it needs some, or is of another kind than the first.
+    JSONL: one JSON object per line; blank lines are skipped. JSON: one list of objects. `.csv` and `.tsv`: tables with
+    the names of the fields in the first line. Files for chats are read as messages: those with instruction (and input)
+    and output, question and answer, or ShareGPT's conversations.
+    FileNotFoundError if there is no such file; ValueError with the file's name and the line's or example's number if
+    that cannot be read, has other fields than an example, has no text where it needs some, or is of another kind than
+    the first.
     """
-    expect_path(path, "path", "the path of a .jsonl file")
-    path, first = existing(path), ""
+    expect_path(path, "path", "the path of a file of examples")
+    first = ""
     examples: list[Example] = []
-    with open(path, "rb") as file:  # bytes: they are cut at line feeds only, and a line that is no UTF-8 has a number
-        for number, line in enumerate(file, 1):
-            if not line.strip():
-                continue
-            where = f"{path}, line {number}"
-            examples.append(_parse(line, where))
-            check_example(examples[-1], where)
-            fields = ", ".join(sorted(examples[-1]))
-            first = first or fields
-            if fields != first:
-                raise ValueError(f"{where} has the fields {fields}, but the lines above {first}: use one kind per file")
+    for where, record in read_records(path):
+        examples.append(as_messages(record, where))
+        check_example(examples[-1], where)
+        fields = ", ".join(sorted(examples[-1]))
+        first = first or fields
+        if fields != first:
+            raise ValueError(f"{where} has the fields {fields}, but those above {first}: use one kind per file")
     if not examples:
         raise ValueError(f"{path} is empty: there is no example in it")
     return examples
@@ -58,13 +63,6 @@ def write_jsonl(path: str | PathLike[str], examples: Iterable[Example]) -> None:
     """Write examples as `load_examples` reads them, one JSON object per line."""
     examples = expect_list(examples, "examples", A_LIST)
     write_text(path, "".join(json.dumps(example, ensure_ascii=False) + "\n" for example in examples))
-
-
-def _parse(line: bytes, where: str) -> Any:
-    try:
-        return json.loads(line.decode("utf-8-sig"))
-    except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
-        raise ValueError(f"{where} is not JSON: {error} (each line should be one JSON object)") from None
 
 
 def check_example(example: Any, where: str = "the example") -> None:
@@ -129,50 +127,25 @@ def tokenize_example(
     """
     check_example(example)
     expect_method(tokenizer, "encode", "tokenizer", A_TOKENIZER)
-    ids: list[int] = []
-    labels: list[int] = []
-    for piece, is_target in _pieces(example, tokenizer):
-        ids += piece
-        labels += piece if is_target else [IGNORED] * len(piece)
-    labels = labels[:max_length]
-    labels[:1] = [IGNORED]
+    ids, is_target = _tokenized(example, tokenizer)
+    labels = [i if learnt else IGNORED for i, learnt in zip(ids, is_target, strict=True)][:max_length]
+    labels[:1] = [IGNORED] * len(labels[:1])
     while labels and labels[-1] == IGNORED:
         labels.pop()
     return ids[: len(labels)], labels
 
 
-def _pieces(example: Example, tokenizer: Tokenizer) -> list[tuple[list[int], bool]]:
-    """[(ids, whether they are targets)], in order."""
+def _tokenized(example: Example, tokenizer: Tokenizer) -> tuple[list[int], list[bool]]:
+    """(ids, whether each is a target) of a whole example."""
+    if "messages" in example:
+        return tokenize_chat(example["messages"], tokenizer)
     end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     if "text" in example:
-        return [(tokenizer.encode(example["text"]) + end, True)]
-    if "prompt" in example:
-        completion = tokenizer.encode(example["completion"], add_special_tokens=False)
-        return [(tokenizer.encode(example["prompt"]), False), (completion + end, True)]
-    turns = _turns(example["messages"], tokenizer)
-    return [(tokenizer.encode(text, add_special_tokens=False), is_target) for text, is_target in turns]
-
-
-def _turns(messages: list[dict[str, str]], tokenizer: Tokenizer) -> list[tuple[str, bool]]:
-    """[(text, whether it is an answer)]: the rendered conversation, cut where each answer begins and where it ends.
-
-    An answer is what its message adds to the rendering of all before it with the header for an answer at the end.
-    That needs a template which only ever adds: one that rewrites earlier turns gives no such border.
-    """
-    rendered = ""
-    turns: list[tuple[str, bool]] = []
-    for i, message in enumerate(messages):
-        if message["role"] == "assistant":
-            asked = tokenizer.apply_chat_template(messages[:i], add_generation_prompt=True, tokenize=False)
-            answered = tokenizer.apply_chat_template(messages[: i + 1], add_generation_prompt=False, tokenize=False)
-            if not (asked.startswith(rendered) and answered.startswith(asked)):
-                raise ValueError(
-                    f"the chat template does not allow completion-only loss: with message {i + 1} it changes what it "
-                    "rendered before, so where the answer begins is unknown; give prompt and completion instead"
-                )
-            turns += [(asked[len(rendered) :], False), (answered[len(asked) :], True)]
-            rendered = answered
-    return turns
+        ids = [*tokenizer.encode(example["text"]), *end]
+        return ids, [True] * len(ids)
+    prompt, text = tokenizer.encode(example["prompt"]), example["completion"]
+    completion = tokenizer.encode_continuation(text) if example["prompt"] else tokenizer.encode(text, False)
+    return [*prompt, *completion, *end], [False] * len(prompt) + [True] * (len(completion) + len(end))
 
 
 def split_examples(examples: Sequence[Example], held_out: float = 0.1, seed: int = 0) -> dict[str, list[Example]]:
@@ -239,7 +212,6 @@ class ExampleData:
         expect_whole(batch_size, "batch_size")
         expect_whole(max_length, "max_length", least=2)
         self.max_length, self.batch_size = max_length, batch_size
-        self.pad_id = next(i for i in (tokenizer.pad_token_id, tokenizer.eos_token_id, 0) if i is not None)
         found = [_as_arrays(*tokenize_example(example, tokenizer, max_length)) for example in examples]
         kept = [(ids, is_target) for ids, is_target in found if len(ids)]
         _report_dropped(len(found) - len(kept), len(found), max_length)
@@ -250,6 +222,14 @@ class ExampleData:
         self.is_target = np.concatenate([kept[i][1] for i in order])
         self.offsets = np.cumsum([0, *(sum(lengths[i] for i in row) for row in rows)])
         self.examples, self.rows = len(kept), len(rows)
+        self.pad_id = self._padding(tokenizer)
+        _report_endless(examples, tokenizer)
+
+    def _padding(self, tokenizer: Tokenizer) -> int:
+        """What fills short rows. It is never learnt nor seen by what is, so any token does that the model has: a pad
+        token that was added behind the vocabulary, higher than all ids here, may have no row in the model."""
+        known = (tokenizer.pad_token_id, tokenizer.eos_token_id)
+        return next((i for i in known if i is not None and i <= self.tokens.max()), 0)
 
     def batch(self, seed: int, step: int) -> Batch:
         numbers = step * self.batch_size + np.arange(self.batch_size)  # of all rows so far, epoch after epoch
@@ -289,3 +269,11 @@ def _report_dropped(dropped: int, total: int, max_length: int) -> None:
             f"{max_length} tokens",
             stacklevel=3,
         )
+
+
+def _report_endless(examples: Sequence[Example], tokenizer: Tokenizer) -> None:
+    """Warn if a model that learns these examples is not shown where to stop."""
+    chat = next((example["messages"] for example in examples if "messages" in example), None)
+    why = "the tokenizer has no end token (eos_token)" if chat is None and tokenizer.eos_token_id is None else None
+    if why := why if chat is None else unlearnt_end(chat, tokenizer):
+        warnings.warn(f"{why}: a model that learns these examples does not learn where to stop", stacklevel=3)

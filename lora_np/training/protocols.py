@@ -1,6 +1,6 @@
 """What training asks of what it is given, as types: the words of the signatures in this folder."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
@@ -41,7 +41,19 @@ class Tokenizer(Protocol):
     def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
         """The ids of a text."""
 
+    def encode_continuation(self, text: str) -> list[int]:
+        """The ids of a text that stands behind another: no special tokens, no space of the tokenizer's own."""
+
+    def __call__(self, text: str, *, add_special_tokens: bool, return_offsets_mapping: bool) -> Mapping[str, Any]:
+        """{"input_ids", "offset_mapping"}: the ids of a text, and (begin, end) of the characters of each."""
+
     def apply_chat_template(
-        self, messages: list[dict[str, str]], add_generation_prompt: bool = False, tokenize: bool = True
+        self,
+        conversation: list[dict[str, str]],
+        *,
+        add_generation_prompt: bool = False,
+        tokenize: bool = True,
+        return_assistant_tokens_mask: bool = False,
     ) -> Any:
-        """A conversation in the model's own format: ids, or text with `tokenize=False`."""
+        """A conversation in the model's own format: text with `tokenize=False`; else ids, with a mask
+        if that is asked for, which is done only where the template marks answers."""

@@ -2,10 +2,17 @@
 
 import io
 
+import numpy as np
+import pytest
+from lora_helpers import tiny_model
+from tokenizer_helpers import sentencepiece_like
+
 from lora_np import AutoModelForCausalLM, AutoTokenizer, PeftModel
 from lora_np.cli.generate import generate
 from lora_np.cli.main import main
 from lora_np.cli.model import load
+from lora_np.cli.writing import write
+from lora_np.models.tokenizers import PretrainedTokenizer
 
 
 def written(**options):
@@ -53,3 +60,53 @@ def test_a_chat_model_is_asked_through_its_template_unless_raw(chatty, monkeypat
     generate(chatty, None, "Hello", out=io.StringIO())
     generate(chatty, None, "Hello", raw=True, out=io.StringIO())
     assert asked == ["[user] Hello\n[assistant] ", "Hello"]
+
+
+class Says:
+    """A model that writes given ids, and keeps what it was asked."""
+
+    def __init__(self, ids):
+        self.ids = ids
+
+    def stream(self, ids, **options):
+        self.asked = ids
+        return (np.array([i]) for i in self.ids)
+
+
+@pytest.fixture
+def spaced():
+    """A tokenizer of Llama 2's kind, with a chat template."""
+    config = {"bos_token": "<s>", "eos_token": "</s>", "chat_template": "{{ bos_token + messages[0].content }}"}
+    return PretrainedTokenizer(sentencepiece_like(), config)
+
+
+def test_what_is_written_behind_a_prompt_keeps_its_space_and_the_prompt_its_beginning(spaced):
+    out, model = io.StringIO("The rank is"), Says([*spaced.encode_continuation(" low é"), spaced.eos_token_id])
+    out.seek(0, io.SEEK_END)
+    text, tokens, _ = write(model, spaced, "The rank is", out)
+    assert (out.getvalue(), text, tokens) == ("The rank is low é", " low é", len(model.ids))
+    assert model.asked == spaced.encode("The rank is")
+    assert model.asked[0] == spaced.bos_token_id, "as training put it there"
+
+
+def test_a_chats_prompt_has_its_special_tokens_already(spaced):
+    model = Says(spaced.encode_continuation(" low"))
+    text, _, _ = write(model, spaced, "<s>Hi", io.StringIO(), templated=True)
+    assert model.asked.count(spaced.bos_token_id) == 1
+    assert text == "low"
+
+
+@pytest.mark.parametrize("raw", [False, True])
+def test_raw_feeds_what_training_put_there(spaced, raw, monkeypatch):
+    model = Says([])
+    monkeypatch.setattr("lora_np.cli.generate.load", lambda *a: (model, spaced))
+    generate(None, None, "low", raw=raw, out=io.StringIO())
+    assert model.asked == (spaced.encode("low") if raw else spaced.encode("<s>low", add_special_tokens=False))
+
+
+def test_an_id_in_the_padded_part_of_the_vocabulary_is_no_text(spaced):
+    model = tiny_model(vocab_size=spaced.vocab_size + 50, n_positions=64)
+    out = io.StringIO()
+    write(model, spaced, "low", out, do_sample=True, temperature=5.0, max_new_tokens=40, seed=1)
+    said = Says([spaced.vocab_size + 7, *spaced.encode_continuation(" low"), spaced.vocab_size])
+    assert write(said, spaced, "low", io.StringIO())[0] == " low"

@@ -1,14 +1,16 @@
 """What a run learns from: texts, files of examples, the standard library's docstrings."""
 
 import dataclasses
+import json
 
 import numpy as np
 import pytest
+from lora_helpers import tiny_model
 
-from lora_np import AutoModelForCausalLM, AutoTokenizer
+from lora_np import AutoModelForCausalLM, AutoTokenizer, LoraConfig, get_peft_model
 from lora_np.cli.finetune import finetune
 from lora_np.cli.options import FinetuneOptions
-from lora_np.cli.task import ExampleTask, TextTask, evenly_spaced, make_task, question_and_answer
+from lora_np.cli.task import ExampleTask, TextTask, check_tokens, evenly_spaced, make_task, question_and_answer
 from lora_np.training import write_jsonl
 
 TEMPLATE = (
@@ -60,8 +62,9 @@ def test_samples_are_answers_to_the_questions(tokenizer, jsonl):
     task = make_task(options(data=jsonl), tokenizer, 64)
     answers = task.samples(model)
     assert len(answers) == len(task.questions) == min(3, task.evaluation["pairs.jsonl"].examples)
-    ids = tokenizer(task.prompts[0])["input_ids"]
-    expected = model.generate(ids, max_new_tokens=40)[0, ids.shape[1] :]
+    ids = task.prompts[0]
+    assert tokenizer.decode(ids).strip() == task.questions[0][1]
+    expected = model.generate(ids, max_new_tokens=40)[0, len(ids) :]
     assert answers[0] == tokenizer.decode(expected, skip_special_tokens=True).strip()
 
 
@@ -84,13 +87,45 @@ def test_samples_are_answers_to_the_questions(tokenizer, jsonl):
 )
 def test_question_and_answer(tokenizer, example, shown, prompt, answer):
     tokenizer.chat_template = TEMPLATE
-    assert question_and_answer(example, tokenizer) == (shown, prompt, answer)
+    assert question_and_answer(example, tokenizer) == (shown, tokenizer.encode(prompt), answer)
 
 
 def test_a_long_question_is_shown_in_part(tokenizer):
     shown, prompt, _ = question_and_answer({"prompt": "line\n" * 30, "completion": "x"}, tokenizer)
     assert shown == "line\n" * 12 + "..."
-    assert prompt == "line\n" * 30
+    assert tokenizer.decode(prompt) == "line\n" * 30
+
+
+@pytest.mark.parametrize("name", ["pairs.csv", "pairs.json", "pairs.txt"])
+def test_examples_in_other_files_are_examples(tmp_path, tokenizer, name):
+    path = tmp_path / name
+    rows = [f"{pair['prompt']},{pair['completion']}" for pair in PAIRS]
+    path.write_text("\n".join(["prompt,completion", *rows]) if name.endswith("csv") else json.dumps(PAIRS))
+    task = make_task(options(data=str(path)), tokenizer, 64)
+    assert isinstance(task, ExampleTask)
+    assert list(task.evaluation) == [name]
+
+
+def model_that_stops_at(eos):
+    return tiny_model(vocab_size=256, eos_token_id=eos)
+
+
+def test_a_model_that_would_not_stop_is_told_of(tokenizer, jsonl):
+    task = make_task(options(data=jsonl), tokenizer, 64)
+    assert check_tokens(task, model_that_stops_at(0)) == []
+    assert check_tokens(task, get_peft_model(model_that_stops_at(0), LoraConfig(target_modules=["c_attn"]))) == []
+    (note,) = check_tokens(task, model_that_stops_at(7))
+    assert "generating stops at '\\x07' (7)" in note
+    assert "the tokenizer's end token is '\\x00' (0)" in note
+    model = model_that_stops_at(7)
+    model.generation_config = {"eos_token_id": [7, 0]}
+    assert check_tokens(task, model) == []
+
+
+def test_a_token_that_the_model_has_not_is_named(tokenizer, jsonl):
+    task = make_task(options(data=jsonl), tokenizer, 64)
+    with pytest.raises(ValueError, match=r"its token 'u' with the id 117, and the model's vocabulary has 100"):
+        check_tokens(task, tiny_model(vocab_size=100))
 
 
 @pytest.mark.usefixtures("short_report")

@@ -100,6 +100,14 @@ def test_lists_tensors_and_small_integers_are_ids_too():
         np.testing.assert_array_equal(model(other).logits.data, expected)
 
 
+def test_a_list_of_ids_is_one_row_with_its_labels_and_mask():
+    model, row = tiny_model(), [1, 2, 3, 4]
+    one, batch = model(input_ids=row, labels=row, attention_mask=[1] * 4), model(np.array([row]), np.array([row]))
+    assert one.loss.item() == batch.loss.item()
+    np.testing.assert_array_equal(one.logits.data, batch.logits.data)
+    assert model.generate(input_ids=row, attention_mask=[1] * 4, max_new_tokens=2).shape == (1, 6)
+
+
 GOOD = [[1, 2, 3], [4, 5, 6]]
 
 
@@ -109,7 +117,7 @@ GOOD = [[1, 2, 3], [4, 5, 6]]
         ([[0] * 13], None, ValueError, "13 tokens are more than the model's context of 12"),
         (np.zeros((1, 0), int), None, ValueError, r"at least one token, got shape \(1, 0\)"),
         (np.zeros((0, 3), int), None, ValueError, r"at least one token, got shape \(0, 3\)"),
-        ([1, 2, 3], None, ValueError, r"\(batch, time\).*got shape \(3,\)"),
+        (np.array([1, 2, 3]), None, ValueError, r"\(batch, time\).*got shape \(3,\)"),
         ([[[1, 2]]], None, ValueError, r"\(batch, time\).*got shape \(1, 1, 2\)"),
         ([[1, 31]], None, IndexError, "token id 31 is out of range: there are 31, numbered 0 to 30"),
         ([[1, -1]], None, IndexError, "token id -1 is out of range"),

@@ -35,7 +35,7 @@ def twin(smollm2_gguf):
 def ids_of(tokenizer, length, batch=1):
     """Ordinary English, (batch, length) ids of it."""
     text = "LoRA adds a small product of two matrices to a frozen weight. Everybody can train it at home. " * 4
-    return tokenizer(text)["input_ids"][:, : batch * length].reshape(batch, length)
+    return tokenizer(text, return_tensors="np")["input_ids"][:, : batch * length].reshape(batch, length)
 
 
 def peft_model(twin, **options):
@@ -72,7 +72,7 @@ def test_a_padded_batch_goes_on_as_its_rows_alone(smollm2):
 
 
 def left_padded(tokenizer):
-    rows = [tokenizer(prompt)["input_ids"][0] for prompt in PROMPTS]
+    rows = [tokenizer(prompt)["input_ids"] for prompt in PROMPTS]
     T = max(map(len, rows))
     ids, mask = np.full((len(rows), T), 2), np.zeros((len(rows), T), int)
     for i, row in enumerate(rows):
@@ -99,7 +99,7 @@ def their_text(twin, ids, mask=None):
 @pytest.mark.parametrize("prompt", PROMPTS)
 def test_64_greedy_tokens_are_transformers(smollm2, twin, prompt):
     model, tokenizer = smollm2
-    ids = tokenizer(prompt)["input_ids"]
+    ids = tokenizer(prompt, return_tensors="np")["input_ids"]
     found = model.generate(ids, max_new_tokens=64)
     assert found.shape[1] > ids.shape[1] + 20
     np.testing.assert_array_equal(found, their_text(twin, ids))

@@ -108,6 +108,18 @@ def test_load_text_groups_paragraphs_and_loses_nothing(tmp_path_factory, text):
         assert len(head) < 2000, "a document goes on after it is long enough"
 
 
+def test_a_byte_order_mark_is_no_text(tmp_path):
+    (path := tmp_path / "a.txt").write_bytes(b"\xef\xbb\xbfSome\r\nwords")
+    assert "".join(load_text(path).values()).strip() == "Some\nwords"
+
+
+def test_without_an_end_token_nothing_stands_between_documents():
+    class Endless(ByteTokenizer):
+        eos_token_id = None
+
+    assert TextData({"a": "xy", "b": "z"}, Endless(), 2, 1).tokens.tolist() == list(b"xyz")
+
+
 def test_load_text_reads_utf8(tmp_path):
     (path := tmp_path / "ä.txt").write_text("naïve — 数\n", encoding="utf-8")
     assert [text.strip() for text in load_text(str(path)).values()] == ["naïve — 数"]

@@ -1,5 +1,6 @@
 """Prompts and completions: how they are read, which of their tokens are learnt, and how they come in batches."""
 
+import functools
 import itertools
 import json
 import math
@@ -11,8 +12,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lora_helpers import hugging_face_twin, tiny_model
+from tokenizer_helpers import sentencepiece_like
 
 from lora_np import TrainingArguments, evaluate, manual_seed, train
+from lora_np.models.tokenizers import PretrainedTokenizer
 from lora_np.training import ExampleData, load_examples, split_examples, tokenize_example, write_jsonl
 
 BOS, END, PAD = 1, 2, 3
@@ -30,6 +33,12 @@ class Letters:
     def encode(self, text, add_special_tokens=True):
         front = [self.bos_token_id] if add_special_tokens and self.bos_token_id is not None else []
         return front + [ord(m[0][0]) + 128 * (len(m[0]) > 1) for m in re.finditer(r"(?s)(.)\1|.", text)]
+
+    encode_continuation = functools.partialmethod(encode, add_special_tokens=False)
+
+    def __call__(self, text, *, add_special_tokens, return_offsets_mapping):
+        spans = [m.span() for m in re.finditer(r"(?s)(.)\1|.", text)]
+        return {"input_ids": self.encode(text, add_special_tokens), "offset_mapping": spans}
 
     def apply_chat_template(self, messages, add_generation_prompt=False, tokenize=False):
         assert not tokenize
@@ -165,6 +174,23 @@ def test_without_a_prompt_the_first_token_is_learnt_only_after_another(bos, expe
     assert tokenize_example({"prompt": "", "completion": "ab"}, Letters(bos=bos))[1] == expected
 
 
+@pytest.mark.parametrize("prefix", ["prepend", "always", "first", "never"])
+@quick
+@given(prompt=st.text("lo ra\n", max_size=8), completion=TEXTS)
+def test_prompt_and_completion_are_the_joined_text_and_begin_with_the_prompts_ids(prefix, prompt, completion):
+    """Also where the tokenizer puts a space before every text."""
+    config = {"bos_token": "<s>", "eos_token": "</s>"}
+    tokenizer = PretrainedTokenizer(sentencepiece_like(prefix), config)
+    asked = tokenizer.encode(prompt)
+    ids, labels = tokenize_example({"prompt": prompt, "completion": completion}, tokenizer)
+    assert ids[: len(asked)] == asked
+    assert labels == [-100] * len(asked) + ids[len(asked) :]
+    spaces = (" ", "▁") if prefix != "never" else ()
+    joined = (prompt + completion).replace("▁", " ")
+    shown = tokenizer.decode(ids, skip_special_tokens=True)
+    assert shown == joined or ((prompt + completion).startswith(spaces) and shown == joined[1:])
+
+
 def test_of_a_conversation_the_answers_are_learnt_with_their_ends():
     example = talk("Hi", "Ho", "So?", "No.", system="Be short.")
     ids, labels = tokenize_example(example, Letters())
@@ -203,7 +229,7 @@ class Headless(Letters):
         return super().apply_chat_template(messages, False) + "Answer:" * add_generation_prompt
 
 
-@pytest.mark.parametrize(("tokenizer", "number"), [(Rewriting(), 4), (Headless(), 2)], ids=["rewrites", "other-header"])
+@pytest.mark.parametrize(("tokenizer", "number"), [(Rewriting(), 2), (Headless(), 2)], ids=["rewrites", "other-header"])
 def test_a_template_without_a_border_before_the_answer_is_refused(tokenizer, number):
     with pytest.raises(ValueError, match=f"template does not allow completion-only loss: with message {number}"):
         tokenize_example(talk("Hi", "Ho", "So?", "No."), tokenizer)
@@ -234,6 +260,20 @@ def rows_of(batch):
     for ids, labels in zip(batch["input_ids"].tolist(), batch["labels"].tolist(), strict=True):
         length = max(i for i, label in enumerate(labels) if label != -100) + 1
         yield ids[:length], labels[:length]
+
+
+def test_a_pad_token_behind_the_vocabulary_pads_nothing():
+    """Such as [PAD], added to a tokenizer whose model has no row for it."""
+    data = ExampleData(some_examples(), Letters(pad=256), 64, 23)
+    assert data.pad_id == END
+    assert data.batch(0, 0)["input_ids"].max() < 256
+    assert ExampleData(some_examples(), Letters(pad=256, eos=None), 64, 23).pad_id == 0
+
+
+def test_without_an_end_token_it_is_told_that_no_end_is_learnt():
+    with pytest.warns(UserWarning, match="has no end token .*does not learn where to stop") as caught:
+        ExampleData(some_examples(), Letters(eos=None), 64, 23)
+    assert [warning.filename for warning in caught] == [__file__]
 
 
 PACKING = pytest.mark.parametrize("packing", [False, True])

@@ -14,6 +14,7 @@ from ...autograd.devices import to_numpy
 from ...autograd.shape_ops import check_ids
 from ...autograd.tensor import Tensor, data
 from ...nn import evaluating
+from ..context import one_row
 from ..kv_cache import KVCache
 from .defaults import most_tokens, sampler
 
@@ -22,13 +23,14 @@ if TYPE_CHECKING:
 
 
 def generate(model: CausalLM, ids: ArrayLike | Tensor, **options: Any) -> np.ndarray:
-    """Continue each row of `ids` (B, T) by at most `max_new_tokens` tokens; returns ids (B, T + tokens).
+    """Continue each row of `ids` (B, T), or a list of T, by at most `max_new_tokens`
+    tokens; returns ids (B, T + tokens).
 
     The options, with Transformers' names, are those of `stream`. Rows that stop early are filled up with
     `pad_token_id`.
     """
     new = [tokens[:, None] for tokens in stream(model, ids, **options)]
-    return np.concatenate([to_numpy(data(ids)).astype(np.int64), *new], axis=1)
+    return np.concatenate([to_numpy(data(one_row(ids))).astype(np.int64), *new], axis=1)
 
 
 def stream(
@@ -56,10 +58,11 @@ def stream(
     each token then stands at a new position. No dropout, whatever the model is set to; it is not changed. Each step
     has what this call was told (`disable_adapter`), also if the iterator is used after that block.
     """
-    text = _Text(ids, attention_mask)
+    row = one_row(ids)
+    text = _Text(row, attention_mask if row is ids else one_row(attention_mask))
     chooser = sampler(model.generation_config, sampling)
     most = most_tokens(model.generation_config, max_new_tokens, text.length)
-    stops = _stop_tokens(model, eos_token_id)
+    stops = stop_tokens(model, eos_token_id)
     pad = _pad_token(model, pad_token_id, stops)
     return _told(copy_context(), _stream(model, text, chooser, stops, pad, most, use_cache))
 
@@ -128,7 +131,7 @@ class _Text:
         return {"attention_mask": mask, "position_ids": positions[:, start - max(0, dropped) :]}
 
 
-def _stop_tokens(model, given):
+def stop_tokens(model: CausalLM, given: int | Sequence[int] | None = None) -> np.ndarray:
     """The ids that end a row: as given, or the model's."""
     if given is None:
         given = model.generation_config.get("eos_token_id", model.config.eos_token_id)
@@ -137,7 +140,8 @@ def _stop_tokens(model, given):
 
 def _pad_token(model, given, stops):
     """What finished rows are filled up with: as given, the model's, or a stop token."""
-    own = getattr(model.config, "pad_token_id", None)
-    known = (model.generation_config.get("pad_token_id"), own)
-    found = next((i for i in (given, *known) if i is not None and i >= 0), None)
-    return found if found is not None else int(stops[0]) if len(stops) else 0
+    if given is not None:
+        return given
+    own = (model.generation_config.get("pad_token_id"), getattr(model.config, "pad_token_id", None))
+    known = [i for i in own if i is not None and 0 <= i < model.config.vocab_size]  # some files name one that is none
+    return next(iter(known), int(stops[0]) if len(stops) else 0)

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import functools
+import json
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...storage import is_there, remove, together, write_json, write_text
-from .base import SIDES, BaseTokenizer
+from .base import BaseTokenizer
+from .batch import SIDES
 
 if TYPE_CHECKING:
     import tokenizers
@@ -40,7 +43,9 @@ def _id_property(name: str) -> Any:
         return self._special[name]
 
     def change(self: PretrainedTokenizer, i: int | None) -> None:
-        self._special[name] = None if i is None else self._row(i)[0]
+        if i is not None and self._token(self._row(i)[0]) is None:
+            raise ValueError(f"{name}_token_id = {i}: the vocabulary has no token {i}")
+        self._special[name] = i
 
     return property(get, change, doc=f"The id of the {name} token, or None.")
 
@@ -117,18 +122,33 @@ class PretrainedTokenizer(BaseTokenizer):
     def _encode(self, text, add_special_tokens, max_length):
         encoding = self.backend.encode(text, add_special_tokens=add_special_tokens)
         if max_length is None or len(encoding.ids) <= max_length:
-            return encoding.ids
+            return encoding
         around = self.backend.num_special_tokens_to_add(is_pair=False) if add_special_tokens else 0
         if around >= max_length:
             raise ValueError(f"max_length={max_length} leaves no room for text beside {around} special tokens")
         encoding = self.backend.encode(text, add_special_tokens=False)
         encoding.truncate(max_length - around)
-        return self.backend.post_process(encoding, add_special_tokens=add_special_tokens).ids
+        return self.backend.post_process(encoding, add_special_tokens=add_special_tokens)
+
+    def encode_continuation(self, text: str) -> list[int]:
+        """The ids of a text that stands behind another one: no special tokens, and no space of the tokenizer's own."""
+        return list(self._continuing.encode(text, add_special_tokens=False).ids)
+
+    @functools.cached_property
+    def _continuing(self):
+        """The backend without what puts a space before a text; itself if it puts none."""
+        whole = json.loads(self.backend.to_str())
+        plain = {
+            **whole,
+            "normalizer": _unprefixed(whole["normalizer"]),
+            "pre_tokenizer": _unprefixed(whole["pre_tokenizer"]),
+        }
+        return self.backend if plain == whole else type(self.backend).from_str(json.dumps(plain))
 
     def _decode(self, ids, skip_special_tokens):
         return self.backend.decode(ids, skip_special_tokens=skip_special_tokens)
 
-    def _decode_stream(self, ids, skip_special_tokens):
+    def _decode_stream(self, ids, skip_special_tokens, before):
         """`DecodeStream` of the tokenizers library does the work. Ours is only what it leaves undone.
 
         At the end, half a character comes out: it would wait for the rest. And in a vocabulary with single bytes for
@@ -137,8 +157,8 @@ class PretrainedTokenizer(BaseTokenizer):
         """
         from tokenizers.decoders import DecodeStream
 
-        stream = DecodeStream(skip_special_tokens=skip_special_tokens)
-        seen, done = [], 0  # all ids so far, and for how many of them the text is out
+        stream = DecodeStream(ids=before, skip_special_tokens=skip_special_tokens)
+        seen, done = list(before), len(before)  # all ids so far, and for how many of them the text is out
         for i in ids:
             seen.append(i)
             try:
@@ -167,3 +187,19 @@ def _added_token_fields(token):
     """An `AddedToken` as tokenizer_config.json writes it."""
     names = ("content", "lstrip", "normalized", "rstrip", "single_word", "special")
     return {name: getattr(token, name) for name in names}
+
+
+def _unprefixed(part):
+    """A normalizer or pre-tokenizer, as tokenizer.json writes it, without what puts a space before a text.
+
+    In SentencePiece's kind that is a "▁": Prepend, or Metaspace with any prepend_scheme but "never" (older files call
+    it add_prefix_space). GPT-2's kind has add_prefix_space.
+    """
+    if part is None or part["type"] == "Prepend":
+        return None
+    changes = {"add_prefix_space": False, "prepend_scheme": "never"}
+    part = {**part, **{name: value for name, value in changes.items() if name in part}}
+    for name in ("normalizers", "pretokenizers"):
+        if name in part:
+            part[name] = [kept for step in part[name] if (kept := _unprefixed(step)) is not None]
+    return part

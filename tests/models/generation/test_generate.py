@@ -16,7 +16,9 @@ MAKERS = {"gpt2": tiny_model, "llama": tiny_llama}
 def shipped_model():
     """The trained model: its text is worth more than a random model's, which soon repeats itself."""
     model, tokenizer = AutoModelForCausalLM.from_pretrained("tiny-python"), AutoTokenizer.from_pretrained("tiny-python")
-    return model, np.concatenate([tokenizer(text)["input_ids"] for text in ("import os\n", "def main()", "class Node")])
+    return model, np.concatenate(
+        [tokenizer(text, return_tensors="np")["input_ids"] for text in ("import os\n", "def main()", "class Node")]
+    )
 
 
 def random_gpt2():
@@ -405,7 +407,7 @@ def test_options_that_make_no_sense_are_refused(options, message):
 @pytest.mark.parametrize(
     ("ids", "error", "message"),
     [
-        ([1, 2, 3], ValueError, r"\(batch, time\).*got shape \(3,\)"),
+        (np.array([1, 2, 3]), ValueError, r"\(batch, time\).*got shape \(3,\)"),
         (np.zeros((1, 0), int), ValueError, "at least one token"),
         ([[1, 31]], IndexError, "token id 31 is out of range"),
         ([[1, -1]], IndexError, "token id -1 is out of range"),

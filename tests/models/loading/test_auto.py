@@ -28,7 +28,7 @@ def test_the_shipped_model_knows_python(base):
     assert not model.training
     assert model.config.name_or_path == TINY_PYTHON
     code = "def area(self):\n        return self.width * self.height\n\n    def __repr__(self):\n        return "
-    ids = tokenizer(code)["input_ids"]
+    ids = tokenizer(code, return_tensors="np")["input_ids"]
     loss = model(ids, labels=ids).loss.item()
     assert loss < 1.5  # nats per byte; a uniform guess has ln 256 = 5.5
     shuffled = np.random.default_rng(0).permutation(ids[0])[None]

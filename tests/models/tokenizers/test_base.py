@@ -23,7 +23,7 @@ def surrounded():
 
 class TestBatches:
     def test_rows_of_one_length_need_no_padding(self):
-        batch = ByteTokenizer()(["ab", "cd"])
+        batch = ByteTokenizer()(["ab", "cd"], return_tensors="np")
         np.testing.assert_array_equal(batch["input_ids"], [[97, 98], [99, 100]])
         np.testing.assert_array_equal(batch["attention_mask"], np.ones((2, 2)))
         assert {a.dtype for a in batch.values()} == {np.dtype(np.int64)}
@@ -42,12 +42,41 @@ class TestBatches:
         batch = ByteTokenizer()(["a", "bc"], padding="max_length", max_length=4)
         np.testing.assert_array_equal(batch["input_ids"], [[97, 0, 0, 0], [98, 99, 0, 0]])
 
-    def test_rows_of_different_lengths_without_padding_are_refused(self):
+    def test_rows_of_different_lengths_make_no_array_without_padding(self):
+        assert ByteTokenizer()(["a", "bcd"])["input_ids"] == [[97], [98, 99, 100]]
         with pytest.raises(ValueError, match=r"rows of 1 to 3 tokens.* pass padding=True"):
-            ByteTokenizer()(["a", "bcd"])
+            ByteTokenizer()(["a", "bcd"], return_tensors="np")
+
+    @pytest.mark.parity
+    @pytest.mark.parametrize("text", ["Hello world", "", ["Hello world"], ["low", "Hello low rank"]])
+    @pytest.mark.parametrize(
+        "options",
+        [
+            {},
+            {"padding": True},
+            {"padding": True, "return_tensors": "np", "padding_side": "left"},
+            {"padding": "max_length", "max_length": 9},
+            {"truncation": True, "max_length": 2, "return_offsets_mapping": True},
+            {"padding": True, "return_offsets_mapping": True, "add_special_tokens": False},
+        ],
+    )
+    def test_a_call_returns_what_transformers_returns(self, surrounded, text, options, tmp_path):
+        from transformers import PreTrainedTokenizerFast
+
+        surrounded.save_pretrained(tmp_path)
+        twin = PreTrainedTokenizerFast.from_pretrained(tmp_path)
+        found, expected = surrounded(text, **options), twin(text, **options)
+        assert {name: type(rows) for name, rows in found.items()} == {k: type(v) for k, v in expected.items()}
+        for name, rows in expected.items():
+            assert np.array_equal(found[name], rows) if "return_tensors" in options else found[name] == rows
+            assert found[name] is getattr(found, name)
+
+    def test_a_name_that_an_encoding_has_not(self):
+        with pytest.raises(AttributeError, match="no 'labels' in this encoding, it has input_ids, attention_mask"):
+            _ = ByteTokenizer()("a").labels
 
     def test_an_empty_text_has_no_tokens(self):
-        assert ByteTokenizer()("")["input_ids"].shape == (1, 0)
+        assert ByteTokenizer()("", return_tensors="np")["input_ids"].shape == (1, 0)
         np.testing.assert_array_equal(ByteTokenizer()(["", "a"], padding=True)["attention_mask"], [[0], [1]])
 
     def test_truncation_keeps_the_beginning_and_the_special_tokens(self, surrounded):
@@ -55,7 +84,7 @@ class TestBatches:
         assert whole[0] == surrounded.bos_token_id
         assert surrounded.encode("Hello world", truncation=True, max_length=2) == whole[:2]
         assert surrounded.encode("Hello world", False, truncation=True, max_length=1) == whole[1:2]
-        assert surrounded("Hello world", truncation=True, max_length=99)["input_ids"].tolist() == [whole]
+        assert surrounded("Hello world", truncation=True, max_length=99)["input_ids"] == whole
         assert ByteTokenizer().encode("abc", truncation=True, max_length=2) == [97, 98]
 
     def test_no_room_for_text_is_refused(self, surrounded):
@@ -92,11 +121,11 @@ class TestBatches:
     def test_without_a_padding_token_the_end_of_text_pads_and_without_both_none_does(self):
         tokenizer = PretrainedTokenizer(trained(), {"eos_token": "</s>"})
         ids = tokenizer(["low", "low rank world"], padding=True)["input_ids"]
-        assert ids[0, -1] == tokenizer.eos_token_id
+        assert ids[0][-1] == tokenizer.eos_token_id
         tokenizer.eos_token = None
         with pytest.raises(ValueError, match=r"neither a pad_token nor an eos_token: set tokenizer\.pad_token"):
             tokenizer(["low", "low rank world"], padding=True)
-        assert tokenizer(["low", "low"], padding=True)["input_ids"].shape[0] == 2  # nothing to fill
+        assert tokenizer(["low", "low"], padding=True)["input_ids"] == 2 * [tokenizer.encode("low")]  # nothing to fill
 
 
 class TestRows:
@@ -114,10 +143,21 @@ class TestRows:
         with pytest.raises(TypeError, match="integers, not float64"):
             ByteTokenizer().decode([104.0])
 
-    def test_an_id_outside_of_the_vocabulary_is_refused(self, surrounded):
-        for i in (-1, surrounded.vocab_size):
-            with pytest.raises(ValueError, match=f"no token {i}: "):
-                surrounded.decode([5, i])
+    @pytest.mark.parametrize("i", [-1, 2**32])
+    def test_what_can_be_no_id_is_refused(self, surrounded, i):
+        for tokenizer in (surrounded, ByteTokenizer()):
+            with pytest.raises(ValueError, match=f"{i} is no token id"):
+                tokenizer.decode([5, i])
+
+    def test_an_id_behind_the_vocabulary_stands_for_no_text(self, surrounded):
+        for tokenizer in (surrounded, ByteTokenizer()):
+            for i in (tokenizer.vocab_size, tokenizer.vocab_size + 100, 2**31):
+                ids = [*tokenizer.encode("low "), i, *tokenizer.encode("rank")]
+                assert assert_streams(tokenizer, ids)
+                assert tokenizer.decode(ids, skip_special_tokens=True) == "low rank"
+                assert tokenizer.convert_ids_to_tokens(i) is None
+        with pytest.raises(ValueError, match="eos_token_id = 999999: the vocabulary has no token"):
+            surrounded.eos_token_id = 999999
 
     def test_tokens_and_ids(self, surrounded):
         ids = surrounded.encode("Hello <s>")
@@ -214,12 +254,20 @@ class TestStreams:
         for shown, settled in zip("".join(pieces), tokenizer.decode(ids), strict=True):
             assert settled in (shown, "\ufffd")
 
-    def test_an_id_outside_of_the_vocabulary_is_refused_when_it_comes(self, surrounded):
+    def test_what_can_be_no_id_is_refused_when_it_comes(self, surrounded):
         for tokenizer in (ByteTokenizer(), surrounded):
-            pieces = tokenizer.decode_stream(iter([65, tokenizer.vocab_size]))
+            pieces = tokenizer.decode_stream(iter([65, -1]))
             assert next(pieces)
-            with pytest.raises(ValueError, match=f"no token {tokenizer.vocab_size}: "):
+            with pytest.raises(ValueError, match="-1 is no token id"):
                 next(pieces)
+
+    @settings(fuzz, max_examples=60)
+    @given(before=texts(), text=texts(), skip=st.booleans())
+    def test_text_that_goes_on_from_another(self, surrounded, before, text, skip):
+        for tokenizer in (surrounded, ByteTokenizer()):
+            first, second = tokenizer.encode(before), tokenizer.encode_continuation(text)
+            pieces = "".join(tokenizer.decode_stream(second, skip, before=first))
+            assert tokenizer.decode(first, skip) + pieces == tokenizer.decode(first + second, skip)
 
     @pytest.mark.parametrize("unit", [b"text ", b"\x80"], ids=["text", "no text"])
     def test_time_grows_with_the_length_not_its_square(self, unit):

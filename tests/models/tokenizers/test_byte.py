@@ -34,7 +34,7 @@ def test_half_a_character_shows_as_a_replacement():
 
 
 def test_a_call_gives_a_batch_of_one():
-    ids = ByteTokenizer()("hé")["input_ids"]
+    ids = ByteTokenizer()("hé", return_tensors="np")["input_ids"]
     assert ids.dtype == np.int64
     np.testing.assert_array_equal(ids, [[104, 195, 169]])
     assert ByteTokenizer().decode(ids) == "hé"  # as a model gets and returns it
@@ -80,5 +80,5 @@ def test_its_chat_template_is_saved_too(tmp_path):
     tokenizer.chat_template = "{% for m in messages %}{{ m.role }}: {{ m.content }}\n{% endfor %}"
     tokenizer.save_pretrained(tmp_path)
     chat = load_tokenizer(tmp_path).apply_chat_template([{"role": "user", "content": "Hé"}])
-    np.testing.assert_array_equal(chat["input_ids"], [list("user: Hé\n".encode())])
+    assert chat["input_ids"] == list("user: Hé\n".encode())
     assert ByteTokenizer().chat_template is None

@@ -67,10 +67,12 @@ def twin(tokenizer, tmp_path_factory):
 def both(tokenizer, twin, template, messages, **options):
     """A conversation's text here and in Transformers, which also agree on its ids."""
     tokenizer.chat_template = twin.chat_template = template
-    ids = tokenizer.apply_chat_template(messages, **options)
-    expected = twin.apply_chat_template(messages, return_tensors="np", **options)
-    for name in ("input_ids", "attention_mask"):
-        np.testing.assert_array_equal(ids[name], expected[name])
+    for form in ({}, {"return_tensors": "np"}):
+        ids = tokenizer.apply_chat_template(messages, **options, **form)
+        expected = twin.apply_chat_template(messages, **options, **form)
+        for name in ("input_ids", "attention_mask"):
+            assert type(ids[name]) is type(expected[name])
+            np.testing.assert_array_equal(ids[name], expected[name])
     options |= {"tokenize": False}
     return tokenizer.apply_chat_template(messages, **options), twin.apply_chat_template(messages, **options)
 
@@ -95,6 +97,58 @@ def test_tools_and_variables_reach_the_template(tokenizer, twin):
 
 
 @pytest.mark.parity
+@pytest.mark.parametrize(
+    ("template", "options"),
+    [
+        (CHATML, {"continue_final_message": True}),
+        (CHATML, {"continue_final_message": "content"}),
+        (STRICT, {"continue_final_message": True}),
+        (STRICT, {"chat_template": CHATML}),
+        (STRICT, {"return_dict": False}),
+        (STRICT, {"truncation": True, "max_length": 5}),
+        (STRICT, {"padding": "max_length", "max_length": 200, "tokenizer_kwargs": {"padding_side": "left"}}),
+        (STRICT, {"return_assistant_tokens_mask": True}),
+        (STRICT, {"return_assistant_tokens_mask": True, "return_tensors": "np"}),
+        (STRICT, {"return_assistant_tokens_mask": True, "truncation": True, "max_length": 30}),
+        ("{{ documents[0].title }}{{ messages[0].content }}", {"documents": [{"title": "T", "text": "x"}]}),
+    ],
+)
+def test_options_do_what_they_do_in_transformers(tokenizer, twin, template, options):
+    tokenizer.chat_template = twin.chat_template = template
+    tokenizer.pad_token, twin.pad_token = "<pad>", "<pad>"
+    several = [TURNS, [*TURNS, *TURNS]]
+    for conversation in (TURNS, several) if "return_tensors" not in options else (TURNS,):
+        found = tokenizer.apply_chat_template(conversation, **options)
+        expected = twin.apply_chat_template(conversation, **options)
+        assert type(found) is list or found.keys() == expected.keys()
+        for name in found if isinstance(found, dict) else [slice(None)]:
+            np.testing.assert_equal(found[name], expected[name])
+    shown = {"documents": options.get("documents"), "tokenize": False}
+    assert tokenizer.apply_chat_template(several, **shown) == twin.apply_chat_template(several, **shown)
+
+
+@pytest.mark.parametrize(
+    ("options", "error", "message"),
+    [
+        ({"nonsense": 1}, TypeError, "'nonsense' is neither an option .* reads add_generation_prompt, messages"),
+        ({"shout": "x"}, TypeError, "'shout' is neither an option of apply_chat_template nor a variable"),
+        ({"return_tensors": "pt"}, ValueError, "return_tensors='pt': this package has lists"),
+        ({"max_length": 3}, ValueError, "max_length=3 does nothing without"),
+        ({"return_assistant_tokens_mask": True}, ValueError, "does not mark with .* generation"),
+        ({"return_assistant_tokens_mask": True, "tokenize": False}, ValueError, "needs tokenize=True"),
+        ({"continue_final_message": True, "add_generation_prompt": True}, ValueError, "goes with neither"),
+        ({"continue_final_message": "thinking"}, ValueError, "the last message has no text 'thinking'"),
+        ({"chat_template": "{{ 1 }}", "continue_final_message": True}, ValueError, "does not show the last message's"),
+    ],
+)
+def test_what_is_not_known_is_refused_not_swallowed(options, error, message):
+    tokenizer = ByteTokenizer()
+    tokenizer.chat_template = CHATML
+    with pytest.raises(error, match=message):
+        tokenizer.apply_chat_template(TURNS, **options)
+
+
+@pytest.mark.parity
 def test_a_field_that_is_none_is_left_out(tokenizer, twin):
     messages = [{"role": "assistant", "content": None, "tool_calls": [TOOL], "name": None}]
     found, expected = both(tokenizer, twin, LOOSE, messages)
@@ -113,7 +167,7 @@ def test_smollm2s_own_template(smollm2, smollm2_saved, messages):
     assert found.startswith("<|im_start|>system")
     assert found.endswith("<|im_start|>assistant\n")
     ids = smollm2.apply_chat_template(messages)["input_ids"]
-    assert (ids == smollm2.bos_token_id).sum() == len(messages) + (messages[0]["role"] != "system")
+    assert ids.count(smollm2.bos_token_id) == len(messages) + (messages[0]["role"] != "system")
 
 
 def test_the_date_is_todays():
@@ -126,7 +180,7 @@ def test_the_date_is_todays():
 def test_no_special_tokens_are_added_to_those_of_the_template(tokenizer):
     tokenizer.chat_template = "{{ bos_token }}{{ messages[0].content }}"
     ids = tokenizer.apply_chat_template([{"role": "user", "content": "low"}])["input_ids"]
-    assert ids.tolist() == [[tokenizer.bos_token_id, *tokenizer.encode("low", add_special_tokens=False)]]
+    assert ids == [tokenizer.bos_token_id, *tokenizer.encode("low", add_special_tokens=False)]
 
 
 @pytest.mark.parametrize(

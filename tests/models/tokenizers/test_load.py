@@ -146,7 +146,7 @@ class TestTransformers:
                 found(batch, **options)
             return
         theirs = expected(batch, return_tensors="np", **options)
-        for name, array in found(batch, **options).items():
+        for name, array in found(batch, return_tensors="np", **options).items():
             np.testing.assert_array_equal(array, theirs[name])
             assert array.dtype == np.int64
 

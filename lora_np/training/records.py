@@ -1,0 +1,133 @@
+"""Files of examples, as tools write them: JSON lines, a JSON list, CSV and TSV, and the fields that they have there."""
+
+import csv
+import io
+import json
+import re
+from collections.abc import Iterator
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from ..storage import existing
+
+TABLES = {".csv": ",", ".tsv": "\t"}
+ENDINGS = (*TABLES, ".jsonl", ".ndjson", ".json")
+LONGEST_CELL = 1 << 30  # characters; Python's csv stops at 131,072 unless it is told otherwise
+LAYOUTS = (  # the fields of chats with one question: what is asked, what may be added to that, what is answered
+    ("instruction", "input", "output"),
+    ("instruction", "input", "response"),
+    ("instruction", "context", "response"),
+    ("question", "context", "answer"),
+)
+SPEAKERS = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
+Record = tuple[str, Any]  # where it stands (file and line or number), what stands there
+
+
+def decoded(content: bytes, where: str) -> str:
+    """The text of UTF-8 bytes, without a byte order mark. ValueError, beginning with `where`, if they are no such."""
+    if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        raise ValueError(f"{where} is not UTF-8 text but UTF-16: save it as UTF-8")
+    if b"\0" in content:
+        raise ValueError(f"{where} is not UTF-8 text: it has zero bytes, as UTF-16 has; save it as UTF-8")
+    try:
+        return content.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{where} is not UTF-8 text: {error.reason} at byte {error.start}") from None
+
+
+def holds_examples(path: str | PathLike[str]) -> bool:
+    """Whether a file holds examples, not running text: by its ending, or because it begins as JSON does."""
+    if Path(path).suffix.lower() in ENDINGS:
+        return True
+    with open(existing(path), "rb") as file:
+        return re.match(rb'(\xef\xbb\xbf)?\s*(\[\s*\{|\{\s*")', file.read(4096)) is not None
+
+
+def read_records(path: str | PathLike[str]) -> Iterator[Record]:
+    """Each example of a file, with where it stands.
+
+    `.csv` and `.tsv` are tables with the names of the fields in the first line. All else is JSON: a list of objects, or
+    one object per line. FileNotFoundError if there is no such file; ValueError, with the place, for what is neither.
+    """
+    path = existing(path)
+    if path.suffix.lower() in TABLES:
+        return _table(path, TABLES[path.suffix.lower()])
+    with open(path, "rb") as file:
+        beginning = file.read(4096)
+    if b"\0" in beginning or beginning[:2] in (b"\xff\xfe", b"\xfe\xff"):
+        decoded(beginning, str(path))  # says what it is
+    whole = beginning.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"["
+    return _list(path) if whole else _lines(path)
+
+
+def _table(path: Path, separator: str) -> Iterator[Record]:
+    lines = csv.DictReader(io.StringIO(decoded(path.read_bytes(), str(path)), newline=""), delimiter=separator)
+    before = csv.field_size_limit(LONGEST_CELL)
+    try:
+        for row in lines:
+            where = f"{path}, line {lines.line_num}"
+            if None in row or None in row.values():
+                names = ", ".join(lines.fieldnames or ())
+                raise ValueError(f"{where} has other columns than the first line, which names {names}")
+            yield where, row
+    except csv.Error as error:
+        raise ValueError(f"{path}, line {lines.line_num} is no line of a table: {error}") from None
+    finally:
+        csv.field_size_limit(before)
+
+
+def _list(path: Path) -> Iterator[Record]:
+    values = parse(decoded(path.read_bytes(), str(path)), str(path), "the file should be one JSON list of objects")
+    for number, value in enumerate(values, 1):
+        yield f"{path}, example {number}", value
+
+
+def _lines(path: Path) -> Iterator[Record]:
+    with open(path, "rb") as file:  # bytes: they are cut at line feeds only, and a line that is no UTF-8 has a number
+        for number, line in enumerate(file, 1):
+            if line.strip():
+                where = f"{path}, line {number}"
+                yield where, parse(line, where, "each line should be one JSON object")
+
+
+def parse(content: str | bytes, where: str, expected: str) -> Any:
+    """The value of some JSON; ValueError, beginning with `where`, if it is none."""
+    try:
+        return json.loads(content.decode("utf-8-sig") if isinstance(content, bytes) else content)
+    except (ValueError, RecursionError) as error:  # UnicodeDecodeError and JSONDecodeError are ValueErrors
+        raise ValueError(f"{where} is not JSON: {error} ({expected})") from None
+
+
+def as_messages(record: Any, where: str) -> Any:
+    """A record with the fields of other tools as {"messages": ...}; any other record as it is.
+
+    instruction (and input) and output, question and answer: one question, with what is added to it behind a blank
+    line. conversations: ShareGPT's [{"from": "human" or "gpt", "value"}].
+    """
+    if not isinstance(record, dict):
+        return record
+    fields, kept = record.keys() - {"group", "id"}, {k: v for k, v in record.items() if k == "group"}
+    if fields == {"conversations"} and isinstance(record["conversations"], list):
+        turns = [_turn(turn, f"{where}: turn {i}") for i, turn in enumerate(record["conversations"], 1)]
+        return {"messages": turns, **kept}
+    for asked, more, answered in LAYOUTS:
+        if {asked, answered} <= fields <= {asked, more, answered}:
+            for name in fields:
+                if not isinstance(record[name], str):
+                    raise ValueError(f"{where}: {name} should be a string, got {record[name]!r:.80}")
+            question = "\n\n".join(text for name in (asked, more) if (text := record.get(name, "")).strip())
+            user, assistant = ("user", question), ("assistant", record[answered])
+            return {"messages": [{"role": role, "content": text} for role, text in (user, assistant)], **kept}
+    return record
+
+
+def _turn(turn: Any, where: str) -> Any:
+    """One turn of a ShareGPT conversation as a message."""
+    if isinstance(turn, dict) and turn.keys() == {"role", "content"}:
+        return turn
+    if not isinstance(turn, dict) or not {"from", "value"} <= turn.keys():
+        raise ValueError(f'{where} should have the fields "from" and "value", got {turn!r:.80}')
+    if not isinstance(turn["from"], str) or turn["from"] not in SPEAKERS:
+        raise ValueError(f"{where} is from {turn['from']!r}; known are {', '.join(SPEAKERS)}")
+    return {"role": SPEAKERS[turn["from"]], "content": turn["value"]}

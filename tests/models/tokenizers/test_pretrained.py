@@ -1,0 +1,60 @@
+"""Tokenizers that put a space before a text: where they may not, and how what they write is streamed."""
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from lora_helpers import fuzz
+from tokenizer_helpers import sentencepiece_like, trained
+from tokenizers import pre_tokenizers
+
+from lora_np.models.tokenizers import PretrainedTokenizer
+
+CONFIG = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
+PREFIXES = ["prepend", "always", "first", "never"]
+WORDS = st.lists(st.sampled_from(["low", " low", "rank", " ", "  ", "é", " 😀", "\n", "Hello", "12", "."]), max_size=6)
+TEXTS = WORDS.map("".join)
+
+
+@pytest.fixture(scope="module", params=PREFIXES)
+def spaced(request):
+    return PretrainedTokenizer(sentencepiece_like(request.param), CONFIG)
+
+
+@settings(fuzz, max_examples=100)
+@given(prompt=TEXTS.filter(bool), completion=TEXTS)
+def test_a_continuation_adds_no_space_of_its_own(spaced, prompt, completion):
+    asked, ids = spaced.encode(prompt), spaced.encode(prompt) + spaced.encode_continuation(completion)
+    assert spaced.decode(ids, skip_special_tokens=True) == spaced.decode(asked, skip_special_tokens=True) + completion
+    if not prompt.startswith(" "):  # which a Metaspace takes for its own
+        assert spaced.decode(ids, skip_special_tokens=True) == prompt + completion
+
+
+@settings(fuzz, max_examples=100)
+@given(prompt=TEXTS.filter(bool), completion=TEXTS, skip=st.booleans())
+def test_what_is_streamed_behind_a_prompt_keeps_its_space(spaced, prompt, completion, skip):
+    before, ids = spaced.encode(prompt), spaced.encode_continuation(completion)
+    pieces = list(spaced.decode_stream(iter(ids), skip, before=before))
+    assert all(pieces)
+    assert spaced.decode(before, skip) + "".join(pieces) == spaced.decode(before + ids, skip)
+    assert "".join(spaced.decode_stream(iter(before + ids), skip)) == spaced.decode(before + ids, skip)
+
+
+def test_the_space_is_there_where_llama_2_has_it():
+    tokenizer = PretrainedTokenizer(sentencepiece_like(), CONFIG)
+    assert tokenizer.convert_ids_to_tokens(tokenizer.encode("low")) == ["<s>", "▁lo", "w"]
+    assert tokenizer.convert_ids_to_tokens(tokenizer.encode_continuation("low")) == ["lo", "w"]
+    assert tokenizer.convert_ids_to_tokens(tokenizer.encode_continuation(" low")) == ["▁lo", "w"]
+
+
+def test_gpt2s_kind_of_space_is_left_out_too():
+    backend = trained()
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    tokenizer = PretrainedTokenizer(backend, CONFIG)
+    assert tokenizer.decode(tokenizer.encode("low")) == " low"
+    assert tokenizer.decode(tokenizer.encode_continuation("low")) == "low"
+
+
+def test_without_such_a_space_nothing_is_built():
+    tokenizer = PretrainedTokenizer(trained(bos="<s>"), CONFIG)
+    assert tokenizer._continuing is tokenizer.backend
+    assert tokenizer.encode_continuation("low") == tokenizer.encode("low", add_special_tokens=False)
