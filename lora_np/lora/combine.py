@@ -85,6 +85,12 @@ KINDS = ("cat", *MERGES, *SVD_KINDS)
 SIGN_METHODS = ("total", "frequency")
 
 
+def kind_for_one(kind: str) -> str:
+    """The kind that combines a single adapter: nothing of it is pruned, as there is nothing that it could disturb."""
+    pruned = kind.removesuffix("_svd") in MERGES and kind != "linear"
+    return ("svd" if kind in SVD_KINDS else "linear") if pruned else kind
+
+
 def merge(
     kind: str, tensors: Arrays, weights: Numbers, density: float | None = None, majority_sign_method: str = "total"
 ) -> Array:
@@ -171,10 +177,8 @@ def combined_rank(kind: str, ranks: Sequence[int], svd_rank: int | None = None) 
     return ranks[0]
 
 
-def _check_settings(kind, shape, svd_rank, density, majority_sign_method):
-    """ValueError for settings that `combined_rank` does not check. shape: (out, in), of the adapters' weight."""
-    if kind in SVD_KINDS and svd_rank is not None and svd_rank > min(shape):
-        raise ValueError(f"svd_rank = {svd_rank}: a {shape} weight has rank {min(shape)} at most")
+def _check_settings(kind, density, majority_sign_method):
+    """ValueError for settings that `combined_rank` does not check."""
     prune, elects = MERGES.get(kind.removesuffix("_svd"), (None, False))
     if prune and (density is None or not 0 < density <= 1):
         raise ValueError(f"{kind!r} needs density, the fraction of entries that stay, in (0, 1], not {density}")
@@ -196,7 +200,7 @@ def combine(
 
     kind      one of `KINDS`
     weights   w_i, of either sign; scalings: s_i; As: A_i (r_i, in); Bs: B_i (out, r_i)
-    svd_rank  r, for the SVD kinds; None for the largest r_i, expanded with zeros where the weight has a smaller rank
+    svd_rank  r, for the SVD kinds; None for the largest r_i. Expanded with zeros where the weight has a smaller rank
     density   fraction of the entries that stay, in (0, 1], for the kinds that prune
     majority_sign_method   "total" or "frequency", for the kinds that elect signs
 
@@ -208,7 +212,7 @@ def combine(
     if len(set(counts)) > 1:
         raise ValueError("{} weights and {} scalings for {} matrices A and {} B: expected one each".format(*counts))
     rank = combined_rank(kind, [len(A) for A in As], svd_rank)
-    _check_settings(kind, (len(Bs[0]), As[0].shape[1]), svd_rank, density, majority_sign_method)
+    _check_settings(kind, density, majority_sign_method)
     settings = density, majority_sign_method
     dtype = np.result_type(np.float32, *(X.dtype for X in (*As, *Bs)))  # LAPACK has no float16
     As, Bs = ([X.astype(dtype, copy=False) for X in part] for part in (As, Bs))

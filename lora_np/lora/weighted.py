@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from .combine import combine, combined_rank
+from .combine import combine, combined_rank, kind_for_one
 
 if TYPE_CHECKING:
     from .peft_model import PeftModel
@@ -24,8 +24,9 @@ def add_combined(
 ) -> None:
     """Add to `peft_model` the adapter `name`, the combination of some of its adapters, by one of `combine.KINDS`.
 
-    options: those of `combine.combine`. A layer that has only some of the adapters combines those. ValueError, with
-    nothing changed, if an adapter is more than plain LoRA on linear layers, or for the reasons of `combine.combine`.
+    options: those of `combine.combine`. A layer that has only some of the adapters combines those. Of a single adapter
+    nothing is pruned: it is scaled by its weight. ValueError, with nothing changed, if an adapter is more than plain LoRA
+    on linear layers, or for the reasons of `combine.combine`.
     """
     if not adapters or len(adapters) != len(weights):
         raise ValueError(f"{len(adapters)} adapters and {len(weights)} weights: give each adapter a weight")
@@ -36,6 +37,7 @@ def add_combined(
     for adapter in adapters:
         if peft_model.base_model.adapter(adapter).copies:
             raise ValueError(f"{adapter} trains modules whole (modules_to_save), which cannot be combined")
+    kind = kind_for_one(kind) if len(adapters) == 1 else kind
     made = {}
     for target, layer in peft_model.base_model.layers():
         present = [(a, w) for a, w in zip(adapters, weights, strict=True) if a in layer.adapters]

@@ -289,8 +289,13 @@ def test_an_svd_rank_out_of_range_is_refused(kind):
     for svd_rank in (0, -1):
         with pytest.raises(ValueError, match=f"svd_rank = {svd_rank}: expected an integer, at least 1, or None: 3"):
             combine(kind, WEIGHTS, SCALINGS, *adapters(), svd_rank=svd_rank, density=0.5)
-    with pytest.raises(ValueError, match=r"svd_rank = 7: a \(6, 7\) weight has rank 6 at most"):
-        combine(kind, WEIGHTS, SCALINGS, *adapters(), svd_rank=7, density=0.5)
+
+
+@pytest.mark.parametrize("kind", C.SVD_KINDS)
+def test_an_svd_rank_above_the_weights_is_filled_up_with_zeros(kind):
+    most, more = (combine(kind, WEIGHTS, SCALINGS, *adapters(), svd_rank=rank, density=1) for rank in (OUT, OUT + 4))
+    assert (more[0].shape, more[1].shape) == ((OUT + 4, IN), (OUT, OUT + 4))
+    assert_close(more[1] @ more[0], most[1] @ most[0])
 
 
 @pytest.mark.parametrize("kind", [kind for kind in C.KINDS if "ties" in kind])

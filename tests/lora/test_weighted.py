@@ -13,6 +13,7 @@ from lora_helpers import (
 )
 
 from lora_np import LoraConfig, PeftModel
+from lora_np.lora.combine import KINDS
 
 
 def adapters(first=None, second=None):
@@ -163,6 +164,27 @@ def test_peft_gives_the_same_combination(tmp_path, kind, weights):
     twin.add_weighted_adapter(["default", "other"], list(weights), "sum", kind)
     twin.set_adapter("sum")
     assert relative(combined(model, kind, weights), logits_of(twin)) < 2e-5
+
+
+@pytest.mark.parametrize("density", [None, 0.2])
+@pytest.mark.parametrize("kind", KINDS)
+def test_of_a_single_adapter_nothing_is_pruned(kind, density):
+    model = adapters()
+    model.add_weighted_adapter(["default"], [-0.7], "sum", kind, density=density)
+    for _, layer in model.base_model.layers():
+        np.testing.assert_allclose(layer.delta_weight("sum"), -0.7 * layer.delta_weight("default"), atol=1e-6)
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("kind", KINDS)
+def test_of_a_single_adapter_nothing_is_pruned_in_peft(tmp_path, kind):
+    model = adapters()
+    model.save_pretrained(tmp_path)
+    twin = load_in_peft(tiny_model(), tmp_path)
+    for each in (model, twin):
+        each.add_weighted_adapter(["default"], [-0.7], "sum", kind, density=0.2)
+        each.set_adapter("sum")
+    assert relative(logits_of(model), logits_of(twin)) < 2e-5
 
 
 @pytest.mark.parametrize("weight", [float("nan"), float("inf"), "1", None, 1j], ids=str)
