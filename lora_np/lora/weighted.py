@@ -25,8 +25,8 @@ def add_combined(
     """Add to `peft_model` the adapter `name`, the combination of some of its adapters, by one of `combine.KINDS`.
 
     options: those of `combine.combine`. A layer that has only some of the adapters combines those. Of a single adapter
-    nothing is pruned: it is scaled by its weight. ValueError, with nothing changed, if an adapter is more than plain LoRA
-    on linear layers, or for the reasons of `combine.combine`.
+    nothing is pruned. ValueError, with nothing changed, if an adapter is more than plain LoRA on linear layers, or for
+    the reasons of `combine.combine`.
     """
     if not adapters or len(adapters) != len(weights):
         raise ValueError(f"{len(adapters)} adapters and {len(weights)} weights: give each adapter a weight")

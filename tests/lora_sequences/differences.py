@@ -11,10 +11,12 @@ import re
 
 REFUSED_HERE = [
     ("already merged", "PEFT adds a second adapter to the merged weight; here all that are merged are named at once"),
+    ("would change a weight that", "PEFT takes a part out of the other layer's weight too"),
     ("is merged into the weights", "PEFT unmerges in silence, or saves and trains merged weights; here you are told"),
     ("does not go with modules_to_save", "PEFT has mixed batches through several copies of a module, here not"),
     ("only plain LoRA on linear layers can be combined", "PEFT leaves out what is not A and B, in silence"),
     ("trains modules whole", "PEFT leaves the trained module out of the combination, in silence"),
+    ("needs even ranks", "PEFT ignores the initialisation where all targets are embeddings"),
     ("needs density", "PEFT fails with a TypeError, which says less"),
     ("adapters that train biases", "trained biases are the base model's: PEFT trains other adapters upon them"),
     (
@@ -31,23 +33,39 @@ REFUSED_HERE = [
 REFUSED_BY_PEFT = [
     ("should follow the same target modules type", "what is combined is named layer by layer here"),
     ("Unsupported data type for the base layer", "PEFT has PiSSA and OLoRA for weights of at most 32 bits"),
+    ("must have the same r value", "here ranks are compared where adapters meet: in a layer"),
+    ("Please specify at least one adapter", "here it may be that no adapter is active, also beside modules_to_save"),
+    ("when DoRA is enabled", "PEFT has mixed batches for plain LoRA only"),
     ("when the model is in training mode", "PEFT has mixed batches for inference only; here they can be trained"),
 ]
 DONE_OTHERWISE = {
     "delete_adapter puts back what PiSSA took": "PEFT leaves the base without it",
-    "an adapter stays active": "PEFT asks its first layer which, and has none active if that layer had no other adapter",
-    "an inactive adapter is frozen": "PEFT's load_adapter(is_trainable=True) lets it be trained, though it takes no part",
+    "the first of the others becomes active": "PEFT takes in each layer its first by the alphabet, or none",
+    "an inactive adapter is frozen": "PEFT's load_adapter lets it be trained, though it takes no part",
     "loading leaves the mode": "PEFT's load_adapter calls eval() unless the adapter is trained",
 }
-OTHER_NUMBERS = []
 
 
-def _plain_rank(ours, names):
-    return all(not ours.peft_config[name].rank_pattern for name in names)
+def _dora_beside_others(ours):
+    """Is there a layer where DoRA and another adapter take part at once?"""
+    active = ([layer.adapters[name] for name in layer.active_adapters] for _, layer in ours.base_model.layers())
+    return any(len(adapters) > 1 and any(a.config.use_dora for a in adapters) for adapters in active)
 
 
+OTHER_NUMBERS = [
+    ("DoRA beside others", _dora_beside_others, "PEFT applies DoRA to the result so far, in order; here to the base"),
+]
 OTHER_COMBINATION = [
-    ("dare", lambda kind, ours, names, weights: "dare" in kind and len(names) > 1, "random numbers"),
+    (
+        "random",
+        lambda kind, names, weights, svd_rank: "dare" in kind and len(names) > 1,
+        "each library draws its own numbers",
+    ),
+    (
+        "svd_rank",
+        lambda kind, names, weights, svd_rank: "svd" in kind and len(names) == 1 and svd_rank is not None,
+        "PEFT ignores svd_rank where there is one adapter; here that makes an adapter smaller",
+    ),
 ]
 
 

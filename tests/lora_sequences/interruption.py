@@ -1,9 +1,17 @@
 """An exception at a chosen line of this library's code, as Ctrl-C or a full memory may raise one anywhere."""
 
+import contextlib
+import copy
 import os
 import sys
+import warnings
+
+import numpy as np
+from hypothesis import note
 
 import lora_np
+from lora_sequences.sides import logits
+from lora_sequences.snapshots import changes, snapshot
 
 FOLDER = os.path.dirname(lora_np.__file__)
 
@@ -33,13 +41,6 @@ class _Lines:
             sys.settrace(before)
 
 
-def lines_of(action):
-    """How many lines of this library `action()` runs."""
-    lines = _Lines()
-    lines.run(action)
-    return lines.count
-
-
 def interrupted(action, at, error):
     """Run `action()` and raise `error` before the line of this number (from 1); (where that was, what came out)."""
     lines = _Lines(at, error)
@@ -48,3 +49,22 @@ def interrupted(action, at, error):
     except BaseException as raised:  # the error itself, or what it was turned into
         return lines.where, raised
     return lines.where, None
+
+
+def check_interrupted(model, what, operation, part, error):
+    """Do an operation on copies of a model: once to the end, once with `error` raised at that part (0 to 1) of it.
+
+    After that the copy must be as the model, or as the one on which the operation was done, and compute the same.
+    """
+    done, broken_off, lines = copy.deepcopy(model), copy.deepcopy(model), _Lines()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with contextlib.suppress(ValueError, RuntimeError, KeyError):  # it may be refused
+            lines.run(lambda: operation(done))
+        where, raised = interrupted(lambda: operation(broken_off), 1 + int(part * (lines.count - 1)), error)
+    note(f"{what}, {type(error).__name__} at {where}, came out as {raised!r}")
+    before, expected, after = snapshot(model), snapshot(done), snapshot(broken_off)
+    assert after in (before, expected), f"{what} broken off at {where}, and half done:\n{changes(before, after)}"
+    like = model if after == before else done
+    if what not in ("unload", "merge_and_unload") or after == before:
+        assert np.array_equal(logits(broken_off), logits(like)), f"{what} broken off at {where}, and other logits"

@@ -1,4 +1,4 @@
-"""This library's model and PEFT's, side by side in float64: how PEFT's is brought to a state, and what must be equal."""
+"""Both models side by side, in float64: how PEFT's is brought to the state of ours, and what must be equal then."""
 
 import copy
 import warnings
@@ -7,12 +7,12 @@ import numpy as np
 import peft
 import torch
 from lora_helpers import hugging_face_twin, relative, some_ids
-from lora_sequences.differences import OTHER_NUMBERS, reason_in
-from lora_sequences.settings import FAMILIES
 from peft.tuners.tuners_utils import BaseTunerLayer
 from peft.utils.other import ModulesToSaveWrapper
 
 from lora_np import no_grad
+from lora_sequences.differences import OTHER_NUMBERS, reason_in
+from lora_sequences.settings import FAMILIES
 
 TOLERANCE = 1e-9  # both sides compute in float64
 
@@ -24,13 +24,31 @@ def quietly(action):
         return action()
 
 
+def attempt(action, errors=Exception):
+    """(what action() returns, None), or (None, the error)."""
+    try:
+        return quietly(action), None
+    except errors as error:
+        return None, error
+
+
 class Plain:
     """A base model's class, configuration and weights, from which models are made: ours, or Transformers'."""
 
     def __init__(self, model):
         self.kind, self.config = type(model), copy.deepcopy(model.config)
         self.arrays = {name: array.astype(np.float64) for name, array in model.state_dict().items()}
-        self.training = model.training
+        self.training, self._logits = model.training, None
+
+    def put(self, name, array):
+        """Another array in the place of one."""
+        self.arrays[name], self._logits = array.copy(), None
+
+    def logits(self):
+        """What the model computes."""
+        if self._logits is None:
+            self._logits = logits(self.ours())
+        return self._logits
 
     def ours(self):
         model = self.kind(copy.deepcopy(self.config)).to(dtype=np.float64)
@@ -70,7 +88,10 @@ def peft_model(plain, ours):
 
 def activate(theirs, names):
     """set_adapter for one or several: PEFT's PeftModel takes one, and the model inside it a list."""
-    theirs.set_adapter(names[0]) if len(names) == 1 else theirs.base_model.set_adapter(list(names))
+    if names:
+        theirs.set_adapter(names[0])
+    if len(names) != 1:
+        theirs.base_model.set_adapter(list(names))
 
 
 def copy_numbers(ours, theirs):
