@@ -82,7 +82,7 @@ class Adapters(Workbench):
     def end(self, merge, safe, several):
         """merge_and_unload, or unload."""
         names = None if several is None else self.names(several)
-        expected = self.merged_logits(names) if merge else None
+        expected = self.merged_logits(names, unloading=True) if merge else None
         ours, theirs = self.ours, self.theirs
         result = {}
 

@@ -60,22 +60,12 @@ class Calls(Workbench):
             blocks.pop().__exit__(None, None, None)
         assert snapshot(self.ours) == before
 
-    def merged_logits(self, names):
-        """The logits that these adapters (None: the active or merged ones) give, computed without merging."""
-        model = copy.deepcopy(self.ours)
-        if self.ours.base_model.merged:
-            names = self.ours.base_model.merged if names is None else names
-            model.unmerge_adapter()
-        if names is not None:
-            model.base_model.set_adapter([name for name in names if name in model.peft_config])
-        return sides.logits(model)
-
     @with_adapters
     @rule(several=st.one_of(st.none(), SEVERAL), safe=st.booleans())
     def merge(self, several, safe):
         names = None if several is None else self.names(several)
         before, state = sides.logits(self.ours), snapshot(self.ours)
-        expected = self.merged_logits(names)
+        expected = self.merged_logits(names, unloading=False)
         action = lambda: self.ours.merge_adapter(names, safe)  # noqa: E731
         theirs = lambda: self.theirs.merge_adapter(names, safe_merge=safe)  # noqa: E731
         if self.both(f"merge_adapter({names}, {safe})", action, theirs):

@@ -134,6 +134,21 @@ class Workbench(RuleBasedStateMachine):
         model.set_adapter(name)
         return model
 
+    def merged_logits(self, names, unloading):
+        """What these adapters (None: the merged or active ones) give once they are merged, computed without merging.
+
+        A layer that has none of them goes on with its active adapters, as in PEFT; unloaded, it is the plain layer.
+        """
+        model = copy.deepcopy(self.ours)
+        names = (model.base_model.merged or None) if names is None else names
+        model.unmerge_adapter()
+        for _, layer in model.base_model.layers():
+            chosen = layer.chosen(names)
+            layer.active_adapters = chosen if chosen or unloading else layer.active_adapters
+        for _, module in model.base_model.saved_modules() if unloading and names is not None else ():
+            module.active_adapters = names
+        return sides.logits(model)
+
     def keep_biases(self):
         """Trained biases are part of the base model from now on."""
         for config in self.ours.peft_config.values():
