@@ -21,8 +21,8 @@ def test_any_sequence_of_operations_does_what_peft_does():
     from hypothesis.stateful import run_state_machine_as_test
     from lora_sequences.machine import Sequences
 
-    quiet = list(HealthCheck)
-    options = settings(max_examples=5, stateful_step_count=25, deadline=None, database=None, suppress_health_check=quiet)
+    unhurried = {"deadline": None, "database": None, "suppress_health_check": list(HealthCheck)}
+    options = settings(max_examples=5, stateful_step_count=25, **unhurried)
     end = time.monotonic() + SECONDS
     for number in itertools.count(FIRST):
         print(f"round {number}: LORA_NP_SEQUENCES_SEED={number} runs it first")
