@@ -35,6 +35,7 @@ REFUSED_BY_PEFT = [
     ("Unsupported data type for the base layer", "PEFT has PiSSA and OLoRA for weights of at most 32 bits"),
     ("must have the same r value", "here ranks are compared where adapters meet: in a layer"),
     ("Please specify at least one adapter", "here it may be that no adapter is active, also beside modules_to_save"),
+    (r"original_module\.lora_", "all-linear leaves out the head, also one that another adapter trains whole"),
     ("when DoRA is enabled", "PEFT has mixed batches for plain LoRA only"),
     ("when the model is in training mode", "PEFT has mixed batches for inference only; here they can be trained"),
 ]

@@ -107,8 +107,14 @@ class Workbench(RuleBasedStateMachine):
             self.theirs = None
             return
         self.theirs, error = attempt(lambda: sides.peft_model(self.plain, self.ours))
-        message = f"{type(error).__name__}: {error}"
-        assert error is None or reason_for(REFUSED_BY_PEFT, message), f"PEFT cannot be brought here: {message}"
+        self.do_without(error)
+
+    def do_without(self, error):
+        """Go on without PEFT's model where it could not be brought to the state of ours, if that is listed."""
+        if error is not None:
+            message = f"{type(error).__name__}: {error}"
+            assert reason_for(REFUSED_BY_PEFT, message), f"PEFT cannot be brought here: {message}"
+            self.theirs = None
 
     def otherwise(self, name, action):
         """Bring PEFT's model to the state of ours where it is known to do a thing in another way."""
@@ -118,7 +124,8 @@ class Workbench(RuleBasedStateMachine):
     def copy_over(self):
         """PEFT's model gets the numbers of ours."""
         if self.theirs is not None:
-            sides.copy_numbers(self.ours, self.theirs)
+            _, error = attempt(lambda: sides.copy_numbers(self.ours, self.theirs))
+            self.do_without(error)
 
     def shake(self, name):
         """Noise on all that is new in an adapter, so that nothing is zero; the same for PEFT's."""
