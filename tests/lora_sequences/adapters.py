@@ -183,7 +183,7 @@ class Adapters(Workbench):
             return
         if self.theirs is None:
             return
-        if not reason_in(OTHER_COMBINATION, kind, names, weights, svd_rank):
+        if not reason_in(OTHER_COMBINATION, kind, configs, svd_rank):
             for target, layer in self.ours.base_model.layers():
                 if name in layer.adapters:
                     module = self.theirs.get_submodule(f"base_model.model.{target}")

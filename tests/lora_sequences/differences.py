@@ -58,13 +58,18 @@ OTHER_NUMBERS = [
 ]
 OTHER_COMBINATION = [
     (
+        "rsLoRA",
+        lambda kind, configs, svd_rank: configs[0].use_rslora,
+        "PEFT sets lora_alpha = r, which with rsLoRA is a scaling of √r and not of 1",
+    ),
+    (
         "random",
-        lambda kind, names, weights, svd_rank: "dare" in kind and len(names) > 1,
+        lambda kind, configs, svd_rank: "dare" in kind and len(configs) > 1,
         "each library draws its own numbers",
     ),
     (
         "svd_rank",
-        lambda kind, names, weights, svd_rank: "svd" in kind and len(names) == 1 and svd_rank is not None,
+        lambda kind, configs, svd_rank: "svd" in kind and len(configs) == 1 and svd_rank is not None,
         "PEFT ignores svd_rank where there is one adapter; here that makes an adapter smaller",
     ),
 ]
