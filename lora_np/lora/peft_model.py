@@ -257,8 +257,8 @@ class PeftModel(nn.Module):
     def merge_adapter(self, adapter_names: Iterable[str] | None = None, safe_merge: bool = False) -> None:
         """Add the ΔW of these adapters (None: the active ones) to the weights: same results at the base's cost.
 
-        Until `unmerge_adapter` the model computes with just these. Errors: `LoraModel.merge`; KeyError if there is no
-        such adapter.
+        Until `unmerge_adapter` a layer that has any of these computes with just these; the others go on with their
+        active adapters, as in PEFT. Errors: `LoraModel.merge`; KeyError if there is no such adapter.
         """
         self._refuse_if_disabled("merging")
         names = self._names(adapter_names)

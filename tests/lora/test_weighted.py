@@ -166,6 +166,15 @@ def test_peft_gives_the_same_combination(tmp_path, kind, weights):
     assert relative(combined(model, kind, weights), logits_of(twin)) < 2e-5
 
 
+@pytest.mark.parametrize("density", [None, 0.2])
+@pytest.mark.parametrize("kind", KINDS)
+def test_of_a_single_adapter_nothing_is_pruned(kind, density):
+    model = adapters()
+    model.add_weighted_adapter(["default"], [-0.7], "sum", kind, density=density)
+    for _, layer in model.base_model.layers():
+        np.testing.assert_allclose(layer.delta_weight("sum"), -0.7 * layer.delta_weight("default"), atol=1e-6)
+
+
 @pytest.mark.parametrize("weight", [float("nan"), float("inf"), "1", None, 1j], ids=str)
 def test_weights_are_finite_numbers(weight):
     model = adapters()

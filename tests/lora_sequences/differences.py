@@ -1,0 +1,85 @@
+"""Where this library and PEFT differ on purpose. Every row has its reason; what is in no row is a failure.
+
+REFUSED_HERE      (regular expression for this library's message, why it is refused though PEFT does it)
+REFUSED_BY_PEFT   (regular expression for PEFT's message, why it is done here though PEFT refuses it)
+DONE_OTHERWISE    {what is done here: what PEFT does instead}; its model is then brought to the state of ours
+OTHER_NUMBERS     (name, in which states the two compute different numbers, reason)
+OTHER_COMBINATION (name, which combinations come out differently, reason)
+"""
+
+import re
+
+REFUSED_HERE = [
+    ("already merged", "PEFT adds a second adapter to the merged weight; here all that are merged are named at once"),
+    ("would change a weight that", "PEFT takes a part out of the other layer's weight too"),
+    ("is merged into the weights", "PEFT unmerges in silence, or saves and trains merged weights; here you are told"),
+    ("does not go with modules_to_save", "PEFT has mixed batches through several copies of a module, here not"),
+    ("only plain LoRA on linear layers can be combined", "PEFT leaves out what is not A and B, in silence"),
+    ("trains modules whole", "PEFT leaves the trained module out of the combination, in silence"),
+    ("needs even ranks", "PEFT ignores the initialisation where all targets are embeddings"),
+    ("needs density", "PEFT fails with a TypeError, which says less"),
+    ("adapters that train biases", "trained biases are the base model's: PEFT trains other adapters upon them"),
+    (
+        "shares its weight with another layer",
+        "PEFT changes the other layer too, or leaves the config telling an untruth",
+    ),
+    ("are for linear layers, not for an Embedding", "PEFT has DoRA on embeddings, here not"),
+    ("there is an adapter .* already", "PEFT's add_weighted_adapter does nothing then, in silence"),
+    ("trains .* whole: choose one", "PEFT drops one of the two; here it is said"),
+    ("must be alone on its layers", "PEFT adds adapters on what PiSSA left of the weight, which no file can say"),
+    ("lora_bias needs layers with a bias", "PEFT has the branch's bias there too, but cannot merge it"),
+    ("an Embedding takes init_lora_weights", "PEFT ignores the initialisation there or fails later; here it is said"),
+]
+REFUSED_BY_PEFT = [
+    ("should follow the same target modules type", "what is combined is named layer by layer here"),
+    ("Unsupported data type for the base layer", "PEFT has PiSSA and OLoRA for weights of at most 32 bits"),
+    ("must have the same r value", "here ranks are compared where adapters meet: in a layer"),
+    ("Please specify at least one adapter", "here it may be that no adapter is active, also beside modules_to_save"),
+    (r"original_module\.lora_", "all-linear leaves out the head, also one that another adapter trains whole"),
+    ("when DoRA is enabled", "PEFT has mixed batches for plain LoRA only"),
+    ("when the model is in training mode", "PEFT has mixed batches for inference only; here they can be trained"),
+]
+DONE_OTHERWISE = {
+    "delete_adapter puts back what PiSSA took": "PEFT leaves the base without it",
+    "the first of the others becomes active": "PEFT takes in each layer its first by the alphabet, or none",
+    "an inactive adapter is frozen": "PEFT's load_adapter lets it be trained, though it takes no part",
+    "loading leaves the mode": "PEFT's load_adapter calls eval() unless the adapter is trained",
+}
+
+
+def _dora_beside_others(ours):
+    """Is there a layer where DoRA and another adapter take part at once?"""
+    active = ([layer.adapters[name] for name in layer.active_adapters] for _, layer in ours.base_model.layers())
+    return any(len(adapters) > 1 and any(a.config.use_dora for a in adapters) for adapters in active)
+
+
+OTHER_NUMBERS = [
+    ("DoRA beside others", _dora_beside_others, "PEFT applies DoRA to the result so far, in order; here to the base"),
+]
+OTHER_COMBINATION = [
+    (
+        "rsLoRA",
+        lambda kind, configs, svd_rank: configs[0].use_rslora,
+        "PEFT sets lora_alpha = r, which with rsLoRA is a scaling of √r and not of 1",
+    ),
+    (
+        "random",
+        lambda kind, configs, svd_rank: "dare" in kind and len(configs) > 1,
+        "each library draws its own numbers",
+    ),
+    (
+        "svd_rank",
+        lambda kind, configs, svd_rank: "svd" in kind and len(configs) == 1 and svd_rank is not None,
+        "PEFT ignores svd_rank where there is one adapter; here that makes an adapter smaller",
+    ),
+]
+
+
+def reason_for(table, text):
+    """The reason in the first row of a table whose expression is found in `text`, or None."""
+    return next((reason for expression, reason in table if re.search(expression, text)), None)
+
+
+def reason_in(table, *state):
+    """The reason in the first row of a table whose condition holds, or None."""
+    return next((reason for _, holds, reason in table if holds(*state)), None)
