@@ -26,6 +26,14 @@ HEAD, EMBEDDING = f"{PREFIX}lm_head.weight", f"{PREFIX}model.embed_tokens.weight
 WHOLE = "model.layers.1.mlp.up_proj"
 QV = ["q_proj", "v_proj"]
 gpt2, llama = tiny_model, tiny_llama
+
+
+def named(value):
+    """The name of a test's case, the same in each run: not where a function lies in memory."""
+    function = getattr(value, "func", value)
+    return f"{function.__name__}{getattr(value, 'keywords', '')}" if callable(value) else str(value)
+
+
 untied = functools.partial(tiny_llama, tie_word_embeddings=False)
 tied = functools.partial(tiny_llama, tie_word_embeddings=True)
 untied_gpt2 = functools.partial(tiny_model, tie_word_embeddings=False)
@@ -139,7 +147,7 @@ class TestWhatPeftWrites:
             (untied, {"target_modules": [*QV, "model.embed_tokens"]}),
             (tied, {"target_modules": [*QV, "embed_tokens"]}),
         ],
-        ids=str,
+        ids=named,
     )
     def test_with_the_embeddings_beside(self, tmp_path, make, options, save):
         options = {"target_modules": QV, **options}
@@ -181,7 +189,7 @@ class TestWhatPeftWrites:
             (gpt2, {"target_modules": ["c_attn"], "modules_to_save": ["lm_head"]}),
             (gpt2, {"target_modules": ["c_attn", "wte"]}),
         ],
-        ids=str,
+        ids=named,
     )
     def test_tied_adapters(self, tmp_path, make, options):
         assert_loads_as_in_peft(make, made_by_peft(make, tmp_path, ensure_weight_tying=True, **options))
@@ -231,7 +239,9 @@ class TestWhatPeftWrites:
         assert (read_safetensors(directory / WEIGHTS)[0][key] != make().lm_head.weight.data).any()
         assert_loads_as_in_peft(make, directory)
 
-    @pytest.mark.parametrize("targets", [["lm_head"], ["q_proj", "embed_tokens"], ["embed_tokens", "lm_head"]], ids=str)
+    @pytest.mark.parametrize(
+        "targets", [["lm_head"], ["q_proj", "embed_tokens"], ["embed_tokens", "lm_head"]], ids=named
+    )
     def test_trained_on_a_base_in_bfloat16(self, tmp_path, targets):
         import torch
 
@@ -311,7 +321,7 @@ class TestWhatPeftWrites:
             (llama, {"target_modules": QV}, {"fan_in_fan_out": None, "revision": None, "peft_version": "99.1"}),
             (llama, {"target_modules": QV}, {"runtime_config": {"ephemeral_gpu_offload": False}, "of_tomorrow": 3}),
         ],
-        ids=str,
+        ids=named,
     )
     def test_other_configurations(self, tmp_path, make, options, fields):
         assert_loads_as_in_peft(make, edit(made_by_peft(make, tmp_path, **options), **fields))
@@ -338,7 +348,7 @@ class TestWhatPeftWrites:
             (tied, {"target_modules": ["model.embed_tokens"], "use_dora": True}),
             (untied_gpt2, {"target_modules": ["wte", "c_fc"], "use_dora": True}),
         ],
-        ids=str,
+        ids=named,
     )
     def test_what_it_writes_twice(self, tmp_path, make, options):
         directory = made_by_peft(make, tmp_path, save={"save_embedding_layers": True}, **options)
