@@ -26,7 +26,7 @@ def text(tmp_path):
 def test_no_command_is_the_main_job_with_its_defaults(monkeypatch):
     seen = []
     monkeypatch.setattr(
-        "lora_np.cli.finetune.finetune", lambda options: seen.append(options) or {"history": {"interrupted": False}}
+        "lora_np.cli.finetune.finetune", lambda options, **_: seen.append(options) or {"history": {"interrupted": False}}
     )
     assert main([]) == 0
     assert main(["finetune"]) == 0
@@ -45,7 +45,7 @@ def test_no_command_is_the_main_job_with_its_defaults(monkeypatch):
 def test_target_modules(monkeypatch, given, meant):
     seen = []
     monkeypatch.setattr(
-        "lora_np.cli.finetune.finetune", lambda options: seen.append(options) or {"history": {"interrupted": False}}
+        "lora_np.cli.finetune.finetune", lambda options, **_: seen.append(options) or {"history": {"interrupted": False}}
     )
     main(["finetune", "--target-modules", *given])
     assert seen[0].target_modules == meant
