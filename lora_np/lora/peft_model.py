@@ -11,7 +11,7 @@ from ..autograd.threads import limit_threads
 from ..expect import A_MODEL, expect, expect_path
 from ..storage import together
 from .call import calling
-from .config import PeftConfig
+from .config import PeftConfig, check_alpha
 from .files import read_adapter, write_adapter
 from .layer import AdaptedLayer
 from .lora_model import LoraModel, adapters_in
@@ -218,6 +218,7 @@ class PeftModel(nn.Module):
 
         0 leaves s·B A out; DoRA's magnitudes still act, and what PiSSA took out of the base stays out.
         """
+        check_alpha("scale", scale)
         self._check_known(adapter_name)
         self._refuse_change("rescaling an adapter")
         for adapter in self.base_model.adapter(adapter_name).adapters.values():

@@ -173,7 +173,9 @@ def _bases(config, arrays, modules, adapted, path):
     """
     found = {}
     for key in [key for key in arrays if key.endswith(f".{BASE_WEIGHT}")]:
-        name = key.removeprefix(PREFIX).removesuffix(f".{BASE_WEIGHT}")
+        name, rest = _split(key.removeprefix(PREFIX), modules)
+        if name and rest != BASE_WEIGHT:  # of a module of the model's own that is called "base_layer"
+            continue
         module, array = modules.get(name), arrays.pop(key)
         own = None if module is None else getattr(module, "weight", None)
         reduced = config.changes_base and not isinstance(module, nn.Embedding)

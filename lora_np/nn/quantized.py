@@ -86,7 +86,8 @@ def quantize_model(model, skip=SKIP, block_size=64, double_quant=True):
     """
     skipped = _skipped(model, skip)
     layers = {name: m for name, m in model.named_modules() if isinstance(m, (Linear, Conv1D)) and id(m) not in skipped}
-    wrapped = {id(vars(module).get("base_layer")) for module in model.modules()}  # held by a layer with adapters
+    wrappers = [m for m in model.modules() if type(m).held is not Module.held]  # among them layers with adapters
+    wrapped = {id(vars(wrapper).get("base_layer")) for wrapper in wrappers}
     adapted = [name for name, layer in layers.items() if id(layer) in wrapped]
     if adapted:
         raise ValueError(f"{adapted[0]} has an adapter beside it: quantise the model first, then adapt it")

@@ -414,3 +414,12 @@ def test_what_an_inactive_adapter_took_out_of_the_base_is_told(kind):
         model.set_adapter("default")
     model.delete_adapter("b")
     np.testing.assert_array_equal(logits_of(model), expected)
+
+
+@pytest.mark.parametrize("scale", [float("nan"), float("inf"), 10**400, "2", None])
+def test_a_scale_that_is_no_finite_number_is_refused(scale):
+    model = peft_model()
+    before = model.get_layer_status()
+    with pytest.raises(ValueError, match="scale must be"):
+        model.set_scale("default", scale)
+    assert model.get_layer_status() == before

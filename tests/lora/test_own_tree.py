@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lora_np import LoraConfig, Tensor, get_peft_model, nn
+from lora_np import LoraConfig, PeftModel, Tensor, get_peft_model, nn
 from lora_np.autograd import ops
 
 V, C, H, OUT = 11, 6, 8, 5
@@ -105,3 +105,26 @@ def test_merged_it_computes_the_same(rng, settings):
     assert isinstance(merged, Tree)
     assert isinstance(merged(ids), Tensor)
     np.testing.assert_allclose(merged(ids).data, expected, rtol=1e-12, atol=1e-12)
+
+
+class OddNames(nn.Module):
+    """Its parts have the names that an adapted layer's parts have."""
+
+    def __init__(self):
+        self.lora_A, self.base_layer, self.original_module = nn.Linear(C, C), nn.Linear(C, C), nn.Linear(C, C)
+
+    def forward(self, x):
+        return self.original_module(self.base_layer(self.lora_A(x)))
+
+
+@pytest.mark.parametrize("whole", ["base_layer", "original_module"])
+def test_a_part_trained_whole_may_be_called_as_an_adapters_is(rng, tmp_path, whole):
+    base, same = OddNames(), OddNames()
+    same.load_state_dict(base.state_dict())
+    config = LoraConfig(r=2, target_modules=["lora_A"], modules_to_save=[whole], init_lora_weights=False)
+    model = get_peft_model(base, config)
+    for p in model.parameters():
+        p.data = p.data + 0.1 if p.requires_grad else p.data
+    model.save_pretrained(tmp_path)
+    x = rng.standard_normal((2, C)).astype(np.float32)
+    np.testing.assert_array_equal(PeftModel.from_pretrained(same, tmp_path)(x).numpy(), model(x).numpy())

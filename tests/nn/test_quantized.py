@@ -464,3 +464,13 @@ def test_memory_footprint_counts_parameters_and_buffers_once():
     assert nn.memory_footprint(model) == 4 * model.num_parameters()
     layer = nn.Linear4bit.from_linear(nn.Linear(64, 8))
     assert nn.memory_footprint(layer) == layer.quantized.nbytes + 8 * 4
+
+
+def test_a_part_of_a_model_may_be_called_base_layer():
+    class Model(nn.Module):
+        def __init__(self):
+            self.base_layer, self.lora_A = nn.Linear(8, 8), nn.Linear(8, 8)
+
+    model = nn.quantize_model(Model())
+    assert isinstance(model.base_layer, nn.Linear4bit)
+    assert isinstance(model.lora_A, nn.Linear4bit)
