@@ -5,12 +5,18 @@ LORA_NP_SEQUENCES_SEED       the first round's number: each round has its own ra
 LORA_NP_SEQUENCES_INTERRUPT  if it is set, exceptions are raised at random lines, too
 """
 
+import ast
 import itertools
 import os
+import re
 import time
+from pathlib import Path
 
 import pytest
 from hypothesis import HealthCheck, seed, settings
+from lora_sequences.differences import REFUSED_HERE
+
+import lora_np
 
 SECONDS = float(os.environ.get("LORA_NP_SEQUENCES_SECONDS", "10"))
 FIRST = int(os.environ.get("LORA_NP_SEQUENCES_SEED", "0"))
@@ -29,3 +35,21 @@ def test_any_sequence_of_operations_does_what_peft_does():
         run_state_machine_as_test(seed(number)(type(f"Round{number}", (Sequences,), {})), settings=options)
         if time.monotonic() > end:
             break
+
+
+def _texts(node):
+    """All string literals below a node; an f-string as one, with its values as "_"."""
+    if isinstance(node, ast.JoinedStr):
+        yield "".join(part.value if isinstance(part, ast.Constant) else "_" for part in node.values)
+    elif isinstance(node, ast.Constant) and isinstance(node.value, str):
+        yield node.value
+    else:
+        for child in ast.iter_child_nodes(node):
+            yield from _texts(child)
+
+
+def test_every_listed_refusal_is_a_message_of_this_library():
+    files = (Path(lora_np.__file__).parent / "lora").rglob("*.py")
+    texts = [text for file in files for text in _texts(ast.parse(file.read_text(encoding="utf-8")))]
+    stale = [row for row, _ in REFUSED_HERE if not any(re.search(row, text) for text in texts)]
+    assert not stale, f"no message says this any more: {stale}"
