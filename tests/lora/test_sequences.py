@@ -2,7 +2,8 @@
 
 LORA_NP_SEQUENCES_SECONDS    how long it tries; at least one round of sequences is run
 LORA_NP_SEQUENCES_SEED       the first round's number: each round has its own random numbers, the same in every run
-LORA_NP_SEQUENCES_INTERRUPT  if it is set, exceptions are raised at random lines, too
+LORA_NP_SEQUENCES_ROUNDS     how many rounds it tries at most, however fast the machine is
+LORA_NP_SEQUENCES_INTERRUPT  exceptions are raised at random lines, too, unless it is 0
 """
 
 import ast
@@ -20,6 +21,7 @@ import lora_np
 
 SECONDS = float(os.environ.get("LORA_NP_SEQUENCES_SECONDS", "10"))
 FIRST = int(os.environ.get("LORA_NP_SEQUENCES_SEED", "0"))
+ROUNDS = float(os.environ.get("LORA_NP_SEQUENCES_ROUNDS", "inf"))
 
 
 @pytest.mark.parity
@@ -33,7 +35,7 @@ def test_any_sequence_of_operations_does_what_peft_does():
     for number in itertools.count(FIRST):
         print(f"round {number}: LORA_NP_SEQUENCES_SEED={number} runs it first")
         run_state_machine_as_test(seed(number)(type(f"Round{number}", (Sequences,), {})), settings=options)
-        if time.monotonic() > end:
+        if time.monotonic() > end or number + 1 - FIRST >= ROUNDS:
             break
 
 
