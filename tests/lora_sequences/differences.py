@@ -18,6 +18,7 @@ REFUSED_HERE = [
     ("only plain LoRA on linear layers can be combined", "PEFT leaves out what is not A and B, in silence"),
     ("trains modules whole", "PEFT leaves the trained module out of the combination, in silence"),
     ("needs even ranks", "PEFT ignores the initialisation where all targets are embeddings"),
+    ("needs the base weights, and a PiSSA", "PEFT takes what PiSSA left of the weight for the base model's"),
     ("needs density", "PEFT fails with a TypeError, which says less"),
     ("adapters that train biases", "trained biases are the base model's: PEFT trains other adapters upon them"),
     (
@@ -36,6 +37,7 @@ REFUSED_BY_PEFT = [
     ("must have the same r value", "here ranks are compared where adapters meet: in a layer"),
     ("Please specify at least one adapter", "here it may be that no adapter is active, also beside modules_to_save"),
     (r"original_module\.lora_", "all-linear leaves out the head, also one that another adapter trains whole"),
+    ("Mixed batching is only supported", "PEFT has no mixed batches where any adapter trains such a module whole"),
     ("when DoRA is enabled", "PEFT has mixed batches for plain LoRA only"),
     ("when the model is in training mode", "PEFT has mixed batches for inference only; here they can be trained"),
 ]
