@@ -10,7 +10,14 @@ from lora_helpers import relative
 from lora_np import LoraConfig, get_peft_model
 from lora_np.lora.combine import KINDS, SIGN_METHODS
 from lora_sequences import sides
-from lora_sequences.differences import OTHER_COMBINATION, OTHER_NUMBERS, REFUSED_HERE, reason_for, reason_in
+from lora_sequences.differences import (
+    OTHER_COMBINATION,
+    OTHER_NUMBERS,
+    OTHER_UNLOADED,
+    REFUSED_HERE,
+    reason_for,
+    reason_in,
+)
 from lora_sequences.settings import FAMILIES, TARGETS, kind_of, lora_fields
 from lora_sequences.sides import TOLERANCE, attempt
 from lora_sequences.snapshots import identities, snapshot
@@ -100,7 +107,8 @@ class Adapters(Workbench):
             assert relative(sides.logits(plain), expected) < TOLERANCE, "unloaded, and other logits"
         else:
             assert np.array_equal(sides.logits(plain), self.plain.logits()), "unloaded, and not the base"
-        if self.theirs is not None and "theirs" in result and merge and not reason_in(OTHER_NUMBERS, ours):
+        otherwise = reason_in(OTHER_NUMBERS, ours) or reason_in(OTHER_UNLOADED, ours, names)
+        if self.theirs is not None and "theirs" in result and merge and not otherwise:
             expected = sides.logits_of_peft(result["theirs"])
             assert relative(sides.logits(plain), expected) < TOLERANCE, "PEFT's unloaded model has other logits"
         self.plain, self.ours, self.theirs, self.unmerged = sides.Plain(plain), None, None, None
@@ -124,8 +132,9 @@ class Adapters(Workbench):
             if changed:
                 self.otherwise("delete_adapter puts back what PiSSA took", self.copy_over)
             names = self.ours.active_adapters
-            if self.theirs is not None and names:
-                self.theirs.active_adapter = names[0]
+            left = names or list(self.ours.peft_config)
+            if self.theirs is not None and left:
+                self.theirs.active_adapter = left[0]  # PeftModel's own; it may still be the deleted one's name
                 if was_active:
                     self.otherwise("the first of the others becomes active", lambda: sides.activate(self.theirs, names))
             if not self.ours.peft_config:

@@ -5,6 +5,7 @@ REFUSED_BY_PEFT   (regular expression for PEFT's message, why it is done here th
 DONE_OTHERWISE    {what is done here: what PEFT does instead}; its model is then brought to the state of ours
 OTHER_NUMBERS     (name, in which states the two compute different numbers, reason)
 OTHER_COMBINATION (name, which combinations come out differently, reason)
+OTHER_UNLOADED    (name, which calls of merge_and_unload leave another model, reason)
 """
 
 import re
@@ -17,25 +18,26 @@ REFUSED_HERE = [
     ("only plain LoRA on linear layers can be combined", "PEFT leaves out what is not A and B, in silence"),
     ("trains modules whole", "PEFT leaves the trained module out of the combination, in silence"),
     ("needs even ranks", "PEFT ignores the initialisation where all targets are embeddings"),
+    ("needs the base weights, and a PiSSA", "PEFT takes what PiSSA left of the weight for the base model's"),
     ("needs density", "PEFT fails with a TypeError, which says less"),
     ("adapters that train biases", "trained biases are the base model's: PEFT trains other adapters upon them"),
     (
         "shares its weight with another layer",
         "PEFT changes the other layer too, or leaves the config telling an untruth",
     ),
-    ("are for linear layers, not for an Embedding", "PEFT has DoRA on embeddings, here not"),
     ("there is an adapter .* already", "PEFT's add_weighted_adapter does nothing then, in silence"),
     ("trains .* whole: choose one", "PEFT drops one of the two; here it is said"),
     ("must be alone on its layers", "PEFT adds adapters on what PiSSA left of the weight, which no file can say"),
-    ("lora_bias needs layers with a bias", "PEFT has the branch's bias there too, but cannot merge it"),
-    ("an Embedding takes init_lora_weights", "PEFT ignores the initialisation there or fails later; here it is said"),
 ]
 REFUSED_BY_PEFT = [
     ("should follow the same target modules type", "what is combined is named layer by layer here"),
     ("Unsupported data type for the base layer", "PEFT has PiSSA and OLoRA for weights of at most 32 bits"),
+    ("Please initialize PiSSA", "PEFT has PiSSA for weights of at most 32 bits"),
+    ("Length of `adapter_names`", "PEFT counts rows of positions, of which there is one for all rows of ids"),
     ("must have the same r value", "here ranks are compared where adapters meet: in a layer"),
     ("Please specify at least one adapter", "here it may be that no adapter is active, also beside modules_to_save"),
     (r"original_module\.lora_", "all-linear leaves out the head, also one that another adapter trains whole"),
+    ("Mixed batching is only supported", "PEFT has no mixed batches where any adapter trains such a module whole"),
     ("when DoRA is enabled", "PEFT has mixed batches for plain LoRA only"),
     ("when the model is in training mode", "PEFT has mixed batches for inference only; here they can be trained"),
 ]
@@ -71,6 +73,14 @@ OTHER_COMBINATION = [
         "svd_rank",
         lambda kind, configs, svd_rank: "svd" in kind and len(configs) == 1 and svd_rank is not None,
         "PEFT ignores svd_rank where there is one adapter; here that makes an adapter smaller",
+    ),
+]
+
+OTHER_UNLOADED = [
+    (
+        "named, and trained whole",
+        lambda ours, names: names is not None and any(c.modules_to_save for c in ours.peft_config.values()),
+        "PEFT keeps the active adapter's trained modules, whichever is named; here those of the named one",
     ),
 ]
 

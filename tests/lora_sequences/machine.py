@@ -12,7 +12,7 @@ from lora_sequences.files import Files
 from lora_sequences.interruption import check_interrupted
 from lora_sequences.workbench import ANY, SEVERAL
 
-INTERRUPT = os.environ.get("LORA_NP_SEQUENCES_INTERRUPT")  # set it to have exceptions at random lines, too
+INTERRUPT = os.environ.get("LORA_NP_SEQUENCES_INTERRUPT", "1") != "0"  # exceptions at random lines, too
 
 
 class Sequences(Adapters, Calls, Files):
