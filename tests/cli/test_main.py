@@ -120,6 +120,11 @@ def test_an_output_that_is_a_file_is_refused(text, capsys):
     assert "is a file; it must be a directory" in capsys.readouterr().err
 
 
+def test_an_output_with_too_long_a_name_is_refused(text, tmp_path, capsys):
+    assert main(["finetune", "--data", text, "--out", str(tmp_path / ("x" * 300))]) == 2
+    assert "the name is too long" in capsys.readouterr().err
+
+
 def test_help_explains_every_option(capsys):
     parser = build_parser()
     for command in ([], ["finetune"], ["pretrain"]):
