@@ -23,11 +23,12 @@ def text(tmp_path):
     return str(path)
 
 
+DONE = {"history": {"interrupted": False}}
+
+
 def test_no_command_is_the_main_job_with_its_defaults(monkeypatch):
     seen = []
-    monkeypatch.setattr(
-        "lora_np.cli.finetune.finetune", lambda options: seen.append(options) or {"history": {"interrupted": False}}
-    )
+    monkeypatch.setattr("lora_np.cli.finetune.finetune", lambda options, ask: seen.append(options) or DONE)
     assert main([]) == 0
     assert main(["finetune"]) == 0
     assert seen == [FinetuneOptions()] * 2
@@ -44,9 +45,7 @@ def test_no_command_is_the_main_job_with_its_defaults(monkeypatch):
 )
 def test_target_modules(monkeypatch, given, meant):
     seen = []
-    monkeypatch.setattr(
-        "lora_np.cli.finetune.finetune", lambda options: seen.append(options) or {"history": {"interrupted": False}}
-    )
+    monkeypatch.setattr("lora_np.cli.finetune.finetune", lambda options, ask: seen.append(options) or DONE)
     main(["finetune", "--target-modules", *given])
     assert seen[0].target_modules == meant
 
