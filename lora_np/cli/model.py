@@ -43,3 +43,13 @@ def load_adapted(adapter: str | Path, base: str | None = None, device: str = "cp
         raise ValueError(f"{adapter} does not say which base model it belongs to: give --base")
     model = AutoModelForCausalLM.from_pretrained(base, device=device)
     return PeftModel.from_pretrained(model, adapter).eval(), AutoTokenizer.from_pretrained(base)
+
+
+def check_vocabulary(where: str, highest: int, tokenizer: BaseTokenizer, vocab_size: int) -> None:
+    """ValueError if the model has no token with the id that is the highest in the text `where` ("data", "prompt")."""
+    if highest >= vocab_size:
+        token = tokenizer.convert_ids_to_tokens(highest)
+        raise ValueError(
+            f"the tokenizer does not fit the model: the {where} has its token {token!r} with the id {highest}, and the "
+            f"model's vocabulary has {vocab_size}"
+        )

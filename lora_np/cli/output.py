@@ -1,6 +1,7 @@
 """Where the main job's results go, and where else if they cannot go there."""
 
 import contextlib
+import os
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -96,7 +97,7 @@ def _chosen(options: FinetuneOptions, busy: list[Path]) -> Path:
         first = Path("runs") / (Path(options.data).stem if options.data else "prose")
         return _last_with_checkpoint(first) if options.resume else _free(first, busy)
     out = Path(options.out)
-    if out.exists() and not out.is_dir():
+    if os.path.exists(out) and not out.is_dir():  # pathlib's `exists` raises OSError where a name is too long for one
         raise ValueError(f"--out {out} is a file; it must be a directory, or a new name")
     if options.resume:
         existing(out / CHECKPOINT)

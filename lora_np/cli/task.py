@@ -26,6 +26,7 @@ from ..training.data import hold_out_last, split_documents
 from ..training.docstrings import docstring_examples
 from ..training.examples import load_examples, split_examples
 from ..training.records import holds_examples
+from .model import check_vocabulary
 from .options import ResolvedOptions
 from .writing import chat_prompt
 
@@ -128,12 +129,7 @@ def check_tokens(task: Task, model: CausalLM | PeftModel) -> list[str]:
     ValueError if the tokenizer has a token in the data that the model has not.
     """
     learnt, tokenizer, vocab_size = task.train.tokens, task.tokenizer, model.config.vocab_size
-    if (highest := int(learnt.max())) >= vocab_size:
-        token = tokenizer.convert_ids_to_tokens(highest)
-        raise ValueError(
-            f"the tokenizer does not fit the model: the data has its token {token!r} with the id {highest}, and the "
-            f"model's vocabulary has {vocab_size}"
-        )
+    check_vocabulary("data", int(learnt.max()), tokenizer, vocab_size)
     if isinstance(task, ExampleTask):
         learnt = learnt[task.train.is_target]
     stops = stop_tokens(model.get_base_model() if isinstance(model, PeftModel) else model).tolist()

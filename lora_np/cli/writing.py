@@ -9,6 +9,7 @@ from ..lora import PeftModel
 from ..models.base import CausalLM
 from ..models.tokenizers.base import BaseTokenizer
 from .arguments import HelpFormatter
+from .model import check_vocabulary
 
 
 def add_sampling_arguments(parser: argparse.ArgumentParser, max_new_tokens: int) -> None:
@@ -49,11 +50,12 @@ def write(
 
     templated: the prompt is a chat template's, which has the special tokens in it already, and has not been shown; what
     is written begins a text of its own. Without, it goes on from a prompt that has.
-    options: those of `model.stream`. ValueError if the prompt is empty.
+    options: those of `model.stream`. ValueError if the prompt is empty, or has a token that the model has not.
     """
     if not prompt:
         raise ValueError("the prompt is empty: there is nothing to go on from")
     ids = tokenizer.encode(prompt, add_special_tokens=not templated)
+    check_vocabulary("prompt", max(ids, default=0), tokenizer, model.config.vocab_size)
     began, text = time.perf_counter(), ""
     tokens: list[int] = []
     written = _ids(model, ids, tokens, options)

@@ -21,6 +21,7 @@ LAYOUTS = (  # the fields of chats with one question: what is asked, what may be
     ("question", "context", "answer"),
 )
 SPEAKERS = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
+QUOTES = "a cell that begins with a quote ends with one, and a quote inside of it is doubled"
 Record = tuple[str, Any]  # where it stands (file and line or number), what stands there
 
 
@@ -62,7 +63,8 @@ def read_records(path: str | PathLike[str]) -> Iterator[Record]:
 
 
 def _table(path: Path, separator: str) -> Iterator[Record]:
-    lines = csv.DictReader(io.StringIO(decoded(path.read_bytes(), str(path)), newline=""), delimiter=separator)
+    text = io.StringIO(decoded(path.read_bytes(), str(path)), newline="")
+    lines = csv.DictReader(text, delimiter=separator, strict=True)  # else a quote that nobody closes takes all the rest
     before = csv.field_size_limit(LONGEST_CELL)
     try:
         for row in lines:
@@ -72,7 +74,8 @@ def _table(path: Path, separator: str) -> Iterator[Record]:
                 raise ValueError(f"{where} has other columns than the first line, which names {names}")
             yield where, row
     except csv.Error as error:
-        raise ValueError(f"{path}, line {lines.line_num} is no line of a table: {error}") from None
+        where = f"{path}, line {lines.line_num + 1}"  # the last row that was read ends on the line before
+        raise ValueError(f"{where} is no row of a table: {error} ({QUOTES})") from None
     finally:
         csv.field_size_limit(before)
 

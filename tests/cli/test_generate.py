@@ -1,6 +1,7 @@
 """A model writes."""
 
 import io
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -66,7 +67,7 @@ class Says:
     """A model that writes given ids, and keeps what it was asked."""
 
     def __init__(self, ids):
-        self.ids = ids
+        self.ids, self.config = ids, SimpleNamespace(vocab_size=1000)
 
     def stream(self, ids, **options):
         self.asked = ids
@@ -110,3 +111,12 @@ def test_an_id_in_the_padded_part_of_the_vocabulary_is_no_text(spaced):
     write(model, spaced, "low", out, do_sample=True, temperature=5.0, max_new_tokens=40, seed=1)
     said = Says([spaced.vocab_size + 7, *spaced.encode_continuation(" low"), spaced.vocab_size])
     assert write(said, spaced, "low", io.StringIO())[0] == " low"
+
+
+def test_a_prompt_with_a_token_that_the_model_has_not_is_refused(spaced, tmp_path, capsys):
+    highest = max(spaced.encode("lower"))
+    token = spaced.convert_ids_to_tokens(highest)
+    tiny_model(vocab_size=highest).save_pretrained(tmp_path)
+    spaced.save_pretrained(tmp_path)
+    assert main(["generate", "--raw", "--base", str(tmp_path), "lower"]) == 2
+    assert f"the prompt has its token {token!r} with the id {highest}" in capsys.readouterr().err

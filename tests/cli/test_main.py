@@ -23,11 +23,12 @@ def text(tmp_path):
     return str(path)
 
 
+DONE = {"history": {"interrupted": False}}
+
+
 def test_no_command_is_the_main_job_with_its_defaults(monkeypatch):
     seen = []
-    monkeypatch.setattr(
-        "lora_np.cli.finetune.finetune", lambda options, **_: seen.append(options) or {"history": {"interrupted": False}}
-    )
+    monkeypatch.setattr("lora_np.cli.finetune.finetune", lambda options, ask: seen.append(options) or DONE)
     assert main([]) == 0
     assert main(["finetune"]) == 0
     assert seen == [FinetuneOptions()] * 2
@@ -44,9 +45,7 @@ def test_no_command_is_the_main_job_with_its_defaults(monkeypatch):
 )
 def test_target_modules(monkeypatch, given, meant):
     seen = []
-    monkeypatch.setattr(
-        "lora_np.cli.finetune.finetune", lambda options, **_: seen.append(options) or {"history": {"interrupted": False}}
-    )
+    monkeypatch.setattr("lora_np.cli.finetune.finetune", lambda options, ask: seen.append(options) or DONE)
     main(["finetune", "--target-modules", *given])
     assert seen[0].target_modules == meant
 
@@ -118,6 +117,11 @@ def test_resuming_from_nothing_is_refused(tmp_path, text, capsys):
 def test_an_output_that_is_a_file_is_refused(text, capsys):
     assert main(["finetune", "--data", text, "--out", text]) == 2
     assert "is a file; it must be a directory" in capsys.readouterr().err
+
+
+def test_an_output_with_too_long_a_name_is_refused(text, tmp_path, capsys):
+    assert main(["finetune", "--data", text, "--out", str(tmp_path / ("x" * 300))]) == 2
+    assert "the name is too long" in capsys.readouterr().err
 
 
 def test_help_explains_every_option(capsys):

@@ -93,6 +93,8 @@ def talk(*turns):
         ("a.csv", "prompt,completion\na\n", "line 2 has other columns than the first line, which names prompt, compl"),
         ("a.csv", "prompt,completion\na,b,c\n", "line 2 has other columns"),
         ("a.csv", "prompt,completion\na,\n", "line 2: completion is empty"),
+        ("a.csv", 'text\n"a\nb\nc\n', r"a\.csv, line 2 is no row of a table: unexpected end of data .a cell"),
+        ("a.tsv", 'text\n"a" b\n', "line 2 is no row of a table: '\\t' expected after"),
         ("a.csv", "", r"a\.csv is empty"),
         ("a.json", '{"data": [{"text": "a"}]}', "line 1 has the fields data; expected are text, or prompt and"),
         ("a.json", '[{"text": "a"}, 3]', "example 2 should be a JSON object, not a int"),

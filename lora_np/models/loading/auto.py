@@ -1,6 +1,7 @@
 """`from_pretrained` by name or path, as in Transformers."""
 
 import difflib
+import os
 import re
 from importlib import resources
 from os import PathLike
@@ -31,7 +32,7 @@ def resolve(name_or_path: str | PathLike, gguf_file: str | None = None) -> Path:
     shipped = resources.files("lora_np.models") / "pretrained" / name
     if name == TINY_PYTHON and shipped.is_dir():
         return Path(str(shipped))
-    if path.is_dir() or path.suffix == ".gguf":
+    if os.path.isdir(path) or path.suffix == ".gguf":  # pathlib's raises OSError where a name is too long for one
         return path if gguf_file is None else path / gguf_file
     if name in fetch.FETCHABLE:
         found = fetch.cached(name)

@@ -61,6 +61,7 @@ UNKNOWN = [
     "../pretrained",
     "owner/a..b",
     "-owner/model",
+    "x" * 300,  # longer than the name of a file can be
 ]
 
 
