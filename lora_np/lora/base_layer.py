@@ -36,7 +36,12 @@ def stay_finite(layer: Layer, weight: Array, bias: Array | None) -> bool:
     dtypes = [None if array is None else array.dtype for array in arrays_of(layer)]
     with np.errstate(over="ignore"):
         found = [a.astype(t, copy=False) for a, t in zip((weight, bias), dtypes, strict=True) if a is not None]
-    return all(bool(array_module(array).isfinite(array).all()) for array in found)
+    return all_finite(found)
+
+
+def all_finite(arrays: Iterable[Array]) -> bool:
+    """Is there no NaN or infinity in these arrays?"""
+    return all(bool(array_module(array).isfinite(array).all()) for array in arrays)
 
 
 def with_arrays(layer: Layer, weight: Array | None, bias: Array | None) -> Layer:

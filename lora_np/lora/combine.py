@@ -10,6 +10,7 @@ Task arithmetic: Ilharco et al., 2022. TIES: Yadav et al., 2023. DARE: Yu et al.
 """
 
 import math
+import numbers
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -163,9 +164,10 @@ def combined_rank(kind: str, ranks: Sequence[int], svd_rank: int | None = None) 
     if kind == "cat":
         return sum(ranks)
     if kind in SVD_KINDS:
-        if svd_rank is not None and (not isinstance(svd_rank, int) or svd_rank < 1):
+        whole = isinstance(svd_rank, numbers.Integral) and not isinstance(svd_rank, bool)
+        if svd_rank is not None and not (whole and svd_rank >= 1):
             raise ValueError(f"svd_rank = {svd_rank!r}: expected an integer, at least 1, or None: {max(ranks)}")
-        return max(ranks) if svd_rank is None else svd_rank
+        return max(ranks) if svd_rank is None else int(svd_rank)
     if len(set(ranks)) > 1:
         raise ValueError(f"{kind!r} needs adapters of equal rank, not {', '.join(map(str, ranks))}: use 'cat' or 'svd'")
     return ranks[0]
@@ -174,8 +176,8 @@ def combined_rank(kind: str, ranks: Sequence[int], svd_rank: int | None = None) 
 def _check_settings(kind, density, majority_sign_method):
     """ValueError for settings that `combined_rank` does not check."""
     prune, elects = MERGES.get(kind.removesuffix("_svd"), (None, False))
-    if prune and (density is None or not 0 < density <= 1):
-        raise ValueError(f"{kind!r} needs density, the fraction of entries that stay, in (0, 1], not {density}")
+    if prune and not (isinstance(density, numbers.Real) and 0 < density <= 1):
+        raise ValueError(f"{kind!r} needs density, the fraction of entries that stay, in (0, 1], not {density!r}")
     if elects and majority_sign_method not in SIGN_METHODS:
         raise ValueError(f"majority_sign_method = {majority_sign_method!r}: expected 'total' or 'frequency'")
 

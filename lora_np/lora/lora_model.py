@@ -7,7 +7,7 @@ from typing import Any
 from .. import nn
 from ..autograd import Tensor
 from .adapter import Adapter, listed
-from .base_layer import note_untied, shared_weights, stay_finite, untie
+from .base_layer import all_finite, note_untied, shared_weights, stay_finite, untie
 from .call import calling, this_call
 from .config import PeftConfig
 from .kinds import wrapped
@@ -149,7 +149,7 @@ class LoraModel(nn.Module):
         """W ← W + Σ ΔW over these adapters (None: the active ones) in every adapted layer, or nothing at all.
 
         RuntimeError if adapters are merged already. ValueError as in `check_mergeable`, and with `safe_merge` for
-        numbers that would not be finite: of merged weights and biases, in the base's dtype, and of trained copies.
+        numbers that would not be finite: of merged weights, in the base's dtype, of trained copies, and of biases.
         """
         if self.merged:
             raise RuntimeError(f"already merged: {', '.join(self.merged)}; call unmerge_adapter() first")
@@ -161,6 +161,7 @@ class LoraModel(nn.Module):
                 name for name, arrays in merged.items() if not stay_finite(self.adapted[name].base_layer, *arrays)
             ]
             broken += [name for name, module in self.saved.items() if not module.is_finite(names)]
+            broken += [name for name, p in self.biases("all").items() if not all_finite([p.data])]
             if broken:
                 raise ValueError(f"merging would leave NaN or infinity in {', '.join(broken)}: the adapter is broken")
         for name, own in chosen.items():

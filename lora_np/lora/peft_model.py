@@ -81,6 +81,8 @@ class PeftModel(nn.Module):
             self._refuse_if_merged("training")
         if adapter_names is None:
             return self.base_model(*args, **kwargs)
+        if isinstance(adapter_names, str):
+            raise TypeError(f"adapter_names should list a name for each row, not be one: {adapter_names!r}")
         return self._forward_rows(list(adapter_names), args, kwargs)
 
     def _forward_rows(self, names, args, kwargs):

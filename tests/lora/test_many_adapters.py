@@ -423,3 +423,18 @@ def test_a_scale_that_is_no_finite_number_is_refused(scale):
     with pytest.raises(ValueError, match="scale must be"):
         model.set_scale("default", scale)
     assert model.get_layer_status() == before
+
+
+def test_one_name_is_no_list_of_names():
+    model = peft_model(["c_attn"], adapter_name="bb")
+    assert "a name for each row" in refusal(TypeError, lambda: model(some_ids(model.config), adapter_names="bb"))
+
+
+@pytest.mark.parametrize("trainable", [True, False])
+def test_safe_merge_looks_at_trained_biases(trainable):
+    model = peft_model(["c_attn"], bias="all")
+    dict(model.base_model.model.named_parameters())["transformer.ln_f.bias"].data[0] = np.nan
+    model.requires_grad_(trainable)
+    before = snapshot(model)
+    assert "transformer.ln_f.bias" in refusal(ValueError, lambda: model.merge_adapter(safe_merge=True))
+    assert snapshot(model) == before

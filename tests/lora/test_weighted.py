@@ -236,3 +236,19 @@ def test_an_svd_rank_above_the_layers_size_as_in_peft(tmp_path):
     model.save_pretrained(tmp_path / "again", selected_adapters=["sum"])
     loaded = PeftModel.from_pretrained(tiny_model(), tmp_path / "again" / "sum")
     np.testing.assert_array_equal(logits_of(loaded), logits_of(model))
+
+
+@pytest.mark.parametrize("density", ["1", None, 1j, 2.0], ids=str)
+def test_a_density_is_a_fraction(density):
+    action = lambda: adapters().add_weighted_adapter(["default", "other"], [1, 1], "s", "ties", density=density)  # noqa: E731
+    assert "density" in refusal(ValueError, action)
+
+
+def test_an_svd_rank_of_numpys_is_one():
+    model = adapters()
+    model.add_weighted_adapter(["default", "other"], [1, 1], "sum", "svd", svd_rank=np.int64(2))
+    assert model.peft_config["sum"].r == 2
+    assert type(model.peft_config["sum"].r) is int
+    assert "svd_rank = True" in refusal(
+        ValueError, lambda: model.add_weighted_adapter(["default", "other"], [1, 1], "no", "svd", svd_rank=True)
+    )
