@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 
 from ..costs import adapter_sizes, count, linear_layers, model_size
 from ..costs.parameters import dimensions
+from ..expect import expect_whole
 from ..models.loading.auto import config_fields
 from .arguments import BASE, HelpFormatter
 from .arguments import target_modules as targets
@@ -42,6 +43,8 @@ def params(
     say: Callable[[str], object] = print,
 ) -> None:
     """Count what adapters of these ranks have and need, from the base's configuration alone: no weights are read."""
+    expect_whole(batch, "batch_size")
+    expect_whole(1 if length is None else length, "max_length")
     fields = config_fields(base)
     try:
         d = dimensions(fields)

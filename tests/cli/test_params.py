@@ -2,6 +2,8 @@
 
 import json
 
+import pytest
+
 from lora_np.cli.main import main
 
 LLAMA_3_8B = {
@@ -39,3 +41,9 @@ def test_params_of_the_shipped_model_and_of_parts_of_a_projection(capsys):
 def test_params_names_a_target_that_is_not_there(capsys):
     assert main(["params", "--target-modules", "q_proj"]) == 2
     assert "q_proj" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("name", "value"), [("batch-size", "0"), ("max-length", "0"), ("max-length", "-1")])
+def test_params_wants_a_token_and_a_sequence_at_least(name, value, capsys):
+    assert main(["params", f"--{name}", value]) == 2
+    assert f"{name.replace('-', '_')} must be at least 1, got {value}" in capsys.readouterr().err
