@@ -13,9 +13,8 @@ from ..autograd import Tensor
 from ..autograd.devices import on_gpu, to_numpy
 from ..autograd.shape_ops import check_ids
 from ..autograd.tensor import data
-from ..expect import expect
+from ..expect import expect_method
 from ..storage import remove, together, write_json, write_safetensors
-from .config import ModelConfig
 from .context import Context, one_row
 from .generation import generate, stream
 from .kv_cache import KVCache
@@ -41,7 +40,7 @@ class CausalLM(nn.Module):
     generation_config: dict[str, Any]
 
     def __init__(self, config: Any) -> None:
-        expect(config, ModelConfig, "config", A_CONFIG)
+        expect_method(config, "to_dict", "config", A_CONFIG)
         self.config, self.generation_config = config, {}
 
     def forward(

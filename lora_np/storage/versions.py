@@ -110,8 +110,8 @@ class _View:
         if not self._is_changed(path):
             self._absent.append(path)
         self.check()
-        if os.path.lexists(path) and not self._is_changed(path):
-            raise FileNotFoundError(f"{path} {_why_not(path)}")
+        if not self._is_changed(path):
+            _refuse_others(path)
         return False
 
     def open(self, path: Path) -> BinaryIO:
@@ -150,6 +150,17 @@ class _View:
     def _find(self, path: Path) -> Path:
         """Where the file is, if it is there."""
         return path if self.journal is None else self.journal.find(path.name)
+
+
+def _refuse_others(path: Path) -> None:
+    """FileNotFoundError if something that is no file has this name; ReplacedMeanwhile if a file has taken it by now."""
+    try:
+        mode = os.lstat(path).st_mode
+    except (OSError, ValueError):
+        return
+    if stat.S_ISREG(mode) or (stat.S_ISLNK(mode) and os.path.isfile(path)):
+        raise ReplacedMeanwhile
+    raise FileNotFoundError(f"{path} {_why_not(path)}")
 
 
 def _why_not(path: Path) -> str:

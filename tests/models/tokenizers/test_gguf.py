@@ -278,6 +278,7 @@ class TestSmallFiles:
         with pytest.warns(UserWarning, match=r"does not say how texts are split \(tokenizer\.ggml\.pre\)"):
             tokenizer_from_gguf(metadata_of(backend, pre=None))
 
+    @pytest.mark.parity
     @pytest.mark.parametrize("pre", ["llama-bpe", "qwen2"])
     def test_the_rules_are_those_of_transformers(self, pre):
         from transformers.integrations.gguf.gguf_tokenizer_mapping import GGUF_PRE_TOKENIZER_SPLITS
