@@ -1,8 +1,24 @@
 """What a run shows while it goes on."""
 
+import functools
 import time
 from types import TracebackType
-from typing import Self
+from typing import Any, Self
+
+from ..autograd.locks import forkable_lock
+
+
+@functools.cache
+def _bar() -> Any:
+    """tqdm's bar, for a terminal or a notebook, with a lock that no other process has.
+
+    tqdm's own is shared with all that are forked: one that is killed while it draws would block the others for ever.
+    """
+    from tqdm.auto import tqdm  # takes longer to import than most of this library
+
+    bar: Any = type("Bar", (tqdm,), {})
+    bar.set_lock(forkable_lock())
+    return bar
 
 
 class Progress:
@@ -13,9 +29,7 @@ class Progress:
     """
 
     def __init__(self, step: int, steps: int, shown: bool) -> None:
-        from tqdm.auto import tqdm  # takes longer to import than most of this library
-
-        self.bar = tqdm(initial=step, total=steps, unit="step", disable=not shown)
+        self.bar = _bar()(initial=step, total=steps, unit="step", disable=not shown)
         self.restart_clock()
 
     def __enter__(self) -> Self:
