@@ -34,8 +34,9 @@ _held: "weakref.WeakSet[Handle]" = weakref.WeakSet()
 class Handle:
     """An open file or folder. It is closed, and so unlocked, by `close` or when nobody holds it any more."""
 
+    number = -1  # until it is open
+
     def __init__(self, path: Path, flags: int, mode: int = 0o666) -> None:
-        self.number = -1
         self.number = os.open(path, flags | getattr(os, "O_BINARY", 0), mode)
 
     def try_lock(self) -> bool | None:
