@@ -13,14 +13,17 @@ EVERY_LINE = os.environ.get("LORA_NP_EVERY_LINE") == "1"  # and each time that i
 MOST = 100  # points for one action, else
 
 
-class _Lines:
-    """Counts the lines of lora_np as they are run, and raises an exception before one of them."""
+class Lines:
+    """The lines of lora_np, [(file, line)], that run in an action; with `at`, `kind` is raised before that one, from 0.
 
-    def __init__(self, at=None, kind=None):
-        self.at, self.kind, self.lines = at, kind, []
+    part: a folder of lora_np, to look at its lines alone.
+    """
+
+    def __init__(self, at=None, kind=None, part=""):
+        self.at, self.kind, self.folder, self.lines = at, kind, os.path.join(PACKAGE, part), []
 
     def __call__(self, frame, event, _):
-        if not frame.f_code.co_filename.startswith(PACKAGE):
+        if not frame.f_code.co_filename.startswith(self.folder):
             return None
         if event == "line":
             self.lines.append((frame.f_code.co_filename, frame.f_lineno))
@@ -39,7 +42,7 @@ class _Lines:
 
 def points_of(action):
     """Where to interrupt `action()`, as the numbers of the lines that it runs: a sample of the places in the source."""
-    counted = _Lines()
+    counted = Lines()
     counted.run(action)
     if EVERY_LINE:
         return list(range(len(counted.lines)))
@@ -51,10 +54,10 @@ def points_of(action):
     return sorted(chance.sample(places, min(MOST, len(places))))
 
 
-def interrupted(action, at, kind=KeyboardInterrupt):
-    """Run `action()` with an exception before line number `at`. Was it raised, and not caught inside?"""
+def interrupted(action, at, kind=KeyboardInterrupt, part=""):
+    """Run `action()` with an exception before line number `at` (of a part). Was it raised, and not caught inside?"""
     try:
-        _Lines(at, kind).run(action)
+        Lines(at, kind, part).run(action)
     except kind:
         return True
     return False

@@ -10,7 +10,6 @@ import numpy as np
 import pytest
 from safetensors import safe_open
 
-import lora_np
 from lora_np import (
     ByteTokenizer,
     GPT2Config,
@@ -118,32 +117,3 @@ def child(file, program, *arguments):
     options = {"cwd": file.parent, "env": {**os.environ, "PYTHONPATH": path}}
     pipes = {"stdin": subprocess.PIPE, "stdout": subprocess.PIPE, "text": True}
     return subprocess.Popen([sys.executable, "-c", code], **options, **pipes)
-
-
-def broken_off_at(number, error, call, part=""):
-    """Call a function, and raise `error` at the line with this number, from 0, that runs in this part of lora_np.
-
-    False if the call returned before.
-    """
-    root, left = str(Path(lora_np.__file__).parent / part), [number]
-
-    def of_line(frame, event, _):
-        if event == "line":
-            left[0] -= 1
-            if left[0] < 0:
-                sys.settrace(None)
-                raise error
-        return of_line
-
-    def of_call(frame, *_):
-        return of_line if frame.f_code.co_filename.startswith(root) else None
-
-    before = sys.gettrace()
-    sys.settrace(of_call)
-    try:
-        call()
-    except error:
-        return True
-    finally:
-        sys.settrace(before)
-    return False

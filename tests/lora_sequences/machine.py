@@ -23,8 +23,8 @@ class Sequences(Adapters, Calls, Files):
     def interrupt(self, data, part, memory, which, several):
         """An exception at any line of an operation leaves the model as it was, or as the operation leaves it."""
         what = data.draw(st.sampled_from(sorted(self.operations(which, several))), label="operation")
-        error = MemoryError() if memory else KeyboardInterrupt()
-        check_interrupted(self.ours, what, self.operations(which, several)[what], part, error)
+        kind = MemoryError if memory else KeyboardInterrupt
+        check_interrupted(self.ours, what, self.operations(which, several)[what], part, kind)
 
     def operations(self, which, several):
         """{what: a function of a PeftModel that does it}."""

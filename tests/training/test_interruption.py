@@ -8,13 +8,13 @@ import signal
 import sys
 from concurrent.futures import ThreadPoolExecutor
 
+import interruption_helpers
 import pytest
 from training_helpers import (
     FILE,
     MODELS,
     CallsBefore,
     StopHereError,
-    broken_off_at,
     child,
     full,
     lora,
@@ -121,7 +121,9 @@ def test_a_run_that_is_broken_off_at_any_line_has_taken_whole_steps(tmp_path, er
     expected, seen = whole_steps(**settings), []
     for number in itertools.count(0, 23):
         model, directory = lora(), tmp_path / str(number)
-        if not broken_off_at(number, error, functools.partial(run, model, directory, **settings), "training"):
+        if not interruption_helpers.interrupted(
+            functools.partial(run, model, directory, **settings), number, error, "training"
+        ):
             break
         seen.append(expected.index(digest(model)))
         if (directory / FILE).exists() and number % 3 == 0:

@@ -2,7 +2,8 @@
 
 import numpy as np
 import pytest
-from training_helpers import broken_off_at, lora
+from interruption_helpers import interrupted
+from training_helpers import lora
 
 from lora_np.training.weights import copied, put
 
@@ -13,7 +14,7 @@ def test_weights_that_are_put_back_are_all_of_one_time(error):
     trained = {name: p for name, p in model.named_parameters() if p.requires_grad}
     before, after = copied(trained), {name: np.full(p.shape, 7.0) for name, p in trained.items()}
     number = 0
-    while broken_off_at(number, error, lambda: put(trained, after), "training"):
+    while interrupted(lambda: put(trained, after), number, error, "training"):
         assert all(p.data.tobytes() == before[name].tobytes() for name, p in trained.items())
         number += 1
     assert number > len(trained)
