@@ -3,9 +3,10 @@
 from collections.abc import Mapping
 
 from ..autograd import Tensor
+from ..nn import all_or_nothing
 from .protocols import Array
 
-Trained = Mapping[str, Tensor]  # {name: Parameter}: what a run trains
+Trained = dict[str, Tensor]  # {name: Parameter}: what a run trains
 
 
 def copied(trained: Trained) -> dict[str, Array]:
@@ -13,13 +14,8 @@ def copied(trained: Trained) -> dict[str, Array]:
     return {name: p.data.copy() for name, p in trained.items()}
 
 
+@all_or_nothing
 def put(trained: Trained, arrays: Mapping[str, Array]) -> None:
     """Give each parameter the array of its name; if that is interrupted, all have again what they had."""
-    before = {name: p.data for name, p in trained.items()}
-    try:
-        for name, p in trained.items():
-            p.data = arrays[name]
-    except BaseException:
-        for name, p in trained.items():
-            p.data = before[name]
-        raise
+    for name, p in trained.items():
+        p.data = arrays[name]
