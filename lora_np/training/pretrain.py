@@ -46,17 +46,7 @@ def pretrain(
     parts = split_documents(documents, held_out=0.05)
     tokenizer, length = ByteTokenizer(), CONFIG["n_positions"] + 1  # see _drop_last_position
     text = {name: TextData(part, tokenizer, length, BATCH_SIZE, name) for name, part in parts.items()}
-    args = TrainingArguments(
-        steps=steps,
-        learning_rate=3e-3,
-        warmup_steps=min(200, steps // 10),
-        min_lr_ratio=0.05,
-        weight_decay=0.1,
-        betas=(0.9, 0.98),
-        eval_every=min(500, steps),
-        checkpoint_every=min(500, steps),
-        seed=seed,
-    )
+    args = _arguments(steps, seed)
     manual_seed(seed)
     model = GPT2LMHeadModel(GPT2Config(**{**CONFIG, "n_positions": length})).to(device)
     validation = text["validation"].windows()[:EVALUATION_WINDOWS]
@@ -87,6 +77,20 @@ def pretrain(
         tokenizer.save_pretrained(directory)
         write_json(Path(directory) / "training.json", report)
     return report
+
+
+def _arguments(steps: int, seed: int) -> TrainingArguments:
+    return TrainingArguments(
+        steps=steps,
+        learning_rate=3e-3,
+        warmup_steps=min(200, steps // 10),
+        min_lr_ratio=0.05,
+        weight_decay=0.1,
+        betas=(0.9, 0.98),
+        eval_every=min(500, steps),
+        checkpoint_every=min(500, steps),
+        seed=seed,
+    )
 
 
 def _drop_last_position(model: GPT2LMHeadModel) -> None:
