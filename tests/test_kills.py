@@ -1,7 +1,7 @@
 """Processes that save, merge, fine-tune and go on are killed at random moments: each time there is all of the old or
 all of the new, and the next save leaves nothing behind.
 
-LORA_NP_KILLS says how many times, over all four kinds together; 60 without it. The moments follow from a seed.
+LORA_NP_KILLS says how many times, over all four kinds together; 200 without it. The moments follow from a seed.
 """
 
 import dataclasses
@@ -26,7 +26,7 @@ from lora_np.cli.options import FinetuneOptions
 from lora_np.storage import is_there, read_safetensors
 from lora_np.storage.journal import NAME, TEMPORARY
 
-KILLS = int(os.environ.get("LORA_NP_KILLS", "60")) // 4
+KILLS = int(os.environ.get("LORA_NP_KILLS", "200")) // 4
 TEXT = "the quick brown fox jumps over the lazy dog; " * 60
 
 pytestmark = [forks, pytest.mark.filterwarnings("ignore")]

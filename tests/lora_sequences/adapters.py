@@ -91,6 +91,7 @@ class Adapters(Workbench):
         names = None if several is None else self.names(several)
         expected = self.merged_logits(names, unloading=True) if merge else None
         ours, theirs = self.ours, self.theirs
+        otherwise = reason_in(OTHER_NUMBERS, ours) or reason_in(OTHER_UNLOADED, ours, names)
         result = {}
 
         def action():
@@ -107,7 +108,6 @@ class Adapters(Workbench):
             assert relative(sides.logits(plain), expected) < TOLERANCE, "unloaded, and other logits"
         else:
             assert np.array_equal(sides.logits(plain), self.plain.logits()), "unloaded, and not the base"
-        otherwise = reason_in(OTHER_NUMBERS, ours) or reason_in(OTHER_UNLOADED, ours, names)
         if self.theirs is not None and "theirs" in result and merge and not otherwise:
             expected = sides.logits_of_peft(result["theirs"])
             assert relative(sides.logits(plain), expected) < TOLERANCE, "PEFT's unloaded model has other logits"

@@ -82,6 +82,11 @@ OTHER_UNLOADED = [
         lambda ours, names: names is not None and any(c.modules_to_save for c in ours.peft_config.values()),
         "PEFT keeps the active adapter's trained modules, whichever is named; here those of the named one",
     ),
+    (
+        "others merged already",
+        lambda ours, names: names is None and set(ours.base_model.merged) not in (set(), set(ours.active_adapters)),
+        "PEFT merges the active adapters on top of those that are merged; here these are what is meant",
+    ),
 ]
 
 
