@@ -284,6 +284,21 @@ def refused_or_harmless(directory):
     assert str(directory) in message
 
 
+@pytest.mark.parametrize("quote", ["a", '"', "\\", "é"])
+def test_a_token_that_is_too_long_is_refused_before_the_library_reads_it(tmp_path, quote):
+    backend = trained()
+    backend.add_special_tokens([quote * 1024])
+    write(tmp_path, backend)
+    assert load_tokenizer(tmp_path).encode(quote * 1024) == [backend.token_to_id(quote * 1024)]
+    backend.add_special_tokens([quote * 1025])
+    write(tmp_path, backend)
+    with pytest.raises(ValueError, match=r"tokenizer\.json .* more than 1024 characters"):
+        load_tokenizer(tmp_path)
+    write(tmp_path, trained(), special_tokens_map={"eos_token": quote * 1025})
+    with pytest.raises(ValueError, match=r"a token has 1025 characters; at most 1024"):
+        load_tokenizer(tmp_path)
+
+
 class TestDamage:
     @pytest.mark.parametrize("config", [None, {}, {"tokenizer_class": "LlamaTokenizer"}])
     def test_a_directory_without_a_tokenizer_says_what_is_missing(self, tmp_path, config):
