@@ -6,6 +6,7 @@ Only what a user gives by hand is looked at, where it comes in; inside the libra
 import math
 from collections.abc import Iterable
 from os import PathLike
+from pathlib import Path
 from types import UnionType
 from typing import Any
 
@@ -28,9 +29,12 @@ def expect_method(value: Any, method: str, name: str, wanted: str) -> None:
         raise TypeError(wrong(value, name, wanted))
 
 
-def expect_path(value: Any, name: str, wanted: str = "a path") -> None:
-    """TypeError unless `value` names a file or a folder."""
+def expect_path(value: Any, name: str, wanted: str = "a path") -> Path:
+    """`value` as a Path. TypeError unless it names a file or a folder; ValueError for a null character in it."""
     expect(value, str | PathLike, name, wanted)
+    if "\0" in (text := str(value)):
+        raise ValueError(f"{name} should be {wanted}, and no path has a null character: {text!r:.60}")
+    return Path(value)
 
 
 def expect_list(value: Any, name: str, wanted: str) -> list[Any]:

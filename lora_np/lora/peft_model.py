@@ -8,7 +8,7 @@ from typing import Any, Self
 from .. import nn
 from ..autograd.tensor import is_grad_enabled
 from ..autograd.threads import limit_threads
-from ..expect import A_MODEL, expect, expect_path
+from ..expect import A_MODEL, expect
 from ..storage import together
 from .call import calling
 from .config import PeftConfig, check_alpha
@@ -348,7 +348,6 @@ class PeftModel(nn.Module):
         With any error, `model` is as it was. Frozen, for use and not for training, unless `is_trainable`.
         """
         expect(model, nn.Module, "model", A_MODEL)
-        expect_path(directory, "directory", "the path of an adapter's folder")
         config, model_adapter, arrays = read_adapter(directory, model, is_trainable)
         model_adapter.fill(arrays)
         return cls(model, config, adapter_name, model_adapter)
