@@ -43,7 +43,7 @@ def load_tokenizer(directory: str | PathLike) -> BaseTokenizer:
         tokenizer = ByteTokenizer()
         tokenizer.chat_template = config["chat_template"]
         return tokenizer
-    backend = _backend(directory, config)
+    backend = _as_llama(_backend(directory, config), config)
     config = _with_special_tokens(directory, config, backend)
     return _checked(directory, backend, config)
 
@@ -178,11 +178,36 @@ def _with_special_tokens(directory, config, backend):
     return config
 
 
+def _as_llama(backend, config):
+    """The backend with the spaces of Transformers' LlamaTokenizer where that is the class, whatever its file says.
+
+    It puts one before a text; with `legacy` also behind each special token; none with add_prefix_space = False.
+    """
+    from tokenizers import decoders, pre_tokenizers
+
+    if _class(config) != "LlamaTokenizer" or _is_byte_level(backend) or type(backend.model).__name__ != "BPE":
+        return backend
+    prefix, legacy = config.get("add_prefix_space") is not False, bool(config.get("legacy"))
+    scheme = ("always" if legacy else "first") if prefix else "never"
+    spaces = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    backend.normalizer = None
+    backend.pre_tokenizer = pre_tokenizers.Metaspace("▁", prepend_scheme=scheme, split=False)
+    backend.decoder = decoders.Sequence([*spaces, decoders.Strip(" ", 1, 0)] if prefix else spaces)
+    return backend
+
+
 def _pads_left(config, backend):
     """Does the class pad on the left, though no file says so?"""
-    name = str(config.get("tokenizer_class")).removesuffix("Fast")
-    byte_level = type(backend.decoder).__name__ == "ByteLevel"
-    return name in PAD_LEFT and not (name == "LlamaTokenizer" and byte_level)
+    return _class(config) in PAD_LEFT and not (_class(config) == "LlamaTokenizer" and _is_byte_level(backend))
+
+
+def _class(config):
+    """Transformers' class, fast or not."""
+    return str(config.get("tokenizer_class")).removesuffix("Fast")
+
+
+def _is_byte_level(backend):
+    return type(backend.decoder).__name__ == "ByteLevel"
 
 
 def _is_gpt2(directory, config):
