@@ -12,6 +12,7 @@ from lora_helpers import (
     TARGETS,
     fuzz,
     hugging_face_twin,
+    load_in_peft,
     peft_model,
     peft_twin,
     refusal,
@@ -354,6 +355,21 @@ def test_the_order_of_patterns_is_kept_in_the_file(tmp_path):
     model = peft_model(["c_attn"], rank_pattern={r"h\.0\.attn.c_attn": 2, "c_attn": 3})
     model.save_pretrained(tmp_path)
     np.testing.assert_array_equal(logits(PeftModel.from_pretrained(tiny_model(), tmp_path)), logits(model))
+
+
+@pytest.mark.parity
+def test_ranks_that_peft_has_sorted_away_are_explained(tmp_path):
+    """PEFT sorts the entries when it writes them, so that another one is the first; nor can it load this file."""
+    base = tiny_model()
+    config = LoraConfig(target_modules=["c_attn"], rank_pattern={r"h\.1\..*": 2, "c_attn": 3})
+    peft_twin(base, config).save_pretrained(tmp_path)
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        load_in_peft(base, tmp_path)
+    with pytest.raises(ValueError, match=r"Several entries of rank_pattern match transformer\.h\.1.*PEFT sorts them"):
+        PeftModel.from_pretrained(base, tmp_path)
+    edit(tmp_path, rank_pattern=config.rank_pattern)
+    model = PeftModel.from_pretrained(base, tmp_path)
+    assert [layer.r["default"] for _, layer in model.base_model.layers()] == [3, 2]
 
 
 def test_a_doubled_rank_wins_over_a_pattern_of_the_same_name(tmp_path):
