@@ -31,13 +31,11 @@ def as_written(
         changes = _targets_as_layers(config, adapters)
     elif is_shorthand(config.target_modules):
         changes = {"target_modules": _names(config, model, list(adapters))}
-    keys = {target: f"{PREFIX}{target}.lora_A.weight" for target in adapters}
-    ranks = {t: len(arrays[keys[t]]) if keys[t] in arrays else adapter.r for t, adapter in adapters.items()}
-    growths = {t: ranks[t] / adapter.r for t, adapter in adapters.items()}
-    if set(growths.values()) != {1.0}:
+    ranks = _ranks(adapters, arrays)
+    if any(ranks[target] != adapter.r for target, adapter in adapters.items()):
         if as_plain_lora:
             changes["init_lora_weights"] = True
-        changes |= _grown(config, adapters, ranks, growths)
+        changes |= _grown(config, adapters, ranks)
     return dataclasses.replace(config, **changes) if changes else config
 
 
@@ -51,8 +49,15 @@ def _names(config, model, layers):
     return endings if list(found) == layers else layers
 
 
-def _grown(config, adapters, ranks, growths):
-    """The fields for these ranks, each larger by its growth, with lora_alpha such that each s is as it was."""
+def _ranks(adapters, arrays):
+    """{layer: the rank of its A in the file}; of an adapter without such a matrix, its own."""
+    keys = {target: f"{PREFIX}{target}.lora_A.weight" for target in adapters}
+    return {t: len(arrays[keys[t]]) if keys[t] in arrays else adapter.r for t, adapter in adapters.items()}
+
+
+def _grown(config, adapters, ranks):
+    """The fields for these ranks, larger than those of the adapters, with lora_alpha such that each s is as it was."""
+    growths = {t: ranks[t] / adapter.r for t, adapter in adapters.items()}
     alphas = {t: adapter.lora_alpha * _alpha_growth(config, growths[t]) for t, adapter in adapters.items()}
     growth = next(iter(growths.values())) if len(set(growths.values())) == 1 else 1.0
     r, alpha = round(config.r * growth), config.lora_alpha * _alpha_growth(config, growth)
