@@ -23,7 +23,7 @@ from .kinds import config_class
 from .model_adapter import BASE_WEIGHT, PREFIX, ModelAdapter, new_adapter
 from .patterns import of_several
 from .stored import fitted, without_names
-from .types import Array, StrPath
+from .types import StrPath
 from .written import as_written
 
 if TYPE_CHECKING:
@@ -69,12 +69,12 @@ def read_adapter(
     model: nn.Module,
     is_trainable: bool = False,
     beside: tuple[Iterable[str], Iterable[str]] = ((), ()),
-) -> tuple[PeftConfig, ModelAdapter, dict[str, Array]]:
-    """(config, ModelAdapter, {name in the file: array}) of the adapter in `directory`, which fits `model`.
+) -> tuple[PeftConfig, ModelAdapter]:
+    """(config, ModelAdapter) of the adapter in `directory`, which fits `model`.
 
-    The ModelAdapter is in no layer yet, and does not hold the arrays yet: `fill` does that. FileNotFoundError if there
-    is no adapter; ValueError, with the file's name, if a file is damaged or does not fit. An all-zero B gives a
-    warning: such an adapter does nothing.
+    The ModelAdapter is in no layer yet, and the file's arrays are not in its tensors yet: attaching it does both.
+    FileNotFoundError if there is no adapter; ValueError, with the file's name, if a file is damaged or does not fit. An
+    all-zero B gives a warning: such an adapter does nothing.
     """
     directory = Path(directory)
     if not directory.is_dir():
@@ -89,13 +89,14 @@ def read_adapter(
         arrays = without_names(arrays, expected.tensors())
         _check_fits(expected, arrays, path, config)
         model_adapter = new_adapter(model, config, beside).bringing(bases)
+        model_adapter.incoming = arrays
     decisive = [f"{PREFIX}{target}.{a.idle_if_zero}" for target, a in model_adapter.adapters.items() if a.idle_if_zero]
     zero = [key for key in decisive if not arrays[key].any()]
     if zero:
         warnings.warn(
             f"{path}: B is all zero in {len(zero)} layers, so they change nothing ({zero[0]}, ...)", stacklevel=6
         )
-    return config, model_adapter, arrays
+    return config, model_adapter
 
 
 def read_config(directory: StrPath) -> PeftConfig:

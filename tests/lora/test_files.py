@@ -103,6 +103,22 @@ def test_each_adapter_has_a_folder_of_its_own(tmp_path):
     np.testing.assert_array_equal(logits(loaded), logits(model))
 
 
+def test_a_file_with_biases_that_is_refused_leaves_the_models_own(tmp_path):
+    peft_model(["c_attn"], tiny_model(seed=1), bias="all").save_pretrained(tmp_path)
+    base = tiny_model()
+    expected = logits(base)
+    with pytest.raises(ValueError, match="an adapter's name"):
+        PeftModel.from_pretrained(base, tmp_path, adapter_name="no name")
+    np.testing.assert_array_equal(logits(base), expected)
+    adapted = peft_model(["c_fc"], base)
+    expected = logits(base)
+    with pytest.raises(ValueError, match="has adapters already"):
+        PeftModel.from_pretrained(base, tmp_path)
+    with pytest.raises(ValueError, match="adapters that train biases"):
+        adapted.load_adapter(tmp_path, "second")
+    np.testing.assert_array_equal(logits(base), expected)
+
+
 def test_selected_adapters_alone_are_written(tmp_path):
     model = peft_model(["c_attn"])
     model.add_adapter("second", LoraConfig(target_modules=["c_fc"], fan_in_fan_out=True))

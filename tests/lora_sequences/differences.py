@@ -28,6 +28,7 @@ REFUSED_HERE = [
     ),
     ("there is an adapter .* already", "PEFT's add_weighted_adapter does nothing then, in silence"),
     ("trains .* whole: choose one", "PEFT drops one of the two; here it is said"),
+    ("was trained on another base model", "PEFT puts the file's base weight in the place of the model's, in silence"),
     ("must be alone on its layers", "PEFT adds adapters on what PiSSA left of the weight, which no file can say"),
 ]
 REFUSED_BY_PEFT = [

@@ -129,4 +129,5 @@ class Files(Workbench):
                 self.otherwise("an inactive adapter is frozen", freeze)
             self.otherwise("loading leaves the mode", lambda: self.theirs.train(self.ours.training))
         self.keep_biases()
+        self.keep_bases(name)
         self.copy_over()
