@@ -76,7 +76,9 @@ class ModelAdapter:
         All copies are made before the first tensor changes. What interrupts this must put them back: the model's
         `attach` does.
         """
-        tensors = self.tensors() if self.incoming else {}
+        if not self.incoming:
+            return
+        tensors = self.tensors()
         new = {name: to_device(array, tensors[name].device) for name, array in self.incoming.items()}
         new = {name: array_module(a).array(a, dtype=tensors[name].dtype, copy=True) for name, a in new.items()}
         for name, array in new.items():
