@@ -90,7 +90,7 @@ OTHER_COMBINATION = [
 OTHER_COMBINED_LAYERS = [
     (
         "filtered",
-        lambda configs: any(_filters(configs[0])) and any(_filters(c) != _filters(configs[0]) for c in configs),
+        lambda configs: any(_filters(c) != _filters(configs[0]) for c in configs),
         "PEFT combines only the layers that the first adapter's exclude_modules and layers_to_transform leave",
     ),
 ]
