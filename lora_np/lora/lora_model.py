@@ -87,6 +87,7 @@ class LoraModel(nn.Module):
 
         This is where a plain layer becomes an adapted one.
         """
+        model_adapter.fill()
         for target, adapter in model_adapter.adapters.items():
             layer = self.adapted.get(target) or self._replace(target, wrapped)
             layer.set_adapters({**layer.adapters, name: adapter})
