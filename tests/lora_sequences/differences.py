@@ -28,11 +28,19 @@ REFUSED_HERE = [
     ),
     ("there is an adapter .* already", "PEFT's add_weighted_adapter does nothing then, in silence"),
     ("trains .* whole: choose one", "PEFT drops one of the two; here it is said"),
+    ("each train .* whole", "PEFT puts one of the copies in use, in silence"),
     ("was trained on another base model", "PEFT puts the file's base weight in the place of the model's, in silence"),
     ("must be alone on its layers", "PEFT adds adapters on what PiSSA left of the weight, which no file can say"),
 ]
 REFUSED_BY_PEFT = [
-    ("No matching LoRAs found", "PEFT looks for the combined layers as the first adapter's config filters them"),
+    (
+        "No matching LoRAs found|list index out of range",
+        "PEFT looks for the combined layers as the first adapter's config filters them",
+    ),
+    (
+        "`lora_bias=True` because the base layer has no bias",
+        "PEFT merges the active adapters on top of those that are merged; here these are what is meant",
+    ),
     ("should follow the same target modules type", "what is combined is named layer by layer here"),
     ("Unsupported data type for the base layer", "PEFT has PiSSA and OLoRA for weights of at most 32 bits"),
     ("Please initialize PiSSA", "PEFT has PiSSA for weights of at most 32 bits"),
@@ -84,6 +92,11 @@ OTHER_COMBINATION = [
         "svd_rank",
         lambda kind, configs, svd_rank: "svd" in kind and len(configs) == 1 and svd_rank is not None,
         "PEFT ignores svd_rank where there is one adapter; here that makes an adapter smaller",
+    ),
+    (
+        "ranks",
+        lambda kind, configs, svd_rank: "svd" in kind and svd_rank is None and len({c.r for c in configs}) > 1,
+        "PEFT takes the largest rank of all that are named; here of those that the layer has",
     ),
 ]
 
