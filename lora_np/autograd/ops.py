@@ -14,8 +14,7 @@ from . import dispatch
 from .broadcasting import check_same_device, operand, operands, unbroadcast
 from .devices import array_module
 from .random import generator
-from .shape_ops import astype, getitem, reshape, swapaxes, transpose
-from .tensor import Tensor, needs_grad, record
+from .tensor import needs_grad, record
 
 
 def add(a, b):
@@ -244,16 +243,3 @@ def dropout(a, p, training=True):
     if not training or p == 0:
         return a
     return mul(a, dropout_mask(np.shape(operand(a)), p, operand(a)))
-
-
-# What Python's operators mean on a Tensor.
-Tensor.__add__ = Tensor.__radd__ = add
-Tensor.__mul__ = Tensor.__rmul__ = mul
-Tensor.__sub__, Tensor.__rsub__ = sub, lambda a, b: sub(b, a)
-Tensor.__truediv__, Tensor.__rtruediv__ = div, lambda a, b: div(b, a)
-Tensor.__matmul__, Tensor.__rmatmul__ = matmul, lambda a, b: matmul(b, a)
-Tensor.__pow__, Tensor.__neg__, Tensor.__getitem__ = power, neg, getitem
-Tensor.sum, Tensor.mean, Tensor.max = sum, mean, max
-Tensor.exp, Tensor.log, Tensor.tanh, Tensor.sqrt = exp, log, tanh, sqrt
-Tensor.reshape, Tensor.transpose, Tensor.swapaxes, Tensor.astype = reshape, transpose, swapaxes, astype
-Tensor.T = property(transpose)

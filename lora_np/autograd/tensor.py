@@ -15,6 +15,7 @@ from . import locks
 from .accumulate import Gradients, add_to_leaf
 from .devices import LIBRARIES, array_module, as_array, device_of, to_numpy
 from .grad_mode import grad_mode, is_grad_enabled, no_grad
+from .size import Size
 
 __all__ = ["Node", "Tensor", "collect_gradients", "data", "is_grad_enabled", "needs_grad", "no_grad", "record"]
 
@@ -45,7 +46,7 @@ class Node:
 
 
 class Tensor:
-    """A NumPy or CuPy array, with a gradient if asked for.
+    """A NumPy or CuPy array, with a gradient if asked for. Operators and most methods: `methods.py`.
 
     data           the array. Python lists and scalars become float32; float16 and float64 arrays stay as they
                    are; integers stay integers and cannot need a gradient.
@@ -67,16 +68,12 @@ class Tensor:
 
     shape = property(attrgetter("data.shape"))
     ndim = property(attrgetter("data.ndim"))
-    size = property(attrgetter("data.size"))
+    size = property(lambda self: Size(self.data))  # a number, and callable
     dtype = property(attrgetter("data.dtype"))
     device = property(lambda self: device_of(self.data))
 
     def __len__(self):
         return len(self.data)
-
-    def __repr__(self):
-        tail = ", requires_grad=True" if self.requires_grad else ""
-        return f"Tensor({to_numpy(self.data)!r}{tail})"
 
     def numpy(self):
         """The values as a NumPy array (the same memory when it is one already)."""
