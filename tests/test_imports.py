@@ -190,4 +190,4 @@ else:
 def test_editors_are_told_the_same_names():
     tree = ast.parse((ROOT / "__init__.py").read_text())
     imported = {alias.name for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) for alias in node.names}
-    assert imported == {*lora_np.__all__, "TYPE_CHECKING", "aliases"}
+    assert imported == {*lora_np.__all__, "TYPE_CHECKING", "aliases", "torch_names"}

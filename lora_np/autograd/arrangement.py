@@ -4,15 +4,15 @@ import math
 
 from .broadcasting import operand, unbroadcast
 from .devices import array_module
-from .ops import _axes
+from .ops import axes_of
 from .shape_ops import concatenate, reshape, transpose
 from .tensor import data, record
 
 
 def exchange(a, *axes):
-    """Two axes: they are exchanged, as torch's transpose does. More, a tuple, or none: all in that order, or reversed."""
+    """Two axes: exchanged, as torch's transpose does. A tuple, or more: all in that order. None: all reversed."""
     if len(axes) == 2 and a.ndim >= 2 and not isinstance(axes[0], (tuple, list)):
-        i, j = _axes(axes, a.ndim)
+        i, j = axes_of(axes, a.ndim)
         order = list(range(a.ndim))
         order[i], order[j] = j, i
         return transpose(a, order)
@@ -42,24 +42,24 @@ def flatten(a, start_dim=0, end_dim=-1):
     """The axes from `start_dim` to `end_dim` as one."""
     if a.ndim == 0:
         return reshape(a, 1)
-    start, end = _axes((start_dim, end_dim), a.ndim)
+    start, end = axes_of((start_dim, end_dim), a.ndim)
     return reshape(a, (*a.shape[:start], math.prod(a.shape[start : end + 1]), *a.shape[end + 1 :]))
 
 
 def unsqueeze(a, dim):
     """A new axis of length 1 in the place `dim`."""
-    (place,) = _axes(dim, a.ndim + 1)
+    (place,) = axes_of(dim, a.ndim + 1)
     return reshape(a, (*a.shape[:place], 1, *a.shape[place:]))
 
 
 def squeeze(a, dim=None):
     """Without the axes of length 1: all of them, or those of `dim` (an int or a tuple); longer ones stay."""
-    axes = _axes(dim, a.ndim)
+    axes = axes_of(dim, a.ndim)
     return reshape(a, tuple(n for i, n in enumerate(a.shape) if i not in axes or n != 1))
 
 
 def expand(a, *sizes):
-    """Axes of length 1, and new ones in front, repeated to these lengths; -1 keeps one. da = dy, summed over repeats."""
+    """Axes of length 1, and new ones in front, repeated to these lengths; -1 keeps one. da = Σ dy over repeats."""
     x, sizes = operand(a), sizes[0] if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)) else sizes
     old = (1,) * (len(sizes) - x.ndim) + x.shape
     shape = tuple(n if size == -1 else size for size, n in zip(sizes, old, strict=True))
@@ -68,7 +68,7 @@ def expand(a, *sizes):
 
 def split(a, sizes, dim=0):
     """Pieces along `dim`, of one length (the last may be shorter) or of these lengths: a tuple of tensors."""
-    (axis,) = _axes(dim, a.ndim)
+    (axis,) = axes_of(dim, a.ndim)
     total = a.shape[axis]
     if isinstance(sizes, int):
         sizes = [min(sizes, total - begin) for begin in range(0, total, sizes)] or [0]
@@ -81,13 +81,18 @@ def split(a, sizes, dim=0):
 
 def chunk(a, chunks, dim=0):
     """At most so many pieces along `dim`, of one length but for the last."""
-    (axis,) = _axes(dim, a.ndim)
+    (axis,) = axes_of(dim, a.ndim)
     return split(a, -(-a.shape[axis] // chunks) or 1, dim)
+
+
+def cat(tensors, dim=0):
+    """The tensors one after another along `dim`."""
+    return concatenate(tensors, dim)
 
 
 def stack(tensors, dim=0):
     """The tensors side by side along a new axis."""
-    return concatenate([unsqueeze(t, dim) for t in tensors], _axes(dim, tensors[0].ndim + 1)[0])
+    return concatenate([unsqueeze(t, dim) for t in tensors], axes_of(dim, tensors[0].ndim + 1)[0])
 
 
 def rows(a):

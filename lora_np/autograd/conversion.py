@@ -7,11 +7,18 @@ from .devices import Device, beside, parse_device, to_device, to_numpy
 from .shape_ops import astype
 from .tensor import Tensor, data, record
 
-DTYPES = {"float": np.float32, "double": np.float64, "half": np.float16, "long": np.int64, "int": np.int32, "bool": bool}
+DTYPES = {
+    "float": np.float32,
+    "double": np.float64,
+    "half": np.float16,
+    "long": np.int64,
+    "int": np.int32,
+    "bool": bool,
+}
 
 
 def target_of(args, device=None, dtype=None):
-    """(device or None, dtype or None) of the arguments of `.to`: in any order, or another tensor, as torch takes them."""
+    """(device or None, dtype or None) of the arguments of `.to`: in any order, or another tensor."""
     for given in args:
         if isinstance(given, Tensor):
             device, dtype = given.device, given.dtype
@@ -103,7 +110,9 @@ def formatted(a, spec):
     if a.shape and not spec:
         return str(a)
     if a.shape:
-        raise TypeError(f"a tensor of shape {a.shape} is not one number that {spec!r} could format: use .mean() or .item()")
+        raise TypeError(
+            f"a tensor of shape {a.shape} is not one number that {spec!r} could format: use .mean() or .item()"
+        )
     return format(data(a).item(), spec)
 
 

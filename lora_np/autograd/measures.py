@@ -3,7 +3,7 @@
 import math
 
 from .devices import array_module
-from .ops import _axes, mean, sum
+from .ops import axes_of, mean, sum
 from .ops import max as largest
 from .tensor import data, record
 
@@ -15,8 +15,8 @@ def abs(a):
     return record(xp.abs(x), (a,), lambda dy: (dy * xp.sign(x),))
 
 
-def clamp(a, min=None, max=None):
-    """y = a, moved to `min` or `max` (numbers, or None) where it lies beyond. da = dy where it did not move. Saves a."""
+def clamp(a, min=None, max=None):  # noqa: A002  torch's names
+    """y = a, moved to `min` or `max` (numbers, or None) where it lies beyond. da = dy elsewhere. Saves a, y."""
     if min is None and max is None:
         raise ValueError("clamp: give min, max or both")
     x = data(a)
@@ -36,7 +36,7 @@ def norm(a, p=2, dim=None, keepdim=False):
     if p not in (2, "fro"):
         raise ValueError(f"norm: p should be 1, 2, 'fro' or infinity, got {p!r}")
     x = data(a)
-    xp, axes = array_module(x), _axes(dim, x.ndim)
+    xp, axes = array_module(x), axes_of(dim, x.ndim)
     y = xp.sqrt((x * x).sum(axis=axes, keepdims=True))
     shape = y.shape if keepdim else y.squeeze(axes).shape
     return record(y.reshape(shape), (a,), lambda dy: (x * (dy.reshape(y.shape) / xp.where(y == 0, 1, y)),))
@@ -44,7 +44,7 @@ def norm(a, p=2, dim=None, keepdim=False):
 
 def std(a, dim=None, unbiased=True, keepdim=False, correction=None):
     """The square root of Σ (a - mean)² / (n - correction) over `dim`; the correction is 1, or 0 if not `unbiased`."""
-    n = math.prod(a.shape[i] for i in _axes(dim, a.ndim))
+    n = math.prod(a.shape[i] for i in axes_of(dim, a.ndim))
     freedom = n - (int(unbiased) if correction is None else correction)
     return norm(a - mean(a, dim, True), 2, dim, keepdim) * (1 / math.sqrt(freedom) if freedom > 0 else math.nan)
 

@@ -142,7 +142,7 @@ def _matmul_unbroadcast(xp, x, w, shape):
     return unbroadcast(y, target).reshape(shape)
 
 
-def _axes(axis, ndim):
+def axes_of(axis, ndim):
     """`axis` (None, an int or a tuple) as a tuple of non-negative ints."""
     axes = range(ndim) if axis is None else (axis,) if isinstance(axis, int) else axis
     if any(not -ndim <= i < ndim for i in axes):
@@ -158,7 +158,7 @@ def sum(a, axis=None, keepdims=False):
     """y = the sum of a over `axis` (an int, a tuple, or None for all). da = dy, repeated. Nothing is saved."""
     x = operand(a)
     xp, shape = array_module(x), x.shape
-    axes = _axes(axis, x.ndim)
+    axes = axes_of(axis, x.ndim)
 
     def backward(dy):
         return (xp.broadcast_to(dy.reshape(_kept_shape(shape, axes)), shape),)
@@ -170,7 +170,7 @@ def mean(a, axis=None, keepdims=False):
     """y = the mean of a over `axis`. da = dy / n, repeated, n being the number of values averaged."""
     shape = np.shape(operand(a))
     n = 1
-    for i in _axes(axis, len(shape)):
+    for i in axes_of(axis, len(shape)):
         n *= shape[i]
     if n == 0:
         raise ValueError(f"mean: nothing to average in shape {shape} over axis {axis}")
@@ -180,7 +180,7 @@ def mean(a, axis=None, keepdims=False):
 def max(a, axis=None, keepdims=False):
     """y = the largest value over `axis`. da = dy where a is the largest, shared equally between ties."""
     x = operand(a)
-    axes = _axes(axis, x.ndim)
+    axes = axes_of(axis, x.ndim)
     y = x.max(axis=axes, keepdims=True)
     kept = y.shape
 

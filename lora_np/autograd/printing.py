@@ -12,11 +12,7 @@ def tensor_text(a):
     """Its numbers (of many, a few at the edges), its shape and what is not usual: dtype, device, requires_grad."""
     array = to_numpy(data(a))
     kind = type(a).__name__
-    edge = 3 if array.ndim < 3 else 1
-    numbers = np.array2string(
-        array, precision=4, threshold=WHOLE, edgeitems=edge, separator=", ", prefix=f"{kind}(", max_line_width=100
-    )
-    facts = [numbers]
+    facts = [_numbers(array, f"{kind}(")]
     if array.size > WHOLE or array.ndim > 2 or not array.size:
         facts.append(f"shape={array.shape}")
     if array.dtype not in (np.float32, np.int64, bool):
@@ -26,3 +22,12 @@ def tensor_text(a):
     if a.requires_grad:
         facts.append("requires_grad=True")
     return f"{kind}({', '.join(facts)})"
+
+
+def _numbers(array, before):
+    """The numbers as nested lists, behind a text of so many letters as `before` has."""
+    if array.size > WHOLE and array.ndim > 4:  # their edges alone would be many
+        return "..."
+    edge = 3 if array.ndim < 3 else 1
+    options = {"precision": 4, "threshold": WHOLE, "edgeitems": edge, "separator": ", ", "max_line_width": 100}
+    return np.array2string(array, prefix=before, **options)

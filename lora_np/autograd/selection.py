@@ -4,7 +4,7 @@ from typing import Any, NamedTuple
 
 from .broadcasting import operand
 from .devices import array_module
-from .ops import _axes
+from .ops import axes_of
 from .shape_ops import getitem, where
 from .tensor import Tensor, data
 
@@ -29,7 +29,7 @@ def argmin(a, dim=None, keepdim=False):
 def _where_is(function, a, dim, keepdim):
     x = data(a)
     if dim is not None:
-        _axes(dim, x.ndim)
+        axes_of(dim, x.ndim)
     return Tensor(array_module(x).asarray(getattr(x, function)(axis=dim, keepdims=keepdim)))
 
 
@@ -67,9 +67,9 @@ def sort(a, dim=-1, descending=False, stable=True):
     return Selected(gather(a, dim, indices), indices)
 
 
-def topk(a, k, dim=-1, largest=True, sorted=True):
+def topk(a, k, dim=-1, largest=True, sorted=True):  # noqa: A002  torch's name
     """(values, indices) of the k largest (or smallest) numbers along `dim`, in order. ValueError if there are fewer."""
-    (axis,) = _axes(dim, a.ndim)
+    (axis,) = axes_of(dim, a.ndim)
     if not 0 <= k <= a.shape[axis]:
         raise ValueError(f"topk: k should be 0 to {a.shape[axis]}, the length of axis {dim}, got {k}")
     indices = argsort(a, dim, descending=largest)[(slice(None),) * axis + (slice(k),)]
@@ -82,9 +82,11 @@ def gather(a, dim, index):
     da = zeros, with dy added where y came from.
     """
     x, index = operand(a), operand(index)
-    (axis,) = _axes(dim, x.ndim)
+    (axis,) = axes_of(dim, x.ndim)
     if index.ndim != x.ndim or any(i != axis and n > x.shape[i] for i, n in enumerate(index.shape)):
-        raise ValueError(f"gather: an index of shape {index.shape} does not fit a tensor of shape {x.shape} along {dim}")
+        raise ValueError(
+            f"gather: an index of shape {index.shape} does not fit a tensor of shape {x.shape} along {dim}"
+        )
     grid = list(array_module(x).ogrid[tuple(slice(n) for n in index.shape)])
     return getitem(a, (*grid[:axis], index, *grid[axis + 1 :]))
 

@@ -2,7 +2,7 @@
 
 
 class Size(int):
-    """`x.size` is how many numbers there are, as in NumPy; `x.size()` is the shape and `x.size(0)` a length, as in torch."""
+    """`x.size`: how many numbers there are, as in NumPy; `x.size()`: the shape, `x.size(0)`: a length, as in torch."""
 
     def __new__(cls, array):
         size = super().__new__(cls, array.size)

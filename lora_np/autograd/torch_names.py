@@ -1,4 +1,4 @@
-"""What torch has as functions and constants of the package: with `import lora_np as torch` they are found in their place.
+"""What torch has as functions and constants of the package, for programs that say `import lora_np as torch`.
 
 A small set: what stands beside models in programs of this field. `lora_np` looks here for names that it does not have
 itself; they are in no `__all__`, as `from lora_np import *` would put them in the place of Python's own.
@@ -7,7 +7,7 @@ itself; they are in no `__all__`, as `from lora_np import *` would put them in t
 import numpy as np
 
 from . import comparison, creation, gpus, methods, ops, shape_ops
-from .arrangement import chunk, flatten, split, squeeze, stack, unsqueeze
+from .arrangement import cat, chunk, flatten, split, squeeze, stack, unsqueeze
 from .devices import Device
 from .grad_mode import enable_grad, is_grad_enabled, no_grad, set_grad_enabled
 from .tensor import Tensor
@@ -64,8 +64,8 @@ NAMES = {
     "pow": ops.power,
     "mm": ops.matmul,
     "bmm": ops.matmul,
-    "cat": shape_ops.concatenate,
-    "concat": shape_ops.concatenate,
+    "cat": cat,
+    "concat": cat,
     "inference_mode": no_grad,
     "device": Device,
     "cuda": gpus,
