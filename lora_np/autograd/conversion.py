@@ -24,8 +24,10 @@ def target_of(args, device=None, dtype=None):
             device, dtype = given.device, given.dtype
         elif given is None or isinstance(given, bool):  # non_blocking, copy
             continue
-        elif isinstance(given, int) or (isinstance(given, str) and is_device(given)):
-            device = Device("cuda", given) if isinstance(given, int) else given
+        elif isinstance(given, int):
+            device = Device("cuda", given)
+        elif isinstance(given, Device) or (isinstance(given, str) and is_device(given)):
+            device = given
         else:
             dtype = given
     return device, None if dtype is None else as_dtype(dtype)

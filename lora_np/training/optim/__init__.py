@@ -3,8 +3,8 @@
 Read in this order: optimizer.py (what all share), sgd.py, adamw.py.
 """
 
+from ...nn.utils import clip_grad_norm_
 from .adamw import AdamW
-from .clipping import clip_grad_norm_
 from .optimizer import Optimizer
 from .parameter_groups import parameter_groups
 from .schedule import warmup_cosine

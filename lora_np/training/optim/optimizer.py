@@ -8,11 +8,11 @@ import numpy as np
 from ...autograd import Tensor
 from ...autograd.devices import array_module, to_device
 from ...autograd.in_place import outdate
-from ...expect import expect, expect_list, expect_number, wrong
-from ...nn import Module
+from ...expect import expect_number
+from ...nn.module import clear_gradients
+from ...nn.utils import parameters_in
 from ..protocols import Array
 
-A_LIST = "a list of parameters, such as model.parameters()"
 Group = dict[str, Any]  # {"params": [...], "lr": ..., ...}: parameters and their settings
 State = dict[str, Any]  # what an optimizer keeps for one parameter: {"step": 3, "m": array, ...}
 
@@ -72,10 +72,18 @@ class Optimizer:
         """Change one parameter. `state` is its own dict, empty at first."""
         raise NotImplementedError
 
-    def zero_grad(self) -> None:
-        """Forget all gradients."""
-        for p in self.parameters():
-            p.grad = None
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget all gradients, or with False make them zero."""
+        clear_gradients(self.parameters(), set_to_none)
+
+    def __repr__(self) -> str:
+        """As torch shows it: each group, and its settings."""
+        lines = []
+        for i, group in enumerate(self.param_groups):
+            numbers = sum(p.numel() for p in group["params"])
+            lines += [f"Parameter Group {i}: {len(group['params'])} tensors, {numbers:,d} numbers"]
+            lines += [f"    {name}: {group[name]}" for name in sorted(group) if name != "params"]
+        return "\n".join([f"{type(self).__name__} (", *lines, ")"])
 
     def state_dict(self) -> dict[str, Array | int]:
         """{"number.name": array or int}: the state of each parameter, by its number in `parameters()`."""
@@ -104,16 +112,6 @@ class Optimizer:
                 missing = ", ".join(sorted(set(self.state_names) - set(found)))
                 raise ValueError(f"the optimizer state of a parameter is incomplete: {missing} is missing")
         return new
-
-
-def parameters_in(params: Any) -> list[Any]:
-    """The parameters that a user gives, or groups of them, as a list; TypeError if it is something else."""
-    if isinstance(params, Module | Tensor):
-        raise TypeError(wrong(params, "params", A_LIST))
-    found = expect_list(params, "params", A_LIST)
-    for p in found:
-        expect(p, Tensor | dict, "each of params", "a Parameter, or a dict with the parameters of a group")
-    return found
 
 
 def _fitting(key: str, value: Array, p: Tensor) -> Array | int:
