@@ -33,7 +33,7 @@ if TYPE_CHECKING:  # for editors; Python reads the parts one by one, when a name
         LlamaForCausalLM,
         PretrainedTokenizer,
     )
-    from .training import SGD, AdamW, ExampleData, TextData, TrainingArguments, evaluate, train
+    from .training import SGD, AdamW, ExampleData, TextData, TrainingArguments, clip_grad_norm_, evaluate, train
 
 __version__ = "0.1.0"
 
@@ -56,6 +56,7 @@ __all__ = [
     "Tensor",
     "TextData",
     "TrainingArguments",
+    "clip_grad_norm_",
     "evaluate",
     "get_peft_model",
     "gradcheck",

@@ -93,7 +93,7 @@ class Device(str):
     @property
     def type(self):
         """'cpu' or 'cuda'."""
-        return self.partition(":")[0]
+        return str(self).partition(":")[0]
 
     @property
     def index(self):

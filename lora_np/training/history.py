@@ -43,10 +43,8 @@ class TrainingHistory(dict[str, Any]):
     def __repr__(self) -> str:
         heading, rows = self.rows()
         widths = [max(map(len, column)) for column in zip(heading, *rows, strict=True)]
-        lines = [
-            "  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in [heading, *rows]
-        ]
-        return "\n".join([*lines, self.remark()])
+        lines = [[cell.rjust(width) for cell, width in zip(row, widths, strict=True)] for row in [heading, *rows]]
+        return "\n".join([*map("  ".join, lines), self.remark()])
 
     def _repr_html_(self) -> str:
         heading, rows = self.rows()
