@@ -28,6 +28,7 @@ FLOORS = {
     "aliases": set(),
     "expect": set(),
     "extras": set(),
+    "refusals": set(),
     "settings": set(),
     "__init__": {"autograd", "storage", "nn", "lora", "models", "training", "costs"},
 }
@@ -106,7 +107,7 @@ def test_every_part_has_a_floor():
 @pytest.mark.parametrize("path", sources(), ids=ids)
 def test_imports_run_down_the_floors(path):
     part = part_of(path)
-    below = {part, "aliases", "expect", "extras", "settings"} | FLOORS.get(part, set())
+    below = {part, "aliases", "expect", "extras", "refusals", "settings"} | FLOORS.get(part, set())
     above = parts_used(path.read_text(encoding="utf-8"), package_of(path)) - below
     if part == "__init__":
         above -= {"__version__"}

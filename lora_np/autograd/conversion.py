@@ -91,20 +91,29 @@ def tolist(a):
     return data(a).tolist()
 
 
-def number(a, kind):
-    """The one number as an int, float or bool. TypeError or ValueError, with the shape, if there are several."""
+def item(a):
+    """The one value as a Python number. ValueError, with the shape, if there are several."""
     if data(a).size != 1:
         raise ValueError(
             f"a tensor of shape {a.shape} is not one number: index it, or use .any(), .all(), .mean() or .tolist()"
         )
-    return kind(data(a).item())
+    return data(a).item()
+
+
+def as_kind(kind):
+    """float(tensor), int(tensor), bool(tensor): the one value as that."""
+
+    def convert(a):
+        return kind(item(a))
+
+    return convert
 
 
 def index(a):
     """The one integer, where Python needs one: range(t), list[t]."""
     if a.dtype.kind not in "iub":
         raise TypeError(f"only integers can be an index, this tensor is {a.dtype}")
-    return number(a, int)
+    return int(item(a))
 
 
 def formatted(a, spec):

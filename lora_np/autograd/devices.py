@@ -59,7 +59,7 @@ def load_cupy():
         raise RuntimeError(
             "device 'cuda' needs CuPy, which is not installed: pip install -e '.[cuda12]' or '.[cuda13]' "
             "(the one that matches your CUDA version, never both), or use device='cpu'"
-        ) from error
+        ) from (None if error.name == "cupy" else error)
     try:
         count = cupy.cuda.runtime.getDeviceCount()
     except cupy.cuda.runtime.CUDARuntimeError as error:

@@ -95,14 +95,15 @@ OPERATORS = {
     "__hash__": object.__hash__,
 }
 AS_PYTHON = {
-    "__float__": lambda a: conversion.number(a, float),
-    "__int__": lambda a: conversion.number(a, int),
-    "__bool__": lambda a: conversion.number(a, bool),
+    "__float__": conversion.as_kind(float),
+    "__int__": conversion.as_kind(int),
+    "__bool__": conversion.as_kind(bool),
     "__index__": conversion.index,
     "__format__": conversion.formatted,
     "__array__": conversion.as_numpy,
     "__iter__": arrangement.rows,
     "__repr__": tensor_text,
+    "item": conversion.item,
     "tolist": conversion.tolist,
 }
 MATHEMATICS = {

@@ -79,10 +79,6 @@ class Tensor:
         """The values as a NumPy array (the same memory when it is one already)."""
         return to_numpy(self.data)
 
-    def item(self):
-        """The one value as a Python number."""
-        return self.data.item()
-
     def detach(self):
         """The same array with no memory of how it was made."""
         return Tensor(self.data)

@@ -17,6 +17,7 @@ from typing import Any
 
 from ..autograd import manual_seed
 from ..nn import Module
+from ..refusals import refuses_here
 from .arguments import TrainingArguments, check_given
 from .best import Best
 from .checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint
@@ -126,6 +127,7 @@ class TrainingRun:
         load_checkpoint(self, directory)
 
 
+@refuses_here
 def train(
     model: Module,
     data: TrainingData,
