@@ -33,12 +33,28 @@ if TYPE_CHECKING:  # for editors; Python reads the parts one by one, when a name
         LlamaForCausalLM,
         PretrainedTokenizer,
     )
-    from .training import SGD, AdamW, ExampleData, TextData, TrainingArguments, clip_grad_norm_, evaluate, train
+    from .training import (
+        SGD,
+        Adam,
+        AdamW,
+        ExampleData,
+        LambdaLR,
+        TextData,
+        TrainingArguments,
+        clip_grad_norm_,
+        evaluate,
+        get_constant_schedule,
+        get_constant_schedule_with_warmup,
+        get_cosine_schedule_with_warmup,
+        get_linear_schedule_with_warmup,
+        train,
+    )
 
 __version__ = "0.1.0"
 
 __all__ = [
     "SGD",
+    "Adam",
     "AdamW",
     "AutoModelForCausalLM",
     "AutoTokenizer",
@@ -47,6 +63,7 @@ __all__ = [
     "GPT2Config",
     "GPT2LMHeadModel",
     "KVCache",
+    "LambdaLR",
     "LlamaConfig",
     "LlamaForCausalLM",
     "LoraConfig",
@@ -58,6 +75,10 @@ __all__ = [
     "TrainingArguments",
     "clip_grad_norm_",
     "evaluate",
+    "get_constant_schedule",
+    "get_constant_schedule_with_warmup",
+    "get_cosine_schedule_with_warmup",
+    "get_linear_schedule_with_warmup",
     "get_peft_model",
     "gradcheck",
     "manual_seed",

@@ -180,9 +180,9 @@ for name in lora_np.__all__:
     assert getattr(lora_np, name).__name__ == name
 assert lora_np.AdamW is vars(lora_np)["AdamW"]
 try:
-    lora_np.Adam
+    lora_np.Adamax
 except AttributeError as error:
-    assert str(error) == "module 'lora_np' has no attribute 'Adam'"
+    assert str(error) == "module 'lora_np' has no attribute 'Adamax'"
 else:
     raise AssertionError("a name that is not there was found")
 """

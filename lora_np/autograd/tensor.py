@@ -16,6 +16,7 @@ from .accumulate import Gradients, add_to_leaf
 from .devices import LIBRARIES, array_module, as_array, device_of, to_numpy
 from .grad_mode import grad_mode, is_grad_enabled, no_grad
 from .size import Size
+from .walk_options import gradient_of
 
 __all__ = ["Node", "Tensor", "collect_gradients", "data", "is_grad_enabled", "needs_grad", "no_grad", "record"]
 
@@ -93,12 +94,13 @@ class Tensor:
         """What a copy has, pickled or not: the array and the gradient, and no memory of how they were made."""
         return None, {"data": self.data, "requires_grad": self.requires_grad, "grad": self.grad, "_node": None}
 
-    def backward(self, grad=None):
+    def backward(self, grad=None, **options):
         """Add d(self)/d(leaf), times `grad`, to the `.grad` of every leaf that requires it, and free the graph.
 
-        grad: an array of this tensor's shape; may be left out for a single value, where it is 1.
+        grad: an array of this tensor's shape; may be left out for a single value, where it is 1. (options: torch's.)
         A second call on the same graph is an error: run the forward pass again. There is no double backward.
         """
+        grad = gradient_of(grad, **options)
         if not self.requires_grad:
             raise RuntimeError("backward() on a tensor that does not require a gradient: nothing to compute")
         if grad is None:

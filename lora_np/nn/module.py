@@ -208,6 +208,11 @@ class ModuleList(Module):
         for i, module in enumerate(modules):
             setattr(self, str(i), module)
 
+    def append(self, module):
+        """Hold one module more, behind the others; returns the list."""
+        setattr(self, str(len(self)), module)
+        return self
+
     def __len__(self):
         return len(self.named_children())
 
@@ -216,6 +221,18 @@ class ModuleList(Module):
 
     def __getitem__(self, i):
         return [child for _, child in self.named_children()][i]
+
+
+class Sequential(ModuleList):
+    """Modules of which each reads what the one before it returned."""
+
+    def __init__(self, *modules):
+        super().__init__(modules)
+
+    def forward(self, x):
+        for module in self:
+            x = module(x)
+        return x
 
 
 class _Dict(Module):

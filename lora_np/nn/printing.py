@@ -3,6 +3,7 @@
 import functools
 import itertools
 
+from .activations import GELU, Softmax
 from .layers import Conv1D, Dropout, Embedding, LayerNorm, Linear, RMSNorm
 from .module import Module, ModuleList
 from .parameter import STATE
@@ -74,6 +75,16 @@ def _(norm: RMSNorm):
 @facts.register
 def _(dropout: Dropout):
     return f"p={dropout.p}"
+
+
+@facts.register
+def _(layer: Softmax):
+    return f"dim={layer.dim}"
+
+
+@facts.register
+def _(layer: GELU):
+    return f"approximate={layer.approximate!r}"
 
 
 Module.__repr__, Module.extra_repr = tree, facts

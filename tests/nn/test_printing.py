@@ -16,6 +16,10 @@ from lora_np import GPT2Config, GPT2LMHeadModel, LoraConfig, get_peft_model, nn
         (lambda nn: nn.Embedding(5, 4), lambda nn: nn.Embedding(5, 4)),
         (lambda nn: nn.LayerNorm(4, 1e-6), lambda nn: nn.LayerNorm(4, 1e-6)),
         (lambda nn: nn.ModuleList([]), lambda nn: nn.ModuleList([])),
+        (
+            lambda nn: nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.GELU("tanh"), nn.Tanh(), nn.LogSoftmax(dim=1)),
+            lambda nn: nn.Sequential(nn.Linear(2, 2), nn.ReLU(), nn.GELU("tanh"), nn.Tanh(), nn.LogSoftmax(dim=1)),
+        ),
         (lambda nn: nn.ModuleDict(), lambda nn: nn.ModuleDict()),
         (
             lambda nn: nn.ModuleList([nn.Linear(1, 1), nn.Linear(1, 1), nn.Linear(1, 2), nn.Linear(1, 1)]),

@@ -1,6 +1,6 @@
 """What all optimizers share: groups of parameters, their settings, and state that can be saved."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -13,6 +13,8 @@ from ...nn.module import clear_gradients
 from ...nn.utils import parameters_in
 from ..protocols import Array
 
+CHANGE_NOTHING = ("foreach", "fused", "capturable", "differentiable")  # in torch they say how, not what
+OFF = ("amsgrad", "maximize", "nesterov", "dampening")
 Group = dict[str, Any]  # {"params": [...], "lr": ..., ...}: parameters and their settings
 State = dict[str, Any]  # what an optimizer keeps for one parameter: {"step": 3, "m": array, ...}
 
@@ -27,21 +29,30 @@ class Optimizer:
 
     state_names: tuple[str, ...] = ()  # what `update` keeps for each parameter
 
-    def __init__(self, params: Iterable[Tensor] | Iterable[Group], **defaults: Any) -> None:
+    def __init__(
+        self, params: Iterable[Tensor] | Iterable[Group], options: Mapping[str, Any] | None = None, **defaults: Any
+    ) -> None:
+        """options: what torch's optimizer of this name can be told besides; see `check_options`."""
+        check_options(type(self).__name__, options or {})
+        self.defaults = defaults
         groups = parameters_in(params)
         if not groups:
             raise ValueError("the optimizer was given no parameters: is everything frozen?")
         if not isinstance(groups[0], dict):
             groups = [{"params": groups}]
-        self.param_groups: list[Group] = [
-            {**defaults, **group, "params": parameters_in(group.get("params"))} for group in groups
-        ]
-        for group in self.param_groups:
-            self._check_settings(group, {"params", *defaults})
-        everything = [id(p) for p in self.parameters()]
+        self.param_groups: list[Group] = []
+        self.state: dict[int, State] = {}  # by the parameter's id()
+        for group in groups:
+            self.add_param_group(group)
+
+    def add_param_group(self, param_group: Group) -> None:
+        """One group more: {"params": [...], "lr": ..., ...}. Errors as for a new optimizer; nothing has changed."""
+        group = {**self.defaults, **param_group, "params": parameters_in(param_group.get("params"))}
+        self._check_settings(group, {"params", *self.defaults})
+        everything = [id(p) for p in [*self.parameters(), *group["params"]]]
         if len(set(everything)) != len(everything):
             raise ValueError("a parameter was given to the optimizer twice")
-        self.state: dict[int, State] = {}  # by the parameter's id()
+        self.param_groups.append(group)
 
     def _check_settings(self, group: Group, known: set[str]) -> None:
         """ValueError if a group has other settings than the `known` ones, or some that make no sense."""
@@ -112,6 +123,17 @@ class Optimizer:
                 missing = ", ".join(sorted(set(self.state_names) - set(found)))
                 raise ValueError(f"the optimizer state of a parameter is incomplete: {missing} is missing")
         return new
+
+
+def check_options(name: str, options: Mapping[str, Any]) -> None:
+    """Of what torch's optimizers can be told, some changes no number; the rest is refused unless it is off."""
+    for option, value in options.items():
+        if option in CHANGE_NOTHING:
+            continue
+        if option not in OFF:
+            raise TypeError(f"{name} has no argument {option!r}")
+        if value:
+            raise ValueError(f"{name} is plain here, without {option}: got {option}={value!r}")
 
 
 def _fitting(key: str, value: Array, p: Tensor) -> Array | int:
