@@ -1,8 +1,8 @@
 import torch
+from peft import LoraConfig, get_peft_model
 from torch import nn
 from torch.optim import AdamW
 from transformers import AutoModelForCausalLM, get_linear_schedule_with_warmup
-from peft import LoraConfig, get_peft_model
 
 torch.manual_seed(0)
 

@@ -22,5 +22,5 @@ def test_like_torch(rng):
 
 def test_its_weight_decay_is_refused():
     assert issubclass(Adam, AdamW)
-    with pytest.raises(ValueError, match="Adam has no weight decay here, got weight_decay=0.1: use AdamW"):
+    with pytest.raises(ValueError, match=r"Adam has no weight decay here, got weight_decay=0\.1: use AdamW"):
         Adam([Tensor([1.0], requires_grad=True)], weight_decay=0.1)

@@ -239,7 +239,7 @@ def test_settings_that_make_no_sense_are_refused(make, message):
 
 
 def test_a_keyword_that_does_not_exist_is_refused():
-    with pytest.raises(TypeError, match="SGD has no argument .momentun."):
+    with pytest.raises(TypeError, match="SGD has no argument 'momentun'"):
         SGD([WEIGHT], momentun=0.9)
 
 
