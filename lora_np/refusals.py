@@ -1,12 +1,15 @@
-"""Refusals are raised where they concern their reader: at the call that a user wrote, not twelve frames below.
+"""Refusals and warnings point at the line that concerns their reader: the call that a user wrote.
 
-Only errors that the library raises itself, with a sentence about what it was given. Whatever else goes wrong, in
-NumPy, in a user's own class or by a mistake in here, keeps its whole traceback. `LORA_NP_FULL_TRACEBACKS=1`: all do.
+A refusal is raised there and not twelve frames below. That holds only for errors that the library raises itself, with
+a sentence about what it was given. Whatever else goes wrong, in NumPy, in a user's own class or by a mistake in here,
+keeps its whole traceback. `LORA_NP_FULL_TRACEBACKS=1`: all do.
 """
 
 import dis
 import functools
 import os
+import sys
+import warnings
 from collections.abc import Callable
 from typing import ParamSpec, TypeVar
 
@@ -37,5 +40,17 @@ def is_refusal(error: Exception) -> bool:
         last = last.tb_next
     if last is None:
         return False
-    room = last.tb_frame.f_globals.get("__name__", "").partition(".")[0]
-    return room == "lora_np" and last.tb_frame.f_code.co_code[last.tb_lasti] == RAISE
+    return _room(last.tb_frame) == "lora_np" and last.tb_frame.f_code.co_code[last.tb_lasti] == RAISE
+
+
+def warn(message: str) -> None:
+    """A UserWarning at the line that called into lora_np, through however many of its functions."""
+    level, frame = 1, sys._getframe()
+    while frame is not None and _room(frame) == "lora_np":
+        level, frame = level + 1, frame.f_back
+    warnings.warn(message, stacklevel=level)
+
+
+def _room(frame) -> str:
+    """The package that a frame's function is of."""
+    return frame.f_globals.get("__name__", "").partition(".")[0]

@@ -161,3 +161,15 @@ def test_the_cause_stays(monkeypatch):
 def test_the_function_is_still_itself():
     assert get_peft_model.__name__ == "get_peft_model"
     assert get_peft_model.__doc__.startswith("Freeze `model`")
+
+
+def test_warnings_point_at_the_users_line():
+    from lora_helpers import tiny_model
+
+    config = LoraConfig(target_modules=["c_attn"])
+    with pytest.warns(UserWarning, match="fan_in_fan_out set to True") as caught:
+        model = get_peft_model(tiny_model(), config)
+    assert [warning.filename for warning in caught] == [__file__]
+    with pytest.warns(UserWarning, match="fan_in_fan_out set to True") as caught:
+        model.add_adapter("other", LoraConfig(target_modules=["c_attn"]))
+    assert [warning.filename for warning in caught] == [__file__]

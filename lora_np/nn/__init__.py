@@ -1,6 +1,6 @@
 """Modules: a model as a tree of named parts."""
 
-from . import functional, printing, utils
+from . import functional, init, printing, utils
 from .activations import GELU, Identity, LogSoftmax, ReLU, SiLU, Softmax, Tanh
 from .all_or_nothing import all_or_nothing
 from .initial import filled, is_weightless, normal, uniform, uninitialized, weightless, zeros
@@ -43,6 +43,7 @@ __all__ = [
     "evaluating",
     "filled",
     "functional",
+    "init",
     "is_weightless",
     "memory_footprint",
     "normal",

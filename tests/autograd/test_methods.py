@@ -91,6 +91,45 @@ class TestInPlace:
         with pytest.raises(RuntimeError, match="cannot pass a gradient on"):
             Tensor([0.0])[0] = leaf(1.0)
 
+    @pytest.mark.parametrize(
+        ("change", "expected"),
+        [
+            (lambda x: x.add_(2), [3.0, 4.0]),
+            (lambda x: x.sub_(Tensor(np.array([1.0, 0.0]))), [0.0, 2.0]),
+            (lambda x: x.mul_(3), [3.0, 6.0]),
+            (lambda x: x.div_(2), [0.5, 1.0]),
+            (lambda x: x.clamp_(max=1.5), [1.0, 1.5]),
+            (lambda x: x.masked_fill_(x > 1, -7.0), [1.0, -7.0]),
+            (lambda x: x.copy_(Tensor([5, 6])), [5.0, 6.0]),
+            (lambda x: x.copy_(Tensor(8.0)), [8.0, 8.0]),
+            (lambda x: x.fill_(4), [4.0, 4.0]),
+            (lambda x: x.zero_(), [0.0, 0.0]),
+        ],
+    )
+    def test_methods_that_end_in_a_bar_write(self, change, expected):
+        x, p = Tensor(np.array([1.0, 2.0])), leaf(1.0, 2.0)
+        array = x.data
+        assert change(x) is x
+        assert x.data is array
+        assert x.tolist() == expected
+        with pytest.raises(RuntimeError, match="methods that end in _ write into a tensor, and pass no gradient on"):
+            change(p)
+        with no_grad():
+            assert change(p).tolist() == expected
+
+    def test_what_does_not_fit_is_not_written(self):
+        x, ids = Tensor([1.0, 2.0]), Tensor([1, 2])
+        with pytest.raises(ValueError, match=r"values of shape \(3, 2\) cannot be written into .* shape \(2,\)"):
+            x += Tensor(np.ones((3, 2), np.float32))
+        with pytest.raises(TypeError, match=r"float64 numbers cannot be written into a tensor of int64: use"):
+            ids /= 2
+        assert (x.tolist(), ids.tolist()) == ([1, 2], [1, 2])
+
+    def test_another_name_of_the_tensor_sees_the_change(self):
+        x = y = Tensor([1.0])
+        x += 1
+        assert y.tolist() == [2.0]
+
     def test_as_sgd_does(self):
         p, q = leaf(1.0, -2.0), leaf(1.0, -2.0)
         optimizer = SGD([q], lr=0.1)

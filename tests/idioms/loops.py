@@ -110,3 +110,36 @@ for i in range(5):
     show(loss.item())
 show([group["lr"] for group in optimizer.param_groups])
 show(w.T)
+
+
+# %% a LoRA layer of one's own
+class LoRALinear(nn.Module):
+    def __init__(self, linear, r=2, alpha=4):
+        super().__init__()
+        self.linear = linear
+        self.linear.weight.requires_grad = False
+        self.linear.bias.requires_grad_(False)
+        self.lora_A = nn.Parameter(torch.zeros(r, linear.in_features))
+        self.lora_B = nn.Parameter(torch.zeros(linear.out_features, r))
+        nn.init.kaiming_uniform_(self.lora_A, a=5**0.5)
+        nn.init.zeros_(self.lora_B)
+        self.scaling = alpha / r
+
+    def forward(self, x):
+        return self.linear(x) + (x @ self.lora_A.T @ self.lora_B.T) * self.scaling
+
+
+layer = LoRALinear(same(nn.Linear(6, 3)))
+show(torch.allclose(layer(X), layer.linear(X)))
+show(layer.lora_A.abs().max().item() <= 1 / 6**0.5)
+with torch.no_grad():
+    layer.lora_A.copy_(numbered(2, 6))
+    layer.lora_B.add_(0.1)
+show([name for name, p in layer.named_parameters() if p.requires_grad])
+show(layer(X))
+layer(X).pow(2).mean().backward()
+show(layer.lora_A.grad)
+show(layer.linear.weight.grad is None)
+with torch.no_grad():
+    merged = layer.linear.weight + layer.lora_B @ layer.lora_A * layer.scaling
+show(torch.allclose(X @ merged.T + layer.linear.bias, layer(X), atol=1e-5))

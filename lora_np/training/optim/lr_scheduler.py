@@ -29,7 +29,7 @@ class LambdaLR:
         if len(courses) != len(groups):
             raise ValueError(f"lr_lambda has {len(courses)} functions, the optimizer {len(groups)} parameter groups")
         self.optimizer, self.lr_lambdas = optimizer, list(courses)
-        self.base_lrs = [group.setdefault("initial_lr", group["lr"]) for group in groups]
+        self.base_lrs: list[float] = [group.setdefault("initial_lr", group["lr"]) for group in groups]
         self.last_epoch = last_epoch
         self.step()
 
