@@ -29,7 +29,9 @@ class LambdaLR:
         if len(courses) != len(groups):
             raise ValueError(f"lr_lambda has {len(courses)} functions, the optimizer {len(groups)} parameter groups")
         self.optimizer, self.lr_lambdas = optimizer, list(courses)
-        self.base_lrs: list[float] = [group.setdefault("initial_lr", group["lr"]) for group in groups]
+        for group in groups:
+            group.setdefault("initial_lr", group["lr"])
+        self.base_lrs: list[float] = [group["initial_lr"] for group in groups]
         self.last_epoch = last_epoch
         self.step()
 
