@@ -30,7 +30,8 @@ def test_what_was_changed_is_shown():
     ("settings", "text"),
     [
         (LoraConfig(), "LoraConfig()"),
-        (LoraConfig(r=4, target_modules=["c_attn"]), "LoraConfig(target_modules=['c_attn'], r=4)"),
+        (LoraConfig(r=4), "LoraConfig(r=4)"),
+        (LoraConfig(target_modules=["c_attn"]), "LoraConfig(target_modules=['c_attn'])"),
         (LoraConfig(task_type="CAUSAL_LM"), "LoraConfig(task_type='CAUSAL_LM')"),
         (VeraConfig(r=3), "VeraConfig(r=3)"),
         (TrainingArguments(steps=5, seed=1), "TrainingArguments(steps=5, seed=1)"),

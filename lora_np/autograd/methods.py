@@ -1,6 +1,8 @@
 """What can be asked of a Tensor: the operations as methods and operators, under torch's names and NumPy's.
 
 Each row says where the operation is. Reductions take torch's `dim=` and `keepdim=` and NumPy's `axis=` and `keepdims=`.
+What differs from torch: `.data` and `.grad` are arrays, with NumPy's methods (`p.grad.max()`; `lora_np.norm(p.grad)` is
+torch's function of one); `.numpy()` needs no `detach()`; `.shape` is a tuple.
 """
 
 from . import arrangement, comparison, conversion, functional, in_place, measures, ops, selection, shape_ops, softmax
