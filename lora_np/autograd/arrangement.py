@@ -6,7 +6,7 @@ from .broadcasting import operand, unbroadcast
 from .devices import array_module
 from .ops import axes_of
 from .shape_ops import concatenate, reshape, transpose
-from .tensor import data, record
+from .tensor import Tensor, data, record
 
 
 def exchange(a, *axes):
@@ -62,6 +62,9 @@ def expand(a, *sizes):
     """Axes of length 1, and new ones in front, repeated to these lengths; -1 keeps one. da = Σ dy over repeats."""
     x, sizes = operand(a), sizes[0] if len(sizes) == 1 and isinstance(sizes[0], (tuple, list)) else sizes
     old = (1,) * (len(sizes) - x.ndim) + x.shape
+    fits = len(old) == len(sizes) and all(n in (1, size) or size == -1 for n, size in zip(old, sizes, strict=True))
+    if not fits:
+        raise ValueError(f"expand: only axes of length 1 are repeated, shape {x.shape} cannot become {tuple(sizes)}")
     shape = tuple(n if size == -1 else size for size, n in zip(sizes, old, strict=True))
     return record(array_module(x).broadcast_to(x, shape), (a,), lambda dy: (unbroadcast(dy, x.shape),))
 
@@ -86,13 +89,33 @@ def chunk(a, chunks, dim=0):
 
 
 def cat(tensors, dim=0):
-    """The tensors one after another along `dim`."""
-    return concatenate(tensors, dim)
+    """The tensors one after another along `dim`; their other lengths are equal."""
+    tensors = _several(tensors, "cat")
+    (axis,) = axes_of(dim, tensors[0].ndim)
+    _check_others(tensors, axis, "cat")
+    return concatenate(tensors, axis)
 
 
 def stack(tensors, dim=0):
-    """The tensors side by side along a new axis."""
-    return concatenate([unsqueeze(t, dim) for t in tensors], axes_of(dim, tensors[0].ndim + 1)[0])
+    """The tensors, all of one shape, side by side along a new axis."""
+    tensors = _several(tensors, "stack")
+    (axis,) = axes_of(dim, tensors[0].ndim + 1)
+    _check_others(tensors, None, "stack")
+    return concatenate([unsqueeze(t, axis) for t in tensors], axis)
+
+
+def _several(tensors, name):
+    if isinstance(tensors, Tensor) or not len(tensors):
+        raise ValueError(f"{name} takes a list of tensors, at least one, got {'one' if len(tensors) else 'none'}")
+    return list(tensors)
+
+
+def _check_others(tensors, axis, name):
+    """ValueError unless the shapes are equal, but for the length of one axis."""
+    shapes = [t.shape for t in tensors]
+    if len({(len(shape), tuple(n for i, n in enumerate(shape) if i != axis)) for shape in shapes}) > 1:
+        where = "" if axis is None else f" but for axis {axis}"
+        raise ValueError(f"{name}: shapes should be equal{where}, got {', '.join(map(str, dict.fromkeys(shapes)))}")
 
 
 def rows(a):

@@ -100,6 +100,13 @@ def test_the_rows_of_a_single_number_are_refused():
         (lambda x: x.split([1, 3], dim=1), ValueError, r"lengths \[1, 3\] should add up to 3, the length of axis 1"),
         (lambda x: x.unsqueeze(4), ValueError, "axis 4 does not exist"),
         (lambda x: x.transpose(0, 2), ValueError, "does not exist in a tensor with 2 axes"),
+        (lambda x: x.expand(5, 3), ValueError, r"shape \(2, 3\) cannot become \(5, 3\)"),
+        (lambda x: x.expand(3), ValueError, r"shape \(2, 3\) cannot become \(3,\)"),
+        (lambda x: cat([]), ValueError, "cat takes a list of tensors, at least one, got none"),
+        (lambda x: stack(x), ValueError, "stack takes a list of tensors, at least one, got one"),
+        (lambda x: cat([x, x[0]]), ValueError, r"equal but for axis 0, got \(2, 3\), \(3,\)"),
+        (lambda x: cat([x, x], dim=2), ValueError, "axis 2 does not exist"),
+        (lambda x: stack([x, x[:1]]), ValueError, r"stack: shapes should be equal, got \(2, 3\), \(1, 3\)"),
     ],
 )
 def test_what_does_not_fit_is_refused(call, error, message):
