@@ -18,7 +18,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 from . import aliases
-from .autograd import Tensor, gradcheck, manual_seed, no_grad
+from .autograd import Tensor, gradcheck, manual_seed, no_grad, torch_names
 
 if TYPE_CHECKING:  # for editors; Python reads the parts one by one, when a name is asked for that it has not found yet
     from .lora import LoraConfig, PeftModel, TaskType, get_peft_model
@@ -33,12 +33,28 @@ if TYPE_CHECKING:  # for editors; Python reads the parts one by one, when a name
         LlamaForCausalLM,
         PretrainedTokenizer,
     )
-    from .training import SGD, AdamW, ExampleData, TextData, TrainingArguments, evaluate, train
+    from .training import (
+        SGD,
+        Adam,
+        AdamW,
+        ExampleData,
+        LambdaLR,
+        TextData,
+        TrainingArguments,
+        clip_grad_norm_,
+        evaluate,
+        get_constant_schedule,
+        get_constant_schedule_with_warmup,
+        get_cosine_schedule_with_warmup,
+        get_linear_schedule_with_warmup,
+        train,
+    )
 
 __version__ = "0.1.0"
 
 __all__ = [
     "SGD",
+    "Adam",
     "AdamW",
     "AutoModelForCausalLM",
     "AutoTokenizer",
@@ -47,6 +63,7 @@ __all__ = [
     "GPT2Config",
     "GPT2LMHeadModel",
     "KVCache",
+    "LambdaLR",
     "LlamaConfig",
     "LlamaForCausalLM",
     "LoraConfig",
@@ -56,7 +73,12 @@ __all__ = [
     "Tensor",
     "TextData",
     "TrainingArguments",
+    "clip_grad_norm_",
     "evaluate",
+    "get_constant_schedule",
+    "get_constant_schedule_with_warmup",
+    "get_cosine_schedule_with_warmup",
+    "get_linear_schedule_with_warmup",
     "get_peft_model",
     "gradcheck",
     "manual_seed",
@@ -69,9 +91,16 @@ _moved = aliases.moved_names(__name__)
 
 
 def __getattr__(name):
-    """A name of `__all__`, or a part of the package, that was not needed so far. It is looked for here only once."""
+    """A name of `__all__`, or a part of the package, that was not needed so far. It is looked for here only once.
+
+    With `import lora_np as torch`, also what torch has in its place: `torch_names.NAMES`, and `torch.optim`.
+    """
     if name in _PARTS:
         return importlib.import_module(f".{name}", __name__)
+    if name in torch_names.NAMES:
+        return torch_names.NAMES[name]
+    if name == "optim":
+        return importlib.import_module(".training.optim", __name__)
     if name in __all__:
         for part in _PARTS:
             found = getattr(importlib.import_module(f".{part}", __name__), name, None)
@@ -82,4 +111,4 @@ def __getattr__(name):
 
 
 def __dir__():
-    return sorted({*globals(), *__all__, *_PARTS})
+    return sorted({*globals(), *__all__, *_PARTS, *torch_names.NAMES, "optim"})

@@ -41,6 +41,7 @@ MOVED = {  # {old module: (new modules, ...)}, all without the leading "lora_np.
     "models.gguf": ("models.loading.gguf",),
     "models.sampling": ("models.generation.sampling",),
     "tasks": ("cli.task",),
+    "training.optim.clipping": ("nn.utils",),
     "training.distributed": ("training.parallel.processes",),
     "training.groups": ("training.optim.parameter_groups",),
     "training.recorded": ("training.parallel.recorded",),

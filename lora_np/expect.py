@@ -72,5 +72,6 @@ def wrong(value: Any, name: str, wanted: str) -> str:
         return f"{name} should be {wanted}, got None"
     kind = type(value).__name__
     article = "an" if kind[0] in "aeiouAEIOU" else "a"
-    what = f"the class {value.__name__}" if isinstance(value, type) else f"{article} {kind}: {value!r:.60}"
+    shown = " ".join(repr(value).split())  # in one line
+    what = f"the class {value.__name__}" if isinstance(value, type) else f"{article} {kind}: {shown:.60}"
     return f"{name} should be {wanted}, got {what}"

@@ -9,6 +9,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+from ..settings import changed_settings
 from ..storage import read_json, write_json
 from .adapter import Target
 from .init import INITS, MOST_ITERATIONS, changes_base, initial_matrices, is_known
@@ -185,6 +186,7 @@ class LoraConfig(PeftConfig):
     use_rslora: bool = False
     use_dora: bool = False
 
+    __repr__ = changed_settings
     peft_type = "LORA"
     flags = ("use_rslora", "use_dora", "lora_bias", "fan_in_fan_out")
     refused = (

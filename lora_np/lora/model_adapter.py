@@ -3,7 +3,6 @@
 Adding an adapter is then putting finished parts in their places; loading one is filling them first.
 """
 
-import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Self
@@ -11,6 +10,7 @@ from typing import Self
 from .. import nn
 from ..autograd import Tensor
 from ..autograd.devices import array_module, to_device
+from ..refusals import warn
 from .adapter import Adapter, Target
 from .base_layer import shared_weights
 from .config import PeftConfig
@@ -163,5 +163,5 @@ def _correct_orientation(config, layers):
     linear = next((layer for layer in layers if not isinstance(layer, nn.Embedding)), None)
     if linear is not None and config.fan_in_fan_out != linear.fan_in_fan_out:
         kind = type(linear).__name__
-        warnings.warn(f"fan_in_fan_out set to {linear.fan_in_fan_out}, as {kind} layers need it", stacklevel=5)
+        warn(f"fan_in_fan_out set to {linear.fan_in_fan_out}, as {kind} layers need it")
         config.fan_in_fan_out = linear.fan_in_fan_out

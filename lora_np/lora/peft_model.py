@@ -9,6 +9,7 @@ from .. import nn
 from ..autograd.tensor import is_grad_enabled
 from ..autograd.threads import limit_threads
 from ..expect import A_MODEL, expect
+from ..refusals import refuses_here
 from ..storage import together
 from .call import calling
 from .config import PeftConfig, check_alpha
@@ -25,6 +26,7 @@ BASE = "__base__"  # in adapter_names: no adapter for this row
 A_CONFIG = "a config, such as LoraConfig(r=8, target_modules=[...])"
 
 
+@refuses_here
 def get_peft_model(model: nn.Module, config: PeftConfig, adapter_name: str = "default") -> "PeftModel":
     """Freeze `model`, put an adapter beside each layer that `config` targets, and return it as a PeftModel.
 
@@ -80,7 +82,7 @@ class PeftModel(nn.Module):
         if self.training and is_grad_enabled():
             self._refuse_if_merged("training")
         if adapter_names is None:
-            return self.base_model(*args, **kwargs)
+            return self.base_model.model(*args, **kwargs)
         if isinstance(adapter_names, str):
             raise TypeError(f"adapter_names should list a name for each row, not be one: {adapter_names!r}")
         return self._forward_rows(list(adapter_names), args, kwargs)

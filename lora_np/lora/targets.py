@@ -2,11 +2,11 @@
 
 import difflib
 import re
-import warnings
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from .. import nn
+from ..refusals import warn
 from .config import PeftConfig
 from .kinds import is_adaptable
 from .layer import AdaptedLayer
@@ -118,7 +118,7 @@ def warn_of_unused(config: PeftConfig, modules: Mapping[str, Any], targets: Coll
         patterns = getattr(config, field, None)
         unused = unmatched(patterns, targets) if patterns else []
         if unused:
-            warnings.warn(f"{field} has entries that match no adapted layer: {', '.join(unused)}", stacklevel=4)
+            warn(f"{field} has entries that match no adapted layer: {', '.join(unused)}")
     left_out = config.exclude_modules
     if not left_out:
         return
@@ -126,7 +126,7 @@ def warn_of_unused(config: PeftConfig, modules: Mapping[str, Any], targets: Coll
     names = [*modules, *part_names(modules)]
     unused = ["".join(entry) for entry in entries if not any(_excluded(entry, name) for name in names)]
     if unused:
-        warnings.warn(f"exclude_modules has entries that match no module: {', '.join(unused)}", stacklevel=4)
+        warn(f"exclude_modules has entries that match no module: {', '.join(unused)}")
 
 
 def part_names(modules: Mapping[str, Any]) -> list[str]:

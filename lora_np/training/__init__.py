@@ -12,22 +12,40 @@ from .docstrings import docstring_examples
 from .evaluation import evaluate
 from .examples import ExampleData, load_examples, split_examples, tokenize_example, write_jsonl
 from .loop import train
-from .optim import SGD, AdamW, clip_grad_norm_, parameter_groups, warmup_cosine
+from .optim import (
+    SGD,
+    Adam,
+    AdamW,
+    LambdaLR,
+    clip_grad_norm_,
+    get_constant_schedule,
+    get_constant_schedule_with_warmup,
+    get_cosine_schedule_with_warmup,
+    get_linear_schedule_with_warmup,
+    parameter_groups,
+    warmup_cosine,
+)
 from .parallel import RecordedStep
 
 __getattr__ = moved_names(__name__)
 
 __all__ = [
     "SGD",
+    "Adam",
     "AdamW",
     "CheckpointError",
     "ExampleData",
+    "LambdaLR",
     "RecordedStep",
     "TextData",
     "TrainingArguments",
     "clip_grad_norm_",
     "docstring_examples",
     "evaluate",
+    "get_constant_schedule",
+    "get_constant_schedule_with_warmup",
+    "get_cosine_schedule_with_warmup",
+    "get_linear_schedule_with_warmup",
     "load_examples",
     "load_text",
     "parameter_groups",

@@ -6,6 +6,7 @@ from typing import Any
 
 from ..expect import A_MODEL, expect, expect_list, expect_method, expect_number, expect_path, expect_whole
 from ..nn import Module
+from ..settings import changed_settings
 from .evaluation import expect_evaluated
 
 TWO_BETAS = "two numbers in [0, 1), the first for the mean and the second for the squares"
@@ -42,6 +43,8 @@ class TrainingArguments:
     checkpoint_every: int = 100
     seed: int = 0
     load_best: bool = False
+
+    __repr__ = changed_settings
 
     def __post_init__(self) -> None:
         for name in ("steps", "accumulation", "eval_every", "checkpoint_every"):

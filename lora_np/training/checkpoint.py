@@ -2,7 +2,6 @@
 
 import json
 import math
-import warnings
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..autograd.devices import to_device
+from ..refusals import warn
 from ..storage import read_safetensors, write_safetensors
 from .best import Best
 from .optim import Optimizer
@@ -58,7 +58,7 @@ def save_checkpoint(run: "TrainingRun", directory: str | PathLike[str], is_last:
         except OSError as error:
             if is_last:
                 raise CheckpointError(run, error) from error
-            warnings.warn(f"{error}; the training goes on without a checkpoint of step {run.step}", stacklevel=5)
+            warn(f"{error}; the training goes on without a checkpoint of step {run.step}")
             return
     run.watch.saved_step = run.step
 

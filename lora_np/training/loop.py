@@ -17,10 +17,12 @@ from typing import Any
 
 from ..autograd import manual_seed
 from ..nn import Module
+from ..refusals import refuses_here
 from .arguments import TrainingArguments, check_given
 from .best import Best
 from .checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint
 from .evaluation import count_tokens, evaluate
+from .history import TrainingHistory
 from .interruption import stop_on_interrupt
 from .optim import AdamW, clip_grad_norm_, parameter_groups, warmup_cosine
 from .parallel.joint_step import joint_gradients
@@ -125,6 +127,7 @@ class TrainingRun:
         load_checkpoint(self, directory)
 
 
+@refuses_here
 def train(
     model: Module,
     data: TrainingData,
@@ -169,7 +172,7 @@ def train(
         model.eval()
     run.communicator.barrier()  # the checkpoint is there for all
     best = run.best.load(run.history["evaluation"]) if args.load_best else {}
-    return {**run.history, **best, "interrupted": run.step < args.steps}
+    return TrainingHistory(**run.history, **best, interrupted=run.step < args.steps)
 
 
 def _run_steps(

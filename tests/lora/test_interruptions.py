@@ -96,7 +96,7 @@ OPERATIONS = {
     "unload": (with_pissa, lambda m: m.unload()),
     "add_weighted_adapter": (
         two_adapters,
-        lambda m: m.add_weighted_adapter(["default"], [0.5], "half", "svd", svd_rank=2),
+        lambda m: m.add_weighted_adapter(["default"], [0.5], "halved", "svd", svd_rank=2),
     ),
     "disable_adapter": (two_adapters, disabled),
     "untie_weights": (on_gpt2, lambda m: m.untie_weights()),
