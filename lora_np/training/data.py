@@ -129,7 +129,7 @@ class TextData:
             raise ValueError(
                 f"{name} has {len(ids):,} tokens, fewer than one window of {length}: use more text or a shorter context"
             )
-        self.tokens = np.array(ids, dtype=np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.int64)
+        self.tokens = np.array(ids, dtype=np.uint16 if max(ids) < 1 << 16 else np.int64)
         self.length, self.batch_size = length, batch_size
 
     def batch(self, seed: int, step: int) -> Batch:

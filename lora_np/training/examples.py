@@ -144,7 +144,8 @@ def _tokenized(example: Example, tokenizer: Tokenizer) -> tuple[list[int], list[
         ids = [*tokenizer.encode(example["text"]), *end]
         return ids, [True] * len(ids)
     prompt, text = tokenizer.encode(example["prompt"]), example["completion"]
-    completion = tokenizer.encode_continuation(text) if example["prompt"] else tokenizer.encode(text, False)
+    begins = not example["prompt"]
+    completion = tokenizer.encode(text, add_special_tokens=False) if begins else tokenizer.encode_continuation(text)
     return [*prompt, *completion, *end], [False] * len(prompt) + [True] * (len(completion) + len(end))
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterable, Mapping
 from os import PathLike
 from pathlib import Path
@@ -11,13 +12,14 @@ from ...extras import require
 from ...storage import is_there, one_version, read_json, read_text
 from ...storage.fields import TokenId, fits, short
 from .base import BaseTokenizer
-from .byte import ByteTokenizer
+from .byte import ByteTokenizer, tokenizer_json
 from .pretrained import PretrainedTokenizer
+from .special import NAMES
 
 if TYPE_CHECKING:
     import tokenizers
 
-NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+NAMED = tuple(f"{name}_token" for name in NAMES)
 GPT2_CLASSES = ("GPT2Tokenizer", "GPT2TokenizerFast")
 GPT2_END = "<|endoftext|>"
 LARGEST_ID = 2**24  # a hundred times that of the largest vocabularies; the library walks over all ids up to the highest
@@ -27,21 +29,21 @@ PAD_LEFT = ("CodeLlamaTokenizer", "CohereTokenizer", "GemmaTokenizer", "LlamaTok
 
 @one_version
 def load_tokenizer(directory: str | PathLike) -> BaseTokenizer:
-    """The tokenizer in a directory: a `ByteTokenizer` where tokenizer_config.json says so, else a `PretrainedTokenizer`
-    from tokenizer.json, or from GPT-2's older pair vocab.json and merges.txt.
+    """The tokenizer in a directory: a `ByteTokenizer` where that wrote it, else a `PretrainedTokenizer` from
+    tokenizer.json, or from GPT-2's older pair vocab.json and merges.txt.
 
     FileNotFoundError if there is none of them; ValueError, with the file's name, for one that cannot be read.
     """
     directory = Path(directory)
     config = _read_if_there(directory / "tokenizer_config.json")
     config["chat_template"] = _chat_template(directory, config)
-    if config.get("tokenizer_class") == ByteTokenizer.__name__:
-        tokenizer = ByteTokenizer()
-        tokenizer.chat_template = config["chat_template"]
-        return tokenizer
+    if _is_byte_level(directory, config):
+        with _naming(directory):
+            return ByteTokenizer.from_config(config)
     backend = _backend(directory, config)
     config = _with_special_tokens(directory, config, backend)
-    return _checked(directory, backend, config)
+    with _naming(directory):
+        return PretrainedTokenizer(backend, config)
 
 
 def byte_level_bpe(vocab: Mapping[str, int], merges: Iterable[tuple[str, str]], **options: Any) -> tokenizers.Tokenizer:
@@ -215,11 +217,23 @@ def _added_token(value, special=False):
     return AddedToken(value["content"], special=special or bool(value.get("special", False)), **flags)
 
 
-def _checked(directory, backend, config):
+@contextlib.contextmanager
+def _naming(directory):
+    """Around what can find a mistake in tokenizer_config.json: says the file's name."""
     try:
-        return PretrainedTokenizer(backend, config)
-    except ValueError as error:
+        yield
+    except (TypeError, ValueError) as error:
         raise ValueError(f"{directory / 'tokenizer_config.json'}: {error}") from None
+
+
+def _is_byte_level(directory, config):
+    """Did a `ByteTokenizer` write this? Its files had no tokenizer.json before."""
+    path = directory / "tokenizer.json"
+    if config.get("tokenizer_class") == ByteTokenizer.__name__:
+        return True
+    with contextlib.suppress(ValueError):  # it is no text: whoever reads it says so
+        return is_there(path) and read_text(path) == tokenizer_json()
+    return False
 
 
 def _read_if_there(path):
