@@ -33,7 +33,19 @@ if TYPE_CHECKING:  # for editors; Python reads the parts one by one, when a name
         LlamaForCausalLM,
         PretrainedTokenizer,
     )
-    from .training import SGD, AdamW, ExampleData, TextData, TrainingArguments, evaluate, train
+    from .training import (
+        SGD,
+        AdamW,
+        DataCollatorForLanguageModeling,
+        DataCollatorForSeq2Seq,
+        ExampleData,
+        TextData,
+        Trainer,
+        TrainingArguments,
+        default_data_collator,
+        evaluate,
+        train,
+    )
 
 __version__ = "0.1.0"
 
@@ -43,6 +55,8 @@ __all__ = [
     "AutoModelForCausalLM",
     "AutoTokenizer",
     "ByteTokenizer",
+    "DataCollatorForLanguageModeling",
+    "DataCollatorForSeq2Seq",
     "ExampleData",
     "GPT2Config",
     "GPT2LMHeadModel",
@@ -55,7 +69,9 @@ __all__ = [
     "TaskType",
     "Tensor",
     "TextData",
+    "Trainer",
     "TrainingArguments",
+    "default_data_collator",
     "evaluate",
     "get_peft_model",
     "gradcheck",

@@ -7,6 +7,7 @@ made of), evaluation.py; then parallel/, for what is beyond one process or one p
 from ..aliases import moved_names
 from .arguments import TrainingArguments
 from .checkpoint import CheckpointError
+from .collators import DataCollatorForLanguageModeling, DataCollatorForSeq2Seq, default_data_collator
 from .data import TextData, load_text, prose_documents, python_documents
 from .docstrings import docstring_examples
 from .evaluation import evaluate
@@ -14,6 +15,7 @@ from .examples import ExampleData, load_examples, split_examples, tokenize_examp
 from .loop import train
 from .optim import SGD, AdamW, clip_grad_norm_, parameter_groups, warmup_cosine
 from .parallel import RecordedStep
+from .trainer import Trainer
 
 __getattr__ = moved_names(__name__)
 
@@ -21,11 +23,15 @@ __all__ = [
     "SGD",
     "AdamW",
     "CheckpointError",
+    "DataCollatorForLanguageModeling",
+    "DataCollatorForSeq2Seq",
     "ExampleData",
     "RecordedStep",
     "TextData",
+    "Trainer",
     "TrainingArguments",
     "clip_grad_norm_",
+    "default_data_collator",
     "docstring_examples",
     "evaluate",
     "load_examples",

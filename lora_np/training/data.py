@@ -130,7 +130,7 @@ class TextData:
                 f"{name} has {len(ids):,} tokens, fewer than one window of {length}: use more text or a shorter context"
             )
         self.tokens = np.array(ids, dtype=np.uint16 if max(ids) < 1 << 16 else np.int64)
-        self.length, self.batch_size = length, batch_size
+        self.length, self.batch_size, self.rows = length, batch_size, len(ids) // length
 
     def batch(self, seed: int, step: int) -> Batch:
         rng = np.random.default_rng((seed, step))
