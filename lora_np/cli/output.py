@@ -34,12 +34,12 @@ class Output:
             try:
                 return action(self.folder)
             except OSError as error:
-                self.say(f"\n{error}.\nWhat was trained is still in memory.")
+                self.say(f"\n{error.__cause__ or error}.\nWhat was trained is still in memory.")
                 self.folder = self._other(error)
                 self.say(f"It goes to {self.folder} instead.")
 
     def _other(self, error: OSError) -> Path:
-        """The folder that is asked for, or the next that is likely to do. `error` again if none is left."""
+        """The folder that is asked for, or the next that is likely to do. OSError if none is left."""
         suggested = next(self._others, None)
         while self.ask is not None:
             hint = f" (Enter for {suggested})" if suggested else ""
@@ -55,7 +55,9 @@ class Output:
             elif suggested:
                 break
         if suggested is None:
-            raise error
+            raise OSError(
+                f"no folder is left that can be written to, and so nothing was saved: {error.__cause__ or error}"
+            )
         return suggested
 
 

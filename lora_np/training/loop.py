@@ -181,9 +181,10 @@ def _run_steps(
     """Steps until the end or until `stop` is set, with evaluations and checkpoints in between."""
     args, stopping = run.args, False
     run.watch.keep()
-    if run.step == 0 and evaluation:
-        run.evaluate(evaluation)
     with Progress(run.step, args.steps, progress and run.communicator.rank == 0) as bar:
+        if run.step == 0 and evaluation:
+            with bar.aside("evaluating"):
+                run.evaluate(evaluation)
         while run.step < args.steps and not stopping:
             bar.count(run.one_step(data))
             last, stopping = run.step == args.steps, run.communicator.any(stop.is_set())
@@ -192,8 +193,8 @@ def _run_steps(
                 run.watch.settle()
                 bar.show(run.history["loss"][-1])
             if evaluation and (run.step % args.eval_every == 0 or last):
-                run.evaluate(evaluation)
-                bar.restart_clock()
+                with bar.aside("evaluating"):
+                    run.evaluate(evaluation)
             if last or stopping:
                 run.watch.check_weights()
             if directory and (run.step % args.checkpoint_every == 0 or last or stopping):

@@ -74,7 +74,8 @@ def test_finetune_then_resume_when_done(tmp_path, text, capsys):
         (["--device", "gpu"], "unknown device 'gpu': expected 'cpu', 'cuda' or 'cuda:N'"),
     ],
 )
-def test_a_mistake_is_one_line_and_status_2(tmp_path, capsys, arguments, message):
+def test_a_mistake_is_one_line_and_status_2(tmp_path, capsys, monkeypatch, arguments, message):
+    monkeypatch.setattr("lora_np.cli.waiting.PAUSE", 600)  # on a slow machine it says what it is doing
     assert main(["finetune", "--out", str(tmp_path / "out"), *arguments]) == 2
     error = capsys.readouterr().err
     assert message in error
