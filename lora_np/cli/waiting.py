@@ -11,7 +11,7 @@ PAUSE = 2.5  # seconds of silence, at most
 
 @contextlib.contextmanager
 def waiting(what: str, pause: float | None = None) -> Iterator[None]:
-    """Around something that may take long: every `pause` seconds (`PAUSE`) a line on standard error says what is being done.
+    """Around what may take long: every `pause` seconds (`PAUSE`) a line on standard error says what is being done.
 
     On a terminal it is one line that changes. Of what takes less time nothing is seen.
     """

@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import pytest
 
@@ -162,3 +163,18 @@ def test_ctrl_c_leaves_an_adapter_and_a_checkpoint_to_go_on_from(tmp_path, text)
     assert "--resume goes on from there" in report
     assert (out / "adapter_model.safetensors").is_file()
     assert (out / "checkpoint.safetensors").is_file()
+
+
+def test_ctrl_c_while_the_parts_are_read_is_one_line(monkeypatch, capsys):
+    import lora_np.__main__ as program
+
+    monkeypatch.setitem(sys.modules, "lora_np.cli", Interrupting("lora_np.cli"))
+    assert program.main() == 130
+    assert capsys.readouterr().err == "\nlora-np: stopped\n"
+
+
+class Interrupting(types.ModuleType):
+    """A module during whose import Ctrl-C comes."""
+
+    def __getattr__(self, name):
+        raise KeyboardInterrupt
