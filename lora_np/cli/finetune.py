@@ -18,6 +18,7 @@ from ..lora import LoraConfig, PeftModel, get_peft_model
 from ..models import AutoModelForCausalLM, AutoTokenizer, ByteTokenizer
 from ..models.base import CausalLM
 from ..storage import read_json
+from ..storage.fields import short
 from ..training import CheckpointError, TrainingArguments, train
 from ..training.protocols import History
 from .arguments import BASE, target_modules
@@ -171,11 +172,13 @@ def _moved(folder: Path, options: ResolvedOptions) -> str:
 def from_adapter(options: FinetuneOptions) -> FinetuneOptions:
     """The options with what follows from the adapter to go on from, if there is one: its base, rank, alpha, targets.
 
-    ValueError if something else is asked for: what an adapter is does not change.
+    ValueError if something else is asked for (what an adapter is does not change), or it is of another kind than LoRA.
     """
     if options.adapter is None:
         return options
     config = read_json(Path(options.adapter) / ADAPTER)
+    if (kind := config.get("peft_type", "LORA")) != "LORA":
+        raise ValueError(f"{options.adapter} is an adapter of the kind {short(kind)}; this goes on from LoRA's only")
     for name in ("rank", "alpha", "target_modules", "dropout"):
         if getattr(options, name) != getattr(FinetuneOptions, name):
             raise ValueError(

@@ -2,6 +2,7 @@
 
 import argparse
 import difflib
+import os
 import re
 from collections.abc import Sequence
 from typing import Any, NoReturn
@@ -39,7 +40,9 @@ class Parser(argparse.ArgumentParser):
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         if args is not None:
-            args = self.given = [self._meant(word) for word in args]
+            end = args.index("--") if "--" in args else len(args)  # what comes behind it are no options
+            self.given = [self._meant(word) for word in args[:end]]
+            args = [*self.given, *args[end:]]
         return super().parse_known_args(args, namespace)
 
     def _meant(self, word: str) -> str:
@@ -59,6 +62,8 @@ class Parser(argparse.ArgumentParser):
         """ "; did you mean ...?" if the mistake is close to an option or a command."""
         if choice := re.search(r"invalid choice: '(.*?)' \(choose from (.*)\)", message):
             known = re.findall(r"[\w-]+", choice[2])
+            if os.path.exists(choice[1]) and "finetune" in known:
+                return f"; did you mean  lora-np finetune {choice[1]}?"
             return _hint([choice[1]], known)
         known = list(self._option_string_actions)
         words = [word.partition("=")[0] for word in self.given if word.startswith("--")]

@@ -14,7 +14,7 @@ from .names import understood
 from .optim.schedule import NAMES, OWN, rate_fraction, warmup_cosine
 
 TWO_BETAS = "two numbers in [0, 1), the first for the mean and the second for the squares"
-SOME_DATA = "a data set with batch(seed, step), such as TextData or ExampleData"
+SOME_DATA = "a data set with batch(seed, step), such as TextData or ExampleData (others go to Trainer)"
 STRATEGIES = ("no", "steps", "epoch")
 
 

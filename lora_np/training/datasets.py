@@ -53,6 +53,8 @@ def examples_of(data: Any, name: str = "the data set") -> Any:
         example = as_messages(row, where)
         if example is row:
             kind = next((kind for kind in KINDS if kind <= row.keys()), None)
+            if kind is None and "input_ids" in row:
+                raise ValueError(f"{where} has input_ids, it is tokenised already: give the data set to Trainer")
             if kind is None:
                 raise ValueError(f"{where} has the columns {', '.join(row)}; expected are {EXPECTED}")
             example = {field: row[field] for field in row if field in kind | {"group"}}

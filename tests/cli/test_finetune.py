@@ -4,6 +4,7 @@ import errno
 import json
 import re
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -216,6 +217,12 @@ class TestGoingOnFromAnAdapter:
         name = next(iter(change)).replace("_", "-")
         with pytest.raises(ValueError, match=f"--{name} is for a new adapter; .* keeps its own: leave it out"):
             finetune(FinetuneOptions(adapter=first, data=str(text), out=str(tmp_path / "o"), **change))
+
+    def test_another_kind_of_adapter_is_refused(self, text, first):
+        path = Path(first) / "adapter_config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "peft_type": "VERA"}))
+        with pytest.raises(ValueError, match="is an adapter of the kind 'VERA'; this goes on from LoRA's only"):
+            finetune(FinetuneOptions(adapter=first, data=str(text)))
 
     def test_what_is_no_adapter_is_named(self, tmp_path, text):
         with pytest.raises(FileNotFoundError, match=r"adapter_config\.json does not exist"):

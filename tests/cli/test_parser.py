@@ -30,6 +30,17 @@ def test_what_users_of_other_tools_type_is_understood(given, expected):
     assert {name: getattr(options, name) for name in expected} == expected
 
 
+def test_what_stands_behind_two_hyphens_is_no_option():
+    assert build_parser().parse_args(["generate", "--", "--max_tokens"]).prompt == "--max_tokens"
+
+
+def test_a_file_without_a_command(tmp_path, capsys):
+    (tmp_path / "my.txt").write_text("x")
+    with pytest.raises(SystemExit):
+        main([str(tmp_path / "my.txt")])
+    assert f"did you mean  lora-np finetune {tmp_path / 'my.txt'}?" in capsys.readouterr().err
+
+
 def test_what_is_meant_are_options():
     known = set()
     for parser in build_parser()._subparsers._group_actions[0].choices.values():

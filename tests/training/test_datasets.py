@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+from training_helpers import full
 
-from lora_np import ByteTokenizer, ExampleData
+from lora_np import ByteTokenizer, ExampleData, Trainer, TrainingArguments
 from lora_np.training import split_examples
 from lora_np.training.datasets import examples_of, rows_of
 
@@ -76,6 +77,15 @@ def test_columns_that_make_no_example_are_named():
         ValueError, match="examples, row 1 has the columns chosen, rejected; expected are text, or prompt"
     ):
         ExampleData(Table({"chosen": TEXTS, "rejected": TEXTS}), ByteTokenizer(), 64, 2)
+
+
+def test_rows_that_are_tokenised_go_to_the_trainer():
+    with pytest.raises(ValueError, match=r"examples, row 1 has input_ids, it is tokenised already: give .* to Trainer"):
+        ExampleData(Table({"input_ids": [[1, 2]]}), ByteTokenizer(), 64, 2)
+    model, rows = full(1), {"input_ids": [[1, 2, 3], [4, 5, 6]], "labels": [[1, 2, 3], [-100, 5, 6]], "x": [0, 0]}
+    args = {"steps": 2, "per_device_train_batch_size": 2}
+    losses = Trainer(model, TrainingArguments(**args), train_dataset=Table(rows)).train()
+    assert losses.global_step == 2
 
 
 @pytest.mark.parametrize("given", [3, "text", {"text": "a"}, None, ["a"]])
