@@ -80,7 +80,10 @@ CASES = {  # the argument: what gives it, and of what kinds it may well be
     "gradcheck: inputs": (lambda x: lora_np.gradcheck(lambda y: y, x), ["list"]),
 }
 CASES |= {
-    f"TrainingArguments: {name}": (lambda x, name=name: lora_np.TrainingArguments(**{name: x}), ["number"])
+    f"TrainingArguments: {name}": (
+        lambda x, name=name: lora_np.TrainingArguments(**{name: x}),
+        ["number", "None"] if name == "warmup_steps" else ["number"],
+    )
     for name in ("learning_rate", "warmup_steps", "min_lr_ratio", "weight_decay", "max_grad_norm", "seed", "steps")
 }
 CASES |= {

@@ -22,7 +22,11 @@ if TYPE_CHECKING:
 
 CHECKPOINT = "checkpoint.safetensors"
 OPTIMIZER, MODEL, BEST = "optimizer.", "model.", "best."  # how the names in the file begin
-ADDED = {"load_best": False}  # arguments that older checkpoints do not name, and what they were
+# Arguments that older checkpoints do not name, and what they were
+ADDED = {"load_best": False, "adam_epsilon": 1e-8, "lr_scheduler_type": "warmup_cosine"}
+ADDED |= dict.fromkeys(("lr_scheduler_kwargs", "warmup_ratio", "num_train_epochs", "per_device_train_batch_size"))
+# When a run is made longer, these may follow from its length; they change nothing that is done already
+WITH_LENGTH = ("steps", "warmup_steps", "eval_every", "checkpoint_every")
 
 
 class CheckpointError(OSError):
@@ -99,7 +103,9 @@ def _checked_progress(run: "TrainingRun", metadata: Mapping[str, Any]) -> tuple[
     except (KeyError, TypeError, ValueError, RecursionError):
         raise ValueError("is a safetensors file, but not a training checkpoint") from None
     ours = json.loads(json.dumps(run.arguments()))
-    other = [f"{name} was {saved.get(name)!r}, now {v!r}" for name, v in ours.items() if saved.get(name) != v]
+    longer = isinstance(saved.get("steps"), int) and saved["steps"] < run.args.steps
+    same = {name: v for name, v in ours.items() if not (longer and name in WITH_LENGTH)}
+    other = [f"{name} was {saved.get(name)!r}, now {v!r}" for name, v in same.items() if saved.get(name) != v]
     if other:
         raise ValueError(f"is of a run with other arguments: {'; '.join(other)}")
     if type(step) is not int or not 0 <= step <= run.args.steps:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import re
 from collections.abc import Iterable, Mapping
 from os import PathLike
@@ -12,13 +13,14 @@ from ...extras import require
 from ...storage import is_there, one_version, read_json, read_text
 from ...storage.fields import TokenId, fits, short
 from .base import BaseTokenizer
-from .byte import ByteTokenizer
+from .byte import ByteTokenizer, tokenizer_json
 from .pretrained import PretrainedTokenizer
+from .special import NAMES
 
 if TYPE_CHECKING:
     import tokenizers
 
-NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+NAMED = tuple(f"{name}_token" for name in NAMES)
 GPT2_CLASSES = ("GPT2Tokenizer", "GPT2TokenizerFast")
 GPT2_END = "<|endoftext|>"
 LARGEST_ID = 2**24  # a hundred times that of the largest vocabularies; the library walks over all ids up to the highest
@@ -31,21 +33,21 @@ PAD_LEFT = ("CodeLlamaTokenizer", "CohereTokenizer", "GemmaTokenizer", "LlamaTok
 
 @one_version
 def load_tokenizer(directory: str | PathLike) -> BaseTokenizer:
-    """The tokenizer in a directory: a `ByteTokenizer` where tokenizer_config.json says so, else a `PretrainedTokenizer`
-    from tokenizer.json, or from GPT-2's older pair vocab.json and merges.txt.
+    """The tokenizer in a directory: a `ByteTokenizer` where that wrote it, else a `PretrainedTokenizer` from
+    tokenizer.json, or from GPT-2's older pair vocab.json and merges.txt.
 
     FileNotFoundError if there is none of them; ValueError, with the file's name, for one that cannot be read.
     """
     directory = Path(directory)
     config = _read_if_there(directory / "tokenizer_config.json")
     config["chat_template"] = _chat_template(directory, config)
-    if config.get("tokenizer_class") == ByteTokenizer.__name__:
-        tokenizer = ByteTokenizer()
-        tokenizer.chat_template = config["chat_template"]
-        return tokenizer
+    if _is_byte_level(directory, config):
+        with _naming(directory):
+            return ByteTokenizer.from_config(config)
     backend = _as_llama(_backend(directory, config), config)
     config = _with_special_tokens(directory, config, backend)
-    return _checked(directory, backend, config)
+    with _naming(directory):
+        return PretrainedTokenizer(backend, config)
 
 
 def byte_level_bpe(vocab: Mapping[str, int], merges: Iterable[tuple[str, str]], **options: Any) -> tokenizers.Tokenizer:
@@ -185,7 +187,7 @@ def _as_llama(backend, config):
     """
     from tokenizers import decoders, pre_tokenizers
 
-    if _class(config) != "LlamaTokenizer" or _is_byte_level(backend) or type(backend.model).__name__ != "BPE":
+    if _class(config) != "LlamaTokenizer" or _in_bytes(backend) or type(backend.model).__name__ != "BPE":
         return backend
     prefix, legacy = config.get("add_prefix_space") is not False, bool(config.get("legacy"))
     scheme = ("always" if legacy else "first") if prefix else "never"
@@ -198,7 +200,7 @@ def _as_llama(backend, config):
 
 def _pads_left(config, backend):
     """Does the class pad on the left, though no file says so?"""
-    return _class(config) in PAD_LEFT and not (_class(config) == "LlamaTokenizer" and _is_byte_level(backend))
+    return _class(config) in PAD_LEFT and not (_class(config) == "LlamaTokenizer" and _in_bytes(backend))
 
 
 def _class(config):
@@ -206,7 +208,7 @@ def _class(config):
     return str(config.get("tokenizer_class")).removesuffix("Fast")
 
 
-def _is_byte_level(backend):
+def _in_bytes(backend):
     return type(backend.decoder).__name__ == "ByteLevel"
 
 
@@ -250,11 +252,23 @@ def _added_token(value, special=False):
     return AddedToken(content, special=special or bool(value.get("special", False)), **flags)
 
 
-def _checked(directory, backend, config):
+@contextlib.contextmanager
+def _naming(directory):
+    """Around what can find a mistake in tokenizer_config.json: says the file's name."""
     try:
-        return PretrainedTokenizer(backend, config)
-    except ValueError as error:
+        yield
+    except (TypeError, ValueError) as error:
         raise ValueError(f"{directory / 'tokenizer_config.json'}: {error}") from None
+
+
+def _is_byte_level(directory, config):
+    """Did a `ByteTokenizer` write this? Its files had no tokenizer.json before."""
+    path = directory / "tokenizer.json"
+    if config.get("tokenizer_class") == ByteTokenizer.__name__:
+        return True
+    with contextlib.suppress(ValueError):  # it is no text: whoever reads it says so
+        return is_there(path) and read_text(path) == tokenizer_json()
+    return False
 
 
 def _read_if_there(path):
