@@ -18,7 +18,6 @@ import numpy as np
 
 from ..lora import PeftModel
 from ..models.base import CausalLM
-from ..models.generation.generate import stop_tokens
 from ..models.loading.auto import TINY_PYTHON
 from ..models.tokenizers.base import BaseTokenizer
 from ..training import ExampleData, TextData, load_text, prose_documents, python_documents
@@ -132,7 +131,8 @@ def check_tokens(task: Task, model: CausalLM | PeftModel) -> list[str]:
     check_vocabulary("data", int(learnt.max()), tokenizer, vocab_size)
     if isinstance(task, ExampleTask):
         learnt = learnt[task.train.is_target]
-    stops = stop_tokens(model.get_base_model() if isinstance(model, PeftModel) else model).tolist()
+    own = (model.get_base_model() if isinstance(model, PeftModel) else model).generation_config
+    stops = np.array([] if own.eos_token_id is None else own.eos_token_id, int).reshape(-1).tolist()
     if np.isin(stops, learnt).any():
         return []
     ends = ", ".join(f"{tokenizer.convert_ids_to_tokens(i)!r} ({i})" for i in stops) or "no token"
