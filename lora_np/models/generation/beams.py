@@ -80,14 +80,11 @@ class BeamSearch:
         self._decide(ended, length + 1 - self.begin)
 
     def _best(self, totals):
-        """The continuations (B, most) to look at, best first: the best, or drawn without putting back.
-
-        Without putting back: the highest of log p + Gumbel noise (Kool et al., 2019).
-        """
+        """The continuations (B, most) to look at, best first: the best, or drawn at random."""
         if not self.run.options.do_sample:
             return _highest(totals, self.most)
-        best = _highest(totals + self.run.rng.gumbel(size=totals.shape), self.most)
-        return np.take_along_axis(best, _highest(np.take_along_axis(totals, best, axis=1), self.most), axis=1)
+        drawn = without_putting_back(totals, self.most, self.run.rng)
+        return np.take_along_axis(drawn, _highest(np.take_along_axis(totals, drawn, axis=1), self.most), axis=1)
 
     def _go_on_with(self, found, ended):
         """The K best that have not ended run on."""
@@ -137,6 +134,14 @@ class BeamSearch:
         scores: Any = self.scores[:, :count].reshape(-1) if self.run.asks_for("output_scores") else None
         sequences = texts[:, : self.begin + longest]
         return GenerateOutput(sequences, scores, beam_indices=rows[:, :longest], past_key_values=self.run.cache)
+
+
+def without_putting_back(scores: np.ndarray, k: int, rng: np.random.Generator) -> np.ndarray:
+    """k places (B, k) of each row, drawn one after another by softmax(scores), none twice.
+
+    They are those of the k highest scores + Gumbel noise (Kool et al., 2019).
+    """
+    return _highest(scores + rng.gumbel(size=scores.shape), k)
 
 
 def _highest(scores: np.ndarray, k: int) -> np.ndarray:
