@@ -79,8 +79,8 @@ class TextTask:
     def samples(self, model: CausalLM | PeftModel) -> list[str]:
         """What the model writes after the prompt."""
         ids = self.tokenizer.encode(self.prompt)
-        options = {"do_sample": True, "temperature": 0.7, "top_k": None, "top_p": 0.95, "repetition_penalty": 1.0}
-        options["seed"] = self.seed
+        options: dict[str, Any] = {"do_sample": True, "temperature": 0.7, "top_k": None, "top_p": 0.95}
+        options |= {"repetition_penalty": 1.0, "seed": self.seed}
         text = model.generate(ids, max_new_tokens=SAMPLE_LENGTH, eos_token_id=[], **options)
         return ["".join(self.tokenizer.decode_stream(text[0, len(ids) :], before=ids))]
 
@@ -113,7 +113,8 @@ class ExampleTask:
         texts = []
         for prompt in self.prompts:
             ids = prompt[-self.window :]
-            options = {"do_sample": False, "repetition_penalty": 1.0, "pad_token_id": self.tokenizer.eos_token_id}
+            options: dict[str, Any] = {"do_sample": False, "repetition_penalty": 1.0}
+            options["pad_token_id"] = self.tokenizer.eos_token_id
             text = model.generate(ids, max_new_tokens=min(40, SAMPLE_LENGTH), **options)
             texts.append(self.tokenizer.decode(text[0, len(ids) :], skip_special_tokens=True).strip())
         return texts

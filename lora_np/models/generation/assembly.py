@@ -43,7 +43,7 @@ def logits_processors(
 def _constraints(options, stops, text, times, vocab_size, allowed):
     """Those that forbid and favour tokens."""
     o, begin, prompt, ends = options, text.length, text.ids[::times], len(stops) > 0
-    made: list[Any] = []
+    made = []
     _check_forced(options, vocab_size)
 
     def add(name, asked, make, *arguments):

@@ -8,7 +8,7 @@ import json
 from collections.abc import Iterable, Mapping
 from os import PathLike
 from pathlib import Path
-from typing import Annotated, Any, Literal, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self
 
 import numpy as np
 
@@ -74,6 +74,10 @@ class GenerationConfig:
             raise TypeError(unknown_option(unknown[0], NAMES, "GenerationConfig has no field"))
         vars(self).update(dict.fromkeys(NAMES), **fields)
         self.validate()
+
+    if TYPE_CHECKING:
+
+        def __getattr__(self, name: str) -> Any: ...
 
     def validate(self) -> None:
         """ValueError, with the field's name, if one is not of its type."""

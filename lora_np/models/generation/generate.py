@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from contextvars import Context, copy_context
+from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -41,7 +41,7 @@ def stream(model: CausalLM, inputs: Any = None, *more: Any, **options: Any) -> I
     return _told(copy_context(), steps(run))
 
 
-def _told(context: Context, tokens: Iterator[np.ndarray]) -> Iterator[np.ndarray]:
+def _told(context, tokens):
     """The same iterator, each step of which runs in that context."""
     end = object()
     while (step := context.run(next, tokens, end)) is not end:
@@ -57,7 +57,7 @@ def steps(run: Run) -> Iterator[np.ndarray]:
     try:
         while text.length < run.options.max_length:
             tokens = choose(run, run.next_logits())
-            if len(run.stops):
+            if run.pad is not None and len(run.stops):
                 tokens = np.where(finished, run.pad, tokens)
             text.append(tokens)
             finished |= run.finished(text.ids)

@@ -6,7 +6,7 @@ those that shape the distribution which is drawn from.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -152,7 +152,7 @@ class NoBadWordsLogitsProcessor(SequenceBiasLogitsProcessor):
 class SuppressTokensLogitsProcessor(LogitsProcessor):
     """These tokens are never written."""
 
-    def __init__(self, suppress_tokens: Sequence[int]) -> None:
+    def __init__(self, suppress_tokens: Any) -> None:
         self.tokens = np.array(list(suppress_tokens), int).reshape(-1)
 
     def applies(self, length: int) -> bool:
@@ -170,7 +170,7 @@ class SuppressTokensLogitsProcessor(LogitsProcessor):
 class SuppressTokensAtBeginLogitsProcessor(SuppressTokensLogitsProcessor):
     """These tokens are not the first that is written, after a text of `begin_index` tokens."""
 
-    def __init__(self, begin_suppress_tokens: Sequence[int], begin_index: int) -> None:
+    def __init__(self, begin_suppress_tokens: Any, begin_index: int) -> None:
         super().__init__(begin_suppress_tokens)
         self.begin = begin_index
 
@@ -277,7 +277,7 @@ class InfNanRemoveLogitsProcessor(LogitsProcessor):
     """NaN becomes 0, infinity the largest float32."""
 
     def __call__(self, input_ids: np.ndarray, scores: np.ndarray) -> np.ndarray:
-        most = np.finfo(np.float32).max
+        most = float(np.finfo(np.float32).max)
         return np.nan_to_num(scores, nan=0.0, posinf=most, neginf=-most)
 
 
