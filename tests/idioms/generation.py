@@ -56,6 +56,7 @@ show(model.generate(**inputs, max_new_tokens=12, eos_token_id=[int(whole[0, -1])
 text = tokenizer.decode(model.generate(**inputs, max_new_tokens=20)[0])
 for stop in (text[-6:-3], [text[-10:-8], text[-5:-3]], text[-4]):
     show(model.generate(**inputs, max_new_tokens=30, stop_strings=stop, tokenizer=tokenizer))
+    show(model.generate(**inputs, max_new_tokens=12, stop_strings=stop, tokenizer=tokenizer, num_beams=2))
 
 # %% beams
 show(model.generate(**inputs, num_beams=4, max_new_tokens=8, early_stopping=True))

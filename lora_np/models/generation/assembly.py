@@ -63,8 +63,6 @@ def _constraints(options, stops, text, times, vocab_size, allowed):
     add("encoder_no_repeat_ngram_size", earlier, rules.EncoderNoRepeatNGramLogitsProcessor, earlier, prompt)
     said("bad_words_ids", rules.NoBadWordsLogitsProcessor, stops)
     add("min_length", o.min_length and ends, rules.MinLengthLogitsProcessor, o.min_length, stops)
-    least = begin, o.min_new_tokens, stops
-    add("min_new_tokens", o.min_new_tokens and ends, rules.MinNewTokensLengthLogitsProcessor, *least)
     add("prefix_allowed_tokens_fn", allowed is not None, rules.PrefixConstrainedLogitsProcessor, allowed, times)
     said("forced_bos_token_id", rules.ForcedBOSTokenLogitsProcessor)
     last = o.max_length, o.forced_eos_token_id

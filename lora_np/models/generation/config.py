@@ -57,6 +57,7 @@ WITHOUT_EFFECT = (
     *("assistant_lookbehind", "target_lookbehind", "max_matching_ngram_size"),
 )
 ORIGIN = ("transformers_version", "_from_model_config", "_commit_hash")  # of a file: where it is from
+HUB = ("cache_dir", "force_download", "local_files_only", "token", "revision", "subfolder", "proxies")
 NAMES = (*FIELDS, *UNTYPED, *LACKING, *WITHOUT_EFFECT)
 
 
@@ -98,8 +99,13 @@ class GenerationConfig:
 
     @classmethod
     def from_pretrained(cls, directory: str | PathLike[str], config_file_name: str = FILE, **changes: Any) -> Self:
-        """From the generation_config.json of a model's folder. changes: fields with other values than there."""
+        """From the generation_config.json of a model's folder. changes: fields with other values than there.
+
+        What is about fetching (revision=, token=, ...) is passed over: the folder is here.
+        """
         path = Path(directory) / config_file_name
+        changes = {name: value for name, value in changes.items() if name not in HUB}
+        cls(**changes)  # an unknown one is named
         if not path.exists():
             raise FileNotFoundError(f"{path} does not exist: a model's folder has one only if something is said there")
         try:

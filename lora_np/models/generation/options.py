@@ -122,13 +122,18 @@ def _check_together(options):
         )
     if 1 < beams < results:
         raise ValueError(f"num_return_sequences={results} is more than the num_beams={beams} that are looked for")
+    for name in ("forced_bos_token_id", "forced_eos_token_id"):
+        forced = getattr(options, name)
+        forced = set(forced) if isinstance(forced, list) else {forced} - {None}
+        if forced and forced <= set(options.suppress_tokens or ()):
+            raise ValueError(f"{name}={getattr(options, name)} is forced, and suppress_tokens forbids it")
     for name in ("output_scores", "output_logits"):
         if getattr(options, name) and not options.return_dict_in_generate:
             warnings.warn(f"{name}=True does nothing without return_dict_in_generate=True", stacklevel=6)
 
 
-def set_max_length(options: Options, length: int, window: int) -> None:
-    """Let options.max_length say how long the text becomes, the prompt's `length` included.
+def set_lengths(options: Options, length: int, window: int) -> None:
+    """Let max_length and min_length say how long the text becomes, the prompt's `length` included.
 
     Where nothing is said, 20 more tokens, and at most the model's context, `window`: a warning says so. ValueError if
     the text is as long already.
@@ -147,11 +152,11 @@ def set_max_length(options: Options, length: int, window: int) -> None:
         )
     if options.max_new_tokens is None and length >= options.max_length:
         raise ValueError(f"the text has {length} tokens already, and {limit}: give max_new_tokens")
-    _warn_of_least(options, length)
-
-
-def _warn_of_least(options, length):
-    name = "min_new_tokens" if options.min_new_tokens else "min_length"
-    least = getattr(options, name) or 0
-    if least + (length if options.min_new_tokens else 0) > options.max_length:
-        warnings.warn(f"{name}={least} cannot be reached: the text ends at {options.max_length} tokens", stacklevel=6)
+    if options.min_new_tokens is not None:
+        options.min_length = length + options.min_new_tokens
+    if (options.min_length or 0) > options.max_length:
+        name = "min_length" if options.min_new_tokens is None else "min_new_tokens"
+        warnings.warn(
+            f"{name}={getattr(options, name)} cannot be reached: the text ends at {options.max_length} tokens",
+            stacklevel=6,
+        )

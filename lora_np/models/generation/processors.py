@@ -11,6 +11,9 @@ from typing import Any
 
 import numpy as np
 
+from ...autograd.devices import to_numpy
+from ...autograd.tensor import data
+
 
 def log_softmax(scores: np.ndarray) -> np.ndarray:
     """log softmax(x) = x - max - log Σ exp(x - max), of each row."""
@@ -30,7 +33,11 @@ class LogitsProcessorList(list):
 
     def __call__(self, input_ids: np.ndarray, scores: np.ndarray) -> np.ndarray:
         for processor in self:
-            scores = processor(input_ids, scores)
+            found = to_numpy(data(processor(input_ids, scores)))
+            if found.shape != scores.shape:
+                name = getattr(processor, "__name__", type(processor).__name__)
+                raise ValueError(f"{name} should return scores of shape {scores.shape}, got {found!r}")
+            scores = found
         return scores
 
 

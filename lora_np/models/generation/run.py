@@ -16,7 +16,7 @@ from ...nn import evaluating
 from ..kv_cache import KVCache
 from .assembly import end_criteria, logits_processors
 from .config import GenerationConfig
-from .options import Options, options_of, set_max_length
+from .options import Options, options_of, set_lengths
 from .processors import LogitsProcessorList
 from .stopping import StoppingCriteriaList
 from .text import Text
@@ -137,7 +137,7 @@ def prepare(
     rows, times = len(text.ids), max(options.num_beams, options.num_return_sequences)
     in_call = nullcontext if row_calls is None else row_calls(rows, times)
     text.repeat(times)
-    set_max_length(options, text.length, context_of(model))
+    set_lengths(options, text.length, context_of(model))
     vocab_size, allowed = model.config.vocab_size, prefix_allowed_tokens_fn
     processors = logits_processors(options, stops, text, times, vocab_size, allowed, logits_processor)
     criteria = end_criteria(options, stops, tokenizer, stopping_criteria)

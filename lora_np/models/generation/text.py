@@ -15,7 +15,8 @@ from ..context import one_row
 class Text:
     """The ids (B, T) so far, and which of them count, `mask` (B, T): padding does not.
 
-    Without an attention_mask, each `pad` is padding, if any are there and `pad` is none of the tokens that end a row.
+    Without an attention_mask, each `pad` is padding, if it is none of the tokens that end a row; but where a row alone
+    ends with one, it is text.
     """
 
     def __init__(self, ids: Any, attention_mask: Any, pad: int | None, stops: np.ndarray) -> None:
@@ -27,15 +28,14 @@ class Text:
         self.ids = self.ids.astype(np.int64)
         if attention_mask is None:
             self.mask = np.ones(self.ids.shape, bool) if pad is None or pad in stops else self.ids != pad
-            self._check_ends()
+            self.mask |= len(self.ids) == 1 and not self.mask[0, -1]
+            holes = False
         else:
             mask = to_numpy(data(attention_mask if row is ids else one_row(attention_mask)))
             if mask.shape != self.ids.shape:
                 raise ValueError(f"attention_mask of shape {mask.shape} does not fit ids of shape {self.ids.shape}")
             self.mask = mask.astype(bool)
-            self._check_ends((self.mask[:, :-1] > self.mask[:, 1:]).any())
-
-    def _check_ends(self, holes: Any = False) -> None:
+            holes = (self.mask[:, :-1] > self.mask[:, 1:]).any()
         if holes or not self.mask[:, -1].all():
             raise ValueError("to be continued, rows must be padded on the left (padding_side='left')")
 

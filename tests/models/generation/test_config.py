@@ -120,6 +120,8 @@ def test_a_field_that_there_is_not_is_named_with_the_nearest():
 
 
 def test_a_file_that_is_not_there_or_is_damaged_is_named(tmp_path):
+    with pytest.raises(TypeError, match="GenerationConfig has no field 'max_token'"):
+        GenerationConfig.from_pretrained(tmp_path, max_token=3)
     with pytest.raises(FileNotFoundError, match=r"generation_config\.json does not exist"):
         GenerationConfig.from_pretrained(tmp_path)
     (tmp_path / "generation_config.json").write_text('{"top_k": "x"}')

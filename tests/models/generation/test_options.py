@@ -253,6 +253,12 @@ def test_an_option_that_there_is_not_is_named_with_the_nearest(name, message):
         ({"input_ids": [[1]]}, ValueError, "inputs and input_ids both say what is to be continued"),
         ({"inputs": {"input_ids": [1]}}, TypeError, r"write generate\(\*\*tokenizer\(text\)\)"),
         ({"inputs": "a text"}, TypeError, r"write generate\(\*\*tokenizer\(text\)\)"),
+        (
+            {"forced_bos_token_id": 3, "suppress_tokens": [3, 4]},
+            ValueError,
+            "forced_bos_token_id=3 is forced, and supp",
+        ),
+        ({"forced_eos_token_id": [3], "suppress_tokens": [3]}, ValueError, r"forced_eos_token_id=\[3\] is forced, and"),
         ({"forced_bos_token_id": 31}, ValueError, "forced_bos_token_id is 31, and the model has 31 tokens"),
     ],
 )

@@ -161,6 +161,14 @@ def test_a_list_applies_one_after_another():
     np.testing.assert_array_equal(rules(np.ones((1, 1), int), np.full((1, 3), 5.0)), np.full((1, 3), 11.0))
 
 
+def test_a_processor_that_returns_no_scores_is_named():
+    def forgets(ids, scores):
+        scores[:, 0] = 0
+
+    with pytest.raises(ValueError, match=r"forgets should return scores of shape \(1, 3\), got array\(None"):
+        generation.LogitsProcessorList([forgets])(np.ones((1, 1), int), np.ones((1, 3)))
+
+
 def test_an_unwritten_processor_says_what_to_write():
     with pytest.raises(NotImplementedError, match="write __call__"):
         generation.LogitsProcessor()(None, None)

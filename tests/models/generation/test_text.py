@@ -30,6 +30,15 @@ def test_padding_on_the_right_is_refused_also_if_it_is_read_off():
         Text([[1, 0], [1, 2]], None, 0, NONE)
 
 
+def test_what_a_row_alone_ends_with_is_text():
+    """Transformers counts positions anew behind it."""
+    assert Text([[1, 0, 2, 0]], None, 0, NONE).mask.all()
+    model = tiny_model(eos_token_id=7)
+    expected = model.generate([[1, 4, 3, 0]], max_new_tokens=6)
+    model.generation_config.pad_token_id = 0
+    np.testing.assert_array_equal(model.generate([[1, 4, 3, 0]], max_new_tokens=6), expected)
+
+
 @pytest.mark.parity
 @pytest.mark.parametrize("make", [tiny_model, tiny_llama])
 @pytest.mark.parametrize("ids", [[[0, 0, 5, 3], [4, 3, 2, 9]], [[1, 0, 5, 3], [4, 3, 2, 9]], [[0, 4, 0, 3]]], ids=str)
