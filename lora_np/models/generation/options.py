@@ -141,14 +141,14 @@ def set_lengths(options: Options, length: int, window: int) -> None:
     limit = f"{options.where('max_length')}max_length is {options.max_length}"
     if options.max_new_tokens is not None:
         if {"max_new_tokens", "max_length"} <= options.said and options.max_length is not None:
-            warnings.warn("max_new_tokens and max_length are both given: max_new_tokens counts", stacklevel=6)
+            warnings.warn("max_new_tokens and max_length are both given: max_new_tokens counts", stacklevel=5)
         options.max_length = length + options.max_new_tokens
     elif options.max_length is None:
         options.max_length, limit = min(length + NEW_TOKENS, window), f"the model's context is {window}"
         warnings.warn(
             f"neither max_new_tokens nor max_length says how long the text becomes: at most {NEW_TOKENS} new tokens "
             "are written; give max_new_tokens",
-            stacklevel=6,
+            stacklevel=5,
         )
     if options.max_new_tokens is None and length >= options.max_length:
         raise ValueError(f"the text has {length} tokens already, and {limit}: give max_new_tokens")
@@ -158,5 +158,5 @@ def set_lengths(options: Options, length: int, window: int) -> None:
         name = "min_length" if options.min_new_tokens is None else "min_new_tokens"
         warnings.warn(
             f"{name}={getattr(options, name)} cannot be reached: the text ends at {options.max_length} tokens",
-            stacklevel=6,
+            stacklevel=5,
         )

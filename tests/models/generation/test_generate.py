@@ -9,6 +9,7 @@ from scipy import stats
 
 from lora_np import AutoModelForCausalLM, AutoTokenizer, manual_seed, no_grad
 from lora_np.autograd import is_grad_enabled
+from lora_np.models.generation.generate import draw
 
 MAKERS = {"gpt2": tiny_model, "llama": tiny_llama}
 
@@ -346,6 +347,39 @@ def test_sampling_that_leaves_one_token_is_greedy(options):
     ids = some_ids(model.config, time=3)
     sampled = model.generate(ids, max_new_tokens=8, do_sample=True, **options)
     np.testing.assert_array_equal(sampled, model.generate(ids, max_new_tokens=8))
+
+
+def test_infinite_logits_are_never_drawn():
+    scores = np.array([[-np.inf, 0.0, -np.inf, 0.0]]).repeat(200, 0)
+    assert set(draw(scores, np.random.default_rng(0))) == {1, 3}
+
+
+def test_draws_go_on_and_do_not_start_again():
+    scores, rng, again = np.zeros((50, 4)), np.random.default_rng(5), np.random.default_rng(5)
+    first, second = draw(scores, rng), draw(scores, rng)
+    assert (first != second).any()
+    np.testing.assert_array_equal(draw(scores, again), first)
+    np.testing.assert_array_equal(draw(scores, again), second)
+
+
+def test_greedy_draws_nothing_from_the_generator():
+    model, drawn = tiny_model(), []
+    for options in ({}, {"do_sample": True}):
+        manual_seed(3)
+        if not options:
+            model.generate([[1, 2]], max_new_tokens=3)
+        drawn.append(model.generate([[1, 2]], max_new_tokens=8, do_sample=True))
+    np.testing.assert_array_equal(*drawn)
+
+
+def test_the_penalty_comes_before_temperature_and_top_k():
+    """The likeliest token after the penalty is the one that top_k=1 leaves."""
+    model = tiny_model(eos_token_id=None)
+    options = {"max_new_tokens": 8, "repetition_penalty": 2.0}
+    expected = model.generate([[1, 2]], **options)
+    assert (expected != model.generate([[1, 2]], max_new_tokens=8)).any()
+    found = model.generate([[1, 2]], do_sample=True, top_k=1, temperature=0.5, **options)
+    np.testing.assert_array_equal(found, expected)
 
 
 def test_the_same_seed_gives_the_same_text():

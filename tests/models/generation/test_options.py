@@ -174,8 +174,10 @@ def test_fifty_tokens_are_drawn_from_if_nothing_is_said():
 
 
 def test_without_a_bound_there_are_twenty_tokens_and_a_sentence():
-    with pytest.warns(UserWarning, match=r"neither max_new_tokens nor max_length .* at most 20 new tokens are written"):
+    message = r"neither max_new_tokens nor max_length .* at most 20 new tokens are written"
+    with pytest.warns(UserWarning, match=message) as found:
         assert tiny_model(eos_token_id=None, n_positions=40).generate([[1, 2]]).shape == (1, 22)
+    assert found[0].filename == __file__  # where the call is
 
 
 def test_without_a_bound_the_text_stays_in_the_models_context():
