@@ -152,3 +152,15 @@ def test_reordered_rows_are_those_of_the_texts_that_go_on():
             found = model(ids[order, :1], past_key_values=cache).logits.numpy()
             whole = model(np.concatenate([ids[order], ids[order, :1]], axis=1)).logits.numpy()[:, -1:]
             np.testing.assert_allclose(found, whole, rtol=1e-4, atol=1e-5)
+
+
+def test_a_cache_that_is_given_more_room_keeps_what_it_holds(make):
+    model, cache = make(), KVCache(3)
+    ids = some_ids(model.config, time=6)
+    with no_grad():
+        model(ids[:, :3], past_key_values=cache)
+        cache.make_room(2)
+        assert cache.capacity == 3
+        cache.make_room(6)
+        found = model(ids[:, 3:], past_key_values=cache).logits.numpy()
+        assert relative(found, model(ids).logits.numpy()[:, 3:]) < 1e-5

@@ -176,4 +176,5 @@ def _cache(model, options, text, given):
     expect(given, KVCache, "past_key_values", "a KVCache(capacity), as an earlier call has filled it")
     if given.length >= text.length:
         raise ValueError(f"past_key_values holds {given.length} tokens; input_ids, the whole text, has {text.length}")
+    given.make_room(min(window, options.max_length))
     return given

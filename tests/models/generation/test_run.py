@@ -67,6 +67,18 @@ def test_a_cache_that_holds_the_beginning_is_gone_on_with(monkeypatch):
             model.generate(ids, past_key_values=cache, max_new_tokens=1)
 
 
+def test_a_conversation_goes_on_from_the_cache_of_what_was_said():
+    for model in (tiny_model(n_positions=40), tiny_llama(max_position_embeddings=40)):
+        options = {"max_new_tokens": 5, "eos_token_id": [], "return_dict_in_generate": True}
+        first = model.generate([[1, 2, 3]], **options)
+        said = np.concatenate([first.sequences, [[4, 5]]], axis=1)
+        cache = first.past_key_values
+        assert cache.length == 7
+        second = model.generate(said, past_key_values=cache, **options)
+        np.testing.assert_array_equal(second.sequences, model.generate(said, **options).sequences)
+        assert (second.past_key_values is cache, cache.length) == (True, 14)
+
+
 def test_several_texts_for_each_row_stand_together():
     model, ids = tiny_model(eos_token_id=None), np.array([[1, 2], [3, 4]])
     found = model.generate(ids, max_new_tokens=4, do_sample=True, num_return_sequences=3, seed=0)
