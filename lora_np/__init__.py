@@ -89,6 +89,7 @@ __all__ = [
 ]
 
 _PARTS = ("lora", "models", "training", "costs", "nn", "storage")
+_UNLISTED = ("models.generation",)  # and parts whose names are found too, though few ask for them
 _moved = aliases.moved_names(__name__)
 
 
@@ -96,12 +97,11 @@ def __getattr__(name):
     """A name of `__all__`, or a part of the package, that was not needed so far. It is looked for here only once."""
     if name in _PARTS:
         return importlib.import_module(f".{name}", __name__)
-    if name in __all__:
-        for part in _PARTS:
-            found = getattr(importlib.import_module(f".{part}", __name__), name, None)
-            if found is not None:
-                globals()[name] = found
-                return found
+    for part in _PARTS if name in __all__ else _UNLISTED if name[0].isupper() else ():
+        found = getattr(importlib.import_module(f".{part}", __name__), name, None)
+        if found is not None:
+            globals()[name] = found
+            return found
     return _moved(name)
 
 

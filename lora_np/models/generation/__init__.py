@@ -38,7 +38,7 @@ from .stopping import (
     StoppingCriteriaList,
     StopStringCriteria,
 )
-from .streamers import BaseStreamer, TextIteratorStreamer, TextStreamer
+from .streamers import AsyncTextIteratorStreamer, BaseStreamer, TextIteratorStreamer, TextStreamer
 from .warpers import (
     EpsilonLogitsWarper,
     EtaLogitsWarper,
@@ -51,6 +51,7 @@ from .warpers import (
 )
 
 __all__ = [
+    "AsyncTextIteratorStreamer",
     "BaseStreamer",
     "EncoderNoRepeatNGramLogitsProcessor",
     "EncoderRepetitionPenaltyLogitsProcessor",

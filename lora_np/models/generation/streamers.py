@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
 import unicodedata
-from collections.abc import Iterator
+from collections.abc import AsyncIterator, Iterator
 from queue import Queue
 from typing import Any
 
@@ -94,6 +95,32 @@ class TextIteratorStreamer(TextStreamer):
         piece = self.text_queue.get(timeout=self.timeout)
         if piece is None:
             raise StopIteration
+        return piece
+
+
+class AsyncTextIteratorStreamer(TextStreamer):
+    """As `TextIteratorStreamer`, for `async for`; to be made inside a coroutine. timeout: then TimeoutError."""
+
+    def __init__(
+        self, tokenizer: Any, skip_prompt: bool = False, timeout: float | None = None, **decode_kwargs: Any
+    ) -> None:
+        super().__init__(tokenizer, skip_prompt, **decode_kwargs)
+        self.text_queue: asyncio.Queue[str | None] = asyncio.Queue()
+        self.loop, self.stop_signal, self.timeout = asyncio.get_running_loop(), None, timeout
+
+    def on_finalized_text(self, text: str, stream_end: bool = False) -> None:
+        """Have the reader's thread find a piece."""
+        for piece in (text, self.stop_signal)[: 1 + stream_end]:
+            self.loop.call_soon_threadsafe(self.text_queue.put_nowait, piece)
+
+    def __aiter__(self) -> AsyncIterator[str]:
+        return self
+
+    async def __anext__(self) -> str:
+        async with asyncio.timeout(self.timeout):
+            piece = await self.text_queue.get()
+        if piece is None:
+            raise StopAsyncIteration
         return piece
 
 

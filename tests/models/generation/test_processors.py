@@ -93,6 +93,15 @@ def test_all_of_transformers_for_text_are_here():
     assert {n for n in own if not any(word in n for word in elsewhere)} <= set(dir(generation))
 
 
+def test_they_are_found_under_transformers_names_though_few_ask_for_them():
+    import lora_np
+
+    assert lora_np.MinLengthLogitsProcessor is generation.MinLengthLogitsProcessor
+    assert "MinLengthLogitsProcessor" not in lora_np.__all__
+    with pytest.raises(AttributeError, match="has no attribute 'MaxLengthLogitsProcessor'"):
+        lora_np.MaxLengthLogitsProcessor  # noqa: B018
+
+
 def penalized(logits, penalty, seen):
     """Keskar et al., 2019, section 4.1, one logit at a time."""
     return [(x / penalty if x > 0 else x * penalty) if i in seen else x for i, x in enumerate(logits)]

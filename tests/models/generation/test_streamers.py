@@ -1,5 +1,6 @@
 """Streamers: what is shown is the text, in Transformers' pieces; threads end."""
 
+import asyncio
 import queue
 import threading
 
@@ -10,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lora_helpers import fuzz, some_ids, tiny_model
 
-from lora_np import BaseStreamer, ByteTokenizer, TextIteratorStreamer, TextStreamer
+from lora_np import AsyncTextIteratorStreamer, BaseStreamer, ByteTokenizer, TextIteratorStreamer, TextStreamer
 
 
 class Pieces(TextStreamer):
@@ -93,6 +94,29 @@ def test_a_reader_does_not_wait_for_a_writer_that_failed():
 def test_waiting_ends():
     with pytest.raises(queue.Empty):
         next(TextIteratorStreamer(ByteTokenizer(), timeout=0.01))
+
+
+def test_a_coroutine_reads_what_a_thread_writes():
+    model, tokenizer = tiny_model(vocab_size=256, eos_token_id=None), ByteTokenizer()
+
+    async def read(**options):
+        streamer = AsyncTextIteratorStreamer(tokenizer, skip_prompt=True, timeout=60)
+        thread = threading.Thread(target=model.generate, kwargs={**options, "streamer": streamer})
+        thread.start()
+        text = "".join([piece async for piece in streamer])
+        thread.join()
+        return text
+
+    text = asyncio.run(read(inputs=[[65, 66]], max_new_tokens=8))
+    assert text == tokenizer.decode(model.generate([[65, 66]], max_new_tokens=8)[0, 2:])
+
+
+def test_a_coroutine_does_not_wait_for_ever():
+    async def read():
+        await AsyncTextIteratorStreamer(ByteTokenizer(), timeout=0.01).__anext__()
+
+    with pytest.raises(TimeoutError):
+        asyncio.run(read())
 
 
 def test_one_text_at_a_time_is_shown():
