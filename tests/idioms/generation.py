@@ -9,6 +9,11 @@ from transformers import (
     GenerationConfig,
     LogitsProcessor,
     LogitsProcessorList,
+    MaxLengthCriteria,
+    MaxTimeCriteria,
+    MinLengthLogitsProcessor,
+    NoRepeatNGramLogitsProcessor,
+    RepetitionPenaltyLogitsProcessor,
     StoppingCriteria,
     StoppingCriteriaList,
     TextIteratorStreamer,
@@ -140,6 +145,41 @@ class After(StoppingCriteria):
 first = int(model.generate(**inputs, max_new_tokens=1)[0, -1])
 show(model.generate(**inputs, max_new_tokens=5, logits_processor=LogitsProcessorList([Never(first)])))
 show(model.generate(**inputs, max_new_tokens=9, stopping_criteria=StoppingCriteriaList([After(6)])))
+
+# %% processors and criteria by their names
+processors = LogitsProcessorList(
+    [
+        MinLengthLogitsProcessor(12, eos_token_id=[4, 5, 6, 7]),
+        RepetitionPenaltyLogitsProcessor(penalty=1.2),
+        NoRepeatNGramLogitsProcessor(2),
+    ]
+)
+criteria = StoppingCriteriaList([MaxLengthCriteria(max_length=14), MaxTimeCriteria(max_time=600.0)])
+options = {"max_new_tokens": 20, "eos_token_id": [4, 5, 6, 7]}
+show(model.generate(**inputs, logits_processor=processors, stopping_criteria=criteria, **options))
+
+# %% a dictionary of options
+settings = {
+    "max_new_tokens": 8,
+    "num_beams": 3,
+    "early_stopping": True,
+    "no_repeat_ngram_size": 2,
+    "do_sample": False,
+    "return_dict_in_generate": True,
+    "output_scores": True,
+}
+settings["pad_token_id"] = tokenizer.eos_token_id
+out = model.generate(**inputs, **settings)
+show(tokenizer.batch_decode(out.sequences, skip_special_tokens=True))
+show(list(out.keys())[:2])
+show(out[0])
+
+# %% the tokens that were added
+out = model.generate(**inputs, max_new_tokens=6)
+new = out[:, inputs["input_ids"].shape[1] :]
+show(new)
+show(tokenizer.decode(out[0][len(inputs["input_ids"][0]) :], skip_special_tokens=True))
+show(out.shape[1] - inputs["input_ids"].shape[-1])
 
 # %% a streamer in another thread
 streamer = TextIteratorStreamer(tokenizer, skip_prompt=True, timeout=60, skip_special_tokens=True)
