@@ -53,7 +53,7 @@ def _constraints(options, stops, text, times, vocab_size, allowed):
     def said(name, make, *arguments):
         add(name, getattr(o, name) is not None, make, getattr(o, name), *arguments)
 
-    said("sequence_bias", rules.SequenceBiasLogitsProcessor)
+    add("sequence_bias", o.sequence_bias, rules.SequenceBiasLogitsProcessor, o.sequence_bias)
     if o.encoder_repetition_penalty != 1:
         said("encoder_repetition_penalty", rules.EncoderRepetitionPenaltyLogitsProcessor, prompt)
     if o.repetition_penalty != 1:
@@ -61,7 +61,7 @@ def _constraints(options, stops, text, times, vocab_size, allowed):
     n, earlier = o.no_repeat_ngram_size, o.encoder_no_repeat_ngram_size
     add("no_repeat_ngram_size", n, rules.NoRepeatNGramLogitsProcessor, n)
     add("encoder_no_repeat_ngram_size", earlier, rules.EncoderNoRepeatNGramLogitsProcessor, earlier, prompt)
-    said("bad_words_ids", rules.NoBadWordsLogitsProcessor, stops)
+    add("bad_words_ids", o.bad_words_ids, rules.NoBadWordsLogitsProcessor, o.bad_words_ids, stops)
     add("min_length", o.min_length and ends, rules.MinLengthLogitsProcessor, o.min_length, stops)
     add("prefix_allowed_tokens_fn", allowed is not None, rules.PrefixConstrainedLogitsProcessor, allowed, times)
     said("forced_bos_token_id", rules.ForcedBOSTokenLogitsProcessor)
@@ -102,7 +102,7 @@ def _warpers(options, stops):
 def end_criteria(options: Options, stops: np.ndarray, tokenizer: Any, more: Any = None) -> StoppingCriteriaList:
     """What ends rows, but for the length. more: the criteria that are given, which go before others of their class."""
     found: list[Any] = [] if options.max_time is None else [MaxTimeCriteria(options.max_time)]
-    if options.stop_strings is not None:
+    if options.stop_strings:
         if tokenizer is None:
             raise ValueError("stop_strings are looked for in the text: give tokenizer=, the model's tokenizer, too")
         expect_method(tokenizer, "decode", "tokenizer", "the model's tokenizer")

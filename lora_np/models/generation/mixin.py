@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from ...expect import expect
 from ...storage import remove, write_json
 from .config import FILE, GenerationConfig
 from .generate import generate, stream
@@ -28,6 +29,7 @@ class GenerationMixin:
 
     @generation_config.setter
     def generation_config(self, value: GenerationConfig | Mapping[str, Any]) -> None:
+        expect(value, GenerationConfig | Mapping, "generation_config", "a GenerationConfig(...)")
         self._generation_config = value if isinstance(value, GenerationConfig) else GenerationConfig.from_dict(value)
 
     def generate(

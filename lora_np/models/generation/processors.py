@@ -13,6 +13,7 @@ import numpy as np
 
 from ...autograd.devices import to_numpy
 from ...autograd.tensor import data
+from ...expect import expect_method
 
 
 def log_softmax(scores: np.ndarray) -> np.ndarray:
@@ -266,14 +267,18 @@ class PrefixConstrainedLogitsProcessor(LogitsProcessor):
     """
 
     def __init__(self, prefix_allowed_tokens_fn: Callable[[int, np.ndarray], Any], num_beams: int) -> None:
+        expect_method(prefix_allowed_tokens_fn, "__call__", "prefix_allowed_tokens_fn", "a function of (row, ids)")
         self.allowed, self.rows = prefix_allowed_tokens_fn, num_beams
 
     def __call__(self, input_ids: np.ndarray, scores: np.ndarray) -> np.ndarray:
-        mask = np.full_like(scores, -np.inf)
+        V, mask = scores.shape[1], np.full_like(scores, -np.inf)
         for row, ids in enumerate(input_ids):
-            tokens = np.asarray(self.allowed(row // self.rows, ids), int).reshape(-1)
-            if not tokens.size:
-                raise ValueError(f"prefix_allowed_tokens_fn allows no token in row {row // self.rows}")
+            tokens = to_numpy(data(self.allowed(row // self.rows, ids))).reshape(-1)
+            if not tokens.size or tokens.dtype.kind not in "iu" or not 0 <= tokens.min() <= tokens.max() < V:
+                raise ValueError(
+                    f"prefix_allowed_tokens_fn should list some of the model's {V} tokens for row {row // self.rows}, "
+                    f"got {tokens.tolist()}"
+                )
             mask[row, tokens] = 0
         found = scores + mask
         nothing = np.isneginf(found.max(axis=1)).reshape(-1, self.rows).all(axis=1).repeat(self.rows)

@@ -11,7 +11,7 @@ import numpy as np
 
 from ...autograd import no_grad
 from ...autograd.random import generator
-from ...expect import expect, expect_method
+from ...expect import expect, expect_method, expect_whole
 from ...nn import evaluating
 from ..kv_cache import KVCache
 from .assembly import end_criteria, logits_processors
@@ -144,6 +144,8 @@ def prepare(
     if streamer is not None:
         expect_method(streamer, "put", "streamer", "a streamer, such as TextStreamer(tokenizer)")
     cache = _cache(model, options, text, past_key_values)
+    if seed is not None:
+        expect_whole(seed, "seed", least=0)
     rng = generator() if seed is None else np.random.default_rng(seed)
     return Run(model, text, options, stops, pad, cache, in_call, processors, criteria, rng, streamer)
 
@@ -153,7 +155,8 @@ def _ids(inputs, input_ids, options):
     if inputs is not None and input_ids is not None:
         raise ValueError("inputs and input_ids both say what is to be continued: give one of them")
     found = input_ids if inputs is None else inputs
-    if isinstance(found, str) or hasattr(found, "keys"):
+    texts = isinstance(found, str) or (isinstance(found, list | tuple) and any(isinstance(one, str) for one in found))
+    if texts or hasattr(found, "keys"):
         raise TypeError("generate takes ids, not a text or a tokenizer's result: write generate(**tokenizer(text))")
     if found is None and options.bos_token_id is None:
         raise ValueError("there is nothing to continue: give input_ids (no bos_token_id says how a text begins)")

@@ -21,6 +21,8 @@ class Text:
 
     def __init__(self, ids: Any, attention_mask: Any, pad: int | None, stops: np.ndarray) -> None:
         row = one_row(ids)
+        if isinstance(row, list | tuple) and len({np.size(data(one)) for one in row}) > 1:
+            raise ValueError("the rows are of different lengths: tokenizer(texts, padding=True, padding_side='left')")
         self.ids = to_numpy(data(row))
         if self.ids.ndim != 2 or self.ids.size == 0:
             raise ValueError(f"ids must be (batch, time) with at least one token, got shape {self.ids.shape}")

@@ -114,6 +114,15 @@ def test_odd_values_are_refused(name, value):
             make(**{name: value})
 
 
+def test_a_model_takes_a_config_or_a_mapping_and_nothing_else():
+    model = tiny_model()
+    model.generation_config = {"top_k": 3}
+    assert model.generation_config == GenerationConfig(top_k=3)
+    with pytest.raises(TypeError, match=r"generation_config should be a GenerationConfig\(...\), got a str: 'x'"):
+        model.generation_config = "x"
+    assert model.generation_config.top_k == 3
+
+
 def test_a_field_that_there_is_not_is_named_with_the_nearest():
     with pytest.raises(TypeError, match=r"GenerationConfig has no field 'max_token'; did you mean 'max_new_tokens'\?"):
         GenerationConfig(max_token=3)

@@ -147,6 +147,7 @@ def test_what_would_change_the_text_and_is_not_here_is_warned_about(loaded, fiel
 
 def test_what_does_nothing_is_not_warned_about(loaded, recwarn):
     neutral = {name: values[0] for name, values in LACKING.items() if values}
+    neutral |= {"bad_words_ids": [], "sequence_bias": [], "stop_strings": "", "suppress_tokens": [], "top_k": 0}
     loaded(**neutral, max_time=None, transformers_version="4", use_cache=True, max_new_tokens=1).generate([[1, 2]])
     assert not recwarn.list
 
@@ -254,6 +255,10 @@ def test_an_option_that_there_is_not_is_named_with_the_nearest(name, message):
         ({"past_key_values": 1}, TypeError, "past_key_values should be a KVCache"),
         ({"input_ids": [[1]]}, ValueError, "inputs and input_ids both say what is to be continued"),
         ({"inputs": {"input_ids": [1]}}, TypeError, r"write generate\(\*\*tokenizer\(text\)\)"),
+        ({"inputs": ["a text", "b"]}, TypeError, r"write generate\(\*\*tokenizer\(text\)\)"),
+        ({"inputs": [[1, 2], [3]]}, ValueError, r"different lengths: tokenizer\(texts, padding=True, padding_side='le"),
+        ({"seed": "x", "do_sample": True}, TypeError, "seed should be a whole number"),
+        ({"prefix_allowed_tokens_fn": 3}, TypeError, r"prefix_allowed_tokens_fn should be a function of \(row, ids\)"),
         ({"inputs": "a text"}, TypeError, r"write generate\(\*\*tokenizer\(text\)\)"),
         (
             {"forced_bos_token_id": 3, "suppress_tokens": [3, 4]},

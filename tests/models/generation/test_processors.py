@@ -160,8 +160,15 @@ def test_a_bias_for_a_token_that_is_not_there_is_named():
 
 def test_a_function_that_allows_nothing_is_named_with_its_row():
     rule = generation.PrefixConstrainedLogitsProcessor(lambda row, ids: [1] if row == 0 else [], 2)
-    with pytest.raises(ValueError, match="prefix_allowed_tokens_fn allows no token in row 1"):
+    with pytest.raises(ValueError, match="should list some of the model's 5 tokens for row 1, got"):
         rule(np.ones((4, 3), int), np.ones((4, 5)))
+
+
+@pytest.mark.parametrize("answer", [None, [5], [-1], [0.5], "ab"])
+def test_a_function_that_allows_what_are_no_tokens_is_named(answer):
+    rule = generation.PrefixConstrainedLogitsProcessor(lambda row, ids: answer, 1)
+    with pytest.raises(ValueError, match="prefix_allowed_tokens_fn should list some of the model's 5 tokens for row 0"):
+        rule(np.ones((1, 3), int), np.ones((1, 5)))
 
 
 def test_a_list_applies_one_after_another():
