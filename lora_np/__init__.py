@@ -25,13 +25,25 @@ if TYPE_CHECKING:  # for editors; Python reads the parts one by one, when a name
     from .models import (
         AutoModelForCausalLM,
         AutoTokenizer,
+        BaseStreamer,
         ByteTokenizer,
+        EosTokenCriteria,
+        GenerationConfig,
         GPT2Config,
         GPT2LMHeadModel,
         KVCache,
         LlamaConfig,
         LlamaForCausalLM,
+        LogitsProcessor,
+        LogitsProcessorList,
+        MaxLengthCriteria,
+        MaxTimeCriteria,
         PretrainedTokenizer,
+        StoppingCriteria,
+        StoppingCriteriaList,
+        StopStringCriteria,
+        TextIteratorStreamer,
+        TextStreamer,
     )
     from .training import (
         SGD,
@@ -62,22 +74,34 @@ __all__ = [
     "AdamW",
     "AutoModelForCausalLM",
     "AutoTokenizer",
+    "BaseStreamer",
     "ByteTokenizer",
     "DataCollatorForLanguageModeling",
     "DataCollatorForSeq2Seq",
+    "EosTokenCriteria",
     "ExampleData",
     "GPT2Config",
     "GPT2LMHeadModel",
+    "GenerationConfig",
     "KVCache",
     "LambdaLR",
     "LlamaConfig",
     "LlamaForCausalLM",
+    "LogitsProcessor",
+    "LogitsProcessorList",
     "LoraConfig",
+    "MaxLengthCriteria",
+    "MaxTimeCriteria",
     "PeftModel",
     "PretrainedTokenizer",
+    "StopStringCriteria",
+    "StoppingCriteria",
+    "StoppingCriteriaList",
     "TaskType",
     "Tensor",
     "TextData",
+    "TextIteratorStreamer",
+    "TextStreamer",
     "Trainer",
     "TrainingArguments",
     "clip_grad_norm_",
@@ -95,6 +119,7 @@ __all__ = [
 ]
 
 _PARTS = ("lora", "models", "training", "costs", "nn", "storage")
+_UNLISTED = ("models.generation",)  # and parts whose names are found too, though few ask for them
 _moved = aliases.moved_names(__name__)
 
 
@@ -109,12 +134,11 @@ def __getattr__(name):
         return torch_names.NAMES[name]
     if name == "optim":
         return importlib.import_module(".training.optim", __name__)
-    if name in __all__:
-        for part in _PARTS:
-            found = getattr(importlib.import_module(f".{part}", __name__), name, None)
-            if found is not None:
-                globals()[name] = found
-                return found
+    for part in _PARTS if name in __all__ else _UNLISTED if name[0].isupper() else ():
+        found = getattr(importlib.import_module(f".{part}", __name__), name, None)
+        if found is not None:
+            globals()[name] = found
+            return found
     return _moved(name)
 
 

@@ -21,7 +21,6 @@ import numpy as np
 
 from ..lora import PeftModel
 from ..models.base import CausalLM
-from ..models.generation.generate import stop_tokens
 from ..models.loading.auto import TINY_PYTHON
 from ..models.tokenizers.base import BaseTokenizer
 from ..training import ExampleData, TextData, load_text, prose_documents, python_documents
@@ -91,8 +90,8 @@ class TextTask:
     def samples(self, model: CausalLM | PeftModel) -> list[str]:
         """What the model writes after the prompt."""
         ids = self.tokenizer.encode(self.prompt)
-        options = {"do_sample": True, "temperature": 0.7, "top_k": None, "top_p": 0.95, "repetition_penalty": 1.0}
-        options["seed"] = self.seed
+        options: dict[str, Any] = {"do_sample": True, "temperature": 0.7, "top_k": None, "top_p": 0.95}
+        options |= {"repetition_penalty": 1.0, "seed": self.seed}
         text = model.generate(ids, max_new_tokens=SAMPLE_LENGTH, eos_token_id=[], **options)
         return ["".join(self.tokenizer.decode_stream(text[0, len(ids) :], before=ids))]
 
@@ -128,7 +127,8 @@ class ExampleTask:
         texts = []
         for prompt in self.prompts:
             ids = prompt[-self.window :]
-            options = {"do_sample": False, "repetition_penalty": 1.0, "pad_token_id": self.tokenizer.eos_token_id}
+            options: dict[str, Any] = {"do_sample": False, "repetition_penalty": 1.0}
+            options["pad_token_id"] = self.tokenizer.eos_token_id
             text = model.generate(ids, max_new_tokens=min(40, SAMPLE_LENGTH), **options)
             texts.append(self.tokenizer.decode(text[0, len(ids) :], skip_special_tokens=True).strip())
         return texts
@@ -158,7 +158,8 @@ def check_tokens(task: Task, model: CausalLM | PeftModel) -> list[str]:
     check_vocabulary("data", int(learnt.max()), tokenizer, vocab_size)
     if isinstance(task, ExampleTask):
         learnt = learnt[task.train.is_target]
-    stops = stop_tokens(model.get_base_model() if isinstance(model, PeftModel) else model).tolist()
+    own = (model.get_base_model() if isinstance(model, PeftModel) else model).generation_config
+    stops = np.array([] if own.eos_token_id is None else own.eos_token_id, int).reshape(-1).tolist()
     if np.isin(stops, learnt).any():
         return []
     ends = ", ".join(f"{tokenizer.convert_ids_to_tokens(i)!r} ({i})" for i in stops) or "no token"

@@ -23,15 +23,19 @@ def add_sampling_arguments(parser: argparse.ArgumentParser, max_new_tokens: int)
     add("--top-k", type=int, metavar="N", help="draw from the N most likely tokens only")
     likeliest = "draw from the likeliest tokens with probability P together"
     add("--top-p", type=float, metavar="P", default=0.95, help=likeliest)
+    likely = "draw from the tokens that are at least P times as likely as the likeliest"
+    add("--min-p", type=float, metavar="P", help=likely)
     penalty = "above 1, tokens in the text become unlikelier"
     add("--repetition-penalty", type=float, metavar="X", default=1.0, help=penalty)
+    add("--stop", action="append", metavar="TEXT", help="end after this text; may be given several times")
     add("--seed", type=seed, metavar="N", default=0, help="the same seed gives the same text")
 
 
 def sampling_options(options: argparse.Namespace) -> dict[str, Any]:
     """What `model.stream` is told, from the arguments that `add_sampling_arguments` added."""
-    names = ("max_new_tokens", "temperature", "top_k", "top_p", "repetition_penalty", "seed")
-    return {"do_sample": not options.greedy, **{name: getattr(options, name) for name in names}}
+    names = ("max_new_tokens", "temperature", "top_k", "top_p", "min_p", "repetition_penalty", "seed")
+    sampling = {"do_sample": not options.greedy, **{name: getattr(options, name) for name in names}}
+    return sampling if options.stop is None else {**sampling, "stop_strings": options.stop}
 
 
 def chat_prompt(tokenizer: BaseTokenizer, messages: list[dict[str, Any]]) -> str:
@@ -59,7 +63,7 @@ def write(
     check_vocabulary("prompt", max(ids, default=0), tokenizer, model.config.vocab_size)
     began, text = time.perf_counter(), ""
     tokens: list[int] = []
-    written = _ids(model, ids, tokens, options)
+    written = _ids(model, tokenizer, ids, tokens, options)
     for piece in tokenizer.decode_stream(written, skip_special_tokens=True, before=[] if templated else ids):
         out.write(piece)
         out.flush()
@@ -67,8 +71,10 @@ def write(
     return text, len(tokens), time.perf_counter() - began
 
 
-def _ids(model: CausalLM | PeftModel, ids: list[int], tokens: list[int], options: dict[str, Any]) -> Iterator[int]:
+def _ids(
+    model: CausalLM | PeftModel, tokenizer: BaseTokenizer, ids: list[int], tokens: list[int], options: dict[str, Any]
+) -> Iterator[int]:
     """The ids that the model writes, one by one; each is also put into `tokens`."""
-    for (token,) in model.stream(ids, **options):
+    for (token,) in model.stream(ids, tokenizer=tokenizer, **options):
         tokens.append(int(token))
         yield tokens[-1]

@@ -7,22 +7,20 @@ from typing import Any, Self
 
 from .. import nn
 from ..autograd.tensor import is_grad_enabled
-from ..autograd.threads import limit_threads
 from ..expect import A_MODEL, expect
 from ..refusals import refuses_here
 from ..storage import together
-from .call import calling
 from .config import PeftConfig, check_alpha
 from .files import read_adapter, write_adapter
 from .layer import AdaptedLayer
-from .lora_model import LoraModel, adapters_in
+from .lora_model import LoraModel
 from .model_adapter import ModelAdapter, new_adapter
+from .row_calls import BASE, checked_rows, generating, in_rows
 from .saved_modules import ModulesToSave
 from .status import LayerStatus, format_status, layer_status
 from .types import StrPath
 from .weighted import combined
 
-BASE = "__base__"  # in adapter_names: no adapter for this row
 A_CONFIG = "a config, such as LoraConfig(r=8, target_modules=[...])"
 
 
@@ -83,28 +81,10 @@ class PeftModel(nn.Module):
             self._refuse_if_merged("training")
         if adapter_names is None:
             return self.base_model.model(*args, **kwargs)
-        if isinstance(adapter_names, str):
-            raise TypeError(f"adapter_names should list a name for each row, not be one: {adapter_names!r}")
-        return self._forward_rows(list(adapter_names), args, kwargs)
-
-    def _forward_rows(self, names, args, kwargs):
-        self._refuse_if_merged("naming adapters row by row")
         ids = kwargs.get("input_ids", args[0] if args else None)
-        if ids is None or len(ids) != len(names):
-            raise ValueError(f"adapter_names has {len(names)} names: it needs one for each row of input_ids")
-        for name in set(names) - {BASE}:
-            self._check_known(name)
-        if BASE in names and self._base_is_changed():
-            raise ValueError(f"{BASE!r} needs the base weights, and a PiSSA or OLoRA adapter has changed them")
-        if self.base_model.saved:
-            raise ValueError("adapter_names does not go with modules_to_save: a batch goes through one copy of them")
-        # One thread: the layers look rows up by their place in the whole batch.
-        with calling(self.base_model.owner, rows=tuple(names)), limit_threads(1):
+        names = checked_rows(self, adapter_names, 0 if ids is None else len(ids))
+        with in_rows(self, names):
             return self.base_model(*args, **kwargs)
-
-    def _base_is_changed(self):
-        """Has an adapter's initialisation taken a part out of a weight?"""
-        return any(adapter.initial is not None for adapter in adapters_in(self.base_model))
 
     def _warn_of_missing_parts(self):
         for name, config in self.peft_config.items():
@@ -132,13 +112,14 @@ class PeftModel(nn.Module):
         """Keep what the backward pass needs, as usual."""
         self.base_model.model.gradient_checkpointing_disable()
 
-    def generate(self, input_ids: Any, **options: Any) -> Any:
-        """Continue `input_ids` with the active adapters; see the base model's generate."""
-        return self.base_model.model.generate(input_ids, **options)
+    def generate(self, *inputs: Any, adapter_names: Iterable[str] | None = None, **options: Any) -> Any:
+        """Continue ids with the active adapters, or with those that adapter_names lists, one for each row; see the base
+        model's generate."""
+        return self.base_model.model.generate(*inputs, **generating(self, adapter_names, options))
 
-    def stream(self, input_ids: Any, **options: Any) -> Any:
-        """Continue `input_ids` with the active adapters, token by token; see the base model's stream."""
-        return self.base_model.model.stream(input_ids, **options)
+    def stream(self, *inputs: Any, adapter_names: Iterable[str] | None = None, **options: Any) -> Any:
+        """As `generate`, token by token; see the base model's stream."""
+        return self.base_model.model.stream(*inputs, **generating(self, adapter_names, options))
 
     def add_adapter(self, adapter_name: str, config: PeftConfig) -> None:
         """Add an adapter beside those that are there. It is inactive until `set_adapter`.

@@ -5,6 +5,20 @@ and kv_cache.py; then generation/, loading/ and tokenizers/. A new architecture 
 """
 
 from ..aliases import moved_names
+from .generation import (
+    BaseStreamer,
+    EosTokenCriteria,
+    GenerationConfig,
+    LogitsProcessor,
+    LogitsProcessorList,
+    MaxLengthCriteria,
+    MaxTimeCriteria,
+    StoppingCriteria,
+    StoppingCriteriaList,
+    StopStringCriteria,
+    TextIteratorStreamer,
+    TextStreamer,
+)
 from .gpt2 import GPT2Config, GPT2LMHeadModel
 from .kv_cache import KVCache
 from .llama import LlamaConfig, LlamaForCausalLM
@@ -16,11 +30,23 @@ __getattr__ = moved_names(__name__)
 __all__ = [
     "AutoModelForCausalLM",
     "AutoTokenizer",
+    "BaseStreamer",
     "ByteTokenizer",
+    "EosTokenCriteria",
     "GPT2Config",
     "GPT2LMHeadModel",
+    "GenerationConfig",
     "KVCache",
     "LlamaConfig",
     "LlamaForCausalLM",
+    "LogitsProcessor",
+    "LogitsProcessorList",
+    "MaxLengthCriteria",
+    "MaxTimeCriteria",
     "PretrainedTokenizer",
+    "StopStringCriteria",
+    "StoppingCriteria",
+    "StoppingCriteriaList",
+    "TextIteratorStreamer",
+    "TextStreamer",
 ]

@@ -1,6 +1,5 @@
 """What every language model here has in common: reading ids, the head, the loss, generating, saving."""
 
-from collections.abc import Iterator
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -14,9 +13,9 @@ from ..autograd.devices import on_gpu, to_numpy
 from ..autograd.shape_ops import check_ids
 from ..autograd.tensor import data
 from ..expect import expect_method
-from ..storage import remove, together, write_json, write_safetensors
+from ..storage import together, write_json, write_safetensors
 from .context import Context, one_row
-from .generation import generate, stream
+from .generation import GenerationConfig, GenerationMixin
 from .kv_cache import KVCache
 from .output import CausalLMOutput, ShardedOutput, shift_labels
 from .shards import forward_in_shards, shards_of
@@ -25,23 +24,22 @@ A_CONFIG = "a config, such as GPT2Config(...); by its name a model comes from Au
 Numbers = ArrayLike | Tensor  # what ids and masks may be given as: lists, arrays, Tensors
 
 
-class CausalLM(nn.Module):
+class CausalLM(nn.Module, GenerationMixin):
     """A transformer with a head that predicts the next token. Abstract: `gpt2.py` and `llama.py` say which transformer.
 
     config              has vocab_size, max_position_embeddings, tie_word_embeddings, to_dict()
     base_model_prefix   the name of the attribute that holds the transformer, (ids, context) -> hidden states (B, T, C)
     lm_head             hidden states -> logits
-    generation_config   {name: value} of generation_config.json, if there is one: defaults of `generate`
+    generation_config   what generation_config.json says, a `GenerationConfig`: defaults of `generate`
     """
 
     base_model_prefix: str = ""
     gradient_checkpointing = False
     lm_head: Any
-    generation_config: dict[str, Any]
 
     def __init__(self, config: Any) -> None:
         expect_method(config, "to_dict", "config", A_CONFIG)
-        self.config, self.generation_config = config, {}
+        self.config, self.generation_config = config, GenerationConfig.from_model_config(config)
 
     def forward(
         self,
@@ -79,24 +77,12 @@ class CausalLM(nn.Module):
             hidden = hidden[:, -logits_to_keep:]
         return CausalLMOutput(hidden, self.lm_head, targets, past_key_values)
 
-    def generate(self, input_ids: Numbers, **options: Any) -> np.ndarray:
-        """Continue `input_ids`; see `generation.generate` for the options."""
-        return generate(self, input_ids, **options)
-
-    def stream(self, input_ids: Numbers, **options: Any) -> Iterator[np.ndarray]:
-        """Continue `input_ids` and yield each step's tokens as they come; see `generation.stream`."""
-        return stream(self, input_ids, **options)
-
     def save_pretrained(self, directory: str | PathLike[str]) -> None:
         """Write config.json and model.safetensors, which Transformers loads too."""
         with together(directory):
-            generation = Path(directory) / "generation_config.json"
             write_safetensors(Path(directory) / "model.safetensors", self.state_dict())
             write_json(Path(directory) / "config.json", self.config.to_dict())
-            if self.generation_config:
-                write_json(generation, self.generation_config)
-            else:  # another model's
-                remove(generation)
+            self.write_generation_config(directory)
 
     def gradient_checkpointing_enable(self) -> None:
         """Keep only the input of each block for the backward pass, and compute the block again there.

@@ -28,6 +28,26 @@ class KVCache:
         keys[:, :, self.length : end], values[:, :, self.length : end] = k, v
         return keys[:, :, :end], values[:, :, :end]
 
+    def make_room(self, capacity: int) -> None:
+        """Let there be room for `capacity` tokens at least; what is held stays."""
+        if capacity > self.capacity:
+            self.capacity = capacity
+            self.layers = {layer: (self._wider(k), self._wider(v)) for layer, (k, v) in self.layers.items()}
+
+    def _wider(self, array):
+        wider = array_module(array).empty((*array.shape[:2], self.capacity, array.shape[3]), array.dtype)
+        wider[:, :, : self.length] = array[:, :, : self.length]
+        return wider
+
+    def reorder(self, rows: np.ndarray) -> None:
+        """Row i becomes what row rows[i] was, as beams need it that go on from others' texts."""
+        if (rows == np.arange(len(rows))).all():
+            return
+        for keys, values in self.layers.values():
+            index = array_module(keys).asarray(rows)
+            for array in (keys, values):
+                array[:, :, : self.length] = array[index, :, : self.length]
+
     def check_room(self, rows: int, tokens: int) -> None:
         """ValueError if `tokens` more do not fit, or if the cache is of another number of rows."""
         if self.length + tokens > self.capacity:

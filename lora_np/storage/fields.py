@@ -1,13 +1,14 @@
 """What the fields of a file may be, said by their types and checked in one place.
 
-A type is a plain one (`bool`, `str`, `dict`), a union with None, a list of one (`list[TokenId]`), or a number between
-two bounds, such as those below. A bool is no number, and a number that is not finite is between no bounds.
+A type is a plain one (`bool`, `str`, `dict`), a `Literal` text, a union with None, a list of one (`list[TokenId]`), or
+a number between two bounds, such as those below. A bool is no number, and a number that is not finite is between no
+bounds.
 """
 
 import types
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Annotated, Any, Union, get_args, get_origin
+from typing import Annotated, Any, Literal, Union, get_args, get_origin
 
 LARGEST = 2**31 - 1
 SHOWN = 80  # characters of a wrong value in a message: it may be a whole file
@@ -58,6 +59,8 @@ def fits(value: Any, kind: Any) -> bool:
         return in_bounds and not isinstance(value, bool)
     if get_origin(kind) in (Union, types.UnionType):
         return any(fits(value, one) for one in get_args(kind))
+    if get_origin(kind) is Literal:
+        return isinstance(value, str) and value in get_args(kind)
     if get_origin(kind) is list:
         return isinstance(value, list) and all(fits(one, get_args(kind)[0]) for one in value)
     return isinstance(value, kind) and (kind is bool or not isinstance(value, bool))
@@ -69,6 +72,8 @@ def called(kind: Any) -> str:
         return get_args(kind)[1].called
     if get_origin(kind) in (Union, types.UnionType):
         return " or ".join(dict.fromkeys(called(one) for one in get_args(kind) if one is not type(None)))
+    if get_origin(kind) is Literal:
+        return " or ".join(map(repr, get_args(kind)))
     return f"a list, each {called(get_args(kind)[0])}" if get_origin(kind) is list else NAMES[kind]
 
 

@@ -42,6 +42,17 @@ def test_generate_with_an_adapter_finds_its_base_and_writes_something_else(adapt
     assert adapted != plain
 
 
+def test_a_text_ends_behind_a_stop_and_unlikely_tokens_are_left_out(capsys):
+    asked = ["generate", "import os\n", "--max-new-tokens", "60"]
+    assert main([*asked, "--greedy"]) == 0
+    whole = capsys.readouterr().out
+    stop = whole[len("import os\n") + 8 :][:2]
+    assert main([*asked, "--greedy", "--stop", "never this", "--stop", stop]) == 0
+    assert capsys.readouterr().out == whole[: whole.index(stop, len("import os\n")) + 2] + "\n"
+    assert main([*asked, "--min-p", "1"]) == 0  # only the likeliest is as likely as the likeliest
+    assert capsys.readouterr().out == whole
+
+
 def test_an_empty_prompt_is_refused(capsys):
     assert main(["generate", ""]) == 2
     assert "the prompt is empty" in capsys.readouterr().err

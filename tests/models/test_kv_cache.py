@@ -138,3 +138,29 @@ def test_the_gpu_reads_padded_rows_part_by_part_too(make):
     model.to("cuda")
     found = read_in_parts(model, ids, [4, 1, 4], KVCache(9), mask, positions)
     assert relative(found[mask == 1], expected[mask == 1]) < 1e-4
+
+
+def test_reordered_rows_are_those_of_the_texts_that_go_on():
+    """As beams need it: some rows twice, others not at all; what is read next follows what the row now holds."""
+    model, rows = tiny_model(), np.array([2, 0, 0])
+    ids = np.random.default_rng(0).integers(0, 31, (3, 4))
+    with no_grad():
+        for order in (rows, np.arange(3)):
+            cache = KVCache(5)
+            model(ids, past_key_values=cache)
+            cache.reorder(order)
+            found = model(ids[order, :1], past_key_values=cache).logits.numpy()
+            whole = model(np.concatenate([ids[order], ids[order, :1]], axis=1)).logits.numpy()[:, -1:]
+            np.testing.assert_allclose(found, whole, rtol=1e-4, atol=1e-5)
+
+
+def test_a_cache_that_is_given_more_room_keeps_what_it_holds(make):
+    model, cache = make(), KVCache(3)
+    ids = some_ids(model.config, time=6)
+    with no_grad():
+        model(ids[:, :3], past_key_values=cache)
+        cache.make_room(2)
+        assert cache.capacity == 3
+        cache.make_room(6)
+        found = model(ids[:, 3:], past_key_values=cache).logits.numpy()
+        assert relative(found, model(ids).logits.numpy()[:, 3:]) < 1e-5

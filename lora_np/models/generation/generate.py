@@ -2,146 +2,92 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextvars import copy_context
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import ArrayLike
 
-from ...autograd import no_grad
-from ...autograd.devices import to_numpy
-from ...autograd.shape_ops import check_ids
-from ...autograd.tensor import Tensor, data
-from ...nn import evaluating
-from ..context import one_row
-from ..kv_cache import KVCache
-from .defaults import most_tokens, sampler
+from .beams import beam_search
+from .output import GenerateOutput
+from .run import Run, prepare
+from .warpers import possible
 
 if TYPE_CHECKING:
     from ..base import CausalLM
 
 
-def generate(model: CausalLM, ids: ArrayLike | Tensor, **options: Any) -> np.ndarray:
-    """Continue each row of `ids` (B, T), or a list of T, by at most `max_new_tokens`
-    tokens; returns ids (B, T + tokens).
-
-    The options, with Transformers' names, are those of `stream`. Rows that stop early are filled up with
-    `pad_token_id`.
-    """
-    new = [tokens[:, None] for tokens in stream(model, ids, **options)]
-    return np.concatenate([to_numpy(data(one_row(ids))).astype(np.int64), *new], axis=1)
-
-
-def stream(
-    model: CausalLM,
-    ids: ArrayLike | Tensor,
-    attention_mask: ArrayLike | Tensor | None = None,
-    max_new_tokens: int | None = None,
-    eos_token_id: int | Sequence[int] | None = None,
-    pad_token_id: int | None = None,
-    use_cache: bool = True,
-    **sampling: Any,
-) -> Iterator[np.ndarray]:
-    """An iterator over the tokens that continue `ids`: one array (B,) for each step, as soon as it is chosen.
-
-    ids (B, T)       the text so far. Rows of different lengths are padded on the left, and `attention_mask` (B, T) is
-                     0 there; the result for each row is the one it would have alone.
-    max_new_tokens   the most tokens that are written; 20 if nothing else is said
-    eos_token_id     a token, or a list of them, after which a row is finished; without it, the model's own; [] for
-                     none. When all rows are finished, the iterator ends. Finished rows go on with `pad_token_id`
-    use_cache        keep the keys and values of earlier tokens (`KVCache`) instead of computing them again
-    sampling         do_sample, temperature, top_k, top_p, repetition_penalty, seed: see `Sampler`
-    What is not given is as the model's generation_config.json says: all of these but seed and use_cache. Also None
-    counts as given, for what is sampled: top_k=None draws from all tokens.
-    Where the text outgrows the model's context, the model sees the last part of it, without a cache from then on:
-    each token then stands at a new position. No dropout, whatever the model is set to; it is not changed. Each step
-    has what this call was told (`disable_adapter`), also if the iterator is used after that block.
-    """
-    row = one_row(ids)
-    text = _Text(row, attention_mask if row is ids else one_row(attention_mask))
-    chooser = sampler(model.generation_config, sampling)
-    most = most_tokens(model.generation_config, max_new_tokens, text.length)
-    stops = stop_tokens(model, eos_token_id)
-    pad = _pad_token(model, pad_token_id, stops)
-    return _told(copy_context(), _stream(model, text, chooser, stops, pad, most, use_cache))
+def generate(model: CausalLM, inputs: Any = None, *more: Any, **options: Any) -> np.ndarray | GenerateOutput:
+    """Continue each row of ids; see `GenerationMixin.generate`, which is this."""
+    run = prepare(model, inputs, *more, **options)
+    if run.options.num_beams > 1:
+        output = beam_search(run)
+    else:
+        for _ in steps(run):
+            pass
+        output = GenerateOutput(run.text.ids, past_key_values=run.cache)
+    if not run.options.return_dict_in_generate:
+        return output.sequences
+    output.scores = tuple(run.scores) if run.options.output_scores else None
+    output.logits = tuple(run.logits) if run.options.output_logits else None
+    return output
 
 
-def _told(context, steps):
+def stream(model: CausalLM, inputs: Any = None, *more: Any, **options: Any) -> Iterator[np.ndarray]:
+    """The tokens as they come; see `GenerationMixin.stream`, which is this."""
+    run = prepare(model, inputs, *more, **options)
+    if run.options.num_beams > 1:
+        raise ValueError(f"num_beams={run.options.num_beams}: beams have no tokens until all is done, use generate")
+    return _told(copy_context(), steps(run))
+
+
+def _told(context, tokens):
     """The same iterator, each step of which runs in that context."""
     end = object()
-    while (tokens := context.run(next, steps, end)) is not end:
-        yield tokens
+    while (step := context.run(next, tokens, end)) is not end:
+        yield step
 
 
-def _stream(model, text, sampler, stops, pad, max_new_tokens, use_cache):
-    window = model.config.max_position_embeddings
-    cache = KVCache(min(window, text.length + max_new_tokens)) if use_cache and text.length <= window else None
+def steps(run: Run) -> Iterator[np.ndarray]:
+    """The tokens (B,) of each step, until every row is finished or the text is as long as it may be."""
+    text, streamer = run.text, run.streamer
     finished = np.zeros(len(text.ids), bool)
-    for _ in range(max_new_tokens):
-        cache = cache if text.length <= window else None
-        logits = _next_logits(model, text, cache, window)
-        tokens = np.where(finished, pad, sampler.choose(logits, text))
-        text.append(tokens)
-        finished |= np.isin(tokens, stops)
-        yield tokens
-        if finished.all():
-            return
+    if streamer is not None:
+        streamer.put(text.ids)
+    try:
+        while text.length < run.options.max_length:
+            tokens = choose(run, run.next_logits())
+            if run.pad is not None and len(run.stops):
+                tokens = np.where(finished, run.pad, tokens)
+            text.append(tokens)
+            finished |= run.finished(text.ids)
+            if streamer is not None:
+                streamer.put(tokens)
+            yield tokens
+            if finished.all():
+                return
+    finally:  # whoever reads in another thread waits no longer
+        if streamer is not None:
+            streamer.end()
 
 
-def _next_logits(model, text, cache, window):
-    """The logits (B, V) of the next token, in float64 on the host."""
-    start = cache.length if cache is not None else max(0, text.length - window)
-    options = text.positions_and_mask(start, text.length - window if cache is None else 0)
-    with no_grad(), evaluating():
-        out = model(text.ids[:, start:], past_key_values=cache, logits_to_keep=1, **options)
-        return out.logits.numpy()[:, -1].astype(np.float64)
+def choose(run: Run, logits: np.ndarray) -> np.ndarray:
+    """One id for each row of logits (B, V): the most likely, or drawn at random."""
+    scores = run.processed(logits.astype(np.float64))
+    return draw(scores, run.rng) if run.options.do_sample else scores.argmax(axis=-1)
 
 
-class _Text:
-    """The ids (B, T) so far, and which of them count: padding on the left does not."""
+def draw(scores: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    """One id per row of scores (B, V), with the probabilities softmax(scores).
 
-    def __init__(self, ids, attention_mask):
-        self.ids = to_numpy(data(ids))
-        if self.ids.ndim != 2 or self.ids.size == 0:
-            raise ValueError(f"ids must be (batch, time) with at least one token, got shape {self.ids.shape}")
-        check_ids(self.ids, np.iinfo(np.int64).max)
-        self.ids = self.ids.astype(np.int64)
-        mask = np.ones(self.ids.shape, bool) if attention_mask is None else to_numpy(data(attention_mask))
-        if mask.shape != self.ids.shape:
-            raise ValueError(f"attention_mask of shape {mask.shape} does not fit ids of shape {self.ids.shape}")
-        self.mask = mask.astype(bool)
-        if (self.mask[:, :-1] > self.mask[:, 1:]).any() or not self.mask[:, -1].all():
-            raise ValueError("to be continued, rows must be padded on the left (padding_side='left')")
-
-    @property
-    def length(self):
-        return self.ids.shape[1]
-
-    def append(self, tokens):
-        self.ids = np.concatenate([self.ids, tokens[:, None]], axis=1)
-        self.mask = np.concatenate([self.mask, np.ones((len(tokens), 1), bool)], axis=1)
-
-    def positions_and_mask(self, start, dropped):
-        """What the model needs to know about padding: {} if there is none. `dropped` tokens are out of sight."""
-        mask = self.mask[:, max(0, dropped) :]
-        if mask.all():
-            return {}
-        positions = np.maximum(np.cumsum(mask, axis=1) - 1, 0)
-        return {"attention_mask": mask, "position_ids": positions[:, start - max(0, dropped) :]}
-
-
-def stop_tokens(model: CausalLM, given: int | Sequence[int] | None = None) -> np.ndarray:
-    """The ids that end a row: as given, or the model's."""
-    if given is None:
-        given = model.generation_config.get("eos_token_id", model.config.eos_token_id)
-    return np.array([] if given is None else given, np.int64).reshape(-1)
-
-
-def _pad_token(model, given, stops):
-    """What finished rows are filled up with: as given, the model's, or a stop token."""
-    if given is not None:
-        return given
-    own = (model.generation_config.get("pad_token_id"), getattr(model.config, "pad_token_id", None))
-    known = [i for i in own if i is not None and 0 <= i < model.config.vocab_size]  # some files name one that is none
-    return next(iter(known), int(stops[0]) if len(stops) else 0)
+    By the inverse of the cumulative distribution, most likely tokens first: the first rank at which it reaches a
+    number drawn from [0, 1).
+    """
+    columns = possible(scores)
+    order = np.argsort(-scores[:, columns], axis=-1, kind="stable")
+    ranked = np.take_along_axis(scores[:, columns], order, axis=-1)
+    p = np.exp(ranked - ranked[:, :1])
+    p /= p.sum(axis=-1, keepdims=True)
+    rank = (np.cumsum(p, axis=-1) < rng.random((len(p), 1))).sum(axis=-1)
+    rank = np.minimum(rank, (p > 0).sum(axis=-1) - 1)
+    return columns[np.take_along_axis(order, rank[:, None], axis=-1)[:, 0]]

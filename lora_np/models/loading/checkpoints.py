@@ -20,7 +20,7 @@ from ...storage.fields import short
 from ...storage.tensors import TensorFile
 from ..architectures import ARCHITECTURES
 from ..base import CausalLM
-from ..generation.defaults import check_generation_config
+from ..generation import GenerationConfig
 from .gguf import GGUFWeights, config_from_gguf
 
 SINGLE, SHARDED = "model.safetensors", "model.safetensors.index.json"
@@ -53,9 +53,12 @@ def _load_directory(directory):
     with open_weights(directory / name) as weights:
         model = _filled(fields, directory / "config.json", weights, directory)
     if is_there(generation := directory / "generation_config.json"):
-        model.generation_config = read_json(generation)
+        said = read_json(generation)
         with _naming(generation):
-            check_generation_config(model.generation_config)
+            model.generation_config = GenerationConfig.from_dict(said)
+    else:
+        with _naming(directory / "config.json"):
+            model.generation_config = GenerationConfig.from_model_config({**model.config.to_dict(), **fields})
     return model
 
 

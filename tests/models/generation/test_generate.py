@@ -9,6 +9,7 @@ from scipy import stats
 
 from lora_np import AutoModelForCausalLM, AutoTokenizer, manual_seed, no_grad
 from lora_np.autograd import is_grad_enabled
+from lora_np.models.generation.generate import draw
 
 MAKERS = {"gpt2": tiny_model, "llama": tiny_llama}
 
@@ -148,23 +149,31 @@ def test_a_text_ends_when_all_rows_have(make):
         np.testing.assert_array_equal(model.generate(ids, max_new_tokens=8, eos_token_id=stops), whole[:, :4])
 
 
-def test_what_stops_and_fills_is_told_by_the_files_then_by_the_config(make):
+def test_what_stops_is_told_by_the_call_then_by_the_generation_config(make):
     model = make()
     ids = some_ids(model.config, batch=1, time=3)
-    model.config.eos_token_id = None
-    whole = model.generate(ids, max_new_tokens=8)[0].tolist()
+    whole = model.generate(ids, max_new_tokens=8, eos_token_id=None)[0].tolist()
     first, second, both = whole[:4], whole[: whole.index(whole[4], 3) + 1], [whole[3], whole[4]]
 
     def text(**options):
         return model.generate(ids, max_new_tokens=8, **options)[0].tolist()
 
     assert len(whole) == 11
-    model.config.eos_token_id = whole[4]
+    model.generation_config.eos_token_id = whole[4]
     assert text() == second
     model.generation_config = {"eos_token_id": both}
     assert text() == first
     assert text(eos_token_id=whole[4]) == second
-    assert text(eos_token_id=[]) == whole
+    assert text(eos_token_id=[]) == text(eos_token_id=None) == whole
+    model.generation_config = {}  # a file that says nothing: none
+    assert text() == whole
+
+
+def test_a_models_config_says_what_stops_if_no_file_does(make):
+    whole = make().generate(ids := some_ids(make().config, batch=1, time=3), max_new_tokens=8, eos_token_id=[])
+    model = make(eos_token_id=int(whole[0, 3]))
+    np.testing.assert_array_equal(model.generate(ids, max_new_tokens=8), whole[:, :4])
+    assert model.generation_config.eos_token_id == whole[0, 3]
 
 
 def test_without_a_pad_token_rows_are_filled_with_the_first_stop_token(make):
@@ -178,9 +187,7 @@ def test_without_a_pad_token_rows_are_filled_with_the_first_stop_token(make):
 
     assert (whole[1:, 3:] != stops[0]).any(axis=1).all()  # others go on
     assert filled() == {stops[0]}
-    model.config.pad_token_id = 7
-    assert filled() == {7}
-    model.generation_config = {"pad_token_id": 8}
+    model.generation_config.pad_token_id = 8
     assert filled() == {8}
     assert filled(pad_token_id=9) == {9}
 
@@ -237,10 +244,10 @@ def test_a_stream_read_inside_no_grad_leaves_that_too(make):
 
 def test_a_stream_says_at_once_what_is_wrong(make):
     """Not at the first token, which may be asked for somewhere else."""
-    with pytest.raises(ValueError, match="max_new_tokens must not be negative, got -1"):
+    with pytest.raises(ValueError, match="max_new_tokens must be an integer of at least 0, got -1"):
         make().stream([[1]], max_new_tokens=-1)
-    with pytest.raises(ValueError, match="top_k must be at least 1"):
-        make().stream([[1]], top_k=0)
+    with pytest.raises(ValueError, match="temperature must be positive"):
+        make().stream([[1]], max_new_tokens=1, do_sample=True, temperature=0)
 
 
 def test_two_streams_of_one_model_do_not_disturb_each_other(make):
@@ -342,6 +349,39 @@ def test_sampling_that_leaves_one_token_is_greedy(options):
     np.testing.assert_array_equal(sampled, model.generate(ids, max_new_tokens=8))
 
 
+def test_infinite_logits_are_never_drawn():
+    scores = np.array([[-np.inf, 0.0, -np.inf, 0.0]]).repeat(200, 0)
+    assert set(draw(scores, np.random.default_rng(0))) == {1, 3}
+
+
+def test_draws_go_on_and_do_not_start_again():
+    scores, rng, again = np.zeros((50, 4)), np.random.default_rng(5), np.random.default_rng(5)
+    first, second = draw(scores, rng), draw(scores, rng)
+    assert (first != second).any()
+    np.testing.assert_array_equal(draw(scores, again), first)
+    np.testing.assert_array_equal(draw(scores, again), second)
+
+
+def test_greedy_draws_nothing_from_the_generator():
+    model, drawn = tiny_model(), []
+    for options in ({}, {"do_sample": True}):
+        manual_seed(3)
+        if not options:
+            model.generate([[1, 2]], max_new_tokens=3)
+        drawn.append(model.generate([[1, 2]], max_new_tokens=8, do_sample=True))
+    np.testing.assert_array_equal(*drawn)
+
+
+def test_the_penalty_comes_before_temperature_and_top_k():
+    """The likeliest token after the penalty is the one that top_k=1 leaves."""
+    model = tiny_model(eos_token_id=None)
+    options = {"max_new_tokens": 8, "repetition_penalty": 2.0}
+    expected = model.generate([[1, 2]], **options)
+    assert (expected != model.generate([[1, 2]], max_new_tokens=8)).any()
+    found = model.generate([[1, 2]], do_sample=True, top_k=1, temperature=0.5, **options)
+    np.testing.assert_array_equal(found, expected)
+
+
 def test_the_same_seed_gives_the_same_text():
     model = tiny_model()
     ids = some_ids(model.config, time=3)
@@ -391,17 +431,17 @@ def test_lists_and_small_integers_are_ids_too():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"max_new_tokens": -1}, "max_new_tokens must not be negative, got -1"),
+        ({"max_new_tokens": -1}, "max_new_tokens must be an integer of at least 0, got -1"),
+        ({"max_new_tokens": "5"}, "max_new_tokens must be an integer of at least 0, got '5'"),
         ({"do_sample": True, "temperature": 0}, "temperature must be positive, got 0; for greedy text use do_sample=F"),
-        ({"do_sample": True, "temperature": -1.0}, "temperature must be positive, got -1.0"),
-        ({"do_sample": True, "top_k": 0}, "top_k must be at least 1, got 0"),
-        ({"do_sample": True, "top_p": 0.0}, r"top_p must be in \(0, 1\], got 0.0"),
-        ({"do_sample": True, "top_p": 1.1}, r"top_p must be in \(0, 1\], got 1.1"),
+        ({"do_sample": True, "temperature": -1.0}, "temperature must be a finite number of at least 0, got -1.0"),
+        ({"do_sample": True, "top_k": -1}, "top_k must be an integer of at least 0, got -1"),
+        ({"do_sample": True, "top_p": 1.1}, "top_p must be a number from 0 to 1, got 1.1"),
     ],
 )
 def test_options_that_make_no_sense_are_refused(options, message):
     with pytest.raises(ValueError, match=message):
-        tiny_model().generate([[1, 2]], **options)
+        tiny_model().generate([[1, 2]], **{"max_new_tokens": 1, **options})
 
 
 @pytest.mark.parametrize(
@@ -416,7 +456,7 @@ def test_options_that_make_no_sense_are_refused(options, message):
 )
 def test_ids_that_make_no_sense_are_refused(make, ids, error, message):
     with pytest.raises(error, match=message):
-        make().generate(ids)
+        make().generate(ids, max_new_tokens=1)
 
 
 @pytest.mark.parametrize(
@@ -440,7 +480,7 @@ def test_the_mode_is_restored_also_after_an_error(training):
     first, second = (model.generate([[1, 2]], max_new_tokens=8) for _ in range(2))
     np.testing.assert_array_equal(first, second)  # dropout was off meanwhile
     with pytest.raises(IndexError):
-        model.generate([[1, 99]])
+        model.generate([[1, 99]], max_new_tokens=1)
     assert all(module.training == training for module in model.modules())
     assert is_grad_enabled()
     assert all(p.grad is None for p in model.parameters())
