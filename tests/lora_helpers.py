@@ -58,7 +58,7 @@ def tiny_llama(seed=0, **changes):
 
 def some_ids(config, batch=2, time=9, seed=1):
     """Random token ids (batch, time) for a model of this config."""
-    shape = batch, min(time, config.max_position_embeddings)
+    shape = batch, min(time, config.context)
     return np.random.default_rng(seed).integers(0, config.vocab_size, shape)
 
 
@@ -128,7 +128,8 @@ def _in_float64(twin, model):
 
     def rotary(self, x, position_ids):
         angles = model.model.rotary_emb(position_ids.numpy(), like=model.lm_head.weight)
-        np.testing.assert_allclose(model.model.rotary_emb.frequencies, self.inv_freq, rtol=3e-7)
+        if not model.model.rotary_emb.changing:
+            np.testing.assert_allclose(model.model.rotary_emb.frequencies, self.inv_freq, rtol=3e-7)
         return tuple(torch.tensor(np.concatenate([part, part], -1)) for part in angles)
 
     for module in twin.modules():
