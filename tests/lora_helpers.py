@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, settings
 from lora_np import GPT2Config, GPT2LMHeadModel, LoraConfig, PeftModel, get_peft_model, nn
 from lora_np.lora.layer import AdaptedLayer
 from lora_np.models import LlamaConfig, LlamaForCausalLM
+from lora_np.models.rope import context_length
 from lora_np.storage import read_safetensors
 
 # Fuzzing that is the same in every run and is not hurried.
@@ -58,7 +59,7 @@ def tiny_llama(seed=0, **changes):
 
 def some_ids(config, batch=2, time=9, seed=1):
     """Random token ids (batch, time) for a model of this config."""
-    shape = batch, min(time, config.context)
+    shape = batch, min(time, context_length(config))
     return np.random.default_rng(seed).integers(0, config.vocab_size, shape)
 
 
@@ -123,18 +124,20 @@ def _in_float64(twin, model):
     """
     import torch
 
+    positions = getattr(getattr(model, model.base_model_prefix), "rotary_emb", None)
+
     def rms_norm(self, x):
         return self.weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.variance_epsilon))
 
     def rotary(self, x, position_ids):
-        angles = model.model.rotary_emb(position_ids.numpy(), like=model.lm_head.weight)
-        if not model.model.rotary_emb.changing:
-            np.testing.assert_allclose(model.model.rotary_emb.frequencies, self.inv_freq, rtol=3e-7)
+        angles = positions(position_ids.numpy(), like=model.lm_head.weight)
+        if not positions.changing:
+            np.testing.assert_allclose(positions.frequencies, self.inv_freq, rtol=3e-7)
         return tuple(torch.tensor(np.concatenate([part, part], -1)) for part in angles)
 
     for module in twin.modules():
-        for kind, forward in (("LlamaRMSNorm", rms_norm), ("LlamaRotaryEmbedding", rotary)):
-            if type(module).__name__ == kind:
+        for kind, forward in (("RMSNorm", rms_norm), ("RotaryEmbedding", rotary)):
+            if type(module).__name__.endswith(kind):
                 module.forward = forward.__get__(module)
 
 

@@ -17,7 +17,13 @@ COUNTED_LIKE = {
     "mistral": ("llama", {}, ()),
     "qwen2": ("llama", {"attention_bias": True, "mlp_bias": False}, ("o_proj.bias",)),
 }
-ROTARY = ("rope_parameters", "rope_scaling", "rope_theta")  # no parameter and no cost depends on these
+ROTARY = (
+    "rope_parameters",
+    "rope_scaling",
+    "rope_theta",
+    "rotary_pct",
+    "rotary_emb_base",
+)  # no parameter and no cost depends on these
 
 
 def build(config):

@@ -15,7 +15,12 @@ from .saved_modules import ModulesToSave
 
 LINEAR = (nn.Linear, nn.Conv1D, nn.Linear4bit)
 QUERIES_AND_VALUES = ["q_proj", "v_proj"]
-DEFAULT_TARGETS = {"gpt2": ["c_attn"], "llama": QUERIES_AND_VALUES, "qwen3": QUERIES_AND_VALUES}  # by model_type
+DEFAULT_TARGETS = {
+    "gpt2": ["c_attn"],
+    "gpt_neox": ["query_key_value"],
+    "llama": QUERIES_AND_VALUES,
+    "qwen3": QUERIES_AND_VALUES,
+}  # by model_type
 ALL_LINEAR = "all-linear"
 
 
