@@ -58,7 +58,7 @@ def tiny_llama(seed=0, **changes):
 
 def some_ids(config, batch=2, time=9, seed=1):
     """Random token ids (batch, time) for a model of this config."""
-    shape = batch, min(time, config.max_position_embeddings)
+    shape = batch, min(time, config.context)
     return np.random.default_rng(seed).integers(0, config.vocab_size, shape)
 
 

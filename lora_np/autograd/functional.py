@@ -89,11 +89,10 @@ def relu(x):
 def rotary(x, cos, sin, heads):
     """x (B, T, H·D) -> (B, H, T, D), turned by the angles of its positions; see `fused.rotary_forward`.
 
-    cos, sin: arrays (T, D/2) or (B, T, D/2).
+    cos, sin: arrays (T, P) or (B, T, P) for P pairs of channels; P is D/2, or less for a part of each head.
     """
-    B, T, width = x.shape
-    half = width // heads // 2
-    if width != 2 * half * heads or cos.shape != sin.shape or cos.shape not in ((T, half), (B, T, half)):
+    (B, T, width), P = x.shape, cos.shape[-1]
+    if width % heads or 2 * P * heads > width or cos.shape != sin.shape or cos.shape not in ((T, P), (B, T, P)):
         raise ValueError(f"rotary: x {x.shape} in {heads} heads does not go with angles {cos.shape} and {sin.shape}")
     return _apply("rotary", (x,), cos, sin, heads)
 

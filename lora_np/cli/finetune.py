@@ -91,7 +91,7 @@ def finetune(options: FinetuneOptions, say: Say = print, ask: Callable[[str], st
     """
     tokenizer = AutoTokenizer.from_pretrained(options.base)
     model = AutoModelForCausalLM.from_pretrained(options.base, device=options.device)
-    options = options.resolved(model.config.max_position_embeddings)
+    options = options.resolved(model.config.context)
     task = make_task(options, tokenizer, options.max_length)
     peft_model = _adapted(model, options)
     peft_model.base_model.check_mergeable()

@@ -28,7 +28,7 @@ Numbers = ArrayLike | Tensor  # what ids and masks may be given as: lists, array
 class CausalLM(nn.Module):
     """A transformer with a head that predicts the next token. Abstract: `gpt2.py` and `llama.py` say which transformer.
 
-    config              has vocab_size, max_position_embeddings, tie_word_embeddings, to_dict()
+    config              has vocab_size, context, tie_word_embeddings, to_dict()
     base_model_prefix   the name of the attribute that holds the transformer, (ids, context) -> hidden states (B, T, C)
     lm_head             hidden states -> logits
     generation_config   {name: value} of generation_config.json, if there is one: defaults of `generate`
@@ -69,7 +69,8 @@ class CausalLM(nn.Module):
         device = self.device
         ids = self.checked_ids(input_ids, device)
         targets = None if labels is None else shift_labels(labels, ids.shape)
-        if device == "cpu" and past_key_values is None and (shards := shards_of(targets)):
+        apart = position_ids is None or self.config.rows_apart
+        if apart and device == "cpu" and past_key_values is None and (shards := shards_of(targets)):
             return forward_in_shards(self, shards, targets, ids, labels, attention_mask, position_ids)
         context = Context(ids, device, attention_mask, position_ids, past_key_values, self.gradient_checkpointing)
         self.check_positions(context.positions)
@@ -140,6 +141,6 @@ class CausalLM(nn.Module):
 
     def check_positions(self, positions: np.ndarray) -> None:
         """ValueError if a position lies beyond the model's context."""
-        limit = self.config.max_position_embeddings
+        limit = self.config.context
         if positions.max() >= limit:
             raise ValueError(f"{int(positions.max()) + 1} tokens are more than the model's context of {limit}")

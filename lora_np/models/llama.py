@@ -24,7 +24,7 @@ from .base import CausalLM
 from .config import Chance, Depth, Fraction, ModelConfig, OptionalId, Size, TokenIds
 from .context import Context, run_block
 from .initialisation import init_weights
-from .rope import check_rope, inverse_frequencies, rope_parameters
+from .rope import CHANGING, PART, attention_factor, check_rope, inverse_frequencies, reach, rope_parameters
 
 LARGEST_HEAD = 2**16  # channels
 
@@ -56,6 +56,7 @@ class LlamaConfig(ModelConfig):
     model_type = "llama"
     architecture = "LlamaForCausalLM"
     rope_theta = 10000.0  # where a file says none
+    turns_a_part = False  # may rotary positions turn a part of each head only? (partial_rotary_factor)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -73,7 +74,24 @@ class LlamaConfig(ModelConfig):
                 f"got {self.head_dim}"
             )
         check_activation(self.hidden_act, "hidden_act")
-        self.rope_parameters = check_rope({"rope_theta": self.rope_theta, **(self.rope_parameters or {})})
+        self.rope_parameters = self.checked_rope(self.rope_parameters or {})
+
+    def checked_rope(self, given: dict[str, Any]) -> dict[str, Any]:
+        """`given` rope_parameters with their defaults; ValueError if they are not such as this model turns by."""
+        parameters = check_rope({"rope_theta": self.rope_theta, **given}, self.head_dim)
+        if parameters.get(PART) not in (None, 1.0) and not self.turns_a_part:
+            raise ValueError(f"rotary positions on a part of each head ({PART}) are not a {self.model_type} model's")
+        return parameters
+
+    @property
+    def context(self) -> int:
+        """How many tokens the model is made to read, with its positions stretched."""
+        return reach(self.rope_parameters or {}, self.max_position_embeddings)
+
+    @property
+    def rows_apart(self) -> bool:
+        """Does what comes out for a row depend on that row alone, and not on how long another one is?"""
+        return (self.rope_parameters or {})["rope_type"] not in CHANGING
 
     def window(self, layer: int) -> int | None:
         """How many keys, its own the last, a query sees in this layer; None for all."""
@@ -87,15 +105,25 @@ class LlamaConfig(ModelConfig):
 
 
 class LlamaRotaryEmbedding:
-    """Cosines and sines of each position's angles, position · inverse frequency for each pair of channels of a head."""
+    """Cosines and sines of each position's angles, position · inverse frequency for each pair of channels of a head.
+
+    Some kinds turn otherwise in a long text than in a short one. How long it is says the largest position of the call,
+    and nothing that was read before: keys in a cache stay as they were turned, as in Transformers.
+    """
 
     def __init__(self, config):
-        self.frequencies = inverse_frequencies(config.head_dim, config.rope_parameters)
+        self.settings = config.head_dim, config.rope_parameters, config.max_position_embeddings
+        self.frequencies = inverse_frequencies(*self.settings)
+        self.changing = config.rope_parameters["rope_type"] in CHANGING
+        self.factor = np.float32(attention_factor(*self.settings[1:]))
 
     def __call__(self, positions, like):
-        """positions (..., T) -> cos and sin (..., T, D/2), of the dtype and on the device of the Tensor `like`."""
-        angles = positions[..., None].astype(np.float32) * self.frequencies
-        return [to_device(f(angles).astype(like.dtype, copy=False), like.device) for f in (np.cos, np.sin)]
+        """positions (..., T) -> cos and sin (..., T, pairs), of the dtype and on the device of the Tensor `like`."""
+        length = int(positions.max()) + 1
+        frequencies = inverse_frequencies(*self.settings, length) if self.changing else self.frequencies
+        angles = positions[..., None].astype(np.float32) * frequencies
+        turns = (f(angles) * self.factor for f in (np.cos, np.sin))
+        return [to_device(turn.astype(like.dtype, copy=False), like.device) for turn in turns]
 
 
 class LlamaAttention(nn.Module):

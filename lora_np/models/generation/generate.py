@@ -75,7 +75,7 @@ def _told(context, steps):
 
 
 def _stream(model, text, sampler, stops, pad, max_new_tokens, use_cache):
-    window = model.config.max_position_embeddings
+    window = model.config.context
     cache = KVCache(min(window, text.length + max_new_tokens)) if use_cache and text.length <= window else None
     finished = np.zeros(len(text.ids), bool)
     for _ in range(max_new_tokens):
