@@ -33,7 +33,13 @@ if TYPE_CHECKING:  # for editors; Python reads the parts one by one, when a name
         KVCache,
         LlamaConfig,
         LlamaForCausalLM,
+        MistralConfig,
+        MistralForCausalLM,
         PretrainedTokenizer,
+        Qwen2Config,
+        Qwen2ForCausalLM,
+        Qwen3Config,
+        Qwen3ForCausalLM,
     )
     from .training import SGD, AdamW, ExampleData, TextData, TrainingArguments, evaluate, train
 
@@ -54,8 +60,14 @@ __all__ = [
     "LlamaConfig",
     "LlamaForCausalLM",
     "LoraConfig",
+    "MistralConfig",
+    "MistralForCausalLM",
     "PeftModel",
     "PretrainedTokenizer",
+    "Qwen2Config",
+    "Qwen2ForCausalLM",
+    "Qwen3Config",
+    "Qwen3ForCausalLM",
     "TaskType",
     "Tensor",
     "TextData",

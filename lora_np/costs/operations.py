@@ -2,9 +2,9 @@
 
 import math
 
+from ..models.architectures import ARCHITECTURES
 from .parameters import adapter_sizes, linear_layers
 from .places import places
-from .weightless import ARCHITECTURES
 
 
 def flops(config, r=None, target_modules=None, *, batch=1, length, method="lora"):

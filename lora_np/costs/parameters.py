@@ -1,8 +1,8 @@
 """How many parameters a model and its adapters have, from the fields of its config.json alone.
 
 A config is a dict with Hugging Face's field names, `json.load` of a config.json, or `model.config.to_dict()`. The model
-is made from its real class, with weights that take no memory: what is counted is what there is. GPT-2 and the Llama
-family (llama, mistral, qwen2) are known. Layers and parameters have their names in Transformers.
+is made from its real class, with weights that take no memory: what is counted is what there is. All architectures of
+`models/architectures.py` are known. Layers and parameters have their names in Transformers.
 """
 
 import math

@@ -11,6 +11,9 @@ from .gpt_neox import GPTNeoXConfig, GPTNeoXForCausalLM
 from .kv_cache import KVCache
 from .llama import LlamaConfig, LlamaForCausalLM
 from .loading import AutoModelForCausalLM, AutoTokenizer
+from .mistral import MistralConfig, MistralForCausalLM
+from .qwen2 import Qwen2Config, Qwen2ForCausalLM
+from .qwen3 import Qwen3Config, Qwen3ForCausalLM
 from .tokenizers import ByteTokenizer, PretrainedTokenizer
 
 __getattr__ = moved_names(__name__)
@@ -26,5 +29,11 @@ __all__ = [
     "KVCache",
     "LlamaConfig",
     "LlamaForCausalLM",
+    "MistralConfig",
+    "MistralForCausalLM",
     "PretrainedTokenizer",
+    "Qwen2Config",
+    "Qwen2ForCausalLM",
+    "Qwen3Config",
+    "Qwen3ForCausalLM",
 ]

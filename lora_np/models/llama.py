@@ -4,9 +4,12 @@ SmolLM2 is one. Configuration fields and parameter names are Hugging Face's, so 
 Shapes: B batch, T time, C channels (hidden_size), H heads of queries, K heads of keys and values, D head size
 (H·D need not be C), V vocabulary. What differs from GPT-2: norms without mean or bias, positions told by turning
 queries and keys, a gated MLP, and one head of keys and values for several heads of queries.
+
+Many models are a Llama but for a detail or two: mistral.py, qwen2.py, gemma2.py, ... derive from what is here, and say
+the details alone. `LlamaForCausalLM` has the list of classes in whose place they put their own.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -52,8 +55,8 @@ class LlamaConfig(ModelConfig):
 
     model_type = "llama"
     architecture = "LlamaForCausalLM"
+    rope_theta = 10000.0  # where a file says none
     turns_a_part = False  # may rotary positions turn a part of each head only? (partial_rotary_factor)
-    norms_of_heads = False  # are queries and keys normed, each head by itself? (Qwen3)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -71,14 +74,23 @@ class LlamaConfig(ModelConfig):
                 f"got {self.head_dim}"
             )
         check_activation(self.hidden_act, "hidden_act")
-        self.rope_parameters = check_rope(self.rope_parameters or {}, self.head_dim)
-        if self.rope_parameters.get(PART) not in (None, 1.0) and not self.turns_a_part:
+        self.rope_parameters = self.checked_rope(self.rope_parameters or {})
+
+    def checked_rope(self, given: dict[str, Any]) -> dict[str, Any]:
+        """`given` rope_parameters with their defaults; ValueError if they are not such as this model turns by."""
+        parameters = check_rope({"rope_theta": self.rope_theta, **given}, self.head_dim)
+        if parameters.get(PART) not in (None, 1.0) and not self.turns_a_part:
             raise ValueError(f"rotary positions on a part of each head ({PART}) are not a {self.model_type} model's")
+        return parameters
+
+    def window(self, layer: int) -> int | None:
+        """How many keys, its own the last, a query sees in this layer; None for all."""
+        return None
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Self:
         """From the fields of a config.json; those that say nothing about the computation are passed over."""
-        context = {"max_position_embeddings": cls.max_position_embeddings}
+        context = {"max_position_embeddings": cls.max_position_embeddings, "rope_theta": cls.rope_theta}
         return super().from_dict({**fields, "rope_parameters": rope_parameters({**context, **fields})})
 
 
@@ -107,30 +119,37 @@ class LlamaRotaryEmbedding:
 class LlamaAttention(nn.Module):
     """Causal self-attention: queries, keys and values by a product each, turned by their positions."""
 
+    scale: float | None = None  # of the scores; None for 1/√D
+    softcap: float | None = None  # what caps them (Gemma 2)
+
     def __init__(self, config: LlamaConfig, layer: int) -> None:
         C, D, bias = config.hidden_size, config.head_dim, config.attention_bias
-        self.layer, self.dropout = layer, config.attention_dropout
+        self.layer, self.dropout, self.window = layer, config.attention_dropout, config.window(layer)
         self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
         self.q_proj = nn.Linear(C, self.heads * D, bias)
         self.k_proj = nn.Linear(C, self.kv_heads * D, bias)
         self.v_proj = nn.Linear(C, self.kv_heads * D, bias)
         self.o_proj = nn.Linear(self.heads * D, C, bias)
-        self.q_norm = nn.RMSNorm(D, config.rms_norm_eps) if config.norms_of_heads else None
-        self.k_norm = nn.RMSNorm(D, config.rms_norm_eps) if config.norms_of_heads else None
 
-    def forward(self, x: Tensor, context: Context, angles: Sequence[np.ndarray]) -> Tensor:
-        (B, T, _), (cos, sin) = x.shape, angles
-        q, k = self.q_proj(x), self.k_proj(x)
-        if self.q_norm is not None and self.k_norm is not None:
-            q = self.q_norm(q.reshape(B, T, self.heads, -1)).reshape(B, T, -1)
-            k = self.k_norm(k.reshape(B, T, self.kv_heads, -1)).reshape(B, T, -1)
-        q = F.rotary(q, cos, sin, self.heads)  # (B, H, T, D)
-        k = F.rotary(k, cos, sin, self.kv_heads)  # (B, K, T, D)
-        v = self.v_proj(x).reshape(B, T, self.kv_heads, -1).swapaxes(1, 2)  # (B, K, T, D)
+    def project(self, x: Tensor) -> tuple[Any, Any, Any]:
+        """x (B, T, C) -> queries (B, T, H·D), keys and values (B, T, K·D)."""
+        return self.q_proj(x), self.k_proj(x), self.v_proj(x)
+
+    def turn(self, x: Tensor, heads: int, angles: Any) -> Any:
+        """Queries or keys (B, T, heads·D) -> (B, heads, T, D), turned by the angles of their positions."""
+        cos, sin = angles
+        return F.rotary(x, cos, sin, heads)
+
+    def forward(self, x: Tensor, context: Context, angles: Any) -> Tensor:
+        B, T, _ = x.shape
+        q, k, v = self.project(x)
+        q, k = self.turn(q, self.heads, angles), self.turn(k, self.kv_heads, angles)  # (B, H, T, D), (B, K, T, D)
+        v = v.reshape(B, T, self.kv_heads, -1).swapaxes(1, 2)  # (B, K, T, D)
         if context.cache is not None:
             k, v = context.extend(self.layer, k, v)
         dropout = self.dropout if self.training else 0.0
-        y = F.attention(q, k, v, dropout=dropout, key_mask=context.key_mask)  # (B, H, T, D)
+        bounds = {"window": self.window, "softcap": self.softcap}
+        y = F.attention(q, k, v, scale=self.scale, dropout=dropout, key_mask=context.key_mask, **bounds)  # (B, H, T, D)
         return self.o_proj(y.swapaxes(1, 2).reshape(B, T, -1))
 
 
@@ -152,15 +171,18 @@ class LlamaMLP(nn.Module):
 
 
 class LlamaDecoderLayer(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x)): the residual stream is only ever added to."""
+    """x + attention(norm(x)), then x + mlp(norm(x)): the residual stream is only ever added to.
 
-    def __init__(self, config: LlamaConfig, layer: int) -> None:
-        self.self_attn = LlamaAttention(config, layer)
-        self.mlp = LlamaMLP(config)
-        self.input_layernorm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
+    parts: the classes that `LlamaForCausalLM` lists.
+    """
 
-    def forward(self, x: Tensor, context: Context, angles: Sequence[np.ndarray]) -> Tensor:
+    def __init__(self, config: LlamaConfig, layer: int, parts: Any) -> None:
+        self.self_attn = parts.Attention(config, layer)
+        self.mlp = parts.MLP(config)
+        self.input_layernorm = parts.Norm(config.hidden_size, config.rms_norm_eps)
+        self.post_attention_layernorm = parts.Norm(config.hidden_size, config.rms_norm_eps)
+
+    def forward(self, x: Tensor, context: Context, angles: Any) -> Tensor:
         x = x + self.self_attn(self.input_layernorm(x), context, angles)
         return x + self.mlp(self.post_attention_layernorm(x))
 
@@ -168,14 +190,19 @@ class LlamaDecoderLayer(nn.Module):
 class LlamaModel(nn.Module):
     """Token embedding, the blocks, a last norm: ids (B, T) -> hidden states (B, T, C)."""
 
-    def __init__(self, config: LlamaConfig) -> None:
+    def __init__(self, config: LlamaConfig, parts: Any = None) -> None:
+        parts = LlamaForCausalLM if parts is None else parts
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList(LlamaDecoderLayer(config, layer) for layer in range(config.num_hidden_layers))
-        self.norm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.rotary_emb = LlamaRotaryEmbedding(config)
+        self.layers = nn.ModuleList(parts.Layer(config, layer, parts) for layer in range(config.num_hidden_layers))
+        self.norm = parts.Norm(config.hidden_size, config.rms_norm_eps)
+        self.rotary_emb = parts.Positions(config)
+
+    def embed(self, ids: np.ndarray) -> Tensor:
+        """ids (B, T) -> (B, T, C), what the first block reads."""
+        return self.embed_tokens(ids)
 
     def forward(self, ids: np.ndarray, context: Context) -> Tensor:
-        x = self.embed_tokens(ids)
+        x = self.embed(ids)
         angles = self.rotary_emb(context.positions, like=x)
         for layer in self.layers:
             x = run_block(layer, x, context, angles)
@@ -183,13 +210,22 @@ class LlamaModel(nn.Module):
 
 
 class LlamaForCausalLM(CausalLM):
-    """Llama with its language-model head, which shares its weight with the token embedding when the config says so."""
+    """Llama with its language-model head, which shares its weight with the token embedding when the config says so.
+
+    The classes of its parts stand here, so that a model that is a Llama but for some of them names those.
+    """
 
     base_model_prefix = "model"
+    Model: Any = LlamaModel
+    Layer: Any = LlamaDecoderLayer
+    Attention: Any = LlamaAttention
+    MLP: Any = LlamaMLP
+    Norm: Any = nn.RMSNorm
+    Positions: Any = LlamaRotaryEmbedding
 
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__(config)
-        self.model = LlamaModel(config)
+        self.model = self.Model(config, type(self))
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self._tie_weights()
         init_weights(self, config.initializer_range)

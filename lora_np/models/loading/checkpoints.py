@@ -16,9 +16,8 @@ import numpy as np
 
 from ... import nn
 from ...storage import is_there, one_version, open_gguf, open_safetensors, open_sharded_safetensors, read_json
-from ...storage.fields import short
 from ...storage.tensors import TensorFile
-from ..architectures import ARCHITECTURES
+from ..architectures import classes_of
 from ..base import CausalLM
 from ..generation.defaults import check_generation_config
 from .gguf import GGUFWeights, config_from_gguf
@@ -89,8 +88,8 @@ def _filled(fields, config_path, weights, path):
 
     First it is made without memory, and compared with what the file holds: a wrong configuration may ask for terabytes.
     """
-    config_class, model_class = _classes(fields, config_path)
     with _naming(config_path):
+        config_class, model_class = classes_of(fields)
         config = config_class.from_dict(fields)
         name, depth = config.depth
         if depth > len(weights.shapes):
@@ -102,14 +101,6 @@ def _filled(fields, config_path, weights, path):
         model = model_class(config)
     _fill(model, weights, *_places(model, weights, path), path)
     return model
-
-
-def _classes(fields, path):
-    """The classes of the configuration and of the model."""
-    kind = fields.get("model_type")
-    if not isinstance(kind, str) or kind not in ARCHITECTURES:
-        raise ValueError(f"{path}: model_type {short(kind)} is not known ({', '.join(ARCHITECTURES)})")
-    return ARCHITECTURES[kind]
 
 
 @contextlib.contextmanager
