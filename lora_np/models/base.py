@@ -31,11 +31,13 @@ class CausalLM(nn.Module):
     config              has vocab_size, context, tie_word_embeddings, to_dict()
     base_model_prefix   the name of the attribute that holds the transformer, (ids, context) -> hidden states (B, T, C)
     lm_head             hidden states -> logits
+    softcap             what caps the logits (Gemma 2); None if nothing does
     generation_config   {name: value} of generation_config.json, if there is one: defaults of `generate`
     """
 
     base_model_prefix: str = ""
     gradient_checkpointing = False
+    softcap: float | None = None
     lm_head: Any
     generation_config: dict[str, Any]
 
@@ -78,7 +80,7 @@ class CausalLM(nn.Module):
         context.close(ids.shape[1])
         if logits_to_keep and targets is None:
             hidden = hidden[:, -logits_to_keep:]
-        return CausalLMOutput(hidden, self.lm_head, targets, past_key_values)
+        return CausalLMOutput(hidden, self.lm_head, targets, past_key_values, self.softcap)
 
     def generate(self, input_ids: Numbers, **options: Any) -> np.ndarray:
         """Continue `input_ids`; see `generation.generate` for the options."""
