@@ -117,7 +117,7 @@ def hugging_face_twin(model):
 
 
 def _attention_for(model):
-    """Which of Transformers' attentions to compare with.
+    """Which of Transformers' attentions to compare with. (Gemma 3's config has a cap on scores, its model none.)
 
     Its own ("eager") softmax is in float32 also where the model is in float64, but for GPT-2's, and torch's (sdpa) has
     no cap on scores: then it is written out here.
@@ -126,12 +126,13 @@ def _attention_for(model):
     import transformers
     from transformers.masking_utils import eager_mask
 
-    if getattr(model.config, "attn_logit_softcapping", None) is None:
+    if model.config.model_type != "gemma2":
         return "eager" if model.config.model_type == "gpt2" else "sdpa"
 
     def written_out(module, query, key, value, mask, scaling=None, softcap=None, **kwargs):
         key, value = (x.repeat_interleave(module.num_key_value_groups, 1) for x in (key, value))
-        scores = torch.tanh(query @ key.transpose(2, 3) * scaling / softcap) * softcap
+        scores = query @ key.transpose(2, 3) * scaling
+        scores = scores if softcap is None else torch.tanh(scores / softcap) * softcap
         return ((scores if mask is None else scores + mask).softmax(-1) @ value).transpose(1, 2), None
 
     transformers.AttentionInterface.register("written_out", written_out)

@@ -57,7 +57,7 @@ def adapter_sizes(config, r, target_modules=None):
     """{dotted name: r (in + out)}: the parameters of A (r, in) and B (out, r), for each layer that gets an adapter.
 
     target_modules as in LoraConfig: names, a regular expression, "all-linear", or None for the model's usual ones.
-    "c_attn.q", ".k" and ".v" are the thirds of GPT-2's joint projection, (C, C) each. ValueError for a target that
+    "c_attn.q", ".k" and ".v" are parts of GPT-2's joint projection, (C, C) each. ValueError for a target that
     matches nothing or no linear layer, and for r below 1.
     """
     if not isinstance(r, int) or r < 1:
@@ -69,13 +69,13 @@ def adapter_sizes(config, r, target_modules=None):
 
 
 def _fans(layers, name):
-    """(in, out) of a linear layer or of one of its equal parts."""
+    """(in, out) of a linear layer or of one of its parts."""
     if name in layers:
         return layers[name].in_features, layers[name].out_features
     whole = layers.get(name.rpartition(".")[0])
     if whole is None:
         raise ValueError(f"only linear layers are counted here; {name!r} is none")
-    return whole.in_features, whole.out_features // len(whole.parts)
+    return whole.in_features, whole.parts[name.rpartition(".")[2]]
 
 
 def count(config, r, target_modules=None):

@@ -6,14 +6,19 @@ architectures.py.
 """
 
 from ..aliases import moved_names
+from .gemma2 import Gemma2Config, Gemma2ForCausalLM
+from .gemma3 import Gemma3ForCausalLM, Gemma3TextConfig
 from .gpt2 import GPT2Config, GPT2LMHeadModel
 from .gpt_neox import GPTNeoXConfig, GPTNeoXForCausalLM
 from .kv_cache import KVCache
 from .llama import LlamaConfig, LlamaForCausalLM
 from .loading import AutoModelForCausalLM, AutoTokenizer
 from .mistral import MistralConfig, MistralForCausalLM
+from .olmo2 import Olmo2Config, Olmo2ForCausalLM
+from .phi3 import Phi3Config, Phi3ForCausalLM
 from .qwen2 import Qwen2Config, Qwen2ForCausalLM
 from .qwen3 import Qwen3Config, Qwen3ForCausalLM
+from .smollm3 import SmolLM3Config, SmolLM3ForCausalLM
 from .tokenizers import ByteTokenizer, PretrainedTokenizer
 
 __getattr__ = moved_names(__name__)
@@ -26,14 +31,24 @@ __all__ = [
     "GPT2LMHeadModel",
     "GPTNeoXConfig",
     "GPTNeoXForCausalLM",
+    "Gemma2Config",
+    "Gemma2ForCausalLM",
+    "Gemma3ForCausalLM",
+    "Gemma3TextConfig",
     "KVCache",
     "LlamaConfig",
     "LlamaForCausalLM",
     "MistralConfig",
     "MistralForCausalLM",
+    "Olmo2Config",
+    "Olmo2ForCausalLM",
+    "Phi3Config",
+    "Phi3ForCausalLM",
     "PretrainedTokenizer",
     "Qwen2Config",
     "Qwen2ForCausalLM",
     "Qwen3Config",
     "Qwen3ForCausalLM",
+    "SmolLM3Config",
+    "SmolLM3ForCausalLM",
 ]

@@ -10,12 +10,17 @@ from typing import Any
 from ..storage.fields import short
 from .base import CausalLM
 from .config import ModelConfig
+from .gemma2 import Gemma2Config, Gemma2ForCausalLM
+from .gemma3 import Gemma3ForCausalLM, Gemma3TextConfig
 from .gpt2 import GPT2Config, GPT2LMHeadModel
 from .gpt_neox import GPTNeoXConfig, GPTNeoXForCausalLM
 from .llama import LlamaConfig, LlamaForCausalLM
 from .mistral import MistralConfig, MistralForCausalLM
+from .olmo2 import Olmo2Config, Olmo2ForCausalLM
+from .phi3 import Phi3Config, Phi3ForCausalLM
 from .qwen2 import Qwen2Config, Qwen2ForCausalLM
 from .qwen3 import Qwen3Config, Qwen3ForCausalLM
+from .smollm3 import SmolLM3Config, SmolLM3ForCausalLM
 
 ARCHITECTURES: dict[str, tuple[type[ModelConfig], type[CausalLM]]] = {
     GPT2Config.model_type: (GPT2Config, GPT2LMHeadModel),
@@ -23,6 +28,11 @@ ARCHITECTURES: dict[str, tuple[type[ModelConfig], type[CausalLM]]] = {
     MistralConfig.model_type: (MistralConfig, MistralForCausalLM),
     Qwen2Config.model_type: (Qwen2Config, Qwen2ForCausalLM),
     Qwen3Config.model_type: (Qwen3Config, Qwen3ForCausalLM),
+    Gemma2Config.model_type: (Gemma2Config, Gemma2ForCausalLM),
+    Gemma3TextConfig.model_type: (Gemma3TextConfig, Gemma3ForCausalLM),
+    Olmo2Config.model_type: (Olmo2Config, Olmo2ForCausalLM),
+    SmolLM3Config.model_type: (SmolLM3Config, SmolLM3ForCausalLM),
+    Phi3Config.model_type: (Phi3Config, Phi3ForCausalLM),
     GPTNeoXConfig.model_type: (GPTNeoXConfig, GPTNeoXForCausalLM),
 }
 

@@ -34,12 +34,14 @@ class CausalLM(nn.Module):
     base_model_prefix   the name of the attribute that holds the transformer, (ids, context) -> hidden states (B, T, C)
     lm_head             hidden states -> logits
     head_in_files       what the head is called in files, where that differs
+    softcap             what caps the logits (Gemma 2); None if nothing does
     generation_config   {name: value} of generation_config.json, if there is one: defaults of `generate`
     """
 
     base_model_prefix: str = ""
     head_in_files = "lm_head"
     gradient_checkpointing = False
+    softcap: float | None = None
     lm_head: Any
     generation_config: dict[str, Any]
 
@@ -82,7 +84,7 @@ class CausalLM(nn.Module):
         context.close(ids.shape[1])
         if logits_to_keep and targets is None:
             hidden = hidden[:, -logits_to_keep:]
-        return CausalLMOutput(hidden, self.lm_head, targets, past_key_values)
+        return CausalLMOutput(hidden, self.lm_head, targets, past_key_values, self.softcap)
 
     def generate(self, input_ids: Numbers, **options: Any) -> np.ndarray:
         """Continue `input_ids`; see `generation.generate` for the options."""

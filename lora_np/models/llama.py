@@ -56,6 +56,7 @@ class LlamaConfig(ModelConfig):
     model_type = "llama"
     architecture = "LlamaForCausalLM"
     rope_theta = 10000.0  # where a file says none
+    activation_field = "hidden_act"  # what names the activation
     turns_a_part = False  # may rotary positions turn a part of each head only? (partial_rotary_factor)
 
     def __post_init__(self) -> None:
@@ -73,7 +74,7 @@ class LlamaConfig(ModelConfig):
                 f"head_dim must be even, rotary positions turn pairs of channels, and at most {LARGEST_HEAD}; "
                 f"got {self.head_dim}"
             )
-        check_activation(self.hidden_act, "hidden_act")
+        check_activation(self.hidden_act, self.activation_field)
         self.rope_parameters = self.checked_rope(self.rope_parameters or {})
 
     def checked_rope(self, given: dict[str, Any]) -> dict[str, Any]:
@@ -90,8 +91,13 @@ class LlamaConfig(ModelConfig):
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Self:
         """From the fields of a config.json; those that say nothing about the computation are passed over."""
-        context = {"max_position_embeddings": cls.max_position_embeddings, "rope_theta": cls.rope_theta}
-        return super().from_dict({**fields, "rope_parameters": rope_parameters({**context, **fields})})
+        defaults = {"max_position_embeddings": cls.max_position_embeddings, "rope_theta": cls.rope_theta}
+        return super().from_dict({**fields, "rope_parameters": cls.rope_of({**defaults, **fields})})
+
+    @classmethod
+    def rope_of(cls, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """rope_parameters as files of any age say them."""
+        return rope_parameters(fields)
 
 
 class LlamaRotaryEmbedding:
@@ -101,10 +107,11 @@ class LlamaRotaryEmbedding:
     and nothing that was read before: keys in a cache stay as they were turned, as in Transformers.
     """
 
-    def __init__(self, config):
-        self.settings = config.head_dim, config.rope_parameters, config.max_position_embeddings
+    def __init__(self, config, parameters=None):
+        parameters = config.rope_parameters if parameters is None else parameters
+        self.settings = config.head_dim, parameters, config.max_position_embeddings
         self.frequencies = inverse_frequencies(*self.settings)
-        self.changing = config.rope_parameters["rope_type"] in CHANGING
+        self.changing = parameters["rope_type"] in CHANGING
         self.factor = np.float32(attention_factor(*self.settings[1:]))
 
     def __call__(self, positions, like):
@@ -140,11 +147,15 @@ class LlamaAttention(nn.Module):
         cos, sin = angles
         return F.rotary(x, cos, sin, heads)
 
+    def split(self, x: Any, heads: int) -> Any:
+        """(B, T, heads·D) -> (B, heads, T, D)."""
+        return x.reshape(*x.shape[:2], heads, -1).swapaxes(1, 2)
+
     def forward(self, x: Tensor, context: Context, angles: Any) -> Tensor:
         B, T, _ = x.shape
         q, k, v = self.project(x)
         q, k = self.turn(q, self.heads, angles), self.turn(k, self.kv_heads, angles)  # (B, H, T, D), (B, K, T, D)
-        v = v.reshape(B, T, self.kv_heads, -1).swapaxes(1, 2)  # (B, K, T, D)
+        v = self.split(v, self.kv_heads)  # (B, K, T, D)
         if context.cache is not None:
             k, v = context.extend(self.layer, k, v)
         dropout = self.dropout if self.training else 0.0
@@ -163,8 +174,12 @@ class LlamaMLP(nn.Module):
         self.down_proj = nn.Linear(inner, C, bias)
         self.activation = config.hidden_act
 
+    def expand(self, x: Tensor) -> tuple[Any, Any]:
+        """x (B, T, C) -> what gates and what is gated, (B, T, inner) each."""
+        return self.gate_proj(x), self.up_proj(x)
+
     def forward(self, x: Tensor) -> Tensor:
-        gate, up = self.gate_proj(x), self.up_proj(x)  # (B, T, inner)
+        gate, up = self.expand(x)
         if self.activation in ("silu", "swish"):
             return self.down_proj(F.swiglu(gate, up))
         return self.down_proj(ACTIVATIONS[self.activation](gate) * up)

@@ -127,7 +127,9 @@ def context_length(config: Any) -> int:
 
 def rows_apart(config: Any) -> bool:
     """Does what comes out for a row depend on that row alone, and not on how long another one is?"""
-    return (getattr(config, "rope_parameters", None) or {}).get("rope_type") not in CHANGING
+    parameters = getattr(config, "rope_parameters", None) or {}
+    of_layers = [value for value in parameters.values() if isinstance(value, dict)]  # of each kind of layer (Gemma 3)
+    return not any(one.get("rope_type") in CHANGING for one in (parameters, *of_layers))
 
 
 def inverse_frequencies(
