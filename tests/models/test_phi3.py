@@ -31,7 +31,7 @@ class TestPhi3(RelativeOfLlama):
         "longrope, short": {"rope_parameters": LONG, "original_max_position_embeddings": 12},
         "longrope, stretched": {
             "rope_parameters": {**LONG, "partial_rotary_factor": 0.5},
-            "head_dim": 8,
+            "hidden_size": 32,
             "max_position_embeddings": 48,
             "original_max_position_embeddings": 24,
         },
