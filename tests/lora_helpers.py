@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, settings
 from lora_np import GPT2Config, GPT2LMHeadModel, LoraConfig, PeftModel, get_peft_model, nn
 from lora_np.lora.layer import AdaptedLayer
 from lora_np.models import LlamaConfig, LlamaForCausalLM
+from lora_np.models.rope import context_length
 from lora_np.storage import read_safetensors
 
 # Fuzzing that is the same in every run and is not hurried.
@@ -58,7 +59,7 @@ def tiny_llama(seed=0, **changes):
 
 def some_ids(config, batch=2, time=9, seed=1):
     """Random token ids (batch, time) for a model of this config."""
-    shape = batch, min(time, config.context)
+    shape = batch, min(time, context_length(config))
     return np.random.default_rng(seed).integers(0, config.vocab_size, shape)
 
 
@@ -146,6 +147,8 @@ def _in_float64(twin, model):
     """
     import torch
 
+    positions = getattr(getattr(model, model.base_model_prefix), "rotary_emb", None)
+
     def rms_norm(self, x):
         weight = self.weight + 1 if type(self).__name__.startswith("Gemma") else self.weight
         epsilon = getattr(self, "variance_epsilon", None) or self.eps
@@ -153,7 +156,7 @@ def _in_float64(twin, model):
 
     def rotary(theirs):
         def forward(self, x, position_ids, *layer_type):
-            ours = model.model.rotary_emb(position_ids.numpy(), like=model.lm_head.weight)
+            ours = positions(position_ids.numpy(), like=model.lm_head.weight)
             ours = ours[layer_type[0]] if layer_type else ours
             angles = tuple(torch.tensor(np.concatenate([part, part], -1)) for part in ours)
             for found, expected in zip(angles, theirs(x, position_ids, *layer_type), strict=True):

@@ -16,6 +16,7 @@ from ..autograd import manual_seed
 from ..lora import LoraConfig, PeftModel, get_peft_model
 from ..models import AutoModelForCausalLM, AutoTokenizer, ByteTokenizer
 from ..models.base import CausalLM
+from ..models.rope import context_length
 from ..training import CheckpointError, TrainingArguments, train
 from ..training.protocols import History
 from .arguments import BASE, target_modules
@@ -91,7 +92,7 @@ def finetune(options: FinetuneOptions, say: Say = print, ask: Callable[[str], st
     """
     tokenizer = AutoTokenizer.from_pretrained(options.base)
     model = AutoModelForCausalLM.from_pretrained(options.base, device=options.device)
-    options = options.resolved(model.config.context)
+    options = options.resolved(context_length(model.config))
     task = make_task(options, tokenizer, options.max_length)
     peft_model = _adapted(model, options)
     peft_model.base_model.check_mergeable()

@@ -11,7 +11,8 @@ from ..models.architectures import classes_of
 from ..models.config import Depth, Size
 from .shapes import ShapeArray
 
-ROTARY = ("rope_parameters", "rope_scaling", "rope_theta")  # no parameter and no cost depends on these
+# no parameter and no cost depends on these
+ROTARY = ("rope_parameters", "rope_scaling", "rope_theta", "rotary_pct", "rotary_emb_base")
 NO_SHAPE = ("max_position_embeddings", "sliding_window")  # sizes that are no array's
 
 

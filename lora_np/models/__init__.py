@@ -1,13 +1,15 @@
 """Language models, their files, their tokenizers, and generating text.
 
-Reading order: gpt2.py, llama.py (qwen3.py says what differs from it), causal_lm.py (what all models do), context.py
-and kv_cache.py; then generation/, loading/ and tokenizers/. A new architecture has its line in architectures.py.
+Reading order: gpt2.py, llama.py (qwen3.py says what differs from it), gpt_neox.py, base.py (what all models do),
+context.py and kv_cache.py; then generation/, loading/ and tokenizers/. A new architecture has its line in
+architectures.py.
 """
 
 from ..aliases import moved_names
 from .gemma2 import Gemma2Config, Gemma2ForCausalLM
 from .gemma3 import Gemma3ForCausalLM, Gemma3TextConfig
 from .gpt2 import GPT2Config, GPT2LMHeadModel
+from .gpt_neox import GPTNeoXConfig, GPTNeoXForCausalLM
 from .kv_cache import KVCache
 from .llama import LlamaConfig, LlamaForCausalLM
 from .loading import AutoModelForCausalLM, AutoTokenizer
@@ -27,6 +29,8 @@ __all__ = [
     "ByteTokenizer",
     "GPT2Config",
     "GPT2LMHeadModel",
+    "GPTNeoXConfig",
+    "GPTNeoXForCausalLM",
     "Gemma2Config",
     "Gemma2ForCausalLM",
     "Gemma3ForCausalLM",

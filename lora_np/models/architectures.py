@@ -13,6 +13,7 @@ from .config import ModelConfig
 from .gemma2 import Gemma2Config, Gemma2ForCausalLM
 from .gemma3 import Gemma3ForCausalLM, Gemma3TextConfig
 from .gpt2 import GPT2Config, GPT2LMHeadModel
+from .gpt_neox import GPTNeoXConfig, GPTNeoXForCausalLM
 from .llama import LlamaConfig, LlamaForCausalLM
 from .mistral import MistralConfig, MistralForCausalLM
 from .olmo2 import Olmo2Config, Olmo2ForCausalLM
@@ -32,6 +33,7 @@ ARCHITECTURES: dict[str, tuple[type[ModelConfig], type[CausalLM]]] = {
     Olmo2Config.model_type: (Olmo2Config, Olmo2ForCausalLM),
     SmolLM3Config.model_type: (SmolLM3Config, SmolLM3ForCausalLM),
     Phi3Config.model_type: (Phi3Config, Phi3ForCausalLM),
+    GPTNeoXConfig.model_type: (GPTNeoXConfig, GPTNeoXForCausalLM),
 }
 
 # Kinds that are not among them: what their config.json has that no other has, and names.

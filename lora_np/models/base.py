@@ -1,5 +1,6 @@
 """What every language model here has in common: reading ids, the head, the loss, generating, saving."""
 
+import re
 from collections.abc import Iterator
 from os import PathLike
 from pathlib import Path
@@ -19,6 +20,7 @@ from .context import Context, one_row
 from .generation import generate, stream
 from .kv_cache import KVCache
 from .output import CausalLMOutput, ShardedOutput, shift_labels
+from .rope import context_length, rows_apart
 from .shards import forward_in_shards, shards_of
 
 A_CONFIG = "a config, such as GPT2Config(...); by its name a model comes from AutoModelForCausalLM.from_pretrained"
@@ -28,14 +30,16 @@ Numbers = ArrayLike | Tensor  # what ids and masks may be given as: lists, array
 class CausalLM(nn.Module):
     """A transformer with a head that predicts the next token. Abstract: `gpt2.py` and `llama.py` say which transformer.
 
-    config              has vocab_size, context, tie_word_embeddings, to_dict()
+    config              has vocab_size, max_position_embeddings, tie_word_embeddings, to_dict()
     base_model_prefix   the name of the attribute that holds the transformer, (ids, context) -> hidden states (B, T, C)
     lm_head             hidden states -> logits
     softcap             what caps the logits (Gemma 2); None if nothing does
+    head_in_files       what the head is called in files, where that differs
     generation_config   {name: value} of generation_config.json, if there is one: defaults of `generate`
     """
 
     base_model_prefix: str = ""
+    head_in_files = "lm_head"
     gradient_checkpointing = False
     softcap: float | None = None
     lm_head: Any
@@ -71,7 +75,7 @@ class CausalLM(nn.Module):
         device = self.device
         ids = self.checked_ids(input_ids, device)
         targets = None if labels is None else shift_labels(labels, ids.shape)
-        apart = position_ids is None or self.config.rows_apart
+        apart = position_ids is None or rows_apart(self.config)
         if apart and device == "cpu" and past_key_values is None and (shards := shards_of(targets)):
             return forward_in_shards(self, shards, targets, ids, labels, attention_mask, position_ids)
         context = Context(ids, device, attention_mask, position_ids, past_key_values, self.gradient_checkpointing)
@@ -94,12 +98,16 @@ class CausalLM(nn.Module):
         """Write config.json and model.safetensors, which Transformers loads too."""
         generation = Path(directory) / "generation_config.json"
         with together(directory):
-            write_safetensors(Path(directory) / "model.safetensors", self.state_dict())
+            write_safetensors(Path(directory) / "model.safetensors", self._stored(self.state_dict()))
             write_json(Path(directory) / "config.json", self.config.to_dict())
             if self.generation_config:
                 write_json(generation, self.generation_config)
             else:  # another model's
                 remove(generation)
+
+    def _stored(self, state):
+        """A state with the names that files have."""
+        return {re.sub(r"^lm_head\.", f"{self.head_in_files}.", name): array for name, array in state.items()}
 
     def gradient_checkpointing_enable(self) -> None:
         """Keep only the input of each block for the backward pass, and compute the block again there.
@@ -143,6 +151,6 @@ class CausalLM(nn.Module):
 
     def check_positions(self, positions: np.ndarray) -> None:
         """ValueError if a position lies beyond the model's context."""
-        limit = self.config.context
+        limit = context_length(self.config)
         if positions.max() >= limit:
             raise ValueError(f"{int(positions.max()) + 1} tokens are more than the model's context of {limit}")

@@ -38,16 +38,6 @@ class ModelConfig:
         name = next(name for name, kind in self.kinds().items() if kind == Depth)
         return name, getattr(self, name)
 
-    @property
-    def context(self) -> int:
-        """How many tokens the model reads at most."""
-        return self.max_position_embeddings  # type: ignore[attr-defined]  # an architecture's field
-
-    @property
-    def rows_apart(self) -> bool:
-        """Does what comes out for a row depend on that row alone, and not on how long another one is?"""
-        return True
-
     def to_dict(self) -> dict[str, Any]:
         """The fields of config.json."""
         return {"model_type": self.model_type, "architectures": [self.architecture], **dataclasses.asdict(self)}

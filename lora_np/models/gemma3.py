@@ -15,7 +15,7 @@ from .config import Size
 from .gemma2 import Gemma2Config, Gemma2ForCausalLM, GemmaRMSNorm
 from .llama import LlamaRotaryEmbedding
 from .qwen3 import Qwen3Attention
-from .rope import CHANGING, POSITIVE, rope_parameters
+from .rope import POSITIVE, rope_parameters
 from .windows import FULL, SLIDING
 
 LOCAL_THETA = 10000.0  # of the blocks with a window
@@ -42,14 +42,6 @@ class Gemma3TextConfig(Gemma2Config):
         check_fields(given, dict.fromkeys((FULL, SLIDING), dict | None))
         check, thetas = super().checked_rope, {FULL: self.rope_theta, SLIDING: LOCAL_THETA}
         return {kind: check({"rope_theta": theta, **(given.get(kind) or {})}) for kind, theta in thetas.items()}
-
-    @property
-    def context(self) -> int:
-        return self.max_position_embeddings  # as stretched
-
-    @property
-    def rows_apart(self) -> bool:
-        return not any(one["rope_type"] in CHANGING for one in (self.rope_parameters or {}).values())
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Self:

@@ -24,7 +24,7 @@ from .base import CausalLM
 from .config import Chance, Depth, Fraction, ModelConfig, OptionalId, Size, TokenIds
 from .context import Context, run_block
 from .initialisation import init_weights
-from .rope import CHANGING, PART, attention_factor, check_rope, inverse_frequencies, reach, rope_parameters
+from .rope import CHANGING, PART, attention_factor, check_rope, inverse_frequencies, rope_parameters
 
 LARGEST_HEAD = 2**16  # channels
 
@@ -83,16 +83,6 @@ class LlamaConfig(ModelConfig):
         if parameters.get(PART) not in (None, 1.0) and not self.turns_a_part:
             raise ValueError(f"rotary positions on a part of each head ({PART}) are not a {self.model_type} model's")
         return parameters
-
-    @property
-    def context(self) -> int:
-        """How many tokens the model is made to read, with its positions stretched."""
-        return reach(self.rope_parameters or {}, self.max_position_embeddings)
-
-    @property
-    def rows_apart(self) -> bool:
-        """Does what comes out for a row depend on that row alone, and not on how long another one is?"""
-        return (self.rope_parameters or {})["rope_type"] not in CHANGING
 
     def window(self, layer: int) -> int | None:
         """How many keys, its own the last, a query sees in this layer; None for all."""

@@ -112,15 +112,24 @@ def turning_pairs(head_dim: int, parameters: Mapping[str, Any]) -> int:
     return (turning_channels(head_dim, parameters) + 1) // 2
 
 
-def reach(parameters: Mapping[str, Any], context: int) -> int:
-    """How many positions a model is made for, whose config.json says `context` (max_position_embeddings).
+def context_length(config: Any) -> int:
+    """How many positions a model of this config is made for: its max_position_embeddings, or more.
 
-    Where it is stretched by a factor, files mostly give the context before: Vicuna 16k, Qwen2.5 with YaRN.
+    Where rotary positions are stretched by a factor, files mostly give the context before (Vicuna 16k, Qwen2.5 with
+    YaRN).
     """
-    factor, kind = parameters.get("factor") or 1.0, parameters["rope_type"]
+    parameters, length = getattr(config, "rope_parameters", None) or {}, config.max_position_embeddings
+    factor, kind = parameters.get("factor") or 1.0, parameters.get("rope_type")
     if kind in ("linear", "dynamic"):
-        return int(context * max(1.0, factor))
-    return max(context, int(parameters[ORIGINAL] * factor)) if kind == "yarn" else context
+        return int(length * max(1.0, factor))
+    return max(length, int(parameters[ORIGINAL] * factor)) if kind == "yarn" else length
+
+
+def rows_apart(config: Any) -> bool:
+    """Does what comes out for a row depend on that row alone, and not on how long another one is?"""
+    parameters = getattr(config, "rope_parameters", None) or {}
+    kinds = [parameters, *(one for one in parameters.values() if isinstance(one, dict))]  # Gemma 3: for each of layers
+    return not any(one.get("rope_type") in CHANGING for one in kinds)
 
 
 def inverse_frequencies(

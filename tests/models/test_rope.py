@@ -17,6 +17,7 @@ from lora_np.models.rope import (
     REQUIRED,
     attention_factor,
     check_rope,
+    context_length,
     inverse_frequencies,
     rope_parameters,
 )
@@ -276,7 +277,7 @@ def test_what_the_newer_kinds_need_is_said(parameters, message):
 )
 def test_a_stretched_context_is_as_long_as_it_was_stretched(parameters, expected):
     config = LlamaConfig(max_position_embeddings=100, head_dim=4, rope_parameters=parameters)
-    assert config.context == expected
+    assert context_length(config) == expected
     assert config.max_position_embeddings == 100
 
 

@@ -16,6 +16,7 @@ from ...autograd.tensor import Tensor, data
 from ...nn import evaluating
 from ..context import one_row
 from ..kv_cache import KVCache
+from ..rope import context_length
 from .defaults import most_tokens, sampler
 
 if TYPE_CHECKING:
@@ -75,7 +76,7 @@ def _told(context, steps):
 
 
 def _stream(model, text, sampler, stops, pad, max_new_tokens, use_cache):
-    window = model.config.context
+    window = context_length(model.config)
     cache = KVCache(min(window, text.length + max_new_tokens)) if use_cache and text.length <= window else None
     finished = np.zeros(len(text.ids), bool)
     for _ in range(max_new_tokens):

@@ -25,7 +25,7 @@ from .gguf import GGUFWeights, config_from_gguf
 SINGLE, SHARDED = "model.safetensors", "model.safetensors.index.json"
 HEAD = "lm_head.weight"
 # Masks and frequencies that old files hold beside the weights: they follow from the config.
-CONSTANTS = re.compile(r"(^|\.)(attn\.(bias|masked_bias)|rotary_emb\.inv_freq)$")
+CONSTANTS = re.compile(r"(^|\.)((attn|attention)\.(bias|masked_bias)|rotary_emb\.inv_freq)$")
 
 
 def load_pretrained(path: str | PathLike, gguf_file: str | None = None) -> CausalLM:
@@ -58,11 +58,15 @@ def _load_directory(directory):
     return model
 
 
-def _names(weights, prefix):
-    """{name in the file: name in the model}. A file of the transformer alone, without a head, leaves the prefix out."""
+def _names(weights, prefix, head):
+    """{name in the file: name in the model}. A file of the transformer alone, without a head, leaves the prefix out.
+
+    head: what files call the head; as it is called here it is read, too.
+    """
     names = [name for name in weights.shapes if not CONSTANTS.search(name)]
     bare = not any(name.startswith(f"{prefix}.") for name in names)
-    return {name: f"{prefix}.{name}" if bare and not name.startswith("lm_head.") else name for name in names}
+    heads = {name: f"lm_head.{name.split('.', 1)[1]}" for name in names if name.startswith(("lm_head.", f"{head}."))}
+    return {name: heads.get(name, f"{prefix}.{name}" if bare else name) for name in names}
 
 
 def _load_gguf(path):
@@ -110,7 +114,7 @@ def _naming(path):
 
 def _places(model, weights, path):
     """({name in the file: name in the model}, {name in the model: Parameter}), if the two fit."""
-    names = _names(weights, model.base_model_prefix)
+    names = _names(weights, model.base_model_prefix, model.head_in_files)
     state = {new: SimpleNamespace(shape=weights.shapes[name]) for name, new in names.items()}
     with _naming(path):
         return names, model.match_state(state)[0]

@@ -1,9 +1,11 @@
-"""GGUF's names, layouts and settings in Hugging Face's terms, for the architectures "llama" and "gpt2".
+"""GGUF's names, layouts and settings in Hugging Face's terms, for the architectures "llama", "gpt2" and "gptneox".
 
 What differs, besides names: the rows of Llama's query and key weights stand in another order, because there the
-channels that turn together are neighbours; and GPT-2's weights are stored (out, in), not (in, out) as Conv1D wants.
+channels that turn together are neighbours; GPT-2's weights are stored (out, in), not (in, out) as Conv1D wants; and
+GPT-NeoX's joint projection has the queries of all heads first, then all keys, then all values.
 """
 
+import math
 import re
 from collections.abc import Mapping
 from typing import Any
@@ -11,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from ...storage.tensors import TensorFile
-from ..rope import check_rope, inverse_frequencies
+from ..rope import PART, check_rope, inverse_frequencies
 
 LLAMA_NAMES = {
     "token_embd": "model.embed_tokens",
@@ -39,7 +41,23 @@ GPT2_NAMES = {
     "ffn_up": "mlp.c_fc",
     "ffn_down": "mlp.c_proj",
 }
-TENSOR_NAMES = {"llama": (LLAMA_NAMES, "model.layers"), "gpt2": (GPT2_NAMES, "transformer.h")}
+GPT_NEOX_NAMES = {
+    "token_embd": "gpt_neox.embed_in",
+    "output_norm": "gpt_neox.final_layer_norm",
+    "output": "lm_head",
+    "attn_norm": "input_layernorm",
+    "attn_qkv": "attention.query_key_value",
+    "attn_output": "attention.dense",
+    "ffn_norm": "post_attention_layernorm",
+    "ffn_up": "mlp.dense_h_to_4h",
+    "ffn_down": "mlp.dense_4h_to_h",
+}
+TENSOR_NAMES = {
+    "llama": (LLAMA_NAMES, "model.layers"),
+    "gpt2": (GPT2_NAMES, "transformer.h"),
+    "gptneox": (GPT_NEOX_NAMES, "gpt_neox.layers"),
+}
+MODEL_TYPES = {"gptneox": "gpt_neox"}  # where config.json has another name
 ROPE_FACTORS = "rope_freqs.weight"
 # Llama 3's stretching in GGUF is one number for each pair of channels; these are the settings it was made from.
 LLAMA3 = {"low_freq_factor": 1.0, "high_freq_factor": 4.0, "original_max_position_embeddings": 8192}
@@ -60,11 +78,12 @@ class GGUFWeights:
 
     def __init__(self, file: TensorFile, fields: Mapping[str, Any]) -> None:
         self.file, self.fields = file, fields
-        kind = fields["model_type"]
-        self.names = {hugging_face_name(kind, name): name for name in file.shapes if name != ROPE_FACTORS}
+        kind, architecture = fields["model_type"], file.metadata["general.architecture"]
+        self.names = {hugging_face_name(architecture, name): name for name in file.shapes if name != ROPE_FACTORS}
         self.transposed = re.compile(r"c_(attn|proj|fc)\.weight$" if kind == "gpt2" else "(?!)")
         heads = {"q_proj": fields.get("num_attention_heads"), "k_proj": fields.get("num_key_value_heads")}
-        self.heads = {} if kind == "gpt2" else heads
+        self.heads = heads if "num_key_value_heads" in fields else {}
+        self.joint = {"query_key_value": fields.get("num_attention_heads")}
         self.shapes = {name: self._shape(name) for name in self.names}
 
     def _shape(self, name):
@@ -73,9 +92,11 @@ class GGUFWeights:
 
     def read_into(self, name: str, out: np.ndarray) -> None:
         """Fill `out` with a tensor."""
-        heads = self.heads.get(name.split(".")[-2])
-        if heads:
+        layer = name.split(".")[-2]
+        if heads := self.heads.get(layer):
             out[...] = rows_for_halves(self.file.read(self.names[name]), heads)
+        elif heads := self.joint.get(layer):
+            out[...] = rows_by_head(self.file.read(self.names[name]), heads)
         else:
             self.file.read_into(self.names[name], out.T if self.transposed.search(name) else out)
 
@@ -89,12 +110,19 @@ def rows_for_halves(weight: np.ndarray, heads: int) -> np.ndarray:
     return weight.reshape(heads, -1, 2, *shape[1:]).swapaxes(1, 2).reshape(shape)
 
 
+def rows_by_head(weight: np.ndarray, heads: int) -> np.ndarray:
+    """Rows of all queries, then all keys, then all values, to those of each head side by side.
+
+    weight (3·H·D, in), or a bias (3·H·D,).
+    """
+    shape = weight.shape
+    return weight.reshape(3, heads, -1, *shape[1:]).swapaxes(0, 1).reshape(shape)
+
+
 def config_from_gguf(file: TensorFile) -> dict[str, Any]:
     """The fields of config.json that an open GGUF file stands for. ValueError if one is missing or not supported."""
     settings = _Settings(file)
-    if settings.architecture == "gpt2":
-        return _gpt2_config(settings, file)
-    return _llama_config(settings, file)
+    return {"gpt2": _gpt2_config, "gptneox": _gpt_neox_config}.get(settings.architecture, _llama_config)(settings, file)
 
 
 class _Settings:
@@ -107,9 +135,10 @@ class _Settings:
             raise ValueError(f"general.architecture {self.architecture!r} is not known ({known})")
 
     def get(self, name, kind=int, default=None):
-        """The setting's value, an int or a float. ValueError if it is of another type, or missing without a default."""
+        """The setting's value, of this kind. ValueError if it is of another, or missing without a default."""
         value = self.metadata.get(f"{self.architecture}.{name}", default)
-        if isinstance(value, bool) or not isinstance(value, (int, float) if kind is float else kind):
+        wrong = isinstance(value, bool) is not (kind is bool)
+        if wrong or not isinstance(value, (int, float) if kind is float else kind):
             raise ValueError(f"{self.architecture}.{name} must be of type {kind.__name__}, got {value!r}")
         return kind(value)
 
@@ -126,7 +155,7 @@ def _shared_fields(settings, file):
     tokens = {"bos_token_id": "bos", "eos_token_id": "eos", "pad_token_id": "padding"}
     said = {name: settings.metadata.get(f"tokenizer.ggml.{short}_token_id") for name, short in tokens.items()}
     return {
-        "model_type": settings.architecture,
+        "model_type": MODEL_TYPES.get(settings.architecture, settings.architecture),
         "vocab_size": vocabulary,
         "tie_word_embeddings": "output.weight" not in file.shapes,
         **{name: value for name, value in said.items() if value is not None},  # else the architecture's own
@@ -145,6 +174,32 @@ def _gpt2_config(settings, file):
         "n_inner": settings.get("feed_forward_length"),
         "layer_norm_epsilon": settings.get("attention.layer_norm_epsilon", float),
     }
+
+
+def _gpt_neox_config(settings, file):
+    hidden, heads = settings.get("embedding_length"), settings.get("attention.head_count")
+    size = hidden // max(1, heads)
+    turned = settings.get("rope.dimension_count")
+    if not 0 <= turned <= size:
+        raise ValueError(f"rotary positions on {turned} channels do not fit a head of {size}")
+    return {
+        **_shared_fields(settings, file),
+        "hidden_size": hidden,
+        "intermediate_size": settings.get("feed_forward_length"),
+        "num_hidden_layers": settings.get("block_count"),
+        "num_attention_heads": heads,
+        "max_position_embeddings": settings.get("context_length"),
+        "layer_norm_eps": settings.get("attention.layer_norm_epsilon", float),
+        "use_parallel_residual": settings.get("use_parallel_residual", bool, True),
+        "attention_bias": "blk.0.attn_qkv.bias" in file.shapes,
+        "rope_parameters": {**_rope(settings, file, turned), PART: _part(turned, max(1, size))},
+    }
+
+
+def _part(turned, size):
+    """turned / size, or the next number above, where rounding would make one channel less of it."""
+    part = turned / size
+    return part if int(size * part) == turned else math.nextafter(part, 1.0)
 
 
 def _llama_config(settings, file):
