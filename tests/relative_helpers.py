@@ -43,6 +43,16 @@ WINDOWS = {
 PARTS = [(4, 5), (1, 1, 1, 1, 1, 1, 1, 1, 1), (5, 1, 1, 2), (3, 3, 3)]  # lengths that a text of 9 is read in
 
 
+def tiny_relative(kind, seed=0, norms_around=1.0, **changes):
+    """A tiny model with random weights, in evaluation mode. norms_around: what the weights of norms lie around."""
+    config_class, model_class = ARCHITECTURES[kind]
+    model = randomize(model_class(config_class(**{**SMALL, **changes})), seed).eval()
+    for name, p in model.named_parameters():
+        if name.endswith("norm.weight"):
+            p.data += np.float32(norms_around - 1)
+    return model
+
+
 class RelativeOfLlama:
     """kind: its model_type. configs: {name: fields that differ from SMALL}. targets: what its adapters are tried on."""
 
@@ -59,12 +69,7 @@ class RelativeOfLlama:
 
     def tiny(self, seed=0, **changes):
         """A tiny model with random weights, in evaluation mode."""
-        config_class, model_class = ARCHITECTURES[self.kind]
-        model = randomize(model_class(config_class(**{**SMALL, **changes})), seed).eval()
-        for name, p in model.named_parameters():
-            if name.endswith("norm.weight"):
-                p.data += np.float32(self.norms_around - 1)
-        return model
+        return tiny_relative(self.kind, seed, self.norms_around, **changes)
 
     @pytest.mark.parity
     @pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])

@@ -33,8 +33,8 @@ class CausalLM(nn.Module):
     config              has vocab_size, max_position_embeddings, tie_word_embeddings, to_dict()
     base_model_prefix   the name of the attribute that holds the transformer, (ids, context) -> hidden states (B, T, C)
     lm_head             hidden states -> logits
-    head_in_files       what the head is called in files, where that differs
     softcap             what caps the logits (Gemma 2); None if nothing does
+    head_in_files       what the head is called in files, where that differs
     generation_config   {name: value} of generation_config.json, if there is one: defaults of `generate`
     """
 

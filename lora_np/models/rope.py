@@ -128,8 +128,8 @@ def context_length(config: Any) -> int:
 def rows_apart(config: Any) -> bool:
     """Does what comes out for a row depend on that row alone, and not on how long another one is?"""
     parameters = getattr(config, "rope_parameters", None) or {}
-    of_layers = [value for value in parameters.values() if isinstance(value, dict)]  # of each kind of layer (Gemma 3)
-    return not any(one.get("rope_type") in CHANGING for one in (parameters, *of_layers))
+    kinds = [parameters, *(one for one in parameters.values() if isinstance(one, dict))]  # Gemma 3: for each of layers
+    return not any(one.get("rope_type") in CHANGING for one in kinds)
 
 
 def inverse_frequencies(

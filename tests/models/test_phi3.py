@@ -31,7 +31,7 @@ class TestPhi3(RelativeOfLlama):
         "longrope, short": {"rope_parameters": LONG, "original_max_position_embeddings": 12},
         "longrope, stretched": {
             "rope_parameters": {**LONG, "partial_rotary_factor": 0.5},
-            "head_dim": 8,
+            "hidden_size": 32,
             "max_position_embeddings": 48,
             "original_max_position_embeddings": 24,
         },
@@ -57,7 +57,6 @@ def test_a_text_longer_than_the_original_context_turns_otherwise(monkeypatch):
 OLDER = {
     "nothing said": {},
     "theta": {"rope_theta": 333.0, "rope_scaling": None},
-    "su": {"rope_scaling": {"type": "su", "short_factor": [1.0, 1.5], "long_factor": [2.0, 3.0]}},
     "longrope": {"rope_scaling": {"type": "longrope", "short_factor": [1.0, 1.5], "long_factor": [2.0, 3.0]}},
     "new": {"rope_parameters": {**LONG, "original_max_position_embeddings": 3}},
     "partial": {"partial_rotary_factor": 0.5, "rope_theta": 50.0},
@@ -83,6 +82,18 @@ def test_files_of_any_age_are_read_as_by_transformers(tmp_path, more):
         assert relative(logits_of(loaded, ids), twin(torch.tensor(ids)).logits) < 2e-5
     loaded.save_pretrained(tmp_path / "again")
     assert relative(logits_of(load_pretrained(tmp_path / "again"), ids), logits_of(loaded, ids)) == 0
+
+
+@pytest.mark.parametrize("kind", ["su", "yarn"])
+def test_longrope_had_other_names(kind):
+    """Transformers means them too, and stumbles over "su"."""
+    factors = {name: LONG[name] for name in ("short_factor", "long_factor")}
+    fields = {**SMALL, "original_max_position_embeddings": 6}
+    found, expected = (
+        Phi3Config.from_dict({**fields, "rope_scaling": {"type": name, **factors}}) for name in (kind, "longrope")
+    )
+    assert found == expected
+    assert found.rope_parameters["rope_type"] == "longrope"
 
 
 @pytest.mark.parametrize(
