@@ -52,9 +52,7 @@ def _part(path, first, number, count):
     if not path.exists():
         raise FileNotFoundError(f"{first} is the first of {count} parts, and {path.name} is not beside it")
     part = open_one_gguf(path)
-    said = part.metadata.get(NUMBER), part.metadata.get(COUNT)
-    if said != (number, count):
-        raise ValueError(
-            f"{path}: {NUMBER} and {COUNT} should be {number} and {count}, not {said[0]!r} and {said[1]!r}"
-        )
+    i, of = part.metadata.get(NUMBER), part.metadata.get(COUNT)
+    if (i, of) != (number, count):
+        raise ValueError(f"{path}: {NUMBER} and {COUNT} should be {number} and {count}, not {i!r} and {of!r}")
     return part
