@@ -60,7 +60,7 @@ def test_norms_start_at_one():
         ({"final_logit_softcapping": "30"}, "final_logit_softcapping must be a positive number, got '30'"),
         ({"hidden_activation": "geglu"}, "hidden_activation 'geglu' is not known; known are gelu, "),
         ({"query_pre_attn_scalar": 0}, "query_pre_attn_scalar must be a positive integer, got 0"),
-        ({"sliding_window": None}, r"layer_types\[0\] is 'sliding_attention', but no sliding_window says"),
+        ({"sliding_window": None}, "sliding_window must be a positive integer, got None"),
     ],
 )
 def test_a_config_that_makes_no_sense_is_refused(changes, message):
