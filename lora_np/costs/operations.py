@@ -15,7 +15,7 @@ def flops(config, r=None, target_modules=None, *, batch=1, length, method="lora"
     below its lowest adapter, so that its step is about 2/3 of a full one; the branch adds 2 N r (in + out) forward
     and twice that backward. Attention, QKᵀ and P V, costs 4 N·length·width forward and twice that backward, with a
     window in the place of a longer `length`; the half that the causal mask hides is counted, though much of it is
-    not computed here. Elementwise work is left out. ValueError for  another method.
+    not computed here. Elementwise work is left out. ValueError for another method.
     """
     if method not in ("full", "lora"):
         raise ValueError(f"method must be 'full' or 'lora', got {method!r}")

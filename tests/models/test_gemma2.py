@@ -17,6 +17,7 @@ class TestGemma2(RelativeOfLlama):
     kind = "gemma2"
     norms_around = 0.0
     targets = (None, "all-linear", ["embed_tokens", "q_proj"])
+    slopes = "small caps"
     configs = {
         "usual": {},
         "small caps": {"attn_logit_softcapping": 0.5, "final_logit_softcapping": 0.7},

@@ -21,6 +21,7 @@ PARTIAL = {"partial_rotary_factor": 0.5, "rope_theta": 100.0, "rope_type": "defa
 class TestPhi3(RelativeOfLlama):
     kind = "phi3"
     targets = (["qkv_proj"], "all-linear", ["o_proj", "gate_up_proj", "embed_tokens"])
+    slopes = "window"
     configs = {
         "usual": {},
         "multi-head": {"num_key_value_heads": None},
