@@ -68,6 +68,11 @@ def adapter_sizes(config, r, target_modules=None):
     return {name: r * sum(_fans(layers, name)) for name in find_targets(model, targets)}
 
 
+def layer_shape(config, name):
+    """(in, out) of a linear layer of this name, or of a part of a joint projection."""
+    return _fans(linear_modules(model_of(config)), name)
+
+
 def _fans(layers, name):
     """(in, out) of a linear layer or of one of its parts."""
     if name in layers:

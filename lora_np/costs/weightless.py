@@ -13,7 +13,10 @@ from .shapes import ShapeArray
 
 # no parameter and no cost depends on these
 ROTARY = ("rope_parameters", "rope_scaling", "rope_theta", "rotary_pct", "rotary_emb_base")
-NO_SHAPE = ("max_position_embeddings", "sliding_window")  # sizes that are no array's
+NO_SHAPE = (  # sizes that are no array's
+    *("max_position_embeddings", "original_max_position_embeddings", "sliding_window"),
+    *("no_rope_layer_interval", "query_pre_attn_scalar"),
+)
 
 
 def build(config):

@@ -1,8 +1,8 @@
 """Language models, their files, their tokenizers, and generating text.
 
-Reading order: gpt2.py, llama.py (qwen3.py says what differs from it), gpt_neox.py, base.py (what all models do),
-context.py and kv_cache.py; then generation/, loading/ and tokenizers/. A new architecture has its line in
-architectures.py.
+Reading order: gpt2.py, llama.py (mistral.py, qwen2.py, olmo2.py, ... say what differs from it), gpt_neox.py, base.py
+(what all models do), context.py and kv_cache.py; then generation/, loading/ and tokenizers/. A new architecture has its
+line in architectures.py.
 """
 
 from ..aliases import moved_names

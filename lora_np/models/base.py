@@ -120,6 +120,10 @@ class CausalLM(nn.Module):
         """Keep what the backward pass needs, as usual."""
         self.gradient_checkpointing = False
 
+    def reads_anew(self, held: int, length: int) -> bool:
+        """Is a text of `length` tokens to be read from its start, though a cache holds the first `held`? (Phi-3)"""
+        return False
+
     def get_output_embeddings(self) -> nn.Module:
         """The head: the layer that turns hidden states into logits."""
         return self.lm_head

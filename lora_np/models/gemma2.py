@@ -37,7 +37,7 @@ class Gemma2Config(LlamaConfig):
     eos_token_id: TokenIds = 1
     pad_token_id: OptionalId = 0
     query_pre_attn_scalar: Size = 256
-    sliding_window: Size | None = 4096
+    sliding_window: Size = 4096
     layer_types: list[str] | None = None
     final_logit_softcapping: POSITIVE | None = 30.0
     attn_logit_softcapping: POSITIVE | None = 50.0

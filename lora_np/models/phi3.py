@@ -105,3 +105,8 @@ class Phi3ForCausalLM(LlamaForCausalLM):
     """Phi-3 with its language-model head."""
 
     Layer, Attention, MLP = Phi3DecoderLayer, Phi3Attention, Phi3MLP
+
+    def reads_anew(self, held: int, length: int) -> bool:
+        """Once, where it outgrows the original context: from then on all of it turns by the long factors."""
+        stretched = self.config.rope_parameters["rope_type"] == "longrope"
+        return stretched and 0 < held <= self.config.original_max_position_embeddings < length

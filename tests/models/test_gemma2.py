@@ -17,6 +17,7 @@ class TestGemma2(RelativeOfLlama):
     kind = "gemma2"
     norms_around = 0.0
     targets = (None, "all-linear", ["embed_tokens", "q_proj"])
+    slopes = "small caps"
     configs = {
         "usual": {},
         "small caps": {"attn_logit_softcapping": 0.5, "final_logit_softcapping": 0.7},
@@ -60,7 +61,7 @@ def test_norms_start_at_one():
         ({"final_logit_softcapping": "30"}, "final_logit_softcapping must be a positive number, got '30'"),
         ({"hidden_activation": "geglu"}, "hidden_activation 'geglu' is not known; known are gelu, "),
         ({"query_pre_attn_scalar": 0}, "query_pre_attn_scalar must be a positive integer, got 0"),
-        ({"sliding_window": None}, r"layer_types\[0\] is 'sliding_attention', but no sliding_window says"),
+        ({"sliding_window": None}, "sliding_window must be a positive integer, got None"),
     ],
 )
 def test_a_config_that_makes_no_sense_is_refused(changes, message):

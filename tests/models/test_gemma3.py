@@ -16,6 +16,7 @@ class TestGemma3(RelativeOfLlama):
     kind = "gemma3_text"
     norms_around = 0.0
     targets = (None, "all-linear", ["embed_tokens", "q_proj"])
+    slopes = "one layer of each"
     configs = {
         "usual": {},
         "one layer of each": {"layer_types": [SLIDING, FULL, SLIDING]},

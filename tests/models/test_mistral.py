@@ -13,6 +13,7 @@ from lora_np.models.loading.checkpoints import load_pretrained
 
 class TestMistral(RelativeOfLlama):
     kind = "mistral"
+    slopes = "window"
     configs = {
         "usual": {},
         "window": {"sliding_window": 3},

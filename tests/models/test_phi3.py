@@ -9,7 +9,7 @@ from lora_helpers import gradients, hugging_face_twin, logits_of, perturbed, rel
 from relative_helpers import SMALL, RelativeOfLlama
 
 from lora_np import LoraConfig, PeftModel, Phi3Config, get_peft_model
-from lora_np.costs import adapter_sizes
+from lora_np.costs import adapter_sizes, memory
 from lora_np.costs.parameters import dimensions
 from lora_np.models.loading.checkpoints import load_pretrained
 from lora_np.storage import read_safetensors
@@ -21,6 +21,7 @@ PARTIAL = {"partial_rotary_factor": 0.5, "rope_theta": 100.0, "rope_type": "defa
 class TestPhi3(RelativeOfLlama):
     kind = "phi3"
     targets = (["qkv_proj"], "all-linear", ["o_proj", "gate_up_proj", "embed_tokens"])
+    slopes = "window"
     configs = {
         "usual": {},
         "multi-head": {"num_key_value_heads": None},
@@ -39,7 +40,7 @@ class TestPhi3(RelativeOfLlama):
 
 
 @pytest.mark.parity
-def test_a_text_longer_than_the_original_context_turns_otherwise(monkeypatch):
+def test_a_text_longer_than_the_original_context_turns_otherwise():
     """Generation too: what was read before is read again, with the long factors."""
     import torch
 
@@ -51,7 +52,8 @@ def test_a_text_longer_than_the_original_context_turns_otherwise(monkeypatch):
         assert relative(logits_of(model, ids[:, :length]), expected) < 2e-5
     options, start = {"max_new_tokens": 6, "do_sample": False}, torch.tensor(ids[:, :6])
     theirs = twin.generate(start, attention_mask=torch.ones_like(start), pad_token_id=0, **options)
-    np.testing.assert_array_equal(model.generate(ids[:, :6], use_cache=False, **options), theirs.numpy())
+    for use_cache in (True, False):
+        np.testing.assert_array_equal(model.generate(ids[:, :6], use_cache=use_cache, **options), theirs.numpy())
 
 
 OLDER = {
@@ -200,3 +202,10 @@ class TestParts:
 def test_dimensions_are_seen_through_joint_projections():
     found = dimensions(TestPhi3().tiny(head_dim=6).config.to_dict())
     assert (found["q"], found["kv"], found["inner"], found["heads"]) == (24, 12, 24, 4)
+
+
+def test_the_forecast_sees_the_two_inputs_of_a_joint_gated_mlp():
+    """As many activations as a Mistral of the same sizes has: what differs is how many products compute them."""
+    phi3, mistral = ({**SMALL, "model_type": kind, "sliding_window": None} for kind in ("phi3", "mistral"))
+    found, expected = (memory(fields, method="full", length=8)["activations"] for fields in (phi3, mistral))
+    assert found == expected

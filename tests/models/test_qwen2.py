@@ -12,6 +12,7 @@ from lora_np.models.loading.checkpoints import load_pretrained
 
 class TestQwen2(RelativeOfLlama):
     kind = "qwen2"
+    slopes = "windows from layer 1"
     configs = {
         "usual": {},
         "multi-head": {"num_key_value_heads": None},

@@ -7,6 +7,7 @@ from relative_helpers import WINDOWS, RelativeOfLlama
 
 class TestQwen3(RelativeOfLlama):
     kind = "qwen3"
+    slopes = "windows from layer 1"
     configs = {
         "usual": {"head_dim": 6},
         "multi-head": {"num_key_value_heads": 4, "head_dim": 4},

@@ -11,6 +11,7 @@ from lora_np import SmolLM3Config
 class TestSmolLM3(RelativeOfLlama):
     kind = "smollm3"
     targets = (["q_proj", "v_proj"], "all-linear")
+    slopes = "some"
     configs = {
         "usual": {"no_rope_layer_interval": 2},
         "all turn": {},

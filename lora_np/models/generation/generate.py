@@ -92,6 +92,8 @@ def _stream(model, text, sampler, stops, pad, max_new_tokens, use_cache):
 
 def _next_logits(model, text, cache, window):
     """The logits (B, V) of the next token, in float64 on the host."""
+    if cache is not None and model.reads_anew(cache.length, text.length):
+        cache.length = 0
     start = cache.length if cache is not None else max(0, text.length - window)
     options = text.positions_and_mask(start, text.length - window if cache is None else 0)
     with no_grad(), evaluating():
