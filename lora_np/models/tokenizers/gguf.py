@@ -50,16 +50,11 @@ def tokenizer_from_gguf(metadata: Mapping[str, Any]) -> PretrainedTokenizer:
         raise ValueError(
             f"tokenizer.ggml.model is {model!r}; known here are 'gpt2' (byte-level BPE) and 'llama' (SentencePiece)"
         )
-    scored = model == "llama"
+    make, usual = (_scored_backend, SCORED_IDS) if model == "llama" else (_byte_level_backend, {})
     tokens = _list(metadata, "tokens", str)
-    types = _types(metadata, len(tokens))
-    config = {
-        f"{name}_token": _special(metadata, key, tokens, SCORED_IDS.get(key) if scored else None)
-        for name, key in SPECIAL_TOKENS.items()
-    }
-    make = _scored_backend if scored else _byte_level_backend
-    backend, adds_bos = make(metadata, tokens, types, config)
-    _add_tokens(backend, tokens, types, set(config.values()))
+    backend, adds_bos = make(metadata, tokens)
+    config = _special_tokens(metadata, tokens, usual)
+    _add_tokens(backend, tokens, _types(metadata, len(tokens)), set(config.values()))
     bos, eos = config["bos_token"], config["eos_token"]
     adds_bos = _value(metadata, "add_bos_token", bool, adds_bos)
     surround(backend, bos if adds_bos else None, eos if _value(metadata, "add_eos_token", bool, False) else None)
@@ -69,7 +64,7 @@ def tokenizer_from_gguf(metadata: Mapping[str, Any]) -> PretrainedTokenizer:
     return PretrainedTokenizer(backend, {**config, "chat_template": template})
 
 
-def _byte_level_backend(metadata, tokens, types, config):
+def _byte_level_backend(metadata, tokens):
     """(the backend, does a BOS stand before texts where the file does not say?)"""
     rule = _rule(_value(metadata, "pre", str, None))
     backend = byte_level_bpe(_vocabulary(tokens), _merges(metadata), ignore_merges=rule.whole_pieces)
@@ -77,16 +72,17 @@ def _byte_level_backend(metadata, tokens, types, config):
     return backend, rule.adds_bos
 
 
-def _scored_backend(metadata, tokens, types, config):
+def _scored_backend(metadata, tokens):
     """The same of SentencePiece's kind."""
+    vocabulary, config = _vocabulary(tokens), _special_tokens(metadata, tokens, SCORED_IDS)
     scores = _list(metadata, "scores", numbers.Real)
     if len(scores) != len(tokens):
         raise ValueError(f"tokenizer.ggml.scores has {len(scores)} entries for {len(tokens)} tokens")
     if not all(map(math.isfinite, scores)):
         raise ValueError("tokenizer.ggml.scores has entries that are not finite")
-    vocabulary = _vocabulary(tokens)
+    types = _types(metadata, len(tokens))
     left_out = {token for token, kind in zip(tokens, types, strict=True) if kind != NORMAL}
-    merges = merges_by_score(vocabulary, scores, left_out | set(config.values()))
+    merges = merges_by_score(vocabulary, scores, left_out.union(config.values()))
     prefix = _value(metadata, "add_space_prefix", bool, True)
     return scored_bpe(vocabulary, merges, config["unk_token"], prefix), True
 
@@ -143,6 +139,11 @@ def _types(metadata, count):
     if len(types) != count:
         raise ValueError(f"tokenizer.ggml.token_type has {len(types)} entries for {count} tokens")
     return types
+
+
+def _special_tokens(metadata, tokens, usual):
+    """{"bos_token": token or None, ...}. usual: {GGUF's name: id} where the file does not say."""
+    return {f"{ours}_token": _special(metadata, key, tokens, usual.get(key)) for ours, key in SPECIAL_TOKENS.items()}
 
 
 def _special(metadata, key, tokens, usual):
