@@ -4,11 +4,11 @@ import json
 
 import numpy as np
 import pytest
-from lora_helpers import logits_of, relative, some_ids
-from model_helpers import loss_and_gradients, some_labels
+from lora_helpers import assert_equal_to_peft, logits_of, relative, some_ids
+from model_helpers import some_labels
 from relative_helpers import FULL, SLIDING, SMALL, RelativeOfLlama
 
-from lora_np import Gemma2Config
+from lora_np import Gemma2Config, LoraConfig
 from lora_np.models.gemma2 import GemmaRMSNorm
 from lora_np.models.loading.checkpoints import load_pretrained
 
@@ -41,9 +41,16 @@ class TestGemma2(RelativeOfLlama):
         out = model(ids, labels=some_labels(ids))
         assert 0.05 < abs(out.logits.data).max() <= 0.1
         assert abs(out.loss.item() - np.log(31)) < 0.11
-        _, whole = loss_and_gradients(model, ids, some_labels(ids))
-        model.lm_head.forward = type(model.lm_head).forward.__get__(model.lm_head)
-        assert np.linalg.norm(whole["model.embed_tokens.weight"]) > 0
+        wider = self.tiny(final_logit_softcapping=1e4)(ids).logits.data
+        np.testing.assert_allclose(out.logits.data, 0.1 * np.tanh(wider / 0.1), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parity
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing` is deprecated")
+def test_a_head_with_an_adapter_is_capped_too():
+    base = TestGemma2().tiny(tie_word_embeddings=False, final_logit_softcapping=2.0)
+    options = {"r": 3, "lora_alpha": 5, "init_lora_weights": False}
+    assert_equal_to_peft(LoraConfig(**options, target_modules=["lm_head", "q_proj"]), base)
 
 
 def test_norms_start_at_one():
