@@ -21,16 +21,19 @@ from . import aliases
 from .autograd import Tensor, gradcheck, manual_seed, no_grad
 
 if TYPE_CHECKING:  # for editors; Python reads the parts one by one, when a name is asked for that it has not found yet
-    from .lora import LoraConfig, PeftModel, TaskType, get_peft_model
+    from .lora import LoraConfig, PeftModel, PeftModelForSequenceClassification, TaskType, get_peft_model
     from .models import (
         AutoModelForCausalLM,
+        AutoModelForSequenceClassification,
         AutoTokenizer,
         ByteTokenizer,
         GPT2Config,
+        GPT2ForSequenceClassification,
         GPT2LMHeadModel,
         KVCache,
         LlamaConfig,
         LlamaForCausalLM,
+        LlamaForSequenceClassification,
         PretrainedTokenizer,
     )
     from .training import SGD, AdamW, ExampleData, TextData, TrainingArguments, evaluate, train
@@ -41,16 +44,20 @@ __all__ = [
     "SGD",
     "AdamW",
     "AutoModelForCausalLM",
+    "AutoModelForSequenceClassification",
     "AutoTokenizer",
     "ByteTokenizer",
     "ExampleData",
     "GPT2Config",
+    "GPT2ForSequenceClassification",
     "GPT2LMHeadModel",
     "KVCache",
     "LlamaConfig",
     "LlamaForCausalLM",
+    "LlamaForSequenceClassification",
     "LoraConfig",
     "PeftModel",
+    "PeftModelForSequenceClassification",
     "PretrainedTokenizer",
     "TaskType",
     "Tensor",

@@ -22,6 +22,7 @@ from .config import LoraConfig, PeftConfig, TaskType
 from .layer import LoraLinear
 from .lora_model import LoraModel
 from .peft_model import PeftModel, get_peft_model
+from .tasks import PeftModelForSequenceClassification
 from .variants.embedding import LoraEmbedding
 from .variants.vera import VeraConfig
 
@@ -34,6 +35,7 @@ __all__ = [
     "LoraModel",
     "PeftConfig",
     "PeftModel",
+    "PeftModelForSequenceClassification",
     "TaskType",
     "VeraConfig",
     "get_peft_model",

@@ -23,7 +23,7 @@ NOTHING: tuple[Any, ...] = (None, False, {}, [])  # values of a field that is no
 
 
 class TaskType(StrEnum):
-    """What the model is for, in PEFT's words. The models here are for the first; an adapter's file may say another."""
+    """What the model is for, in PEFT's words. The models here are for the first two; a file may say another."""
 
     CAUSAL_LM = "CAUSAL_LM"
     SEQ_CLS = "SEQ_CLS"

@@ -18,7 +18,7 @@ from .init import check_rank
 from .kinds import kind_of, make_adapter
 from .layer import AdaptedLayer
 from .saved_modules import copied
-from .targets import biases_of, own_modules, saved_modules_of, targets_of, warn_of_unused
+from .targets import HEADS, biases_of, own_modules, saved_modules_of, targets_of, train_heads, warn_of_unused
 from .types import Array
 
 BASE_WEIGHT = "base_layer.weight"  # behind a layer's name: what PEFT's files have of the base
@@ -89,6 +89,8 @@ def new_adapter(
     cannot be such an adapter.
     """
     modules = own_modules(model)
+    if config.task_type in HEADS:
+        train_heads(config, modules)
     wanted, saved = targets_of(model, config, modules), saved_modules_of(modules, config)
     _check_apart([*wanted, *beside[0]], [*saved, *beside[1]])
     targets = [Target(name, modules[name], *config.rank_and_alpha(name), wanted[name]) for name in wanted]

@@ -3,7 +3,7 @@
 import warnings
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from .. import nn
 from ..autograd.tensor import is_grad_enabled
@@ -11,7 +11,7 @@ from ..autograd.threads import limit_threads
 from ..expect import A_MODEL, expect, expect_path
 from ..storage import together
 from .call import calling
-from .config import PeftConfig, check_alpha
+from .config import PeftConfig, TaskType, check_alpha
 from .files import read_adapter, write_adapter
 from .layer import AdaptedLayer
 from .lora_model import LoraModel, adapters_in
@@ -31,7 +31,7 @@ def get_peft_model(model: nn.Module, config: PeftConfig, adapter_name: str = "de
     The model is changed in place: its targeted layers are wrapped. ValueError, with nothing changed, if a target
     matches no layer.
     """
-    return PeftModel(model, config, adapter_name)
+    return PeftModel.for_task(config)(model, config, adapter_name)
 
 
 class PeftModel(nn.Module):
@@ -44,6 +44,14 @@ class PeftModel(nn.Module):
     them trains: these belong to the call. The methods that change adapters, and train(), eval() and to(), are for one
     thread while no other one calls the model; see "Threads and processes" in the README.
     """
+
+    task_type: ClassVar[TaskType | None] = None
+
+    @classmethod
+    def for_task(cls, config: PeftConfig) -> type[Self]:
+        """The class for the task of a config, without a task PeftModel itself."""
+        task = getattr(config, "task_type", None)
+        return next((one for one in cls.__subclasses__() if task is not None and one.task_type == task), cls)
 
     def __init__(
         self,
@@ -351,7 +359,7 @@ class PeftModel(nn.Module):
         expect_path(directory, "directory", "the path of an adapter's folder")
         config, model_adapter, arrays = read_adapter(directory, model, is_trainable)
         model_adapter.fill(arrays)
-        return cls(model, config, adapter_name, model_adapter)
+        return cls.for_task(config)(model, config, adapter_name, model_adapter)
 
     def _names(self, given):
         """One name or several as a list without repeats, None as None; KeyError if there is no such adapter."""

@@ -24,7 +24,7 @@ from .. import nn
 from ..autograd.devices import to_numpy
 from .config import PeftConfig
 from .model_adapter import BASE_WEIGHT, PREFIX
-from .targets import biases_of, ends_with, own_modules, part_names, saved_modules_of, targets_of
+from .targets import biases_of, ends_with, has_head, own_modules, part_names, saved_modules_of, targets_of, train_heads
 from .types import Array
 
 ORIGINALS = ("original_module", "modules_to_save")  # behind a module's name: what PEFT has inside it beside a copy
@@ -51,6 +51,7 @@ def fitted(config: PeftConfig, arrays: Mapping[str, Array], model: nn.Module, pa
     Nothing is changed. ValueError, with the file's name, if it was trained on another base model.
     """
     modules = own_modules(model)
+    train_heads(config, modules)
     found = {}
     for key, array in arrays.items():
         plain = _plain_name(key, modules)
@@ -114,6 +115,7 @@ def _without_missing(config, arrays, modules, path):
     if len(missing) == len(targets or ()):
         missing = []
     heads = [name for name in saved if not any(module.endswith(name) for module in modules)]
+    heads = [name for name in heads if not has_head(config, modules, name)]
     if missing or heads:
         names = ", ".join([*missing, *heads])
         warnings.warn(f"{path} was made for a model that has {names} too: left out", stacklevel=5)

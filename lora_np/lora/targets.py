@@ -7,12 +7,13 @@ from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from .. import nn
-from .config import PeftConfig
+from .config import PeftConfig, TaskType
 from .kinds import is_adaptable
 from .layer import AdaptedLayer
 from .patterns import BLOCK, unmatched
 from .saved_modules import ModulesToSave
 
+HEADS = {TaskType.SEQ_CLS: ("classifier", "score")}  # what an adapter for a task trains whole, where it is there
 LINEAR = (nn.Linear, nn.Conv1D, nn.Linear4bit)
 QUERIES_AND_VALUES = ["q_proj", "v_proj"]
 DEFAULT_TARGETS = {"gpt2": ["c_attn"], "llama": QUERIES_AND_VALUES, "qwen3": QUERIES_AND_VALUES}  # by model_type
@@ -91,7 +92,7 @@ def saved_modules_of(modules: Mapping[str, Any], config: PeftConfig) -> list[str
     found: list[str] = []
     for ending in config.modules_to_save or ():
         matches = [name for name in modules if name.endswith(ending)]
-        if not matches:
+        if not matches and not has_head(config, modules, ending):
             raise ValueError(_nothing_matches(ending, modules, "modules_to_save: no module"))
         found += matches
     for name in found:
@@ -101,6 +102,20 @@ def saved_modules_of(modules: Mapping[str, Any], config: PeftConfig) -> list[str
     if not chosen:
         return []
     return [name for name in modules if name in chosen and not any(outer in chosen for outer in _outer(name))]
+
+
+def has_head(config: PeftConfig, modules: Iterable[str], name: str | None = None) -> bool:
+    """Has a model with these modules a head for the config's task? name: and is this one of the names for heads?"""
+    names = HEADS.get(config.task_type, ())  # type: ignore[call-overload]
+    return (name is None or name in names) and any(module.endswith(head) for head in names for module in modules)
+
+
+def train_heads(config: PeftConfig, modules: Iterable[str]) -> None:
+    """Have the config name the heads for its task in modules_to_save, as PEFT does: the one that is there is new."""
+    if has_head(config, modules):
+        saved = config.modules_to_save or []
+        heads = HEADS[config.task_type]  # type: ignore[index]
+        config.modules_to_save = [*saved, *(name for name in heads if name not in saved)]
 
 
 def _outer(name):

@@ -1,47 +1,25 @@
-"""What every language model here has in common: reading ids, the head, the loss, generating, saving."""
+"""What every language model here has in common: the head, the loss, generating."""
 
 from collections.abc import Iterator
-from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from .. import nn
-from ..autograd import Tensor
-from ..autograd.devices import on_gpu, to_numpy
-from ..autograd.shape_ops import check_ids
-from ..autograd.tensor import data
-from ..expect import expect_method
-from ..storage import remove, together, write_json, write_safetensors
-from .context import Context, one_row
 from .generation import generate, stream
 from .kv_cache import KVCache
 from .output import CausalLMOutput, ShardedOutput, shift_labels
+from .pretrained_model import Numbers, PretrainedModel, rows_of
 from .shards import forward_in_shards, shards_of
 
-A_CONFIG = "a config, such as GPT2Config(...); by its name a model comes from AutoModelForCausalLM.from_pretrained"
-Numbers = ArrayLike | Tensor  # what ids and masks may be given as: lists, arrays, Tensors
 
-
-class CausalLM(nn.Module):
+class CausalLM(PretrainedModel):
     """A transformer with a head that predicts the next token. Abstract: `gpt2.py` and `llama.py` say which transformer.
 
-    config              has vocab_size, max_position_embeddings, tie_word_embeddings, to_dict()
-    base_model_prefix   the name of the attribute that holds the transformer, (ids, context) -> hidden states (B, T, C)
     lm_head             hidden states -> logits
-    generation_config   {name: value} of generation_config.json, if there is one: defaults of `generate`
     """
 
-    base_model_prefix: str = ""
-    gradient_checkpointing = False
     lm_head: Any
-    generation_config: dict[str, Any]
-
-    def __init__(self, config: Any) -> None:
-        expect_method(config, "to_dict", "config", A_CONFIG)
-        self.config, self.generation_config = config, {}
 
     def forward(
         self,
@@ -64,17 +42,13 @@ class CausalLM(nn.Module):
         logits_to_keep          logits of the last so many positions only; 0 for all
         Ids and labels that are on the model's GPU stay there.
         """
-        if isinstance(input_ids, list) and input_ids is not one_row(input_ids):
-            input_ids, labels, attention_mask = one_row(input_ids), one_row(labels), one_row(attention_mask)
+        input_ids, labels, attention_mask = rows_of(input_ids, labels, attention_mask)
         device = self.device
         ids = self.checked_ids(input_ids, device)
         targets = None if labels is None else shift_labels(labels, ids.shape)
         if device == "cpu" and past_key_values is None and (shards := shards_of(targets)):
             return forward_in_shards(self, shards, targets, ids, labels, attention_mask, position_ids)
-        context = Context(ids, device, attention_mask, position_ids, past_key_values, self.gradient_checkpointing)
-        self.check_positions(context.positions)
-        hidden = getattr(self, self.base_model_prefix)(ids, context)
-        context.close(ids.shape[1])
+        hidden = self.hidden_states(ids, device, attention_mask, position_ids, past_key_values)
         if logits_to_keep and targets is None:
             hidden = hidden[:, -logits_to_keep:]
         return CausalLMOutput(hidden, self.lm_head, targets, past_key_values)
@@ -87,35 +61,9 @@ class CausalLM(nn.Module):
         """Continue `input_ids` and yield each step's tokens as they come; see `generation.stream`."""
         return stream(self, input_ids, **options)
 
-    def save_pretrained(self, directory: str | PathLike[str]) -> None:
-        """Write config.json and model.safetensors, which Transformers loads too."""
-        generation = Path(directory) / "generation_config.json"
-        with together(directory):
-            write_safetensors(Path(directory) / "model.safetensors", self.state_dict())
-            write_json(Path(directory) / "config.json", self.config.to_dict())
-            if self.generation_config:
-                write_json(generation, self.generation_config)
-            else:  # another model's
-                remove(generation)
-
-    def gradient_checkpointing_enable(self) -> None:
-        """Keep only the input of each block for the backward pass, and compute the block again there.
-
-        Training SmolLM2 (4 x 256 tokens, all-linear) reached 820 MiB instead of 1938, and took 1.4 times as long.
-        """
-        self.gradient_checkpointing = True
-
-    def gradient_checkpointing_disable(self) -> None:
-        """Keep what the backward pass needs, as usual."""
-        self.gradient_checkpointing = False
-
     def get_output_embeddings(self) -> nn.Module:
         """The head: the layer that turns hidden states into logits."""
         return self.lm_head
-
-    def get_input_embeddings(self) -> nn.Embedding:
-        """The layer that turns ids into vectors."""
-        raise NotImplementedError
 
     def _tie_weights(self):
         """Make head and token embedding one parameter, if the config says so."""
@@ -125,21 +73,3 @@ class CausalLM(nn.Module):
     def separate_head(self, head: np.ndarray) -> None:
         """Give the head a weight of its own, the array `head` (V, C), and let the config say so."""
         self.lm_head.weight, self.config.tie_word_embeddings = nn.Parameter(head), False
-
-    def checked_ids(self, ids: Numbers, device: str = "cpu") -> Any:
-        """The ids as an array (B, T), each of them a token: of NumPy, or on the model's GPU if they are there.
-
-        Ids from the host are checked there: a GPU would have to be waited for.
-        """
-        array = data(ids)
-        array = array if on_gpu(array) and device != "cpu" else to_numpy(array).copy()  # the backward pass reads it too
-        if array.ndim != 2 or array.size == 0:
-            raise ValueError(f"input_ids must be (batch, time) with at least one token, got shape {array.shape}")
-        check_ids(array, self.config.vocab_size)
-        return array
-
-    def check_positions(self, positions: np.ndarray) -> None:
-        """ValueError if a position lies beyond the model's context."""
-        limit = self.config.max_position_embeddings
-        if positions.max() >= limit:
-            raise ValueError(f"{int(positions.max()) + 1} tokens are more than the model's context of {limit}")
