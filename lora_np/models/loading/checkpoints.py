@@ -21,6 +21,7 @@ from ...storage.fields import short
 from ...storage.tensors import TensorFile
 from ..architectures import ARCHITECTURES
 from ..base import CausalLM
+from ..classification import CLASSIFIERS
 from ..generation.defaults import check_generation_config
 from ..labels import with_changes
 from ..pretrained_model import PretrainedModel
@@ -108,6 +109,7 @@ def _filled(fields, config_path, weights, path, wanted):
     """
     config_class, language_model = _classes(fields, config_path)
     model_class = wanted.head(language_model)
+    _check_is_wanted(fields, model_class, config_path)
     with _naming(config_path):
         config = config_class.from_dict(with_changes(fields, wanted.changes))
         name, depth = config.depth
@@ -125,6 +127,14 @@ def _filled(fields, config_path, weights, path, wanted):
         what = f"{path} has no {' and no '.join(new)} for this model: newly initialized"
         warnings.warn(f"{what}, it has to be trained before the model's answers mean anything", stacklevel=8)
     return model
+
+
+def _check_is_wanted(fields, model_class, path):
+    """ValueError if a language model is wanted, and the file says that it holds a classifier."""
+    names = fields.get("architectures")
+    for name in names if isinstance(names, list) and issubclass(model_class, CausalLM) else ():
+        if name in {classifier.__name__ for classifier in CLASSIFIERS.values()}:
+            raise ValueError(f"{path} is of a {name}: load it with AutoModelForSequenceClassification.from_pretrained")
 
 
 def _classes(fields, path):
