@@ -48,7 +48,7 @@ class CausalLM(PretrainedModel):
         targets = None if labels is None else shift_labels(labels, ids.shape)
         if device == "cpu" and past_key_values is None and (shards := shards_of(targets)):
             return forward_in_shards(self, shards, targets, ids, labels, attention_mask, position_ids)
-        hidden = self.hidden_states(ids, device, attention_mask, position_ids, past_key_values)
+        hidden: Any = self.hidden_states(ids, device, attention_mask, position_ids, past_key_values)
         if logits_to_keep and targets is None:
             hidden = hidden[:, -logits_to_keep:]
         return CausalLMOutput(hidden, self.lm_head, targets, past_key_values)

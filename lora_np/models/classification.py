@@ -89,12 +89,12 @@ class SequenceClassifier(PretrainedModel):
         A plain list of T ids is one row. ValueError for several rows where the config has no pad_token_id.
         """
         if not hasattr(labels, "ndim") and not isinstance(labels, list | tuple | None):
-            labels = [labels]
+            labels = np.array([labels])
         input_ids, _, attention_mask = rows_of(input_ids, None, attention_mask)
         device = self.device
         ids = self.checked_ids(input_ids, device)
         last = self.last_tokens(ids)
-        hidden = self.hidden_states(ids, device, attention_mask, position_ids)
+        hidden: Any = self.hidden_states(ids, device, attention_mask, position_ids)
         logits = self.score(hidden[np.arange(len(ids)), last])  # (B, num_labels)
         return SequenceClassifierOutput(None if labels is None else self.loss(logits, labels), logits)
 
@@ -136,7 +136,7 @@ class SequenceClassifier(PretrainedModel):
 
     def get_input_embeddings(self) -> nn.Embedding:
         """The layer that turns ids into vectors, where the language model has it."""
-        return self.language_model.get_input_embeddings(self)  # type: ignore[arg-type]  # it looks at the transformer
+        return self.language_model.get_input_embeddings(self)  # it looks at the transformer
 
     @classmethod
     def from_pretrained(cls, name_or_path: str | PathLike[str], **options: Any) -> Self:

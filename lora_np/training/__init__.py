@@ -11,6 +11,7 @@ from .data import TextData, load_text, prose_documents, python_documents
 from .docstrings import docstring_examples
 from .evaluation import evaluate
 from .examples import ExampleData, load_examples, split_examples, tokenize_example, write_jsonl
+from .labelled import Labelled, LabelledData, accuracy, load_labelled, split_labelled
 from .loop import train
 from .optim import SGD, AdamW, clip_grad_norm_, parameter_groups, warmup_cosine
 from .parallel import RecordedStep
@@ -22,18 +23,23 @@ __all__ = [
     "AdamW",
     "CheckpointError",
     "ExampleData",
+    "Labelled",
+    "LabelledData",
     "RecordedStep",
     "TextData",
     "TrainingArguments",
+    "accuracy",
     "clip_grad_norm_",
     "docstring_examples",
     "evaluate",
     "load_examples",
+    "load_labelled",
     "load_text",
     "parameter_groups",
     "prose_documents",
     "python_documents",
     "split_examples",
+    "split_labelled",
     "tokenize_example",
     "train",
     "warmup_cosine",

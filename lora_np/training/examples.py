@@ -21,6 +21,7 @@ from ..expect import A_TOKENIZER, expect_list, expect_method, expect_path, expec
 from ..models.output import IGNORED
 from ..storage import write_text
 from .data import hashed_fraction
+from .order import rows_of_step
 from .packing import pack
 from .protocols import Array, Batch, Example, Tokenizer
 from .records import as_messages, read_records
@@ -232,10 +233,7 @@ class ExampleData:
         return next((i for i in known if i is not None and i <= self.tokens.max()), 0)
 
     def batch(self, seed: int, step: int) -> Batch:
-        numbers = step * self.batch_size + np.arange(self.batch_size)  # of all rows so far, epoch after epoch
-        epochs = numbers // self.rows
-        orders = {epoch: np.random.default_rng((seed, epoch)).permutation(self.rows) for epoch in np.unique(epochs)}
-        return self._padded([orders[epoch][number % self.rows] for epoch, number in zip(epochs, numbers, strict=True)])
+        return self._padded(rows_of_step(seed, step, self.batch_size, self.rows))
 
     def batches(self, batch_size: int) -> Iterator[Batch]:
         order = np.argsort(np.diff(self.offsets), kind="stable")
