@@ -8,6 +8,7 @@ import numpy as np
 
 from .. import nn
 from ..models.architectures import ARCHITECTURES
+from ..models.classification import classifier_named
 from ..models.config import Depth, Size
 from .shapes import ShapeArray
 
@@ -34,7 +35,7 @@ def build(config):
     _check_sizes_given(config_class, config)
     fields = {name: value for name, value in config.items() if name not in ROTARY}
     with nn.weightless():
-        model = model_class(config_class.from_dict(fields | changes))
+        model = (classifier_named(config) or model_class)(config_class.from_dict(fields | changes))
     for name, _ in list(model.named_parameters()):
         if name.endswith(without):
             module, _, last = name.rpartition(".")

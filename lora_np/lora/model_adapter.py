@@ -6,7 +6,7 @@ Adding an adapter is then putting finished parts in their places; loading one is
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Self
+from typing import Any, Self
 
 from .. import nn
 from ..autograd import Tensor
@@ -17,7 +17,7 @@ from .config import PeftConfig
 from .init import check_rank
 from .kinds import kind_of, make_adapter
 from .layer import AdaptedLayer
-from .saved_modules import copied
+from .saved_modules import ModulesToSave, copied
 from .targets import HEADS, biases_of, own_modules, saved_modules_of, targets_of, train_heads, warn_of_unused
 from .types import Array
 
@@ -114,6 +114,22 @@ def new_adapter(
     if not nn.is_weightless():
         warn_of_unused(config, modules, wanted)
     return ModelAdapter(adapters, copies, shared, biases_of(modules, config.bias, adapters, saved))
+
+
+def resized_weights(model: Any) -> dict[str, nn.Parameter]:
+    """{name: Parameter} of a model's embedding and head, if its vocabulary has been resized since it was loaded.
+
+    No file but the adapter's has those, so they are saved with it, as PEFT does.
+    """
+    found: dict[str, nn.Parameter] = {}
+    if getattr(model, "resized", False):
+        ends = model.get_input_embeddings(), model.get_output_embeddings()
+        for name, module in model.named_modules():
+            if isinstance(module, AdaptedLayer) and any(module is end for end in ends):
+                found[f"{name}.{BASE_WEIGHT}"] = module.base_layer.weight
+            elif any(module is end for end in ends) and not isinstance(module, ModulesToSave):
+                found[f"{name}.weight"] = module.weight
+    return found
 
 
 def _check_apart(adapted: Iterable[str], whole: Iterable[str]) -> None:

@@ -9,6 +9,7 @@ numbers, as in Transformers. Which loss they are trained with, config.problem_ty
 """
 
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
 from os import PathLike
 from typing import Any, ClassVar, Self
@@ -178,3 +179,10 @@ LlamaForSequenceClassification = CLASSIFIERS["llama"]
 def classifier_of(language_model: type[CausalLM]) -> type[SequenceClassifier]:
     """The classifier with the transformer of this class."""
     return next(model for model in CLASSIFIERS.values() if model.language_model is language_model)
+
+
+def classifier_named(fields: Mapping[str, Any]) -> type[SequenceClassifier] | None:
+    """The classifier that the fields of a config.json say they are of; None if they are of no classifier."""
+    names = fields.get("architectures")
+    known = {model.__name__: model for model in CLASSIFIERS.values()}
+    return next((known[name] for name in names if name in known), None) if isinstance(names, list) else None

@@ -16,6 +16,7 @@ from ..expect import expect_method
 from ..storage import remove, together, write_json, write_safetensors
 from .context import Context, one_row
 from .kv_cache import KVCache
+from .resize import resize_token_embeddings
 
 A_CONFIG = "a config, such as GPT2Config(...); by its name a model comes from AutoModelForCausalLM.from_pretrained"
 Numbers = ArrayLike | Tensor  # what ids and masks may be given as: lists, arrays, Tensors
@@ -31,6 +32,7 @@ class PretrainedModel(nn.Module):
 
     base_model_prefix: str = ""
     gradient_checkpointing = False
+    resized = False  # has its vocabulary another length than in the files that it comes from?
     generation_config: dict[str, Any]
 
     def __init__(self, config: Any) -> None:
@@ -83,6 +85,15 @@ class PretrainedModel(nn.Module):
     def get_input_embeddings(self) -> nn.Embedding:
         """The layer that turns ids into vectors."""
         raise NotImplementedError
+
+    def resize_token_embeddings(
+        self,
+        new_num_tokens: int | None = None,
+        pad_to_multiple_of: int | None = None,
+        mean_resizing: bool = True,
+    ) -> nn.Embedding:
+        """Make the vocabulary longer or shorter; see `resize.resize_token_embeddings`."""
+        return resize_token_embeddings(self, new_num_tokens, pad_to_multiple_of, mean_resizing)
 
     def get_output_embeddings(self) -> nn.Module | None:
         """The head that turns hidden states into logits for tokens; None if there is none."""

@@ -21,7 +21,7 @@ from ...storage.fields import short
 from ...storage.tensors import TensorFile
 from ..architectures import ARCHITECTURES
 from ..base import CausalLM
-from ..classification import CLASSIFIERS
+from ..classification import classifier_named
 from ..generation.defaults import check_generation_config
 from ..labels import with_changes
 from ..pretrained_model import PretrainedModel
@@ -131,10 +131,10 @@ def _filled(fields, config_path, weights, path, wanted):
 
 def _check_is_wanted(fields, model_class, path):
     """ValueError if a language model is wanted, and the file says that it holds a classifier."""
-    names = fields.get("architectures")
-    for name in names if isinstance(names, list) and issubclass(model_class, CausalLM) else ():
-        if name in {classifier.__name__ for classifier in CLASSIFIERS.values()}:
-            raise ValueError(f"{path} is of a {name}: load it with AutoModelForSequenceClassification.from_pretrained")
+    other = classifier_named(fields) if issubclass(model_class, CausalLM) else None
+    if other is not None:
+        name = other.__name__
+        raise ValueError(f"{path} is of a {name}: load it with AutoModelForSequenceClassification.from_pretrained")
 
 
 def _classes(fields, path):
