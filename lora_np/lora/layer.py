@@ -112,7 +112,7 @@ class AdaptedLayer(nn.Module):
             return adapters[0].fused(self.base_layer, x)
         y = base = self.base_layer(x)
         for adapter in adapters:
-            y = y + adapter.update(self.base_layer, x, base)
+            y = adapter.applied(self.base_layer, x, base, y)
         return y.astype(base.dtype)  # A and B are in float32, also beside a base in float16
 
     def has(self, name: str) -> bool:

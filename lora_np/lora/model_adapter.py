@@ -19,7 +19,9 @@ from .kinds import kind_of, make_adapter
 from .layer import AdaptedLayer
 from .saved_modules import ModulesToSave, copied
 from .targets import HEADS, biases_of, own_modules, saved_modules_of, targets_of, train_heads, warn_of_unused
+from .tied_heads import ONE_KIND, TiedHead, check_rows
 from .types import Array
+from .variants.tokens import TokenAdapter, token_targets
 
 BASE_WEIGHT = "base_layer.weight"  # behind a layer's name: what PEFT's files have of the base
 PREFIX = "base_model.model."  # of names in PEFT's files; those of what layers share begin with "base_model." alone
@@ -92,13 +94,17 @@ def new_adapter(
     if config.task_type in HEADS:
         train_heads(config, modules)
     wanted, saved = targets_of(model, config, modules), saved_modules_of(modules, config)
-    _check_apart([*wanted, *beside[0]], [*saved, *beside[1]])
+    tokens = token_targets(model, config, modules)
+    _check_apart([*wanted, *tokens, *beside[0]], [*saved, *beside[1]])
     targets = [Target(name, modules[name], *config.rank_and_alpha(name), wanted[name]) for name in wanted]
+    targets += [Target(name, modules[name], len(rows), None, tokens=rows) for name, rows in tokens.items()]
+    if tokens or saved:
+        check_rows(model, modules, tokens, wanted, saved)
     kinds = [kind_of(config, target) for target in targets]
     for kind, target in zip(kinds, targets, strict=True):
         kind.check(config, target)
         changes = config.changes_base and not isinstance(target.layer, nn.Embedding)  # an embedding is left whole
-        _check_others(model.get_submodule(target.name), changes)
+        _check_others(model.get_submodule(target.name), changes, target)
     if config.changes_base:
         _check_weights(model, config, [target for target in targets if not isinstance(target.layer, nn.Embedding)])
     shared: dict[str, Tensor] = {}
@@ -126,8 +132,9 @@ def resized_weights(model: Any) -> dict[str, nn.Parameter]:
         ends = model.get_input_embeddings(), model.get_output_embeddings()
         for name, module in model.named_modules():
             if isinstance(module, AdaptedLayer) and any(module is end for end in ends):
-                found[f"{name}.{BASE_WEIGHT}"] = module.base_layer.weight
-            elif any(module is end for end in ends) and not isinstance(module, ModulesToSave):
+                deeper = "token_adapter." * (TokenAdapter in map(type, module.adapters.values()))
+                found[f"{name}.{deeper}{BASE_WEIGHT}"] = module.base_layer.weight
+            elif any(module is end for end in ends) and not isinstance(module, ModulesToSave | TiedHead):
                 found[f"{name}.weight"] = module.weight
     return found
 
@@ -145,12 +152,16 @@ def _check_apart(adapted: Iterable[str], whole: Iterable[str]) -> None:
                 raise ValueError(f"{other} is {what}, and modules_to_save trains {name} whole: choose one")
 
 
-def _check_others(layer, changes):
-    """ValueError if PiSSA or OLoRA, which change the base weight, would be beside another adapter.
+def _check_others(layer, changes, target):
+    """ValueError if PiSSA or OLoRA, which change the base weight, would be beside another adapter, or LoRA beside rows.
 
-    changes: does the new adapter change it?
+    changes: does the new adapter, for `target`, change it?
     """
     others = layer.adapters.values() if isinstance(layer, AdaptedLayer) else ()
+    if isinstance(layer, TiedHead) or (
+        others and any(isinstance(a, TokenAdapter) != bool(target.tokens) for a in others)
+    ):
+        raise ValueError(f"{target.name} {ONE_KIND}")
     if others and (changes or any(adapter.initial is not None for adapter in others)):
         raise ValueError(
             "an adapter whose initialisation takes a part out of the weight (PiSSA, OLoRA) must be alone on its "

@@ -19,6 +19,7 @@ from .model_adapter import ModelAdapter, new_adapter
 from .saved_modules import ModulesToSave
 from .status import LayerStatus, format_status, layer_status
 from .types import StrPath
+from .variants.tokens import check_disjoint
 from .weighted import combined
 
 BASE = "__base__"  # in adapter_names: no adapter for this row
@@ -378,6 +379,7 @@ class PeftModel(nn.Module):
             owners = [name for name in names if name in module.modules_to_save]
             if len(owners) > 1:
                 raise ValueError(f"{' and '.join(owners)} each train {target} whole: only one of them can be active")
+        check_disjoint(self.base_model.adapted.values(), names)
 
     def _check_known(self, name):
         if name not in self.peft_config:

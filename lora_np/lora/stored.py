@@ -26,6 +26,7 @@ from .config import PeftConfig
 from .model_adapter import BASE_WEIGHT, PREFIX
 from .targets import biases_of, ends_with, has_head, own_modules, part_names, saved_modules_of, targets_of, train_heads
 from .types import Array
+from .variants.tokens import token_targets
 
 ORIGINALS = ("original_module", "modules_to_save")  # behind a module's name: what PEFT has inside it beside a copy
 WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.")  # of torch.compile and FSDP
@@ -61,7 +62,8 @@ def fitted(config: PeftConfig, arrays: Mapping[str, Array], model: nn.Module, pa
     found = _without_originals(found, modules)
     config, found = _without_missing(config, found, modules, path)
     config = _with_tied(config, found, model, modules)
-    adapted, saved = targets_of(model, config, modules), saved_modules_of(modules, config)
+    adapted = {**targets_of(model, config, modules), **token_targets(model, config, modules)}
+    saved = saved_modules_of(modules, config)
     bases = _bases(config, found, modules, adapted, path)
     biases = biases_of(modules, config.bias, adapted, saved)
     whole = _whole(found, modules, biases, tuple(f"{name}." for name in (*adapted, *saved)))
@@ -90,6 +92,7 @@ def _plain_name(key, modules):
     plain = key
     for wrapper in WRAPPERS:
         plain = plain.replace(wrapper, "")
+    plain = plain.replace(".token_adapter.base_layer.", ".base_layer.")
     while plain.startswith(PREFIX):
         plain = plain.removeprefix(PREFIX)
     return PREFIX + plain if _split(plain, modules)[0] else key

@@ -12,6 +12,7 @@ from .kinds import is_adaptable
 from .layer import AdaptedLayer
 from .patterns import BLOCK, unmatched
 from .saved_modules import ModulesToSave
+from .tied_heads import TiedHead
 
 HEADS = {TaskType.SEQ_CLS: ("classifier", "score")}  # what an adapter for a task trains whole, where it is there
 LINEAR = (nn.Linear, nn.Conv1D, nn.Linear4bit)
@@ -182,6 +183,8 @@ def own_modules(model: nn.Module) -> dict[str, Any]:
 def unwrapped(module: Any) -> Any:
     """The module that was in this place before any adapter."""
     if isinstance(module, AdaptedLayer):
+        return module.base_layer
+    if isinstance(module, TiedHead):
         return module.base_layer
     return module.original_module if isinstance(module, ModulesToSave) else module
 

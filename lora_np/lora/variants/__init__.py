@@ -13,9 +13,13 @@ from .bias import BranchBias
 from .dora import Dora, DoraEmbedding
 from .embedding import EmbeddingAdapter, LoraEmbedding
 from .projection import PartialProjection
+from .tokens import TokenAdapter
 from .vera import VeraAdapter, VeraConfig
 
-register("LORA", LoraConfig, PartialProjection, DoraEmbedding, EmbeddingAdapter, Dora, BranchBias, LoraAdapter)
+register(
+    *("LORA", LoraConfig),
+    *(TokenAdapter, PartialProjection, DoraEmbedding, EmbeddingAdapter, Dora, BranchBias, LoraAdapter),
+)
 register("VERA", VeraConfig, VeraAdapter)
 
 WRAPPERS.update(dict.fromkeys((nn.Linear, nn.Conv1D, nn.Linear4bit), LoraLinear))
