@@ -16,6 +16,8 @@ class Target(NamedTuple):
     parts    the names of the parts to adapt, where the layer is a joint projection and not all of it is; else ()
     shared   what `Adapter.shared` gave
     tokens   the numbers of the rows to train, where these are all that is
+    follows  the name of the layer whose adapter it takes over, transposed
+    kind     the class of the adapter, where the config alone does not tell it
     """
 
     name: str
@@ -25,6 +27,8 @@ class Target(NamedTuple):
     parts: tuple[str, ...] = ()
     shared: Mapping[str, Tensor] = {}
     tokens: tuple[int, ...] = ()
+    follows: str = ""
+    kind: Any = None
 
 
 class Matrix(nn.Module):

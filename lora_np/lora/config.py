@@ -62,6 +62,7 @@ class PeftConfig:
 
     peft_type: ClassVar[str | None] = None
     r = lora_alpha = exclude_modules = ABSENT
+    trainable_token_indices = ensure_weight_tying = ABSENT  # see `LoraConfig`
     flags: ClassVar[tuple[str, ...]] = ("fan_in_fan_out",)  # fields that are True or False; None means False
     refused: ClassVar[tuple[str, ...]] = ()  # PEFT's fields that change what is computed, for things that are not here
     harmless: ClassVar[set[str]] = {"auto_mapping", "megatron_core", "peft_type", "peft_version"}  # they change nothing
@@ -174,7 +175,8 @@ class LoraConfig(PeftConfig):
     use_dora             learn the length of each row of W apart from its direction; see `variants/dora.py`
     trainable_token_indices   tokens whose rows of the embedding are trained too: a list, or {module's name: list}; a
                          tied head follows. See `variants/tokens.py`
-    ensure_weight_tying  refuse other rows for a tied head than for the embedding
+    ensure_weight_tying  a head that is tied to the embedding is adapted, or trained whole, as one with it, if
+                         target_modules or modules_to_save name "embed_tokens" or "lm_head"; see `variants/tied.py`
     """
 
     r: int = 8

@@ -18,9 +18,20 @@ from .init import check_rank
 from .kinds import kind_of, make_adapter
 from .layer import AdaptedLayer
 from .saved_modules import ModulesToSave, copied
-from .targets import HEADS, biases_of, own_modules, saved_modules_of, targets_of, train_heads, warn_of_unused
+from .targets import (
+    HEADS,
+    biases_of,
+    own_modules,
+    saved_modules_of,
+    targets_of,
+    tied_copies,
+    tied_targets,
+    train_heads,
+    warn_of_unused,
+)
 from .tied_heads import ONE_KIND, TiedHead, check_rows
 from .types import Array
+from .variants.tied import TiedLora
 from .variants.tokens import TokenAdapter, token_targets
 
 BASE_WEIGHT = "base_layer.weight"  # behind a layer's name: what PEFT's files have of the base
@@ -94,10 +105,12 @@ def new_adapter(
     if config.task_type in HEADS:
         train_heads(config, modules)
     wanted, saved = targets_of(model, config, modules), saved_modules_of(modules, config)
-    tokens = token_targets(model, config, modules)
+    tokens = token_targets(model, config, modules) if config.trainable_token_indices else {}
     _check_apart([*wanted, *tokens, *beside[0]], [*saved, *beside[1]])
     targets = [Target(name, modules[name], *config.rank_and_alpha(name), wanted[name]) for name in wanted]
-    targets += [Target(name, modules[name], len(rows), None, tokens=rows) for name, rows in tokens.items()]
+    targets += [Target(n, modules[n], len(rows), None, tokens=rows, kind=TokenAdapter) for n, rows in tokens.items()]
+    if config.ensure_weight_tying:
+        targets = _following(targets, tied_targets(config, modules))
     if tokens or saved:
         check_rows(model, modules, tokens, wanted, saved)
     kinds = [kind_of(config, target) for target in targets]
@@ -115,11 +128,26 @@ def new_adapter(
     adapters = {target.name: make_adapter(config, target._replace(shared=shared)) for target in targets}
     for adapter in adapters.values():
         adapter.requires_grad_(False)
+        if isinstance(adapter, TiedLora):
+            adapter.followed = (adapters[adapter.follows],)
     copies = {name: copied(modules[name]).requires_grad_(False) for name in saved}
+    for head, embedding in tied_copies(config, modules).items() if config.ensure_weight_tying else ():
+        copies[head].weight = copies[embedding].weight
     _correct_orientation(config, [target.layer for target in targets])
     if not nn.is_weightless():
         warn_of_unused(config, modules, wanted)
     return ModelAdapter(adapters, copies, shared, biases_of(modules, config.bias, adapters, saved))
+
+
+def _following(targets, tied):
+    """The targets, of which those that are in {head: embedding} take over the embedding's adapter, rank and alpha."""
+    ranks = {target.name: (target.r, target.lora_alpha) for target in targets}
+    return [
+        target._replace(r=ranks[source][0], lora_alpha=ranks[source][1], follows=source, kind=TiedLora)
+        if (source := tied.get(target.name))
+        else target
+        for target in targets
+    ]
 
 
 def resized_weights(model: Any) -> dict[str, nn.Parameter]:

@@ -24,7 +24,17 @@ from .. import nn
 from ..autograd.devices import to_numpy
 from .config import PeftConfig
 from .model_adapter import BASE_WEIGHT, PREFIX
-from .targets import biases_of, ends_with, has_head, own_modules, part_names, saved_modules_of, targets_of, train_heads
+from .targets import (
+    biases_of,
+    ends_with,
+    has_head,
+    own_modules,
+    part_names,
+    saved_modules_of,
+    targets_of,
+    tied_targets,
+    train_heads,
+)
 from .types import Array
 from .variants.tokens import token_targets
 
@@ -62,6 +72,8 @@ def fitted(config: PeftConfig, arrays: Mapping[str, Array], model: nn.Module, pa
     found = _without_originals(found, modules)
     config, found = _without_missing(config, found, modules, path)
     config = _with_tied(config, found, model, modules)
+    followers = tuple(f"{PREFIX}{head}.lora_" for head in tied_targets(config, modules))
+    found = {key: array for key, array in found.items() if not key.startswith(followers)}  # the embedding's, transposed
     adapted = {**targets_of(model, config, modules), **token_targets(model, config, modules)}
     saved = saved_modules_of(modules, config)
     bases = _bases(config, found, modules, adapted, path)

@@ -37,10 +37,6 @@ class TokenAdapter(Adapter):
         self.rows, self.began = len(target.layer.weight), rows.copy()
 
     @classmethod
-    def wanted(cls, config: Config, target: Target) -> bool:
-        return bool(target.tokens)
-
-    @classmethod
     def check(cls, config: Config, target: Target) -> None:
         """`token_targets` has looked."""
 
@@ -96,7 +92,7 @@ def token_targets(model: Any, config: Config, modules: Mapping[str, Any]) -> dic
     A list means the model's input embedding. Of an embedding and a head with one weight and the same indices, the
     embedding has the rows and the head follows. ValueError, with the field's name, for what cannot be.
     """
-    given = getattr(config, "trainable_token_indices", None)
+    given = config.trainable_token_indices
     if not given:
         return {}
     found: dict[str, tuple[int, ...]] = {}
@@ -106,7 +102,7 @@ def token_targets(model: Any, config: Config, modules: Mapping[str, Any]) -> dic
             raise ValueError(f"trainable_token_indices: no module's name ends in {ending!r}")
         for name in names:
             found[name] = _checked(name, modules[name], indices)
-    return _untied(found, modules, getattr(config, "ensure_weight_tying", False))
+    return _untied(found, modules, config.ensure_weight_tying)
 
 
 def _embedding(model: Any, modules: Mapping[str, Any]) -> str:
