@@ -8,7 +8,7 @@ from typing import Any, ClassVar, Self
 from .. import nn
 from ..autograd.tensor import is_grad_enabled
 from ..autograd.threads import limit_threads
-from ..expect import A_MODEL, expect, expect_path
+from ..expect import A_MODEL, expect
 from ..storage import together
 from .call import calling
 from .config import PeftConfig, TaskType, check_alpha
@@ -256,7 +256,7 @@ class PeftModel(nn.Module):
         config, arrays = combined(self.base_model, self.peft_config, names, list(weights), kind, options)
         self._check_beside(config)
         model_adapter = new_adapter(self.base_model.model, config, self._beside())
-        model_adapter.fill(arrays)
+        model_adapter.incoming = arrays
         self._attach(adapter_name, config, model_adapter)
 
     def disable_adapter(self) -> AbstractContextManager[None]:
@@ -342,9 +342,8 @@ class PeftModel(nn.Module):
         """Add the adapter saved in `directory` under a new name, inactive. With any error, the model is as it was."""
         self._check_new_name(adapter_name)
         self._refuse_change("loading an adapter")
-        config, model_adapter, arrays = read_adapter(directory, self.base_model.model, is_trainable, self._beside())
+        config, model_adapter = read_adapter(directory, self.base_model.model, is_trainable, self._beside())
         self._check_beside(config)
-        model_adapter.fill(arrays)
         self._attach(adapter_name, config, model_adapter)
         self._warn_of_missing_parts()
 
@@ -357,9 +356,7 @@ class PeftModel(nn.Module):
         With any error, `model` is as it was. Frozen, for use and not for training, unless `is_trainable`.
         """
         expect(model, nn.Module, "model", A_MODEL)
-        expect_path(directory, "directory", "the path of an adapter's folder")
-        config, model_adapter, arrays = read_adapter(directory, model, is_trainable)
-        model_adapter.fill(arrays)
+        config, model_adapter = read_adapter(directory, model, is_trainable)
         return cls.for_task(config)(model, config, adapter_name, model_adapter)
 
     def _names(self, given):

@@ -9,10 +9,12 @@ PEFT's files hold more than A and B, and tell of models that are not quite this 
   others become copies that belong to the adapter, as those of modules_to_save do.
 - The base weight of an adapted head or embedding is the model's, but for rounding: where it was rounded, the file's
   takes its place, with a warning.
-- An adapter that is tied to that of the embedding becomes one of its own, with the same numbers.
+- An adapter that is tied to that of the embedding becomes one of its own, with the same numbers, unless the
+  configuration ties them here too (`ensure_weight_tying`).
 """
 
 import dataclasses
+import re
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -100,14 +102,16 @@ def without_names(arrays: Mapping[str, Array], expected: Iterable[str]) -> dict[
 
 
 def _plain_name(key, modules):
-    """A name in a file with PEFT's prefix once, and without what wrappers put in; unchanged if no module has it."""
+    """A name in a file with PEFT's prefix once, and without what wrappers put in; unchanged if no module has it, or if
+    all layers share it (base_model.vera_A)."""
     plain = key
     for wrapper in WRAPPERS:
         plain = plain.replace(wrapper, "")
     plain = plain.replace(".token_adapter.base_layer.", ".base_layer.")
     while plain.startswith(PREFIX):
         plain = plain.removeprefix(PREFIX)
-    return PREFIX + plain if _split(plain, modules)[0] else key
+    shared = re.fullmatch(r"base_model\.\w+", plain)
+    return PREFIX + plain if _split(plain, modules)[0] and not shared else key
 
 
 def _split(name, modules):

@@ -51,8 +51,8 @@ class PretrainedModel(nn.Module):
 
     def save_pretrained(self, directory: str | PathLike[str]) -> None:
         """Write config.json and model.safetensors, which Transformers loads too."""
-        generation = Path(directory) / "generation_config.json"
         with together(directory):
+            generation = Path(directory) / "generation_config.json"
             write_safetensors(Path(directory) / "model.safetensors", self.state_dict())
             write_json(Path(directory) / "config.json", self.config_fields())
             if self.generation_config:

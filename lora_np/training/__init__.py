@@ -1,7 +1,7 @@
 """Training: data, optimizers, the loop.
 
-Read in this order: loop.py (a step, and what repeats it), optim/adamw.py, data.py and examples.py (what a batch is
-made of), evaluation.py; then parallel/, for what is beyond one process or one plain step.
+Read in this order: loop.py (a step, and what repeats it), optim/adamw.py, data.py, examples.py and labelled.py (what a
+batch is made of), evaluation.py; then parallel/, for what is beyond one process or one plain step.
 """
 
 from ..aliases import moved_names

@@ -8,10 +8,11 @@ import contextlib
 import re
 import warnings
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, NamedTuple
+from typing import Any
 
 import numpy as np
 
@@ -33,17 +34,20 @@ HEAD = "lm_head.weight"
 CONSTANTS = re.compile(r"(^|\.)(attn\.(bias|masked_bias)|rotary_emb\.inv_freq)$")
 
 
-class Wanted(NamedTuple):
+@dataclass(frozen=True)
+class Wanted:
     """What a file is to become.
 
     head      the class of a language model -> the class of the model with the transformer of that
     changes   fields that the configuration is to have instead of the file's
     resized   may a head that has another size than the file's be drawn anew?
+    drawn     a list that gets the names of what was drawn anew, because the file does not have it
     """
 
     head: Callable[[type[CausalLM]], type[PretrainedModel]] = lambda language_model: language_model
-    changes: Mapping[str, Any] = {}
+    changes: Mapping[str, Any] = field(default_factory=dict)
     resized: bool = False
+    drawn: list[str] = field(default_factory=list)
 
 
 def load_pretrained(path: str | PathLike, gguf_file: str | None = None) -> CausalLM:
@@ -124,8 +128,7 @@ def _filled(fields, config_path, weights, path, wanted):
     _fill(model, weights, names, places, path)
     if new:
         model.draw_head()
-        what = f"{path} has no {' and no '.join(new)} for this model: newly initialized"
-        warnings.warn(f"{what}, it has to be trained before the model's answers mean anything", stacklevel=8)
+        wanted.drawn.extend(new)
     return model
 
 

@@ -113,3 +113,14 @@ def test_files_are_exchanged_with_transformers(kind, tmp_path):
         back = load(tmp_path / "theirs")
     assert back.config.id2label == model.config.id2label
     np.testing.assert_array_equal(back(IDS).logits.data, model(IDS).logits.data)
+
+
+def test_a_config_takes_the_place_of_the_files(tmp_path):
+    tiny_model().save_pretrained(tmp_path)
+    config = config_of("gpt2", id2label={0: "a", 1: "b", 2: "c"})
+    with pytest.warns(UserWarning, match="newly initialized"):
+        model = load(tmp_path, config=config)
+    assert model.config.id2label == {0: "a", 1: "b", 2: "c"}
+    assert model.config.pad_token_id == config.pad_token_id
+    with pytest.warns(UserWarning, match="newly initialized"):
+        assert load(tmp_path, config=config, num_labels=2).config.num_labels == 2
