@@ -10,7 +10,6 @@ numbers, as in Transformers. Which loss they are trained with, config.problem_ty
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
 from os import PathLike
 from typing import Any, ClassVar, Self
 
@@ -30,12 +29,13 @@ from .pretrained_model import Numbers, PretrainedModel, rows_of
 HEAD = "score.weight"
 
 
-@dataclass
 class SequenceClassifierOutput:
     """The result of a classifier: `.logits` (B, num_labels), and `.loss`, a Tensor, or None without labels."""
 
-    loss: Tensor | None
-    logits: Tensor
+    names = ("loss", "logits")
+
+    def __init__(self, loss: Tensor | None, logits: Tensor) -> None:
+        self.loss, self.logits = loss, logits
 
 
 class SequenceClassifier(PretrainedModel):

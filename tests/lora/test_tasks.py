@@ -8,7 +8,7 @@ import pytest
 from classifier_helpers import IDS, MASK, tiny_classifier, twin_of
 from lora_helpers import peft_model, perturbed, refusal, relative, snapshot, tiny_model
 
-from lora_np import LoraConfig, PeftModel, TaskType, get_peft_model
+from lora_np import LoraConfig, PeftModel, TaskType, get_peft_model, nn
 from lora_np.lora import PeftModelForSequenceClassification
 from lora_np.storage import read_safetensors
 
@@ -116,6 +116,13 @@ def test_a_file_for_another_number_of_classes_is_refused(tmp_path):
 
 def test_the_class_is_chosen_by_the_task_alone():
     assert type(peft_model()) is PeftModel
+
+
+def test_a_base_in_four_bits_has_its_head_in_full():
+    model = nn.quantize_model(tiny_classifier("llama", num_labels=3, hidden_size=64, intermediate_size=64))
+    model = get_peft_model(model, config("llama"))
+    model(IDS, labels=LABELS).loss.backward()
+    assert model.base_model.model.score.modules_to_save["default"].weight.grad.shape == (3, 64)
 
 
 @pytest.mark.parity
