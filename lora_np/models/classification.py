@@ -24,7 +24,9 @@ from .architectures import ARCHITECTURES
 from .base import CausalLM
 from .config import ModelConfig
 from .labels import ONE_LABEL, REGRESSION, SEVERAL_LABELS, check_problem_type
+from .output import ShardedOutput
 from .pretrained_model import Numbers, PretrainedModel, rows_of
+from .shards import forward_in_shards, shards_of
 
 HEAD = "score.weight"
 
@@ -81,7 +83,7 @@ class SequenceClassifier(PretrainedModel):
         labels: Numbers | None = None,
         attention_mask: Numbers | None = None,
         position_ids: Numbers | None = None,
-    ) -> SequenceClassifierOutput:
+    ) -> SequenceClassifierOutput | ShardedOutput:
         """input_ids (B, T) integers -> an output with .logits (B, num_labels) and, if labels are given, .loss.
 
         labels           (B,) or (B, num_labels): see the top of this module
@@ -95,6 +97,8 @@ class SequenceClassifier(PretrainedModel):
         device = self.device
         ids = self.checked_ids(input_ids, device)
         last = self.last_tokens(ids)
+        if device == "cpu" and labels is not None and (shards := shards_of(targets := self._row_targets(labels, ids))):
+            return forward_in_shards(self, shards, targets, ids, labels, attention_mask, position_ids)
         hidden: Any = self.hidden_states(ids, device, attention_mask, position_ids)
         logits = self.score(hidden[np.arange(len(ids)), last])  # (B, num_labels)
         return SequenceClassifierOutput(None if labels is None else self.loss(logits, labels), logits)
@@ -125,6 +129,18 @@ class SequenceClassifier(PretrainedModel):
             return F.binary_cross_entropy(logits, fitting)
         difference = logits - beside(fitting, logits.data).astype(logits.dtype)
         return (difference * difference).mean()
+
+    def _row_targets(self, labels, ids):
+        """What stands for targets (B, T) in `shards.py`: in each row its label, or 0 where each row counts.
+
+        None if the labels do not fit: `loss` will say so.
+        """
+        labels = to_numpy(data(labels))
+        if labels.ndim == 0 or len(labels) != len(ids):
+            return None
+        single = (self.config.problem_type or self._kind_of(labels)) == ONE_LABEL and labels.size == len(ids)
+        rows = labels.reshape(-1) if single else np.zeros(len(ids), np.int64)
+        return np.broadcast_to(rows[:, None], ids.shape)
 
     def _kind_of(self, labels):
         if self.num_labels == 1:

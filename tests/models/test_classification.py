@@ -6,9 +6,11 @@ from classifier_helpers import IDS, LAST, MASK, PAD, tiny_classifier, twin_of
 from lora_helpers import relative
 
 from lora_np import no_grad
+from lora_np.autograd import threads
 from lora_np.models import classification
 from lora_np.models.architectures import ARCHITECTURES
 from lora_np.models.classification import CLASSIFIERS, SequenceClassifier, classifier_of
+from lora_np.models.output import ShardedOutput
 
 PROBLEMS = {
     "single_label_classification": (3, np.array([0, 2, 1, -100, 2])),
@@ -123,6 +125,25 @@ def test_the_labels_say_which_loss_is_meant_where_the_config_does_not():
 def test_labels_that_do_not_fit_are_refused(labels, fields, error, message):
     with pytest.raises(error, match=message):
         tiny_classifier(**{"num_labels": 3, **fields})(IDS, labels=labels)
+
+
+@each_problem
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+def test_in_shards_loss_logits_and_gradients_are_the_same(kind, problem, monkeypatch):
+    monkeypatch.setattr(threads, "LEAST_TOKENS", 1)
+    results = []
+    for count in (1, 2):
+        model, labels = of_problem(kind, problem)
+        with threads.limit_threads(count):
+            out = model(IDS, attention_mask=MASK, labels=labels)
+            out.loss.backward()
+        results.append((out, {name: p.grad for name, p in model.named_parameters()}))
+    (one, expected), (two, found) = results
+    assert type(two) is ShardedOutput
+    assert relative(two.loss.item(), one.loss.item()) < 1e-6
+    assert relative(two.logits.data, one.logits.data) < 1e-6
+    for name, gradient in found.items():
+        assert relative(gradient, expected[name]) < 1e-5, name
 
 
 def test_checkpointed_gradients_are_the_same():
