@@ -21,9 +21,10 @@ from . import aliases
 from .autograd import Tensor, gradcheck, manual_seed, no_grad, torch_names
 
 if TYPE_CHECKING:  # for editors; Python reads the parts one by one, when a name is asked for that it has not found yet
-    from .lora import LoraConfig, PeftModel, TaskType, get_peft_model
+    from .lora import LoraConfig, PeftModel, PeftModelForSequenceClassification, TaskType, get_peft_model
     from .models import (
         AutoModelForCausalLM,
+        AutoModelForSequenceClassification,
         AutoTokenizer,
         BaseStreamer,
         ByteTokenizer,
@@ -34,12 +35,14 @@ if TYPE_CHECKING:  # for editors; Python reads the parts one by one, when a name
         Gemma3TextConfig,
         GenerationConfig,
         GPT2Config,
+        GPT2ForSequenceClassification,
         GPT2LMHeadModel,
         GPTNeoXConfig,
         GPTNeoXForCausalLM,
         KVCache,
         LlamaConfig,
         LlamaForCausalLM,
+        LlamaForSequenceClassification,
         LogitsProcessor,
         LogitsProcessorList,
         MaxLengthCriteria,
@@ -91,6 +94,7 @@ __all__ = [
     "Adam",
     "AdamW",
     "AutoModelForCausalLM",
+    "AutoModelForSequenceClassification",
     "AutoTokenizer",
     "BaseStreamer",
     "ByteTokenizer",
@@ -99,6 +103,7 @@ __all__ = [
     "EosTokenCriteria",
     "ExampleData",
     "GPT2Config",
+    "GPT2ForSequenceClassification",
     "GPT2LMHeadModel",
     "GPTNeoXConfig",
     "GPTNeoXForCausalLM",
@@ -111,6 +116,7 @@ __all__ = [
     "LambdaLR",
     "LlamaConfig",
     "LlamaForCausalLM",
+    "LlamaForSequenceClassification",
     "LogitsProcessor",
     "LogitsProcessorList",
     "LoraConfig",
@@ -121,6 +127,7 @@ __all__ = [
     "Olmo2Config",
     "Olmo2ForCausalLM",
     "PeftModel",
+    "PeftModelForSequenceClassification",
     "Phi3Config",
     "Phi3ForCausalLM",
     "PretrainedTokenizer",

@@ -45,7 +45,7 @@ def plain(value):
     if isinstance(value, (list, tuple)):
         return [plain(one) for one in value]
     if hasattr(value, "detach"):
-        value = value.detach().cpu().numpy()
+        value = value.detach().numpy()
     return np.asarray(value).tolist() if hasattr(value, "shape") else value
 
 

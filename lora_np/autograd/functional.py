@@ -1,6 +1,6 @@
 """The fused pairs on Tensors: check the shapes, run the forward, record the backward."""
 
-from .devices import array_module, on_gpu, to_numpy
+from .devices import array_module, beside, on_gpu, to_numpy
 from .dispatch import pair
 from .ops import dropout_mask, tanh
 from .shape_ops import check_ids
@@ -169,6 +169,20 @@ def linear_cross_entropy(x, weight, targets, ignore_index=-100, softcap=None):
     if softcap is not None:
         return _apply("capped_cross_entropy", (x, weight), targets, softcap, ignore_index)
     return _apply("linear_cross_entropy", (x, weight), targets, ignore_index)
+
+
+def binary_cross_entropy(logits, targets):
+    r"""The mean of -(t ln σ(z) + (1 - t) ln σ(-z)) over all logits z and their targets t, numbers of one shape.
+
+    It is computed as max(z, 0) - z t + ln(1 + e^-|z|), which never overflows. dz = (σ(z) - t) dloss / n.
+    """
+    z, t = data(logits), beside(data(targets), data(logits)).astype(logits.dtype, copy=False)
+    if z.shape != t.shape:
+        raise ValueError(f"targets of shape {t.shape} do not fit logits of shape {z.shape}")
+    xp, tail = array_module(z), array_module(z).exp(-abs(z))
+    loss = (xp.maximum(z, 0) - z * t + xp.log1p(tail)).mean()
+    sigmoid = xp.where(z >= 0, 1, tail) / (1 + tail)
+    return record(loss, (logits,), lambda dloss: ((sigmoid - t) * (dloss / z.size),))
 
 
 def _targets(targets, like, size, ignore_index):

@@ -83,6 +83,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--load-best", "in the end take the weights with the lowest held-out loss, not the last", action="store_true")
     going_on = "go on from the checkpoint in --out, all other options being the same; --steps may be more than before"
     add("--resume", going_on, action="store_true")
+    labels = "what is learnt: classify = which label a text has, with a file of texts and labels; without it, to write"
+    add("--task", labels, choices=["classify"])
     add("--overwrite", "write over the adapter that --out holds", action="store_true")
 
 
@@ -106,6 +108,10 @@ def finetune(options: FinetuneOptions, say: Say = print, ask: Callable[[str], st
     matplotlib everything else is done, and "picture" is None. If the results cannot be written in the end, the disk
     being full, they go to another folder: `ask` is called with the question for one; without it, one is chosen.
     """
+    if options.task is not None:
+        from .classify import classify  # it uses what is below
+
+        return classify(options, say, ask)
     options = from_adapter(options)
     with waiting(f"Loading {options.base}"):
         tokenizer = AutoTokenizer.from_pretrained(options.base)
@@ -155,9 +161,12 @@ def _train_and_report(
     return result
 
 
-def _train(options: ResolvedOptions, task: Task, peft_model: PeftModel, out: Output) -> History:
-    """The history of the training. A last checkpoint that cannot be written goes to another folder."""
-    args, identity = _training_arguments(options), _identity(options, task.train)
+def _train(options: ResolvedOptions, task: Any, peft_model: PeftModel, out: Output, **more: Any) -> History:
+    """The history of the training. A last checkpoint that cannot be written goes to another folder.
+
+    more: what else makes this run this one.
+    """
+    args, identity = _training_arguments(options), {**_identity(options, task.train), **more}
     try:
         return train(peft_model, task.train, args, task.evaluation, out.folder, options.resume, identity=identity)
     except CheckpointError as error:

@@ -1,16 +1,22 @@
 """The model that a command works with: a base, perhaps with an adapter."""
 
 import argparse
+import warnings
 from pathlib import Path
+from typing import Any
 
-from ..lora import PeftModel
-from ..models import AutoModelForCausalLM, AutoTokenizer
+from ..lora import PeftModel, TaskType
+from ..lora.config import CONFIG_FILE
+from ..lora.files import WEIGHTS_FILE
+from ..models import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 from ..models.base import CausalLM
 from ..models.loading.auto import TINY_PYTHON
 from ..models.tokenizers.base import BaseTokenizer
-from ..storage import one_version, read_json
+from ..storage import is_there, one_version, open_safetensors, read_json
 from .arguments import BASE
 from .waiting import waiting
+
+HEADS = (".score.weight", ".classifier.weight")
 
 
 def add_model_arguments(parser: argparse.ArgumentParser, default: str) -> None:
@@ -25,10 +31,15 @@ def load(
 ) -> tuple[CausalLM | PeftModel, BaseTokenizer]:
     """(model, tokenizer): the base, with the adapter in the directory `adapter` if there is one.
 
-    Without `base`, it is the one that the adapter names, or the shipped model.
+    Without `base`, it is the one that the adapter names, or the shipped model. ValueError if it cannot write.
     """
     if adapter is not None:
-        return load_adapted(adapter, base, device)
+        model, tokenizer = load_adapted(adapter, base, device)
+        if not isinstance(model.get_base_model(), CausalLM):
+            raise ValueError(
+                f"{adapter} is a classifier's (task_type SEQ_CLS): it tells classes apart, it cannot write"
+            )
+        return model, tokenizer
     base = base or TINY_PYTHON
     with waiting(f"Loading {base}"):
         return AutoModelForCausalLM.from_pretrained(base, device=device), AutoTokenizer.from_pretrained(base)
@@ -42,16 +53,34 @@ def load_adapted(adapter: str | Path, base: str | None = None, device: str = "cp
     """
     base = base or base_of(adapter)
     with waiting(f"Loading {base}"):
-        model = AutoModelForCausalLM.from_pretrained(base, device=device)
+        if read_json(Path(adapter) / CONFIG_FILE).get("task_type") == TaskType.SEQ_CLS:
+            model = _classifier(base, Path(adapter)).to(device)
+        else:
+            model = AutoModelForCausalLM.from_pretrained(base, device=device)
         return PeftModel.from_pretrained(model, adapter).eval(), AutoTokenizer.from_pretrained(base)
 
 
 def base_of(adapter: str | Path) -> str:
     """The base that the adapter in a directory names. ValueError if it names none."""
-    base = read_json(Path(adapter) / "adapter_config.json").get("base_model_name_or_path")
+    base = read_json(Path(adapter) / CONFIG_FILE).get("base_model_name_or_path")
     if not isinstance(base, str) or not base:
         raise ValueError(f"{adapter} does not say which base model it belongs to: give --base")
     return base
+
+
+def _classifier(base: str, adapter: Path) -> Any:
+    """The base with a head for the classes that the adapter's folder names or has weights for."""
+    found = read_json(adapter / "config.json") if is_there(adapter / "config.json") else {}
+    changes = {
+        name: found[name] for name in ("id2label", "pad_token_id", "problem_type") if found.get(name) is not None
+    }
+    if "id2label" not in changes:
+        with open_safetensors(adapter / WEIGHTS_FILE) as file:
+            heads = [shape for name, shape in file.shapes.items() if name.endswith(HEADS)]
+        changes["num_labels"] = heads[0][0] if heads else None
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*newly initialized")  # the adapter brings it
+        return AutoModelForSequenceClassification.from_pretrained(base, ignore_mismatched_sizes=True, **changes)
 
 
 def check_vocabulary(where: str, highest: int, tokenizer: BaseTokenizer, vocab_size: int) -> None:

@@ -38,6 +38,7 @@ class FinetuneOptions:
     device: str = "cpu"
     load_best: bool = False
     resume: bool = False
+    task: str | None = None
     overwrite: bool = False
 
     @property

@@ -9,6 +9,7 @@ import math
 
 from .. import nn
 from ..lora.targets import find_targets
+from ..models.classification import SequenceClassifier
 from .places import linear_modules, places
 from .weightless import model_of
 
@@ -35,7 +36,7 @@ def dimensions(config):
         "kv": (sum(fan_out for _, fan_out in first) - q) // 2,
         "inner": linear_layers(config)[last][0],
         **({"positions": tables[1]} if len(tables) > 1 else {}),
-        "tied": head.weight is embedding.weight,
+        "tied": head is not None and head.weight is embedding.weight,
     }
 
 
@@ -65,7 +66,14 @@ def adapter_sizes(config, r, target_modules=None):
     model = model_of(config)
     layers = linear_modules(model)
     targets = list(target_modules) if isinstance(target_modules, tuple) else target_modules
-    return {name: r * sum(_fans(layers, name)) for name in find_targets(model, targets)}
+    head = trained_head(model)
+    found = [name for name in find_targets(model, targets) if head is None or layers.get(name) is not head]
+    return {name: r * sum(_fans(layers, name)) for name in found}
+
+
+def trained_head(model):
+    """A classifier's head, of which each adapter trains a copy; None for a language model."""
+    return model.score if isinstance(model, SequenceClassifier) else None
 
 
 def layer_shape(config, name):
@@ -86,9 +94,11 @@ def _fans(layers, name):
 def count(config, r, target_modules=None):
     """(trainable, all) parameters with LoRA of rank r, as PEFT's print_trainable_parameters gives them.
 
-    trainable = Σ r (in + out) over the adapted layers; "all" is the model and the adapters. A tied weight counts once.
+    trainable = Σ r (in + out) over the adapted layers, and a classifier's head; "all" is the model and the adapters. A
+    tied weight counts once.
     """
-    trainable = sum(adapter_sizes(config, r, target_modules).values())
+    head = trained_head(model_of(config))
+    trainable = sum(adapter_sizes(config, r, target_modules).values()) + (0 if head is None else head.weight.size)
     return trainable, trainable + model_size(config)
 
 

@@ -8,6 +8,7 @@ import numpy as np
 
 from .. import nn
 from ..models.architectures import classes_of
+from ..models.classification import classifier_named
 from ..models.config import Depth, Size
 from .shapes import ShapeArray
 
@@ -28,7 +29,7 @@ def build(config):
     _check_sizes_given(config_class, config)
     fields = {name: value for name, value in config.items() if name not in ROTARY}
     with nn.weightless():
-        return model_class(config_class.from_dict(fields))
+        return (classifier_named(config) or model_class)(config_class.from_dict(fields))
 
 
 def cached(function):

@@ -11,7 +11,8 @@
 What goes beyond it:
 
     variants/                          the other kinds, one file each
-    saved_modules.py                   modules trained whole
+    saved_modules.py, tied_heads.py    modules trained whole, and heads that follow an embedding whose rows are trained
+    tasks.py                           PeftModels by what they are for
     combine.py, weighted.py            several adapters made into one
     status.py, analysis.py             what is there, and what was learned
     types.py                           short names for annotations
@@ -23,6 +24,7 @@ from .config import LoraConfig, PeftConfig, TaskType
 from .layer import LoraLinear
 from .lora_model import LoraModel
 from .peft_model import PeftModel, get_peft_model
+from .tasks import PeftModelForSequenceClassification
 from .variants.embedding import LoraEmbedding
 from .variants.vera import VeraConfig
 
@@ -35,6 +37,7 @@ __all__ = [
     "LoraModel",
     "PeftConfig",
     "PeftModel",
+    "PeftModelForSequenceClassification",
     "TaskType",
     "VeraConfig",
     "get_peft_model",

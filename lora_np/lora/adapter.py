@@ -15,6 +15,9 @@ class Target(NamedTuple):
 
     parts    the names of the parts to adapt, where the layer is a joint projection and not all of it is; else ()
     shared   what `Adapter.shared` gave
+    tokens   the numbers of the rows to train, where these are all that is
+    follows  the name of the layer whose adapter it takes over, transposed
+    kind     the class of the adapter, where the config alone does not tell it
     """
 
     name: str
@@ -23,6 +26,9 @@ class Target(NamedTuple):
     lora_alpha: Any  # a number, or None where the kind has no such setting
     parts: tuple[str, ...] = ()
     shared: Mapping[str, Tensor] = {}
+    tokens: tuple[int, ...] = ()
+    follows: str = ""
+    kind: Any = None
 
 
 class Matrix(nn.Module):
@@ -82,6 +88,10 @@ class Adapter(nn.Module):
     def update(self, layer: Layer, x: Input, base: Tensor) -> Tensor:
         """What it adds to `base`, the frozen layer's result for the input `x`."""
         raise NotImplementedError
+
+    def applied(self, layer: Layer, x: Input, base: Tensor, y: Any) -> Tensor:
+        """What the layer gives with it, where it gives `y` with the adapters before it: y + update."""
+        return y + self.update(layer, x, base)
 
     def delta_weight(self) -> Array:
         """ΔW (out, in), in float32 or better."""

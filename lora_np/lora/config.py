@@ -24,7 +24,7 @@ NOTHING: tuple[Any, ...] = (None, False, {}, [])  # values of a field that is no
 
 
 class TaskType(StrEnum):
-    """What the model is for, in PEFT's words. The models here are for the first; an adapter's file may say another."""
+    """What the model is for, in PEFT's words. The models here are for the first two; a file may say another."""
 
     CAUSAL_LM = "CAUSAL_LM"
     SEQ_CLS = "SEQ_CLS"
@@ -64,6 +64,7 @@ class PeftConfig:
 
     peft_type: ClassVar[str | None] = None
     r = lora_alpha = exclude_modules = ABSENT
+    trainable_token_indices = ensure_weight_tying = ABSENT  # see `LoraConfig`
     flags: ClassVar[tuple[str, ...]] = ("fan_in_fan_out",)  # fields that are True or False; None means False
     refused: ClassVar[tuple[str, ...]] = ()  # PEFT's fields that change what is computed, for things that are not here
     harmless: ClassVar[set[str]] = {"auto_mapping", "megatron_core", "peft_type", "peft_version"}  # they change nothing
@@ -174,6 +175,10 @@ class LoraConfig(PeftConfig):
                          "olora"; see `init.py`. In a file also "eva" and "mica": read as True, as A and B are there
     use_rslora           scale by lora_alpha / √r instead, so that the update's size does not shrink with r
     use_dora             learn the length of each row of W apart from its direction; see `variants/dora.py`
+    trainable_token_indices   tokens whose rows of the embedding are trained too: a list, or {module's name: list}; a
+                         tied head follows. See `variants/tokens.py`
+    ensure_weight_tying  a head that is tied to the embedding is adapted, or trained whole, as one with it, if
+                         target_modules or modules_to_save name "embed_tokens" or "lm_head"; see `variants/tied.py`
     """
 
     r: int = 8
@@ -186,17 +191,18 @@ class LoraConfig(PeftConfig):
     init_lora_weights: bool | str = True
     use_rslora: bool = False
     use_dora: bool = False
+    trainable_token_indices: list[int] | dict[str, list[int]] | None = None
+    ensure_weight_tying: bool = False
 
     __repr__ = changed_settings
     peft_type = "LORA"
-    flags = ("use_rslora", "use_dora", "lora_bias", "fan_in_fan_out")
+    flags = ("use_rslora", "use_dora", "lora_bias", "fan_in_fan_out", "ensure_weight_tying")
     refused = (
         *("alora_invocation_tokens", "arrow_config", "kasa_config", "layer_replication", "monteclora_config"),
-        *("target_parameters", "trainable_token_indices", "use_bdlora", "use_qalora"),
+        *("target_parameters", "use_bdlora", "use_qalora"),
     )
     # How A and B began, or how PEFT trains them: what they compute is the same.
     harmless = PeftConfig.harmless | {"qalora_group_size", "eva_config", "loftq_config", "velora_config"}
-    harmless |= {"ensure_weight_tying"}  # `stored.py` looks at it
     # ("mica" has B frozen in PEFT; trained on here, it is trained too.)
     in_files: ClassVar[dict[str, dict[Any, Any]]] = {"init_lora_weights": {"eva": True, "mica": True}}
 
@@ -216,6 +222,7 @@ class LoraConfig(PeftConfig):
         super().__post_init__()
         self._check_init()
         self.exclude_modules = check_names("exclude_modules", self.exclude_modules)
+        self.trainable_token_indices = check_tokens(self.trainable_token_indices)
 
     def _check_init(self):
         if isinstance(self.init_lora_weights, str):
@@ -262,6 +269,21 @@ class LoraConfig(PeftConfig):
     def initial_matrices(self, target: Target) -> list[Array]:
         """A and B of a new adapter at a `Target`."""
         return initial_matrices(self.init_lora_weights, target, self.scaling_of(target.r, target.lora_alpha))
+
+
+def check_tokens(given: Any) -> Any:
+    """`trainable_token_indices` as lists of Python's integers. ValueError, with the field's name, for anything else."""
+    if given is None:
+        return None
+    if isinstance(given, Mapping):
+        return {name: check_tokens(rows) for name, rows in given.items()}
+    rows = given.tolist() if hasattr(given, "tolist") else given
+    if not isinstance(rows, list | tuple | range | set) or not all(type(i) is int for i in rows):
+        raise ValueError(
+            "trainable_token_indices must be a list of tokens' numbers, or a dict {module's name: such a list}, got "
+            f"{shortened(given)}"
+        )
+    return sorted(rows) if isinstance(rows, set) else list(rows)
 
 
 def check_ranks(*ranks: int, field_name: str = "r") -> None:

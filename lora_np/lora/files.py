@@ -20,7 +20,7 @@ from .config import CONFIG_FILE, PeftConfig
 from .foreign import refuse_foreign
 from .init import NITER
 from .kinds import config_class
-from .model_adapter import BASE_WEIGHT, PREFIX, ModelAdapter, new_adapter
+from .model_adapter import BASE_WEIGHT, PREFIX, ModelAdapter, new_adapter, resized_weights
 from .patterns import of_several
 from .stored import fitted, without_names
 from .types import StrPath
@@ -41,7 +41,7 @@ def write_adapter(peft_model: "PeftModel", name: str, directory: StrPath, as_pla
     directory = Path(directory) if name == "default" else Path(directory) / name
     config, tuner = peft_model.peft_config[name], peft_model.base_model
     model_adapter = tuner.adapter(name)
-    model_adapter.biases = tuner.biases(config.bias)
+    model_adapter.biases, model_adapter.bases = tuner.biases(config.bias), resized_weights(tuner.model)
     kind = getattr(config, "init_lora_weights", None)
     if NITER.fullmatch(str(kind)) and not as_plain_lora:
         raise ValueError(

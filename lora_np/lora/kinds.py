@@ -23,7 +23,7 @@ def config_class(peft_type: Any, source: Any) -> Any:
 
 def kind_of(config: Config, target: Target) -> type[Adapter]:
     """The kind of adapter that `config` puts beside a `Target`."""
-    return next(kind for kind in KINDS[config.peft_type][1] if kind.wanted(config, target))
+    return target.kind or next(kind for kind in KINDS[config.peft_type][1] if kind.wanted(config, target))
 
 
 def make_adapter(config: Config, target: Target) -> Adapter:

@@ -30,8 +30,8 @@ def default_initialisation(fan_in: int, fan_out: int, r: int) -> tuple[Array, Ar
 class LowRankAdapter(Adapter):
     """A (r, in) and B (out, r), however the layer stores W, and s = alpha / r. Abstract: subclasses have `update`."""
 
-    learns_faster = ("lora_B",)  # where LoRA+ is asked for
-    idle_if_zero = "lora_B.weight"  # with B zero, so is ΔW
+    learns_faster: tuple[str, ...] = ("lora_B",)  # where LoRA+ is asked for
+    idle_if_zero: str | None = "lora_B.weight"  # with B zero, so is ΔW
 
     def __init__(self, config: Config, target: Target) -> None:
         self.config, self.r, self.lora_alpha = config, target.r, target.lora_alpha
@@ -112,7 +112,7 @@ class AdaptedLayer(nn.Module):
             return adapters[0].fused(self.base_layer, x)
         y = base = self.base_layer(x)
         for adapter in adapters:
-            y = y + adapter.update(self.base_layer, x, base)
+            y = adapter.applied(self.base_layer, x, base, y)
         return y.astype(base.dtype)  # A and B are in float32, also beside a base in float16
 
     def has(self, name: str) -> bool:

@@ -15,6 +15,7 @@ from .layer import AdaptedLayer
 from .model_adapter import ModelAdapter, new_adapter
 from .saved_modules import ModulesToSave
 from .targets import biases_of, own_modules
+from .tied_heads import followed, tie_heads
 
 
 def adapters_in(model: nn.Module) -> list[Adapter]:
@@ -29,6 +30,7 @@ class LoraModel(nn.Module):
     adapted  {dotted name: AdaptedLayer}, in the model's order
     saved    {dotted name: ModulesToSave}, likewise
     shared   {adapter: {name: tensor}} of what the layers of an adapter have in common
+    tied     {dotted name: TiedHead} of heads that follow an embedding
     owner    stands for this adapted model where a call says what it asks of the adapters: see `call.py`
     """
 
@@ -54,9 +56,9 @@ class LoraModel(nn.Module):
                 self.adapted[name] = module
             elif isinstance(module, ModulesToSave):
                 self.saved[name] = module
-        wrappers: list[Any] = [*self.adapted.values(), *self.saved.values()]
-        for wrapper in wrappers:
+        for wrapper in (self.adapted | self.saved).values():
             wrapper.owner = self.owner
+        tie_heads(self)
 
     def layers(self) -> list[tuple[str, AdaptedLayer]]:
         """[(dotted name, AdaptedLayer)] in the model's order."""
@@ -121,9 +123,7 @@ class LoraModel(nn.Module):
 
     def rename_adapter(self, old: str, new: str) -> None:
         """Give an adapter another name in every layer."""
-        for layer in self.adapted.values():
-            layer.rename_adapter(old, new)
-        for module in self.saved.values():
+        for module in (self.adapted | self.saved).values():
             module.rename_adapter(old, new)
         self.shared = {new if name == old else name: tensors for name, tensors in self.shared.items()}
 
@@ -174,7 +174,7 @@ class LoraModel(nn.Module):
         It cannot where its layer shares the weight with another part of the model, which would be changed too, and
         where the weight is in 4 bits, which would round the update away.
         """
-        shared = shared_weights(self.model)
+        shared = shared_weights(self.model) - followed(self)
         for name, layer in self.adapted.items():
             if not layer.chosen(names):
                 continue

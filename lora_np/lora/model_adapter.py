@@ -5,7 +5,7 @@ Adding an adapter is then putting finished parts in their places; loading one is
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import Self
+from typing import Any, Self
 
 from .. import nn
 from ..autograd import Tensor
@@ -17,9 +17,22 @@ from .config import PeftConfig
 from .init import check_rank
 from .kinds import kind_of, make_adapter
 from .layer import AdaptedLayer
-from .saved_modules import copied
-from .targets import biases_of, own_modules, saved_modules_of, targets_of, warn_of_unused
+from .saved_modules import ModulesToSave, copied
+from .targets import (
+    HEADS,
+    biases_of,
+    own_modules,
+    saved_modules_of,
+    targets_of,
+    tied_copies,
+    tied_targets,
+    train_heads,
+    warn_of_unused,
+)
+from .tied_heads import ONE_KIND, TiedHead, check_rows
 from .types import Array
+from .variants.tied import TiedLora
+from .variants.tokens import TokenAdapter, token_targets
 
 BASE_WEIGHT = "base_layer.weight"  # behind a layer's name: what PEFT's files have of the base
 PREFIX = "base_model.model."  # of names in PEFT's files; those of what layers share begin with "base_model." alone
@@ -96,14 +109,22 @@ def new_adapter(
     cannot be such an adapter.
     """
     modules = own_modules(model)
+    if config.task_type in HEADS:
+        train_heads(config, modules)
     wanted, saved = targets_of(model, config, modules), saved_modules_of(modules, config)
-    _check_apart([*wanted, *beside[0]], [*saved, *beside[1]])
+    tokens = token_targets(model, config, modules) if config.trainable_token_indices else {}
+    _check_apart([*wanted, *tokens, *beside[0]], [*saved, *beside[1]])
     targets = [Target(name, modules[name], *config.rank_and_alpha(name), wanted[name]) for name in wanted]
+    targets += [Target(n, modules[n], len(rows), None, tokens=rows, kind=TokenAdapter) for n, rows in tokens.items()]
+    if config.ensure_weight_tying:
+        targets = _following(targets, tied_targets(config, modules))
+    if tokens or saved:
+        check_rows(model, modules, tokens, wanted, saved)
     kinds = [kind_of(config, target) for target in targets]
     for kind, target in zip(kinds, targets, strict=True):
         kind.check(config, target)
         changes = config.changes_base and not isinstance(target.layer, nn.Embedding)  # an embedding is left whole
-        _check_others(model.get_submodule(target.name), changes)
+        _check_others(model.get_submodule(target.name), changes, target)
     if config.changes_base:
         _check_weights(model, config, [target for target in targets if not isinstance(target.layer, nn.Embedding)])
     shared: dict[str, Tensor] = {}
@@ -114,11 +135,43 @@ def new_adapter(
     adapters = {target.name: make_adapter(config, target._replace(shared=shared)) for target in targets}
     for adapter in adapters.values():
         adapter.requires_grad_(False)
+        if isinstance(adapter, TiedLora):
+            adapter.followed = (adapters[adapter.follows],)
     copies = {name: copied(modules[name]).requires_grad_(False) for name in saved}
+    for head, embedding in tied_copies(config, modules).items() if config.ensure_weight_tying else ():
+        copies[head].weight = copies[embedding].weight
     _correct_orientation(config, [target.layer for target in targets])
     if not nn.is_weightless():
         warn_of_unused(config, modules, wanted)
     return ModelAdapter(adapters, copies, shared, biases_of(modules, config.bias, adapters, saved))
+
+
+def _following(targets, tied):
+    """The targets, of which those that are in {head: embedding} take over the embedding's adapter, rank and alpha."""
+    ranks = {target.name: (target.r, target.lora_alpha) for target in targets}
+    return [
+        target._replace(r=ranks[source][0], lora_alpha=ranks[source][1], follows=source, kind=TiedLora)
+        if (source := tied.get(target.name))
+        else target
+        for target in targets
+    ]
+
+
+def resized_weights(model: Any) -> dict[str, nn.Parameter]:
+    """{name: Parameter} of a model's embedding and head, if its vocabulary has been resized since it was loaded.
+
+    No file but the adapter's has those, so they are saved with it, as PEFT does.
+    """
+    found: dict[str, nn.Parameter] = {}
+    if getattr(model, "resized", False):
+        ends = model.get_input_embeddings(), model.get_output_embeddings()
+        for name, module in model.named_modules():
+            if isinstance(module, AdaptedLayer) and any(module is end for end in ends):
+                deeper = "token_adapter." * (TokenAdapter in map(type, module.adapters.values()))
+                found[f"{name}.{deeper}{BASE_WEIGHT}"] = module.base_layer.weight
+            elif any(module is end for end in ends) and not isinstance(module, ModulesToSave | TiedHead):
+                found[f"{name}.weight"] = module.weight
+    return found
 
 
 def _check_apart(adapted: Iterable[str], whole: Iterable[str]) -> None:
@@ -134,12 +187,16 @@ def _check_apart(adapted: Iterable[str], whole: Iterable[str]) -> None:
                 raise ValueError(f"{other} is {what}, and modules_to_save trains {name} whole: choose one")
 
 
-def _check_others(layer, changes):
-    """ValueError if PiSSA or OLoRA, which change the base weight, would be beside another adapter.
+def _check_others(layer, changes, target):
+    """ValueError if PiSSA or OLoRA, which change the base weight, would be beside another adapter, or LoRA beside rows.
 
-    changes: does the new adapter change it?
+    changes: does the new adapter, for `target`, change it?
     """
     others = layer.adapters.values() if isinstance(layer, AdaptedLayer) else ()
+    if isinstance(layer, TiedHead) or (
+        others and any(isinstance(a, TokenAdapter) != bool(target.tokens) for a in others)
+    ):
+        raise ValueError(f"{target.name} {ONE_KIND}")
     if others and (changes or any(adapter.initial is not None for adapter in others)):
         raise ValueError(
             "an adapter whose initialisation takes a part out of the weight (PiSSA, OLoRA) must be alone on its "

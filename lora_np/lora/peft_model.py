@@ -3,14 +3,14 @@
 import warnings
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
-from typing import Any, Self
+from typing import Any, ClassVar, Self
 
 from .. import nn
 from ..autograd.tensor import is_grad_enabled
 from ..expect import A_MODEL, expect
 from ..refusals import refuses_here
 from ..storage import together
-from .config import PeftConfig, check_alpha
+from .config import PeftConfig, TaskType, check_alpha
 from .files import read_adapter, write_adapter
 from .layer import AdaptedLayer
 from .lora_model import LoraModel
@@ -19,6 +19,7 @@ from .row_calls import BASE, checked_rows, generating, in_rows
 from .saved_modules import ModulesToSave
 from .status import LayerStatus, format_status, layer_status
 from .types import StrPath
+from .variants.tokens import check_disjoint
 from .weighted import combined
 
 A_CONFIG = "a config, such as LoraConfig(r=8, target_modules=[...])"
@@ -31,7 +32,7 @@ def get_peft_model(model: nn.Module, config: PeftConfig, adapter_name: str = "de
     The model is changed in place: its targeted layers are wrapped. ValueError, with nothing changed, if a target
     matches no layer.
     """
-    return PeftModel(model, config, adapter_name)
+    return PeftModel.for_task(config)(model, config, adapter_name)
 
 
 class PeftModel(nn.Module):
@@ -44,6 +45,14 @@ class PeftModel(nn.Module):
     them trains: these belong to the call. The methods that change adapters, and train(), eval() and to(), are for one
     thread while no other one calls the model; see "Threads and processes" in the README.
     """
+
+    task_type: ClassVar[TaskType | None] = None
+
+    @classmethod
+    def for_task(cls, config: PeftConfig) -> type[Self]:
+        """The class for the task of a config, without a task PeftModel itself."""
+        task = getattr(config, "task_type", None)
+        return next((one for one in cls.__subclasses__() if task is not None and one.task_type == task), cls)
 
     def __init__(
         self,
@@ -331,7 +340,7 @@ class PeftModel(nn.Module):
         """
         expect(model, nn.Module, "model", A_MODEL)
         config, model_adapter = read_adapter(directory, model, is_trainable)
-        return cls(model, config, adapter_name, model_adapter)
+        return cls.for_task(config)(model, config, adapter_name, model_adapter)
 
     def _names(self, given):
         """One name or several as a list without repeats, None as None; KeyError if there is no such adapter."""
@@ -350,6 +359,7 @@ class PeftModel(nn.Module):
             owners = [name for name in names if name in module.modules_to_save]
             if len(owners) > 1:
                 raise ValueError(f"{' and '.join(owners)} each train {target} whole: only one of them can be active")
+        check_disjoint(self.base_model.adapted.values(), names)
 
     def _check_known(self, name):
         if name not in self.peft_config:

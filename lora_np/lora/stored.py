@@ -9,7 +9,8 @@ PEFT's files hold more than A and B, and tell of models that are not quite this 
   others become copies that belong to the adapter, as those of modules_to_save do.
 - The base weight of an adapted head or embedding is the model's, but for rounding: where it was rounded, the file's
   takes its place, with a warning.
-- An adapter that is tied to that of the embedding becomes one of its own, with the same numbers.
+- An adapter that is tied to that of the embedding becomes one of its own, with the same numbers, unless the
+  configuration ties them here too (`ensure_weight_tying`).
 """
 
 import dataclasses
@@ -25,8 +26,19 @@ from .. import nn
 from ..autograd.devices import to_numpy
 from .config import PeftConfig
 from .model_adapter import BASE_WEIGHT, PREFIX
-from .targets import biases_of, ends_with, own_modules, part_names, saved_modules_of, targets_of
+from .targets import (
+    biases_of,
+    ends_with,
+    has_head,
+    own_modules,
+    part_names,
+    saved_modules_of,
+    targets_of,
+    tied_targets,
+    train_heads,
+)
 from .types import Array
+from .variants.tokens import token_targets
 
 ORIGINALS = ("original_module", "modules_to_save")  # behind a module's name: what PEFT has inside it beside a copy
 WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.")  # of torch.compile and FSDP
@@ -52,6 +64,7 @@ def fitted(config: PeftConfig, arrays: Mapping[str, Array], model: nn.Module, pa
     Nothing is changed. ValueError, with the file's name, if it was trained on another base model.
     """
     modules = own_modules(model)
+    train_heads(config, modules)
     found = {}
     for key, array in arrays.items():
         plain = _plain_name(key, modules)
@@ -61,7 +74,10 @@ def fitted(config: PeftConfig, arrays: Mapping[str, Array], model: nn.Module, pa
     found = _without_originals(found, modules)
     config, found = _without_missing(config, found, modules, path)
     config = _with_tied(config, found, model, modules)
-    adapted, saved = targets_of(model, config, modules), saved_modules_of(modules, config)
+    followers = tuple(f"{PREFIX}{head}.lora_" for head in tied_targets(config, modules))
+    found = {key: array for key, array in found.items() if not key.startswith(followers)}  # the embedding's, transposed
+    adapted = {**targets_of(model, config, modules), **token_targets(model, config, modules)}
+    saved = saved_modules_of(modules, config)
     bases = _bases(config, found, modules, adapted, path)
     biases = biases_of(modules, config.bias, adapted, saved)
     whole = _whole(found, modules, biases, tuple(f"{name}." for name in (*adapted, *saved)))
@@ -91,6 +107,7 @@ def _plain_name(key, modules):
     plain = key
     for wrapper in WRAPPERS:
         plain = plain.replace(wrapper, "")
+    plain = plain.replace(".token_adapter.base_layer.", ".base_layer.")
     while plain.startswith(PREFIX):
         plain = plain.removeprefix(PREFIX)
     shared = re.fullmatch(r"base_model\.\w+", plain)
@@ -117,6 +134,7 @@ def _without_missing(config, arrays, modules, path):
     if len(missing) == len(targets or ()):
         missing = []
     heads = [name for name in saved if not any(module.endswith(name) for module in modules)]
+    heads = [name for name in heads if not has_head(config, modules, name)]
     if missing or heads:
         names = ", ".join([*missing, *heads])
         warnings.warn(f"{path} was made for a model that has {names} too: left out", stacklevel=5)

@@ -7,12 +7,15 @@ from typing import Any
 
 from .. import nn
 from ..refusals import warn
-from .config import PeftConfig
+from .config import PeftConfig, TaskType
 from .kinds import is_adaptable
 from .layer import AdaptedLayer
 from .patterns import BLOCK, unmatched
 from .saved_modules import ModulesToSave
+from .tied_heads import TiedHead
 
+HEADS = {TaskType.SEQ_CLS: ("classifier", "score")}  # what an adapter for a task trains whole, where it is there
+EMBEDDINGS = ("embed_tokens", "lm_head")  # the names by which PEFT knows an embedding and its head, GPT-2's not
 LINEAR = (nn.Linear, nn.Conv1D, nn.Linear4bit)
 QUERIES_AND_VALUES = ["q_proj", "v_proj"]
 LIKE_LLAMA = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text")
@@ -67,6 +70,8 @@ def targets_of(
     modules = own_modules(model) if modules is None else modules
     blocks = config.layers_to_transform, config.layers_pattern
     found = find_targets(model, config.target_modules, config.exclude_modules, *blocks, modules)
+    if config.ensure_weight_tying:
+        found += [name for pair in tied_targets(config, modules).items() for name in pair if name not in found]
     whole = config.modules_to_save
     free = [name for name in found if not any(f".{part}." in f".{name}." for part in whole)] if whole else found
     if not free:
@@ -93,9 +98,11 @@ def saved_modules_of(modules: Mapping[str, Any], config: PeftConfig) -> list[str
     found: list[str] = []
     for ending in config.modules_to_save or ():
         matches = [name for name in modules if name.endswith(ending)]
-        if not matches:
+        if not matches and not has_head(config, modules, ending):
             raise ValueError(_nothing_matches(ending, modules, "modules_to_save: no module"))
         found += matches
+    if config.ensure_weight_tying:
+        found += [name for pair in tied_copies(config, modules).items() for name in pair if name not in found]
     for name in found:
         if isinstance(modules[name], (nn.ModuleList, nn.ModuleDict)):
             raise ValueError(f"modules_to_save: {name} is a list of modules, which cannot be called: name those in it")
@@ -103,6 +110,46 @@ def saved_modules_of(modules: Mapping[str, Any], config: PeftConfig) -> list[str
     if not chosen:
         return []
     return [name for name in modules if name in chosen and not any(outer in chosen for outer in _outer(name))]
+
+
+def tied_pairs(modules: Mapping[str, Any]) -> dict[str, str]:
+    """{head: embedding}, by name: the linear layers whose weight is an embedding's."""
+    embeddings = {id(m.weight): name for name, m in modules.items() if isinstance(m, nn.Embedding)}
+    linear = {name: m for name, m in modules.items() if type(m) is nn.Linear}
+    return {name: embeddings[id(m.weight)] for name, m in linear.items() if id(m.weight) in embeddings}
+
+
+def tied_copies(config: PeftConfig, modules: Mapping[str, Any]) -> dict[str, str]:
+    """The `tied_pairs` that are trained whole as one, by `ensure_weight_tying`."""
+    ensured = config.ensure_weight_tying and _names_embedding(config.modules_to_save)
+    return tied_pairs(modules) if ensured else {}
+
+
+def tied_targets(config: PeftConfig, modules: Mapping[str, Any]) -> dict[str, str]:
+    """The `tied_pairs` that are adapted as one, by `ensure_weight_tying`."""
+    ensured = config.ensure_weight_tying and _names_embedding(config.target_modules)
+    return tied_pairs(modules) if ensured and not _names_embedding(config.modules_to_save) else {}
+
+
+def _names_embedding(given):
+    """Does a setting name what PEFT takes to be an embedding or its head? That decides what its files hold."""
+    if isinstance(given, str):
+        return any(re.fullmatch(given, name) for name in EMBEDDINGS)
+    return any(name.rpartition(".")[2] in EMBEDDINGS for name in given or ())
+
+
+def has_head(config: PeftConfig, modules: Iterable[str], name: str | None = None) -> bool:
+    """Has a model with these modules a head for the config's task? name: and is this one of the names for heads?"""
+    names = HEADS.get(config.task_type, ())  # type: ignore[call-overload]
+    return (name is None or name in names) and any(module.endswith(head) for head in names for module in modules)
+
+
+def train_heads(config: PeftConfig, modules: Iterable[str]) -> None:
+    """Have the config name the heads for its task in modules_to_save, as PEFT does: the one that is there is new."""
+    if has_head(config, modules):
+        saved = config.modules_to_save or []
+        heads = HEADS[config.task_type]  # type: ignore[index]
+        config.modules_to_save = [*saved, *(name for name in heads if name not in saved)]
 
 
 def _outer(name):
@@ -121,6 +168,8 @@ def warn_of_unused(config: PeftConfig, modules: Mapping[str, Any], targets: Coll
         unused = unmatched(patterns, targets) if patterns else []
         if unused:
             warn(f"{field} has entries that match no adapted layer: {', '.join(unused)}")
+    if config.ensure_weight_tying and not tied_pairs(modules):
+        warn("ensure_weight_tying: this model has no head that is tied to an embedding")
     left_out = config.exclude_modules
     if not left_out:
         return
@@ -169,6 +218,8 @@ def own_modules(model: nn.Module) -> dict[str, Any]:
 def unwrapped(module: Any) -> Any:
     """The module that was in this place before any adapter."""
     if isinstance(module, AdaptedLayer):
+        return module.base_layer
+    if isinstance(module, TiedHead):
         return module.base_layer
     return module.original_module if isinstance(module, ModulesToSave) else module
 

@@ -1,11 +1,12 @@
 """Language models, their files, their tokenizers, and generating text.
 
 Reading order: gpt2.py, llama.py (mistral.py, qwen2.py, olmo2.py, ... say what differs from it), gpt_neox.py, base.py
-(what all models do), context.py and kv_cache.py; then generation/, loading/ and tokenizers/. A new architecture has its
-line in architectures.py.
+and pretrained_model.py (what all models do), context.py and kv_cache.py; then generation/, loading/ and tokenizers/. A
+new architecture has its line in architectures.py, and so a classifier (classification.py).
 """
 
 from ..aliases import moved_names
+from .classification import GPT2ForSequenceClassification, LlamaForSequenceClassification
 from .gemma2 import Gemma2Config, Gemma2ForCausalLM
 from .gemma3 import Gemma3ForCausalLM, Gemma3TextConfig
 from .generation import (
@@ -26,7 +27,7 @@ from .gpt2 import GPT2Config, GPT2LMHeadModel
 from .gpt_neox import GPTNeoXConfig, GPTNeoXForCausalLM
 from .kv_cache import KVCache
 from .llama import LlamaConfig, LlamaForCausalLM
-from .loading import AutoModelForCausalLM, AutoTokenizer
+from .loading import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 from .mistral import MistralConfig, MistralForCausalLM
 from .olmo2 import Olmo2Config, Olmo2ForCausalLM
 from .phi3 import Phi3Config, Phi3ForCausalLM
@@ -39,11 +40,13 @@ __getattr__ = moved_names(__name__)
 
 __all__ = [
     "AutoModelForCausalLM",
+    "AutoModelForSequenceClassification",
     "AutoTokenizer",
     "BaseStreamer",
     "ByteTokenizer",
     "EosTokenCriteria",
     "GPT2Config",
+    "GPT2ForSequenceClassification",
     "GPT2LMHeadModel",
     "GPTNeoXConfig",
     "GPTNeoXForCausalLM",
@@ -55,6 +58,7 @@ __all__ = [
     "KVCache",
     "LlamaConfig",
     "LlamaForCausalLM",
+    "LlamaForSequenceClassification",
     "LogitsProcessor",
     "LogitsProcessorList",
     "MaxLengthCriteria",

@@ -1,51 +1,33 @@
-"""What every language model here has in common: reading ids, the head, the loss, generating, saving."""
+"""What every language model here has in common: the head, the loss, generating."""
 
 import re
-from os import PathLike
-from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike
 
 from .. import nn
-from ..autograd import Tensor
-from ..autograd.devices import on_gpu, to_numpy
-from ..autograd.shape_ops import check_ids
-from ..autograd.tensor import data
-from ..expect import expect_method
-from ..storage import together, write_json, write_safetensors
-from .context import Context, one_row
 from .generation import GenerationConfig, GenerationMixin
 from .kv_cache import KVCache
 from .output import CausalLMOutput, ShardedOutput, shift_labels
-from .rope import context_length, rows_apart
+from .pretrained_model import Numbers, PretrainedModel, rows_of
+from .rope import rows_apart
 from .shards import forward_in_shards, shards_of
 
-A_CONFIG = "a config, such as GPT2Config(...); by its name a model comes from AutoModelForCausalLM.from_pretrained"
-Numbers = ArrayLike | Tensor  # what ids and masks may be given as: lists, arrays, Tensors
 
-
-class CausalLM(nn.Module, GenerationMixin):
+class CausalLM(GenerationMixin, PretrainedModel):
     """A transformer with a head that predicts the next token. Abstract: `gpt2.py` and `llama.py` say which transformer.
 
-    config              has vocab_size, max_position_embeddings, tie_word_embeddings, to_dict()
-    base_model_prefix   the name of the attribute that holds the transformer, (ids, context) -> hidden states (B, T, C)
     lm_head             hidden states -> logits
     generation_config   what generation_config.json says, a `GenerationConfig`: defaults of `generate`
     softcap             what caps the logits (Gemma 2); None if nothing does
-    head_in_files       what the head is called in files, where that differs
     """
 
-    base_model_prefix: str = ""
-    head_in_files = "lm_head"
-    gradient_checkpointing = False
     softcap: float | None = None
     lm_head: Any
 
     def __init__(self, config: Any) -> None:
-        expect_method(config, "to_dict", "config", A_CONFIG)
-        self.config, self.generation_config = config, GenerationConfig.from_model_config(config)
+        super().__init__(config)
+        self.generation_config = GenerationConfig.from_model_config(config)
 
     def forward(
         self,
@@ -68,43 +50,22 @@ class CausalLM(nn.Module, GenerationMixin):
         logits_to_keep          logits of the last so many positions only; 0 for all
         Ids and labels that are on the model's GPU stay there.
         """
-        if isinstance(input_ids, list) and input_ids is not one_row(input_ids):
-            input_ids, labels, attention_mask = one_row(input_ids), one_row(labels), one_row(attention_mask)
+        input_ids, labels, attention_mask = rows_of(input_ids, labels, attention_mask)
         device = self.device
         ids = self.checked_ids(input_ids, device)
         targets = None if labels is None else shift_labels(labels, ids.shape)
         apart = position_ids is None or rows_apart(self.config)
         if apart and device == "cpu" and past_key_values is None and (shards := shards_of(targets)):
             return forward_in_shards(self, shards, targets, ids, labels, attention_mask, position_ids)
-        context = Context(ids, device, attention_mask, position_ids, past_key_values, self.gradient_checkpointing)
-        self.check_positions(context.positions)
-        hidden = getattr(self, self.base_model_prefix)(ids, context)
-        context.close(ids.shape[1])
+        hidden: Any = self.hidden_states(ids, device, attention_mask, position_ids, past_key_values)
         if logits_to_keep and targets is None:
             hidden = hidden[:, -logits_to_keep:]
         return CausalLMOutput(hidden, self.lm_head, targets, past_key_values, self.softcap)
 
-    def save_pretrained(self, directory: str | PathLike[str]) -> None:
-        """Write config.json and model.safetensors, which Transformers loads too."""
-        with together(directory):
-            write_safetensors(Path(directory) / "model.safetensors", self._stored(self.state_dict()))
-            write_json(Path(directory) / "config.json", self.config.to_dict())
-            self.write_generation_config(directory)
-
-    def _stored(self, state):
-        """A state with the names that files have."""
+    def stored_state(self) -> dict[str, np.ndarray]:
+        """{name as files have it: array}."""
+        state = self.state_dict()
         return {re.sub(r"^lm_head\.", f"{self.head_in_files}.", name): array for name, array in state.items()}
-
-    def gradient_checkpointing_enable(self) -> None:
-        """Keep only the input of each block for the backward pass, and compute the block again there.
-
-        Training SmolLM2 (4 x 256 tokens, all-linear) reached 820 MiB instead of 1938, and took 1.4 times as long.
-        """
-        self.gradient_checkpointing = True
-
-    def gradient_checkpointing_disable(self) -> None:
-        """Keep what the backward pass needs, as usual."""
-        self.gradient_checkpointing = False
 
     def reads_anew(self, held: int, length: int) -> bool:
         """Is a text of `length` tokens to be read from its start, though a cache holds the first `held`? (Phi-3)"""
@@ -114,10 +75,6 @@ class CausalLM(nn.Module, GenerationMixin):
         """The head: the layer that turns hidden states into logits."""
         return self.lm_head
 
-    def get_input_embeddings(self) -> nn.Embedding:
-        """The layer that turns ids into vectors."""
-        raise NotImplementedError
-
     def _tie_weights(self):
         """Make head and token embedding one parameter, if the config says so."""
         if self.config.tie_word_embeddings:
@@ -126,21 +83,3 @@ class CausalLM(nn.Module, GenerationMixin):
     def separate_head(self, head: np.ndarray) -> None:
         """Give the head a weight of its own, the array `head` (V, C), and let the config say so."""
         self.lm_head.weight, self.config.tie_word_embeddings = nn.Parameter(head), False
-
-    def checked_ids(self, ids: Numbers, device: str = "cpu") -> Any:
-        """The ids as an array (B, T), each of them a token: of NumPy, or on the model's GPU if they are there.
-
-        Ids from the host are checked there: a GPU would have to be waited for.
-        """
-        array = data(ids)
-        array = array if on_gpu(array) and device != "cpu" else to_numpy(array).copy()  # the backward pass reads it too
-        if array.ndim != 2 or array.size == 0:
-            raise ValueError(f"input_ids must be (batch, time) with at least one token, got shape {array.shape}")
-        check_ids(array, self.config.vocab_size)
-        return array
-
-    def check_positions(self, positions: np.ndarray) -> None:
-        """ValueError if a position lies beyond the model's context."""
-        limit = context_length(self.config)
-        if positions.max() >= limit:
-            raise ValueError(f"{int(positions.max()) + 1} tokens are more than the model's context of {limit}")

@@ -3,10 +3,11 @@
 import dataclasses
 import functools
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import KW_ONLY, dataclass
 from typing import Any, ClassVar, Self, get_type_hints
 
 from ..storage.fields import Chance, Count, Depth, Fraction, OptionalId, Size, TokenIds, check_fields
+from .labels import LABELS, NUM_LABELS, label_fields, settle_labels
 
 __all__ = ["Chance", "Count", "Depth", "Fraction", "ModelConfig", "OptionalId", "Size", "TokenIds"]
 
@@ -19,13 +20,26 @@ class ModelConfig:
     architecture   what it calls the model's class
     The types of the fields say what a file may hold (storage/fields.py); None may stand where it is the default.
     ValueError, with the field's name, for anything else.
+
+    pad_token_id   the token that fills short rows; a classifier reads the last that is none
+    num_labels     how many numbers a classifier gives for each text: the length of id2label
+    id2label, label2id     {number: name} of the classes, and the other way round
+    problem_type   which loss it is trained with; see `classification.py`
     """
 
     model_type: ClassVar[str]
     architecture: ClassVar[str]
 
+    _: KW_ONLY
+    pad_token_id: OptionalId = None
+    num_labels: Size = NUM_LABELS  # type: ignore[assignment]
+    id2label: dict | None = None
+    label2id: dict | None = None
+    problem_type: str | None = None
+
     def __post_init__(self) -> None:
         check_fields(vars(self), self.kinds())
+        settle_labels(self)
 
     @classmethod
     def kinds(cls) -> dict[str, Any]:
@@ -40,7 +54,8 @@ class ModelConfig:
 
     def to_dict(self) -> dict[str, Any]:
         """The fields of config.json."""
-        return {"model_type": self.model_type, "architectures": [self.architecture], **dataclasses.asdict(self)}
+        own = {name: value for name, value in dataclasses.asdict(self).items() if name not in ("num_labels", *LABELS)}
+        return {"model_type": self.model_type, "architectures": [self.architecture], **own, **label_fields(self)}
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Self:

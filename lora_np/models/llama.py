@@ -51,7 +51,6 @@ class LlamaConfig(ModelConfig):
     tie_word_embeddings: bool = False
     bos_token_id: OptionalId = 1
     eos_token_id: TokenIds = 2
-    pad_token_id: OptionalId = None
 
     model_type = "llama"
     architecture = "LlamaForCausalLM"

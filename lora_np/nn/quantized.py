@@ -11,7 +11,7 @@ from .layers import Conv1D, Linear
 from .module import Buffer, Module, Parameter
 from .nf4 import QuantizedWeight, dequantize_nf4, quantize_nf4
 
-SKIP = ("lm_head",)
+SKIP = ("lm_head", "score")  # heads: for tokens, for classes
 
 
 def linear_4bit(x, quantized, bias=None, fan_in_fan_out=False):
@@ -80,7 +80,8 @@ def quantize_model(model, skip=SKIP, block_size=64, double_quant=True):
     """Put a Linear4bit in the place of every Linear and Conv1D of the model; returns the model.
 
     skip: names of layers, or of what holds them, to leave alone: whole dotted names or their ends after a dot. The
-    output head is left alone because its errors reach the logits directly, and it often shares the embedding's weight.
+    output head is left alone because its errors reach the logits directly, and it often shares the embedding's weight;
+    a classifier's is new, and has to be trained.
     Nothing changes unless all of it can be done. ValueError, with the layer's name, for a weight that cannot be
     quantised, for a name in `skip` that matches nothing, and for a model that is a single layer (see `from_linear`).
     """

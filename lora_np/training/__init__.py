@@ -1,8 +1,8 @@
 """Training: data, optimizers, the loop.
 
-Read in this order: loop.py (a step, and what repeats it), optim/adamw.py, data.py and examples.py (what a batch is
-made of), evaluation.py; then parallel/, for what is beyond one process or one plain step. names.py, trainer.py,
-collators.py and datasets.py are for who comes from Transformers: they lead to the same loop.
+Read in this order: loop.py (a step, and what repeats it), optim/adamw.py, data.py, examples.py and labelled.py (what a
+batch is made of), evaluation.py; then parallel/, for what is beyond one process or one plain step. names.py,
+trainer.py, collators.py and datasets.py are for who comes from Transformers: they lead to the same loop.
 """
 
 from ..aliases import moved_names
@@ -13,6 +13,7 @@ from .data import TextData, load_text, prose_documents, python_documents
 from .docstrings import docstring_examples
 from .evaluation import evaluate
 from .examples import ExampleData, load_examples, split_examples, tokenize_example, write_jsonl
+from .labelled import Labelled, LabelledData, accuracy, load_labelled, split_labelled
 from .loop import train
 from .optim import (
     SGD,
@@ -40,11 +41,14 @@ __all__ = [
     "DataCollatorForLanguageModeling",
     "DataCollatorForSeq2Seq",
     "ExampleData",
+    "Labelled",
+    "LabelledData",
     "LambdaLR",
     "RecordedStep",
     "TextData",
     "Trainer",
     "TrainingArguments",
+    "accuracy",
     "clip_grad_norm_",
     "default_data_collator",
     "docstring_examples",
@@ -54,11 +58,13 @@ __all__ = [
     "get_cosine_schedule_with_warmup",
     "get_linear_schedule_with_warmup",
     "load_examples",
+    "load_labelled",
     "load_text",
     "parameter_groups",
     "prose_documents",
     "python_documents",
     "split_examples",
+    "split_labelled",
     "tokenize_example",
     "train",
     "warmup_cosine",

@@ -18,6 +18,7 @@ EVALUATED = (
 
 def evaluate(model: Module, data: Array | tuple[Array, Array] | EvaluationData, batch_size: int = 32) -> float:
     """The mean loss in nats per token, over every token that counts, with nothing recorded and no dropout.
+    Of a classifier it is the mean over rows, of its labels (B,).
 
     The model is not changed, its mode included: others may use it meanwhile.
 
@@ -62,12 +63,23 @@ def expect_evaluated(data: Any, name: str) -> None:
         expect_method(data, "batches", name, EVALUATED)
 
 
+def are_of_rows(labels: Array) -> bool:
+    """Are these a classifier's labels, one for each row, (B,), or numbers for each of its classes, (B, L)?"""
+    return labels.ndim == 1 or labels.dtype.kind == "f"
+
+
 def count_targets(labels: Array) -> int:
-    """How many labels (B, T) the loss is averaged over: those that are not -100, less each row's first, which no token
-    precedes."""
+    """How many labels the loss is averaged over, those that are not -100: rows (B,), or, of labels (B, T), tokens less
+    each row's first, which no token precedes."""
+    if are_of_rows(labels):
+        return len(labels) if labels.dtype.kind == "f" else int((labels != IGNORED).sum())
     return int((labels[:, 1:] != IGNORED).sum())
 
 
-def count_tokens(labels: Array) -> int:
-    """How many tokens a batch has without its padding: each row's labels (B, T) up to the last that counts."""
+def count_tokens(batch: Batch) -> int:
+    """How many tokens a batch has without its padding: each row's up to the last label (B, T) that counts, or those
+    that its attention_mask says where the labels are of whole rows."""
+    labels = batch["labels"]
+    if are_of_rows(labels):
+        return int(batch.get("attention_mask", batch["input_ids"] >= 0).sum())
     return int(((labels != IGNORED)[:, ::-1].cumsum(axis=1) > 0).sum())

@@ -22,6 +22,7 @@ from ..models.output import IGNORED
 from ..storage import write_text
 from .data import hashed_fraction
 from .datasets import examples_of
+from .order import rows_of_step
 from .packing import pack
 from .protocols import Array, Batch, Example, Tokenizer
 from .records import EXPECTED, as_messages, read_records
@@ -230,10 +231,7 @@ class ExampleData:
         return next((i for i in known if i is not None and i <= self.tokens.max()), 0)
 
     def batch(self, seed: int, step: int) -> Batch:
-        numbers = step * self.batch_size + np.arange(self.batch_size)  # of all rows so far, epoch after epoch
-        epochs = numbers // self.rows
-        orders = {epoch: np.random.default_rng((seed, epoch)).permutation(self.rows) for epoch in np.unique(epochs)}
-        return self._padded([orders[epoch][number % self.rows] for epoch, number in zip(epochs, numbers, strict=True)])
+        return self._padded(rows_of_step(seed, step, self.batch_size, self.rows))
 
     def batches(self, batch_size: int) -> Iterator[Batch]:
         order = np.argsort(np.diff(self.offsets), kind="stable")

@@ -88,7 +88,7 @@ class TrainingRun:
         self.take_step(batches)
         self.step += 1
         self.history["learning_rate"].append(args.learning_rate * fraction)
-        return sum(count_tokens(batch["labels"]) for batch in batches)
+        return sum(count_tokens(batch) for batch in batches)
 
     def take_step(self, batches: Sequence[Batch]) -> None:
         """Change the weights, by the form of step that fits."""

@@ -3,6 +3,7 @@
 import warnings
 
 import pytest
+from classifier_helpers import tiny_classifier
 from cost_helpers import GPT2, GPT3, LLAMA2, LLAMA3, PROJECTIONS, SMALL_LLAMA
 from hypothesis import given
 from hypothesis import strategies as st
@@ -40,6 +41,18 @@ def test_gpt_3_with_q_and_v(r):
     alike = {**LLAMA2, "hidden_size": C, "num_hidden_layers": blocks, "num_attention_heads": 96}
     assert count({**alike, "num_key_value_heads": 96}, r)[0] == 4_718_592 * r
     assert model_size(GPT3) == pytest.approx(175e9, rel=0.005)
+
+
+@pytest.mark.parametrize("kind", ["gpt2", "llama"])
+@pytest.mark.parametrize("targets", [None, "all-linear"])
+def test_a_classifier_is_counted_with_the_copy_of_its_head(kind, targets):
+    model = tiny_classifier(kind, num_labels=3)
+    fields = model.config_fields()
+    assert model_size(fields) == model.num_parameters()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        adapted = get_peft_model(model, LoraConfig(r=4, target_modules=targets, task_type="SEQ_CLS"))
+    assert count(fields, 4, targets) == adapted.get_nb_trainable_parameters()
 
 
 @st.composite

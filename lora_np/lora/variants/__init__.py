@@ -2,7 +2,7 @@
 
 A kind says in one class what its tensors are, how they are initialised, what it adds to a layer's result, its ΔW, and
 what it refuses: see `adapter.Adapter`. One line here makes it known. Of the kinds of one peft_type, the first that says
-it is `wanted` is taken.
+it is `wanted` is taken. (tokens.py and tied.py are kinds that a config has beside those: `model_adapter.new_adapter`.)
 """
 
 from ... import nn

@@ -7,6 +7,8 @@ little more memory than the model.
 import contextlib
 import re
 import warnings
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
 from os import PathLike
 from pathlib import Path
 from types import SimpleNamespace
@@ -19,7 +21,10 @@ from ...storage import is_there, one_version, open_gguf, open_safetensors, open_
 from ...storage.tensors import TensorFile
 from ..architectures import classes_of
 from ..base import CausalLM
+from ..classification import classifier_named
 from ..generation import GenerationConfig
+from ..labels import with_changes
+from ..pretrained_model import PretrainedModel
 from .gguf import GGUFWeights, config_from_gguf
 
 SINGLE, SHARDED = "model.safetensors", "model.safetensors.index.json"
@@ -28,8 +33,29 @@ HEAD = "lm_head.weight"
 CONSTANTS = re.compile(r"(^|\.)((attn|attention)\.(bias|masked_bias)|rotary_emb\.inv_freq)$")
 
 
+@dataclass(frozen=True)
+class Wanted:
+    """What a file is to become.
+
+    head      the class of a language model -> the class of the model with the transformer of that
+    changes   fields that the configuration is to have instead of the file's
+    resized   may a head that has another size than the file's be drawn anew?
+    drawn     a list that gets the names of what was drawn anew, because the file does not have it
+    """
+
+    head: Callable[[type[CausalLM]], type[PretrainedModel]] = lambda language_model: language_model
+    changes: Mapping[str, Any] = field(default_factory=dict)
+    resized: bool = False
+    drawn: list[str] = field(default_factory=list)
+
+
 def load_pretrained(path: str | PathLike, gguf_file: str | None = None) -> CausalLM:
-    """The model at `path`, in float32 and in evaluation mode.
+    """The language model at `path`, in float32 and in evaluation mode; see `load_model`."""
+    return load_model(path, gguf_file, Wanted())
+
+
+def load_model(path: str | PathLike, gguf_file: str | None, wanted: Wanted) -> Any:
+    """The model at `path` that is `wanted`, in float32 and in evaluation mode.
 
     path: a directory with config.json and model.safetensors (or its shards and their index), written by a model's
     `save_pretrained` or by Transformers; a GGUF file; or, with `gguf_file`, the directory that holds one. The
@@ -39,18 +65,18 @@ def load_pretrained(path: str | PathLike, gguf_file: str | None = None) -> Causa
     architecture, or does not hold exactly the weights that the configuration asks for.
     """
     path = Path(path) if gguf_file is None else Path(path) / gguf_file
-    model = _load_gguf(path) if path.suffix == ".gguf" else _load_directory(path)
+    model = (_load_gguf if path.suffix == ".gguf" else _load_directory)(path, wanted)
     model.config.name_or_path = str(path)
     return model.eval()
 
 
 @one_version
-def _load_directory(directory):
+def _load_directory(directory, wanted):
     fields = read_json(directory / "config.json")
     single = not is_there(directory / SHARDED) or is_there(directory / SINGLE)
     open_weights, name = (open_safetensors, SINGLE) if single else (open_sharded_safetensors, SHARDED)
     with open_weights(directory / name) as weights:
-        model = _filled(fields, directory / "config.json", weights, directory)
+        model = _filled(fields, directory / "config.json", weights, directory, wanted)
     if is_there(generation := directory / "generation_config.json"):
         said = read_json(generation)
         with _naming(generation):
@@ -72,12 +98,12 @@ def _names(weights, prefix, head):
     return {name: heads.get(name, f"{prefix}.{name}" if bare else name) for name in names}
 
 
-def _load_gguf(path):
+def _load_gguf(path, wanted):
     file = open_gguf(path)
     fields = gguf_fields(file)
     with _naming(path):
         weights = GGUFWeights(file, fields)
-    return _filled(fields, path, weights, path)
+    return _filled(fields, path, weights, path, wanted)
 
 
 def gguf_fields(file: TensorFile) -> dict[str, Any]:
@@ -86,24 +112,39 @@ def gguf_fields(file: TensorFile) -> dict[str, Any]:
         return config_from_gguf(file)
 
 
-def _filled(fields, config_path, weights, path):
+def _filled(fields, config_path, weights, path, wanted):
     """The model of a configuration with the weights of a file.
 
     First it is made without memory, and compared with what the file holds: a wrong configuration may ask for terabytes.
     """
     with _naming(config_path):
-        config_class, model_class = classes_of(fields)
-        config = config_class.from_dict(fields)
+        config_class, language_model = classes_of(fields)
+    model_class = wanted.head(language_model)
+    _check_is_wanted(fields, model_class, config_path)
+    with _naming(config_path):
+        config = config_class.from_dict(with_changes(fields, wanted.changes))
         name, depth = config.depth
         if depth > len(weights.shapes):
             raise ValueError(f"{name} is {depth}, but the file has only {len(weights.shapes)} weights")
         with nn.weightless():
             model = model_class(config)
-    _places(model, weights, path)
+    _places(model, weights, path, wanted)
     with nn.uninitialized():
         model = model_class(config)
-    _fill(model, weights, *_places(model, weights, path), path)
+    names, places, new = _places(model, weights, path, wanted)
+    _fill(model, weights, names, places, path)
+    if new:
+        model.draw_head()
+        wanted.drawn.extend(new)
     return model
+
+
+def _check_is_wanted(fields, model_class, path):
+    """ValueError if a language model is wanted, and the file says that it holds a classifier."""
+    other = classifier_named(fields) if issubclass(model_class, CausalLM) else None
+    if other is not None:
+        name = other.__name__
+        raise ValueError(f"{path} is of a {name}: load it with AutoModelForSequenceClassification.from_pretrained")
 
 
 @contextlib.contextmanager
@@ -115,12 +156,17 @@ def _naming(path):
         raise ValueError(f"{path}: {error.args[0]}") from None
 
 
-def _places(model, weights, path):
-    """({name in the file: name in the model}, {name in the model: Parameter}), if the two fit."""
+def _places(model, weights, path, wanted):
+    """({name in the file: name in the model}, {name in the model: Parameter}, names in the model that the file lacks).
+
+    Only a head can be lacking that the model is able to draw anew. ValueError if the file does not fit otherwise.
+    """
     names = _names(weights, model.base_model_prefix, model.head_in_files)
     state = {new: SimpleNamespace(shape=weights.shapes[name]) for name, new in names.items()}
     with _naming(path):
-        return names, model.match_state(state)[0]
+        fitting, new = model.fitting_state(state, wanted.resized)
+        found = model.match_state(fitting)[0]
+    return {name: given for name, given in names.items() if given in fitting and given not in new}, found, new
 
 
 def _fill(model, weights, names, found, path):

@@ -8,6 +8,7 @@ from ...autograd.shape_ops import check_ids
 from ...autograd.tensor import data
 from ...lora.lora_model import adapters_in
 from ...lora.variants.embedding import EmbeddingAdapter
+from ...lora.variants.tokens import TokenAdapter
 from ...models.base import CausalLM
 from ...models.output import IGNORED, shift_labels
 from ...nn import Dropout, Module
@@ -15,6 +16,7 @@ from ..optim import clip_grad_norm_
 from ..optim.optimizer import Optimizer
 from ..protocols import Array, Batch
 
+OF_EMBEDDINGS = EmbeddingAdapter, TokenAdapter
 MOST_MISFITS = 4  # batches of other shapes, less those that fitted, after which a recording is given up
 
 
@@ -117,7 +119,7 @@ def recorded_step(model: Module, optimizer: Optimizer, max_grad_norm: float = 0.
 
     Not those of embeddings: their gradient is sorted by ids on the host, for which a recording cannot stop.
     """
-    adapters = [adapter for adapter in adapters_in(model) if not isinstance(adapter, EmbeddingAdapter)]
+    adapters = [adapter for adapter in adapters_in(model) if not isinstance(adapter, OF_EMBEDDINGS)]
     ours = {id(p) for adapter in adapters for p in adapter.parameters()}
     trained = [p for p in model.parameters() if p.requires_grad]
     if not trained or not all(id(p) in ours for p in trained):

@@ -1,0 +1,10 @@
+"""PeftModels by what the model is for, under PEFT's names: `get_peft_model` and `from_pretrained` choose among them."""
+
+from .config import TaskType
+from .peft_model import PeftModel
+
+
+class PeftModelForSequenceClassification(PeftModel):
+    """A classifier with adapters, each of which trains the head, `score` or `classifier`, whole: `targets.HEADS`."""
+
+    task_type = TaskType.SEQ_CLS
