@@ -18,7 +18,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 from . import aliases
-from .autograd import Tensor, gradcheck, manual_seed, no_grad
+from .autograd import Tensor, gradcheck, manual_seed, no_grad, torch_names
 
 if TYPE_CHECKING:  # for editors; Python reads the parts one by one, when a name is asked for that it has not found yet
     from .lora import LoraConfig, PeftModel, TaskType, get_peft_model
@@ -45,23 +45,46 @@ if TYPE_CHECKING:  # for editors; Python reads the parts one by one, when a name
         TextIteratorStreamer,
         TextStreamer,
     )
-    from .training import SGD, AdamW, ExampleData, TextData, TrainingArguments, evaluate, train
+    from .training import (
+        SGD,
+        Adam,
+        AdamW,
+        DataCollatorForLanguageModeling,
+        DataCollatorForSeq2Seq,
+        ExampleData,
+        LambdaLR,
+        TextData,
+        Trainer,
+        TrainingArguments,
+        clip_grad_norm_,
+        default_data_collator,
+        evaluate,
+        get_constant_schedule,
+        get_constant_schedule_with_warmup,
+        get_cosine_schedule_with_warmup,
+        get_linear_schedule_with_warmup,
+        train,
+    )
 
 __version__ = "0.1.0"
 
 __all__ = [
     "SGD",
+    "Adam",
     "AdamW",
     "AutoModelForCausalLM",
     "AutoTokenizer",
     "BaseStreamer",
     "ByteTokenizer",
+    "DataCollatorForLanguageModeling",
+    "DataCollatorForSeq2Seq",
     "EosTokenCriteria",
     "ExampleData",
     "GPT2Config",
     "GPT2LMHeadModel",
     "GenerationConfig",
     "KVCache",
+    "LambdaLR",
     "LlamaConfig",
     "LlamaForCausalLM",
     "LogitsProcessor",
@@ -79,8 +102,15 @@ __all__ = [
     "TextData",
     "TextIteratorStreamer",
     "TextStreamer",
+    "Trainer",
     "TrainingArguments",
+    "clip_grad_norm_",
+    "default_data_collator",
     "evaluate",
+    "get_constant_schedule",
+    "get_constant_schedule_with_warmup",
+    "get_cosine_schedule_with_warmup",
+    "get_linear_schedule_with_warmup",
     "get_peft_model",
     "gradcheck",
     "manual_seed",
@@ -94,9 +124,16 @@ _moved = aliases.moved_names(__name__)
 
 
 def __getattr__(name):
-    """A name of `__all__`, or a part of the package, that was not needed so far. It is looked for here only once."""
+    """A name of `__all__`, or a part of the package, that was not needed so far. It is looked for here only once.
+
+    With `import lora_np as torch`, also what torch has in its place: `torch_names.NAMES`, and `torch.optim`.
+    """
     if name in _PARTS:
         return importlib.import_module(f".{name}", __name__)
+    if name in torch_names.NAMES:
+        return torch_names.NAMES[name]
+    if name == "optim":
+        return importlib.import_module(".training.optim", __name__)
     for part in _PARTS if name in __all__ else _UNLISTED if name[0].isupper() else ():
         found = getattr(importlib.import_module(f".{part}", __name__), name, None)
         if found is not None:
@@ -106,4 +143,4 @@ def __getattr__(name):
 
 
 def __dir__():
-    return sorted({*globals(), *__all__, *_PARTS})
+    return sorted({*globals(), *__all__, *_PARTS, *torch_names.NAMES, "optim"})

@@ -43,6 +43,7 @@ MOVED = {  # {old module: (new modules, ...)}, all without the leading "lora_np.
     "models.generation.sampling": ("models.generation.generate", "models.generation.run"),
     "models.sampling": ("models.generation.generate", "models.generation.run"),
     "tasks": ("cli.task",),
+    "training.optim.clipping": ("nn.utils",),
     "training.distributed": ("training.parallel.processes",),
     "training.groups": ("training.optim.parameter_groups",),
     "training.recorded": ("training.parallel.recorded",),

@@ -6,6 +6,7 @@ import os
 # Before NumPy is loaded: the arrays are small, and BLAS threads of several test processes slow each other down a lot.
 os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 os.environ.setdefault("LORA_NP_NUM_THREADS", "1")  # batches in shards: tests/autograd/test_threads.py
+os.environ.setdefault("LORA_NP_FULL_TRACEBACKS", "1")  # those of users are shorter: tests/test_refusals.py
 
 import numpy as np
 import pytest

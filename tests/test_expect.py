@@ -60,6 +60,12 @@ CASES = {  # the argument: what gives it, and of what kinds it may well be
     "add_adapter: config": (lambda x: lora_np.get_peft_model(tiny(), CONFIG).add_adapter("b", x), []),
     "PeftModel.from_pretrained: model": (lambda x: lora_np.PeftModel.from_pretrained(x, "nowhere"), []),
     "PeftModel.from_pretrained: directory": (lambda x: lora_np.PeftModel.from_pretrained(tiny(), x), ["text"]),
+    "load_adapter: directory": (lambda x: lora_np.get_peft_model(tiny(), CONFIG).load_adapter(x, "b"), ["text"]),
+    "save_pretrained: directory": (lambda x: tiny().save_pretrained(x), ["text"]),
+    "PeftModel.save_pretrained: directory": (
+        lambda x: lora_np.get_peft_model(tiny(), CONFIG).save_pretrained(x),
+        ["text"],
+    ),
     "AutoModelForCausalLM: name_or_path": (lora_np.AutoModelForCausalLM.from_pretrained, ["text"]),
     "AutoTokenizer: name_or_path": (lora_np.AutoTokenizer.from_pretrained, ["text"]),
     "GPT2LMHeadModel: config": (lora_np.GPT2LMHeadModel, []),
@@ -74,7 +80,10 @@ CASES = {  # the argument: what gives it, and of what kinds it may well be
     "gradcheck: inputs": (lambda x: lora_np.gradcheck(lambda y: y, x), ["list"]),
 }
 CASES |= {
-    f"TrainingArguments: {name}": (lambda x, name=name: lora_np.TrainingArguments(**{name: x}), ["number"])
+    f"TrainingArguments: {name}": (
+        lambda x, name=name: lora_np.TrainingArguments(**{name: x}),
+        ["number", "None"] if name == "warmup_steps" else ["number"],
+    )
     for name in ("learning_rate", "warmup_steps", "min_lr_ratio", "weight_decay", "max_grad_norm", "seed", "steps")
 }
 CASES |= {
@@ -109,6 +118,12 @@ def test_the_sentence(value, words):
     sentence = wrong(value, "model", "a model")
     assert re.match(rf"model should be a model, got {re.escape(words)}", sentence)
     assert len(sentence) < 120
+
+
+@pytest.mark.parametrize("case", [case for case, (_, allowed) in CASES.items() if allowed == ["text"]])
+def test_a_null_character_in_a_path_is_refused(case):
+    with pytest.raises(ValueError, match="null character"):
+        CASES[case][0]("a\0b")
 
 
 def test_single_things_where_a_list_belongs():

@@ -1,12 +1,12 @@
 """Arrays that remember how they were made.
 
-Read in this order: tensor, accumulate, ops, shape_ops, fused/, functional, dispatch, gradcheck.
+Read in this order: tensor, accumulate, ops, shape_ops, methods, fused/, functional, dispatch, gradcheck.
 """
 
 import os
 
 from ..aliases import moved_names
-from . import functional, ops, shape_ops
+from . import functional, methods, ops, shape_ops
 from .allocator import keep_freed_memory
 from .gradcheck import gradcheck
 from .random import manual_seed
@@ -21,6 +21,7 @@ __all__ = [
     "gradcheck",
     "is_grad_enabled",
     "manual_seed",
+    "methods",
     "no_grad",
     "ops",
     "shape_ops",

@@ -59,7 +59,7 @@ def load_cupy():
         raise RuntimeError(
             "device 'cuda' needs CuPy, which is not installed: pip install -e '.[cuda12]' or '.[cuda13]' "
             "(the one that matches your CUDA version, never both), or use device='cpu'"
-        ) from error
+        ) from (None if error.name == "cupy" else error)
     try:
         count = cupy.cuda.runtime.getDeviceCount()
     except cupy.cuda.runtime.CUDARuntimeError as error:
@@ -80,9 +80,33 @@ def parse_device(device):
     raise ValueError(f"unknown device {device!r}: expected 'cpu', 'cuda' or 'cuda:N'")
 
 
+class Device(str):
+    """'cpu', 'cuda' or 'cuda:N': a string, which also answers what torch's devices are asked. `Device("cuda", 1)`."""
+
+    __slots__ = ()
+
+    def __new__(cls, name, index=None):
+        name = str(name) if index is None else f"{name}:{index}"
+        parse_device(name)
+        return super().__new__(cls, name)
+
+    @property
+    def type(self):
+        """'cpu' or 'cuda'."""
+        return str(self).partition(":")[0]
+
+    @property
+    def index(self):
+        """The number of the GPU, None where none is named."""
+        return int(self.partition(":")[2]) if ":" in self else None
+
+
+CPU = Device("cpu")
+
+
 def device_of(x):
-    """'cpu' or 'cuda:N': where the array `x` lives."""
-    return f"cuda:{x.device.id}" if on_gpu(x) else "cpu"
+    """'cpu' or 'cuda:N': the `Device` where the array `x` lives."""
+    return Device("cuda", x.device.id) if on_gpu(x) else CPU
 
 
 def to_device(x, device):

@@ -19,9 +19,23 @@ def is_grad_enabled():
     return grad_mode.enabled
 
 
-def no_grad():
-    """Inside this block nothing is recorded: results need no gradient and nothing is kept for one."""
-    return temporarily(grad_mode, enabled=False, noted=None)
+def no_grad(function=None):
+    """Inside this block nothing is recorded: results need no gradient and nothing is kept for one.
+
+    Also over a function: `@no_grad()` or `@no_grad`.
+    """
+    block = temporarily(grad_mode, enabled=False, noted=None)
+    return block if function is None else block(function)
+
+
+def enable_grad(function=None):
+    """Inside this block operations are recorded, also where it stands inside `no_grad`."""
+    return set_grad_enabled(True) if function is None else set_grad_enabled(True)(function)
+
+
+def set_grad_enabled(mode):
+    """A block inside which operations are recorded, or not: `with set_grad_enabled(training): ...`."""
+    return temporarily(grad_mode, enabled=bool(mode), noted=None)
 
 
 @contextmanager

@@ -14,8 +14,7 @@ from . import dispatch
 from .broadcasting import check_same_device, operand, operands, unbroadcast
 from .devices import array_module
 from .random import generator
-from .shape_ops import astype, getitem, reshape, swapaxes, transpose
-from .tensor import Tensor, needs_grad, record
+from .tensor import needs_grad, record
 
 
 def add(a, b):
@@ -143,7 +142,7 @@ def _matmul_unbroadcast(xp, x, w, shape):
     return unbroadcast(y, target).reshape(shape)
 
 
-def _axes(axis, ndim):
+def axes_of(axis, ndim):
     """`axis` (None, an int or a tuple) as a tuple of non-negative ints."""
     axes = range(ndim) if axis is None else (axis,) if isinstance(axis, int) else axis
     if any(not -ndim <= i < ndim for i in axes):
@@ -159,7 +158,7 @@ def sum(a, axis=None, keepdims=False):
     """y = the sum of a over `axis` (an int, a tuple, or None for all). da = dy, repeated. Nothing is saved."""
     x = operand(a)
     xp, shape = array_module(x), x.shape
-    axes = _axes(axis, x.ndim)
+    axes = axes_of(axis, x.ndim)
 
     def backward(dy):
         return (xp.broadcast_to(dy.reshape(_kept_shape(shape, axes)), shape),)
@@ -171,7 +170,7 @@ def mean(a, axis=None, keepdims=False):
     """y = the mean of a over `axis`. da = dy / n, repeated, n being the number of values averaged."""
     shape = np.shape(operand(a))
     n = 1
-    for i in _axes(axis, len(shape)):
+    for i in axes_of(axis, len(shape)):
         n *= shape[i]
     if n == 0:
         raise ValueError(f"mean: nothing to average in shape {shape} over axis {axis}")
@@ -181,7 +180,7 @@ def mean(a, axis=None, keepdims=False):
 def max(a, axis=None, keepdims=False):
     """y = the largest value over `axis`. da = dy where a is the largest, shared equally between ties."""
     x = operand(a)
-    axes = _axes(axis, x.ndim)
+    axes = axes_of(axis, x.ndim)
     y = x.max(axis=axes, keepdims=True)
     kept = y.shape
 
@@ -244,16 +243,3 @@ def dropout(a, p, training=True):
     if not training or p == 0:
         return a
     return mul(a, dropout_mask(np.shape(operand(a)), p, operand(a)))
-
-
-# What Python's operators mean on a Tensor.
-Tensor.__add__ = Tensor.__radd__ = add
-Tensor.__mul__ = Tensor.__rmul__ = mul
-Tensor.__sub__, Tensor.__rsub__ = sub, lambda a, b: sub(b, a)
-Tensor.__truediv__, Tensor.__rtruediv__ = div, lambda a, b: div(b, a)
-Tensor.__matmul__, Tensor.__rmatmul__ = matmul, lambda a, b: matmul(b, a)
-Tensor.__pow__, Tensor.__neg__, Tensor.__getitem__ = power, neg, getitem
-Tensor.sum, Tensor.mean, Tensor.max = sum, mean, max
-Tensor.exp, Tensor.log, Tensor.tanh, Tensor.sqrt = exp, log, tanh, sqrt
-Tensor.reshape, Tensor.transpose, Tensor.swapaxes, Tensor.astype = reshape, transpose, swapaxes, astype
-Tensor.T = property(transpose)

@@ -15,6 +15,8 @@ from . import locks
 from .accumulate import Gradients, add_to_leaf
 from .devices import LIBRARIES, array_module, as_array, device_of, to_numpy
 from .grad_mode import grad_mode, is_grad_enabled, no_grad
+from .size import Size
+from .walk_options import gradient_of
 
 __all__ = ["Node", "Tensor", "collect_gradients", "data", "is_grad_enabled", "needs_grad", "no_grad", "record"]
 
@@ -45,7 +47,7 @@ class Node:
 
 
 class Tensor:
-    """A NumPy or CuPy array, with a gradient if asked for.
+    """A NumPy or CuPy array, with a gradient if asked for. Operators and most methods: `methods.py`.
 
     data           the array. Python lists and scalars become float32; float16 and float64 arrays stay as they
                    are; integers stay integers and cannot need a gradient.
@@ -67,24 +69,16 @@ class Tensor:
 
     shape = property(attrgetter("data.shape"))
     ndim = property(attrgetter("data.ndim"))
-    size = property(attrgetter("data.size"))
+    size = property(lambda self: Size(self.data))  # a number, and callable
     dtype = property(attrgetter("data.dtype"))
     device = property(lambda self: device_of(self.data))
 
     def __len__(self):
         return len(self.data)
 
-    def __repr__(self):
-        tail = ", requires_grad=True" if self.requires_grad else ""
-        return f"Tensor({to_numpy(self.data)!r}{tail})"
-
     def numpy(self):
         """The values as a NumPy array (the same memory when it is one already)."""
         return to_numpy(self.data)
-
-    def item(self):
-        """The one value as a Python number."""
-        return self.data.item()
 
     def detach(self):
         """The same array with no memory of how it was made."""
@@ -100,12 +94,13 @@ class Tensor:
         """What a copy has, pickled or not: the array and the gradient, and no memory of how they were made."""
         return None, {"data": self.data, "requires_grad": self.requires_grad, "grad": self.grad, "_node": None}
 
-    def backward(self, grad=None):
+    def backward(self, grad=None, **options):
         """Add d(self)/d(leaf), times `grad`, to the `.grad` of every leaf that requires it, and free the graph.
 
-        grad: an array of this tensor's shape; may be left out for a single value, where it is 1.
+        grad: an array of this tensor's shape; may be left out for a single value, where it is 1. (options: torch's.)
         A second call on the same graph is an error: run the forward pass again. There is no double backward.
         """
+        grad = gradient_of(grad, **options)
         if not self.requires_grad:
             raise RuntimeError("backward() on a tensor that does not require a gradient: nothing to compute")
         if grad is None:

@@ -13,31 +13,39 @@ from pathlib import Path
 from typing import Any
 
 from ..autograd import manual_seed
+from ..costs.parameters import linear_layers
 from ..lora import LoraConfig, PeftModel, get_peft_model
 from ..models import AutoModelForCausalLM, AutoTokenizer, ByteTokenizer
 from ..models.base import CausalLM
+from ..storage import read_json
+from ..storage.fields import short
 from ..training import CheckpointError, TrainingArguments, train
 from ..training.protocols import History
 from .arguments import BASE, target_modules
+from .model import base_of
 from .options import FinetuneOptions, ResolvedOptions, option_defaults
-from .output import Output, output_directory
+from .output import ADAPTER, Output, output_directory
+from .parser import seed
 from .report import Say, announce, draw, merge_difference, report_losses, report_samples
 from .task import Task, TrainingData, check_tokens, make_task
+from .waiting import waiting
 
 NAME = "finetune"
 HELP = "train an adapter on your own data"
 DESCRIPTION = """\
 Train a LoRA adapter on your own data. The base model stays as it is; the adapter, a small file in PEFT's format, holds
 everything learned. A part of the data is held out to measure what was learned. The data is a text file (about 3,000
-characters at least), or a .jsonl file with one example per line: {"prompt": ..., "completion": ...}, {"messages":
-[{"role": ..., "content": ...}, ...]} or {"text": ...}; of prompts and messages, only the answers are learnt. A JSON
-list of such examples, a .csv or a .tsv will do as well; instruction, input and output, question and answer, and
-ShareGPT's conversations are read as messages."""
+characters at least), a folder of them, or a .jsonl file with one example per line: {"prompt": ..., "completion": ...},
+{"messages": [{"role": ..., "content": ...}, ...]} or {"text": ...}; of prompts and messages, only the answers are
+learnt. A JSON list of such examples, a .csv or a .tsv will do as well; instruction, input and output, question and
+answer, and ShareGPT's conversations are read as messages."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """One argument for each of FinetuneOptions; the defaults are said there."""
     defaults = option_defaults()
+
+    parser.add_argument("file", nargs="?", metavar="FILE", help="as --data FILE")
 
     def add(flag: str, text: str, **settings: Any) -> None:
         default = defaults[flag.removeprefix("--").replace("-", "_")]
@@ -46,18 +54,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
     add(
         "--data",
-        "a UTF-8 text or a file of examples (.jsonl, .json, .csv, .tsv) to learn from, or 'docstrings': functions of "
-        "the standard library and the first line of their docstrings; without it, the prose of Python's help() pages",
+        "a UTF-8 text, a folder of texts, or a file of examples (.jsonl, .json, .csv, .tsv) to learn from, or "
+        "'docstrings': functions of the standard library and the first line of their docstrings; without it, the prose "
+        "of Python's help() pages",
         metavar="FILE",
     )
     add("--base", f"the base model: {BASE}", metavar="NAME")
     add("--out", "where adapter, checkpoint and picture go; without it, runs/ and the data's name", metavar="DIR")
+    add("--adapter", "an adapter to go on from, instead of a new one", metavar="DIR")
     add("--rank", "rank of the update: A is rank x inputs, B is outputs x rank", type=int, metavar="R")
     add("--alpha", "the update is scaled by alpha / rank", type=float, metavar="X")
     targets = "layers that get an adapter: ends of their names (c_attn c_fc), a regular expression, or all-linear"
     add("--target-modules", targets, nargs="+", metavar="NAME")
     add("--dropout", "dropout in front of A, while training", type=float, metavar="P")
     add("--steps", "optimizer steps", type=int, metavar="N")
+    add("--epochs", "instead of --steps: passes over the data", type=float, metavar="X")
     add("--batch-size", "windows or examples per step (default: 16 for tiny-python, else 4)", type=int, metavar="N")
     add("--learning-rate", "peak rate (default: 0.01 for tiny-python, else 0.001)", type=float, metavar="X")
     add("--max-length", "tokens in a window, or at most in an example (default: 256)", type=int, metavar="N")
@@ -66,16 +77,21 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "keep only each block's input and compute the rest again in the backward pass: slower, far less memory"
     )
     add("--gradient-checkpointing", checkpointing, action="store_true")
-    add("--seed", "the same seed gives the same run", type=int, metavar="N")
+    add("--seed", "the same seed gives the same run", type=seed, metavar="N")
     add("--device", "cpu, cuda or cuda:N; a GPU needs CuPy")
     add("--load-best", "in the end take the weights with the lowest held-out loss, not the last", action="store_true")
-    add("--resume", "go on from the checkpoint in --out, all other options being the same", action="store_true")
+    going_on = "go on from the checkpoint in --out, all other options being the same; --steps may be more than before"
+    add("--resume", going_on, action="store_true")
     add("--overwrite", "write over the adapter that --out holds", action="store_true")
 
 
 def run(options: argparse.Namespace) -> int:
     """Fine-tune; status 130 if it was stopped."""
     given = {field.name: getattr(options, field.name) for field in dataclasses.fields(FinetuneOptions)}
+    if options.file is not None:
+        if options.data not in (None, options.file):
+            raise ValueError(f"{options.file} and --data {options.data} both name the data: give one")
+        given["data"] = options.file
     ask = input if sys.stdin is not None and sys.stdin.isatty() else None
     result = finetune(FinetuneOptions(**{**given, "target_modules": target_modules(options.target_modules)}), ask=ask)
     return 130 if result["history"]["interrupted"] else 0
@@ -89,11 +105,16 @@ def finetune(options: FinetuneOptions, say: Say = print, ask: Callable[[str], st
     matplotlib everything else is done, and "picture" is None. If the results cannot be written in the end, the disk
     being full, they go to another folder: `ask` is called with the question for one; without it, one is chosen.
     """
-    tokenizer = AutoTokenizer.from_pretrained(options.base)
-    model = AutoModelForCausalLM.from_pretrained(options.base, device=options.device)
+    options = from_adapter(options)
+    with waiting(f"Loading {options.base}"):
+        tokenizer = AutoTokenizer.from_pretrained(options.base)
+        model = AutoModelForCausalLM.from_pretrained(options.base, device=options.device)
     options = options.resolved(model.config.max_position_embeddings)
-    task = make_task(options, tokenizer, options.max_length)
-    peft_model = _adapted(model, options)
+    with waiting("Reading the data"):
+        task = make_task(options, tokenizer, options.max_length)
+    options = dataclasses.replace(options, steps=task.steps)
+    with waiting("Adding the adapter"):
+        peft_model = _adapted(model, options)
     peft_model.base_model.check_mergeable()
     unit = "nats per byte" if isinstance(tokenizer, ByteTokenizer) else "nats per token"
     with output_directory(options) as folder:
@@ -108,7 +129,8 @@ def _train_and_report(
     announce(peft_model, options, say)
     for line in (*check_tokens(task, peft_model.get_base_model()), *task.notes):
         say(line)
-    before = task.samples(peft_model)
+    with waiting("Writing with the base"):
+        before = task.samples(peft_model)
     history = _train(options, task, peft_model, out)
     out.write(peft_model.save_pretrained)
     result: dict[str, Any] = {"history": history, "difference": None, "adapter": out.folder, "picture": None}
@@ -117,9 +139,14 @@ def _train_and_report(
         say(f"\nStopped after step {done} of {options.steps}. The adapter so far and a checkpoint are in {out.folder}.")
         say(f"The same command with --resume goes on from there{_moved(out.folder, options)}.")
         return result
-    report_losses(peft_model, history, task.evaluation, unit, say)
-    report_samples(task, before, task.samples(peft_model), say)
-    difference = result["difference"] = merge_difference(peft_model, task.ids[:4])
+    first = "before" if options.adapter else "base"
+    with waiting("Measuring with the adapter switched off"):
+        report_losses(peft_model, history, task.evaluation, unit, say, first)
+    with waiting("Writing with the adapter"):
+        after = task.samples(peft_model)
+    report_samples(task, before, after, say, first)
+    with waiting("Merging, to compare"):
+        difference = result["difference"] = merge_difference(peft_model, task.ids[:4])
     say(f"\nMerged and unmerged logits differ by at most {difference:.1e}: the same model, at the base's cost.")
     result["picture"], picture_line = draw(history, options, unit, out.folder / "curves.png")
     size = (out.folder / "adapter_model.safetensors").stat().st_size
@@ -142,11 +169,40 @@ def _moved(folder: Path, options: ResolvedOptions) -> str:
     return f", with --out {folder}" if options.out is not None and Path(options.out) != folder else ""
 
 
+def from_adapter(options: FinetuneOptions) -> FinetuneOptions:
+    """The options with what follows from the adapter to go on from, if there is one: its base, rank, alpha, targets.
+
+    ValueError if something else is asked for (what an adapter is does not change), or it is of another kind than LoRA.
+    """
+    if options.adapter is None:
+        return options
+    config = read_json(Path(options.adapter) / ADAPTER)
+    if (kind := config.get("peft_type", "LORA")) != "LORA":
+        raise ValueError(f"{options.adapter} is an adapter of the kind {short(kind)}; this goes on from LoRA's only")
+    for name in ("rank", "alpha", "target_modules", "dropout"):
+        if getattr(options, name) != getattr(FinetuneOptions, name):
+            raise ValueError(
+                f"--{name.replace('_', '-')} is for a new adapter; {options.adapter} keeps its own: leave it out"
+            )
+    base = base_of(options.adapter) if options.base == FinetuneOptions.base else options.base
+    found = {"rank": config.get("r"), "alpha": config.get("lora_alpha"), "dropout": config.get("lora_dropout")}
+    own: dict[str, Any] = {name: value for name, value in found.items() if isinstance(value, int | float)}
+    targets = config.get("target_modules")
+    if targets:
+        own["target_modules"] = targets if isinstance(targets, str) else tuple(sorted(targets))
+    return dataclasses.replace(options, base=base, **own)
+
+
 def _adapted(model: CausalLM, options: ResolvedOptions) -> PeftModel:
-    """The model with a fresh adapter."""
+    """The model with a fresh adapter, or the one to go on from."""
     if options.gradient_checkpointing:
         model.gradient_checkpointing_enable()
     manual_seed(options.seed)
+    if options.adapter is not None:
+        return PeftModel.from_pretrained(model, options.adapter, is_trainable=True)
+    largest = max(map(max, linear_layers(model.config.to_dict()).values()))
+    if options.rank > largest:
+        raise ValueError(f"rank {options.rank} is above the size of every layer (the largest has {largest}): take less")
     config = LoraConfig(
         r=options.rank,
         lora_alpha=options.alpha,
@@ -160,7 +216,7 @@ def _adapted(model: CausalLM, options: ResolvedOptions) -> PeftModel:
 
 def _identity(options: ResolvedOptions, train_data: TrainingData) -> dict[str, Any]:
     """What makes a run this one and not another, besides how it is trained."""
-    names = ("base", "rank", "alpha", "target_modules", "dropout", "batch_size", "max_length", "packing")
+    names = ("base", "adapter", "rank", "alpha", "target_modules", "dropout", "batch_size", "max_length", "packing")
     data = hashlib.sha256(train_data.tokens.tobytes()).hexdigest()
     return {**{name: getattr(options, name) for name in names}, "data": data}
 

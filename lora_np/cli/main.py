@@ -7,6 +7,7 @@ from typing import Protocol
 
 from ..extras import MissingPackageError
 from . import chat, fetch, finetune, generate, merge, params, pretrain
+from .parser import Parser, check_paths
 
 DESCRIPTION = """\
 LoRA fine-tuning in plain NumPy. Without a command, the main job runs: it takes a small language model that was
@@ -32,22 +33,25 @@ COMMANDS: tuple[Command, ...] = (finetune, generate, chat, merge, params, fetch,
 
 def build_parser() -> argparse.ArgumentParser:
     """The parser of the whole command line. What it parses has the chosen command's `run`."""
-    parser = argparse.ArgumentParser(prog="lora-np", description=DESCRIPTION)
+    parser = Parser(prog="lora-np", description=DESCRIPTION)
     commands = parser.add_subparsers(dest="command", metavar="command")
     for command in COMMANDS:
         of_command = commands.add_parser(command.NAME, help=command.HELP, description=command.DESCRIPTION)
         command.add_arguments(of_command)
-        of_command.set_defaults(run=command.run)
+        of_command.set_defaults(run=command.run, parser=of_command)
     return parser
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run the command line; returns the exit status. Mistakes in the input are one line on standard error, status 2."""
     parser = build_parser()
-    options = parser.parse_args(argv)
+    options, others = parser.parse_known_args(sys.argv[1:] if argv is None else argv)
     if options.command is None:
-        options = parser.parse_args([finetune.NAME])
+        options, others = parser.parse_known_args([finetune.NAME, *others])
+    if others:
+        options.parser.error(f"unrecognized arguments: {' '.join(others)}")
     try:
+        check_paths(options)
         return options.run(options)
     except (ValueError, OSError, RuntimeError, FloatingPointError, MissingPackageError) as error:
         print(f"lora-np: {error}", file=sys.stderr)

@@ -7,6 +7,8 @@ from pathlib import Path
 from ..storage import claimed, is_there, together
 from .arguments import BASE
 from .model import load_adapted
+from .output import ADAPTER
+from .waiting import waiting
 
 MODEL_FILES = ("config.json", "model.safetensors", "model.safetensors.index.json")
 NAME = "merge"
@@ -44,13 +46,16 @@ def merge(
     """
     out = Path(out)
     with claimed(out):
+        if is_there(out / ADAPTER):
+            raise ValueError(f"{out} holds an adapter, which would stay beside the model: choose another --out")
         if not overwrite and any(is_there(out / name) for name in MODEL_FILES):
             raise ValueError(f"{out} holds a model already: choose another --out, or --overwrite it")
         model, tokenizer = load_adapted(adapter, base)
         if any(name.endswith("lm_head") for name, _ in model.base_model.layers()):
             model.untie_weights()
-        merged = model.merge_and_unload(safe_merge=True)
-        with together(out):
+        with waiting(f"Merging into {out}"):
+            merged = model.merge_and_unload(safe_merge=True)
+        with waiting(f"Writing {out}"), together(out):
             merged.save_pretrained(out)
             tokenizer.save_pretrained(out)
     say(f"The merged model ({merged.num_parameters():,} parameters) is in {out}")

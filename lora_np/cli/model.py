@@ -10,6 +10,7 @@ from ..models.loading.auto import TINY_PYTHON
 from ..models.tokenizers.base import BaseTokenizer
 from ..storage import one_version, read_json
 from .arguments import BASE
+from .waiting import waiting
 
 
 def add_model_arguments(parser: argparse.ArgumentParser, default: str) -> None:
@@ -29,7 +30,8 @@ def load(
     if adapter is not None:
         return load_adapted(adapter, base, device)
     base = base or TINY_PYTHON
-    return AutoModelForCausalLM.from_pretrained(base, device=device), AutoTokenizer.from_pretrained(base)
+    with waiting(f"Loading {base}"):
+        return AutoModelForCausalLM.from_pretrained(base, device=device), AutoTokenizer.from_pretrained(base)
 
 
 @one_version
@@ -38,11 +40,18 @@ def load_adapted(adapter: str | Path, base: str | None = None, device: str = "cp
 
     ValueError if it names none.
     """
-    base = base or read_json(Path(adapter) / "adapter_config.json").get("base_model_name_or_path")
+    base = base or base_of(adapter)
+    with waiting(f"Loading {base}"):
+        model = AutoModelForCausalLM.from_pretrained(base, device=device)
+        return PeftModel.from_pretrained(model, adapter).eval(), AutoTokenizer.from_pretrained(base)
+
+
+def base_of(adapter: str | Path) -> str:
+    """The base that the adapter in a directory names. ValueError if it names none."""
+    base = read_json(Path(adapter) / "adapter_config.json").get("base_model_name_or_path")
     if not isinstance(base, str) or not base:
         raise ValueError(f"{adapter} does not say which base model it belongs to: give --base")
-    model = AutoModelForCausalLM.from_pretrained(base, device=device)
-    return PeftModel.from_pretrained(model, adapter).eval(), AutoTokenizer.from_pretrained(base)
+    return base
 
 
 def check_vocabulary(where: str, highest: int, tokenizer: BaseTokenizer, vocab_size: int) -> None:

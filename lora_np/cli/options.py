@@ -4,6 +4,7 @@ import dataclasses
 from dataclasses import dataclass
 from typing import Any
 
+from ..expect import expect_number, expect_whole
 from ..models.loading.auto import TINY_PYTHON
 
 # What depends on the base: a tiny model learns fast, and in large batches of its whole context.
@@ -21,11 +22,13 @@ class FinetuneOptions:
     base: str = TINY_PYTHON
     data: str | None = None
     out: str | None = None
+    adapter: str | None = None
     rank: int = 8
     alpha: float = 16
     target_modules: tuple[str, ...] | str = "all-linear"
     dropout: float = 0.0
     steps: int = 160
+    epochs: float | None = None
     batch_size: int | None = None
     learning_rate: float | None = None
     max_length: int | None = None
@@ -45,8 +48,13 @@ class FinetuneOptions:
     def resolved(self, context: int) -> "ResolvedOptions":
         """These options with a number in the place of each None; `context` is the most tokens that the model reads.
 
-        ValueError if `max_length` is below 2 or above the context.
+        ValueError if `max_length` is below 2 or above the context, or what was chosen makes no sense together.
         """
+        expect_whole(self.seed, "seed", least=0)
+        if self.epochs is not None:
+            expect_number(self.epochs, "epochs", positive=True)
+            if self.steps != FinetuneOptions.steps:
+                raise ValueError(f"steps={self.steps} and epochs={self.epochs:g} both say how long to train: give one")
         given = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         suits = FOR_TINY if self.base == TINY_PYTHON else FOR_OTHERS
         missing = {name: value for name, value in suits.items() if given[name] is None}

@@ -9,6 +9,7 @@ from ..training import CheckpointError
 from ..training.pretrain import pretrain
 from .arguments import HelpFormatter
 from .output import Output
+from .parser import seed
 
 NAME = "pretrain"
 HELP = "rebuild the base model"
@@ -23,7 +24,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add = parser.add_argument
     add("--out", metavar="DIR", default="runs/tiny-python", help="where the model goes")
     add("--steps", type=int, metavar="N", default=6000, help="optimizer steps")
-    add("--seed", type=int, metavar="N", default=0, help="the same seed gives the same run")
+    add("--seed", type=seed, metavar="N", default=0, help="the same seed gives the same run")
     add("--device", default="cpu", help="cpu, cuda or cuda:N (a GPU needs CuPy)")
     add("--source", metavar="DIR", help="Python files to learn from, instead of this Python's standard library")
     add("--resume", action="store_true", help="go on from the checkpoint in --out")

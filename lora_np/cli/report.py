@@ -30,25 +30,32 @@ def announce(peft_model: PeftModel, options: FinetuneOptions, say: Say) -> None:
 
 
 def report_losses(
-    peft_model: PeftModel, history: dict[str, Any], evaluation: dict[str, Any], unit: str, say: Say
+    peft_model: PeftModel,
+    history: dict[str, Any],
+    evaluation: dict[str, Any],
+    unit: str,
+    say: Say,
+    before: str = "base",
 ) -> None:
-    """Each held-out text's loss with the base, with the adapter, and with the adapter there but switched off."""
+    """Each held-out text's loss before the run (with the base, or an adapter that it began with), with the adapter, and
+    with the adapter there but switched off. `before`: what the first of these is called."""
     with peft_model.disable_adapter():
         switched_off = {name: evaluate(peft_model, held_out) for name, held_out in evaluation.items()}
     first, last = history["evaluation"][0], history.get("best", history["evaluation"][-1])
     if "best" in history:
         say(f"\nThe weights are those after step {last['step']}, which had the lowest held-out loss.")
     title = f"held-out loss, {unit}"
-    say(f"\n{title}  {'base':>8} {'adapter':>8} {'adapter off':>12}")
+    say(f"\n{title}  {before:>8} {'adapter':>8} {'adapter off':>12}")
     for name in switched_off:
         say(f"{name:<{len(title)}}  {first[name]:8.3f} {last[name]:8.3f} {switched_off[name]:12.3f}")
 
 
-def report_samples(task: Task, before: list[str], after: list[str], say: Say) -> None:
-    """What the base and the adapted model answer to the same questions."""
+def report_samples(task: Task, before: list[str], after: list[str], say: Say, first: str = "base") -> None:
+    """What the base (or, `first`, the adapter before) and the adapted model answer to the same questions."""
+    titles = ("The base writes" if first == "base" else "Before, the adapter writes", "With the adapter")
     for (title, text), base, adapted in zip(task.questions, before, after, strict=True):
         say(f"\n{title}\n{_indented(text)}")
-        for name, answer in (("The base writes", base), ("With the adapter", adapted)):
+        for name, answer in zip(titles, (base, adapted), strict=True):
             say(f"\n{name}:\n{_indented(answer)}")
 
 

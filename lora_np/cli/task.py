@@ -5,10 +5,13 @@ A task has
     evaluation   {name: held-out data}, as `training.evaluate` takes it; the first is of the kind that is learnt
     ids          held-out token ids (n, T), on which models can be compared
     samples(model) -> what the model writes, one text for each `questions`
+    steps        how many the run has
     questions    [(title, text)] of what it was asked
     notes        lines about the data for the user
 """
 
+import math
+import os
 import textwrap
 import warnings
 from pathlib import Path
@@ -24,7 +27,8 @@ from ..training import ExampleData, TextData, load_text, prose_documents, python
 from ..training.data import hold_out_last, split_documents
 from ..training.docstrings import docstring_examples
 from ..training.examples import load_examples, split_examples
-from ..training.records import holds_examples
+from ..training.folders import hold_out_ends, load_folder
+from ..training.records import holds_examples, read_fields
 from .model import check_vocabulary
 from .options import ResolvedOptions
 from .writing import chat_prompt
@@ -40,7 +44,7 @@ def make_task(options: ResolvedOptions, tokenizer: BaseTokenizer, window: int) -
     """The task that `options.data` names: "docstrings", a file of examples, a text; None is English prose."""
     if options.data == DOCSTRINGS:
         return ExampleTask(docstring_examples(), "Docstrings", options, tokenizer, window)
-    if options.data is not None and holds_examples(options.data):
+    if options.data is not None and not os.path.isdir(options.data) and holds_examples(options.data):
         return ExampleTask(load_examples(options.data), Path(options.data).name, options, tokenizer, window)
     return TextTask(options, tokenizer, window)
 
@@ -49,8 +53,14 @@ class TextTask:
     """Running text, cut into windows; the model learns every token of it."""
 
     def __init__(self, options: ResolvedOptions, tokenizer: BaseTokenizer, window: int) -> None:
+        self.notes: list[str] = []
         if options.data is None:
             parts, name = split_documents(prose_documents()), "English prose"
+        elif os.path.isdir(options.data):
+            documents, others = load_folder(options.data)
+            parts, name = hold_out_ends(documents), Path(options.data).resolve().name
+            read = f"Texts read from {options.data}: {len(documents)}"
+            self.notes = [read + (f"; left out, as they are no texts: {_some(others)}" if others else "")]
         else:
             parts, name = hold_out_last(load_text(options.data)), Path(options.data).name
         tokens = {
@@ -66,9 +76,10 @@ class TextTask:
         self.ids = self.evaluation[name]
         self.prompt = self._prompt(self.ids[min(1, len(self.ids) - 1)])
         self.questions = [("Held-out text to go on from:", self.prompt)]
-        passes = options.steps * options.batch_size * window / len(tokens["train"].tokens)
+        self.steps = planned_steps(options, self.train)
+        passes = self.steps * options.batch_size * window / len(tokens["train"].tokens)
         learnt, held = len(tokens["train"].tokens), len(tokens["test"].tokens)
-        self.notes = [f"{learnt:,} tokens to learn from ({passes:.1f} passes), {held:,} held out\n"]
+        self.notes += [f"{learnt:,} tokens to learn from ({passes:.1f} passes), {held:,} held out\n"]
 
     def _prompt(self, ids: np.ndarray, length: int = 150) -> str:
         """Some words of a held-out window, from a line's beginning on."""
@@ -97,10 +108,13 @@ class ExampleTask:
             warnings.simplefilter("always")
             self.train = ExampleData(parts["train"], tokenizer, window, options.batch_size, options.packing)
             self.evaluation = {name: ExampleData(held_out, tokenizer, window, options.batch_size)}
-        passes = options.steps * options.batch_size / self.train.rows
+        self.steps = planned_steps(options, self.train)
+        passes = self.steps * options.batch_size / self.train.rows
         learnt, measured, held = self.train.examples, len(held_out), len(parts["validation"])
         counts = f"{learnt:,} examples to learn from ({passes:.1f} passes), {held:,} held out"
         self.notes = [f"Note: {warning.message}" for warning in caught]
+        if options.data not in (None, DOCSTRINGS):
+            self.notes.insert(0, read_fields(options.data))
         self.notes += [counts + (f", {measured} of them measured\n" if measured < held else "\n")]
         self.ids = next(self.evaluation[name].batches(4))["input_ids"]
         self.tokenizer, self.window = tokenizer, window
@@ -121,6 +135,18 @@ class ExampleTask:
 
 
 Task = TextTask | ExampleTask
+
+
+def planned_steps(options: ResolvedOptions, data: TrainingData) -> int:
+    """The optimizer steps of a run: as many as are asked for, or as so many passes over the data take."""
+    if options.epochs is None:
+        return options.steps
+    return max(1, math.ceil(options.epochs * math.ceil(data.rows / options.batch_size)))
+
+
+def _some(names: list[str], most: int = 5) -> str:
+    """The first of some names."""
+    return ", ".join(names[:most]) + (f" and {len(names) - most} more" if len(names) > most else "")
 
 
 def check_tokens(task: Task, model: CausalLM | PeftModel) -> list[str]:

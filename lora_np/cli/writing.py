@@ -10,6 +10,7 @@ from ..models.base import CausalLM
 from ..models.tokenizers.base import BaseTokenizer
 from .arguments import HelpFormatter
 from .model import check_vocabulary
+from .parser import seed
 
 
 def add_sampling_arguments(parser: argparse.ArgumentParser, max_new_tokens: int) -> None:
@@ -27,7 +28,7 @@ def add_sampling_arguments(parser: argparse.ArgumentParser, max_new_tokens: int)
     penalty = "above 1, tokens in the text become unlikelier"
     add("--repetition-penalty", type=float, metavar="X", default=1.0, help=penalty)
     add("--stop", action="append", metavar="TEXT", help="end after this text; may be given several times")
-    add("--seed", type=int, metavar="N", default=0, help="the same seed gives the same text")
+    add("--seed", type=seed, metavar="N", default=0, help="the same seed gives the same text")
 
 
 def sampling_options(options: argparse.Namespace) -> dict[str, Any]:

@@ -79,7 +79,9 @@ def untie(model: nn.Module, layers: Iterable[Layer]) -> None:
 def note_untied(model: Any) -> None:
     """Have the model's config say that the head is not tied, where that is so now: it is saved and loaded so."""
     head = getattr(model, "get_output_embeddings", lambda: None)()
-    weight = getattr(getattr(head, "base_layer", head), "weight", None)
+    for inside in ("original_module", "base_layer"):  # of one that is trained whole, or adapted
+        head = getattr(head, inside, head)
+    weight = getattr(head, "weight", None)
     tied = getattr(getattr(model, "config", None), "tie_word_embeddings", False)
     if tied and weight is not None and id(weight) not in shared_weights(model):
         model.config = copy.copy(model.config)

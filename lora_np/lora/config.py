@@ -9,6 +9,7 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+from ..settings import changed_settings
 from ..storage import read_json, write_json
 from .adapter import Target
 from .init import INITS, MOST_ITERATIONS, changes_base, initial_matrices, is_known
@@ -185,6 +186,7 @@ class LoraConfig(PeftConfig):
     use_rslora: bool = False
     use_dora: bool = False
 
+    __repr__ = changed_settings
     peft_type = "LORA"
     flags = ("use_rslora", "use_dora", "lora_bias", "fan_in_fan_out")
     refused = (
@@ -217,6 +219,8 @@ class LoraConfig(PeftConfig):
     def _check_init(self):
         if isinstance(self.init_lora_weights, str):
             self.init_lora_weights = self.init_lora_weights.lower()  # PEFT takes "OLoRA" too
+        if self.init_lora_weights is None:  # in PEFT, as False
+            self.init_lora_weights = False
         kind = self.init_lora_weights
         if kind in DATA_DRIVEN:
             raise ValueError(

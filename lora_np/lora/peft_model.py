@@ -7,7 +7,8 @@ from typing import Any, Self
 
 from .. import nn
 from ..autograd.tensor import is_grad_enabled
-from ..expect import A_MODEL, expect, expect_path
+from ..expect import A_MODEL, expect
+from ..refusals import refuses_here
 from ..storage import together
 from .config import PeftConfig, check_alpha
 from .files import read_adapter, write_adapter
@@ -23,6 +24,7 @@ from .weighted import combined
 A_CONFIG = "a config, such as LoraConfig(r=8, target_modules=[...])"
 
 
+@refuses_here
 def get_peft_model(model: nn.Module, config: PeftConfig, adapter_name: str = "default") -> "PeftModel":
     """Freeze `model`, put an adapter beside each layer that `config` targets, and return it as a PeftModel.
 
@@ -78,7 +80,7 @@ class PeftModel(nn.Module):
         if self.training and is_grad_enabled():
             self._refuse_if_merged("training")
         if adapter_names is None:
-            return self.base_model(*args, **kwargs)
+            return self.base_model.model(*args, **kwargs)
         ids = kwargs.get("input_ids", args[0] if args else None)
         names = checked_rows(self, adapter_names, 0 if ids is None else len(ids))
         with in_rows(self, names):
@@ -228,7 +230,7 @@ class PeftModel(nn.Module):
         config, arrays = combined(self.base_model, self.peft_config, names, list(weights), kind, options)
         self._check_beside(config)
         model_adapter = new_adapter(self.base_model.model, config, self._beside())
-        model_adapter.fill(arrays)
+        model_adapter.incoming = arrays
         self._attach(adapter_name, config, model_adapter)
 
     def disable_adapter(self) -> AbstractContextManager[None]:
@@ -314,9 +316,8 @@ class PeftModel(nn.Module):
         """Add the adapter saved in `directory` under a new name, inactive. With any error, the model is as it was."""
         self._check_new_name(adapter_name)
         self._refuse_change("loading an adapter")
-        config, model_adapter, arrays = read_adapter(directory, self.base_model.model, is_trainable, self._beside())
+        config, model_adapter = read_adapter(directory, self.base_model.model, is_trainable, self._beside())
         self._check_beside(config)
-        model_adapter.fill(arrays)
         self._attach(adapter_name, config, model_adapter)
         self._warn_of_missing_parts()
 
@@ -329,9 +330,7 @@ class PeftModel(nn.Module):
         With any error, `model` is as it was. Frozen, for use and not for training, unless `is_trainable`.
         """
         expect(model, nn.Module, "model", A_MODEL)
-        expect_path(directory, "directory", "the path of an adapter's folder")
-        config, model_adapter, arrays = read_adapter(directory, model, is_trainable)
-        model_adapter.fill(arrays)
+        config, model_adapter = read_adapter(directory, model, is_trainable)
         return cls(model, config, adapter_name, model_adapter)
 
     def _names(self, given):

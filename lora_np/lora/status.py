@@ -3,6 +3,8 @@
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from .collapse import collapsed
+
 if TYPE_CHECKING:
     from .peft_model import PeftModel
 
@@ -41,19 +43,22 @@ def layer_status(peft_model: "PeftModel") -> list[LayerStatus]:
 
 
 def format_status(peft_model: "PeftModel") -> str:
-    """A table with a line for each adapter of each layer: rank, scaling, state."""
-    status = layer_status(peft_model)
-    width = max((len(s.name) for s in status), default=5)
+    """A table with a line for each adapter of each layer: rank, scaling, state. A long one has equal blocks once."""
     trainable, total = peft_model.get_nb_trainable_parameters()
     kind = type(peft_model.get_base_model()).__name__
-    lines = [f"PeftModel of {kind}: {trainable:,d} of {total:,d} parameters are trained"]
-    lines.append(f"{'layer':<{width}}  {'kind':<10} {'adapter':<12} {'rank':>4} {'scaling':>8}  state")
-    for s in status:
-        for adapter in s.available_adapters:
-            rank, scaling = s.r[adapter], s.scaling[adapter]
-            head = f"{s.name:<{width}}  {s.module_type:<10} {adapter:<12} {rank:>4} {scaling:>8.4g}"
-            lines.append(f"{head}  {_state(s, adapter)}")
-    return "\n".join(lines)
+    rows = collapsed([row for status in layer_status(peft_model) for row in _rows(status)])
+    width = max((len(name) for name, _ in rows), default=5)
+    titles = ("layer", f"{'kind':<10} {'adapter':<12} {'rank':>4} {'scaling':>8}  state")
+    head = f"PeftModel of {kind}: {trainable:,d} of {total:,d} parameters are trained"
+    return "\n".join([head, *[f"{name:<{width}}  {text}" for name, text in (titles, *rows)]])
+
+
+def _rows(status):
+    """(the layer's name, the rest of the line) for each adapter of a layer."""
+    for adapter in status.available_adapters:
+        rank, scaling = status.r[adapter], status.scaling[adapter]
+        facts = f"{status.module_type:<10} {adapter:<12} {rank:>4} {scaling:>8.4g}"
+        yield status.name, f"{facts}  {_state(status, adapter)}"
 
 
 def _state(status, adapter):

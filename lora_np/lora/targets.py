@@ -2,11 +2,11 @@
 
 import difflib
 import re
-import warnings
 from collections.abc import Collection, Iterable, Mapping, Sequence
 from typing import Any
 
 from .. import nn
+from ..refusals import warn
 from .config import PeftConfig
 from .kinds import is_adaptable
 from .layer import AdaptedLayer
@@ -40,7 +40,7 @@ def find_targets(
         target_modules = _default_targets(model)
     modules = own_modules(model) if modules is None else modules
     linear = [name for name, module in modules.items() if isinstance(module, LINEAR)]
-    if isinstance(target_modules, str) and target_modules.lower() == ALL_LINEAR:
+    if is_shorthand(target_modules):
         head = unwrapped(getattr(model, "get_output_embeddings", lambda: None)())
         found = [name for name in linear if modules[name] is not head]
     else:
@@ -118,7 +118,7 @@ def warn_of_unused(config: PeftConfig, modules: Mapping[str, Any], targets: Coll
         patterns = getattr(config, field, None)
         unused = unmatched(patterns, targets) if patterns else []
         if unused:
-            warnings.warn(f"{field} has entries that match no adapted layer: {', '.join(unused)}", stacklevel=4)
+            warn(f"{field} has entries that match no adapted layer: {', '.join(unused)}")
     left_out = config.exclude_modules
     if not left_out:
         return
@@ -126,7 +126,7 @@ def warn_of_unused(config: PeftConfig, modules: Mapping[str, Any], targets: Coll
     names = [*modules, *part_names(modules)]
     unused = ["".join(entry) for entry in entries if not any(_excluded(entry, name) for name in names)]
     if unused:
-        warnings.warn(f"exclude_modules has entries that match no module: {', '.join(unused)}", stacklevel=4)
+        warn(f"exclude_modules has entries that match no module: {', '.join(unused)}")
 
 
 def part_names(modules: Mapping[str, Any]) -> list[str]:
@@ -211,6 +211,11 @@ def match_names(target_modules: Sequence[str], names: Collection[str], layers: C
 def ends_with(names, target):
     """Those of the dotted names that are `target` or end in it after a dot."""
     return [name for name in names if f".{name}".endswith(f".{target}")]
+
+
+def is_shorthand(target_modules: Any) -> bool:
+    """Is this a word for layers that depend on the model, and no name: "all-linear", or None for the usual ones?"""
+    return target_modules is None or (isinstance(target_modules, str) and target_modules.lower() == ALL_LINEAR)
 
 
 def _default_targets(model):

@@ -12,11 +12,13 @@ from ..autograd.devices import array_module, on_gpu, to_numpy
 from ..autograd.shape_ops import concatenate
 from ..autograd.tensor import data, is_grad_enabled, no_grad
 from .kv_cache import KVCache
+from .model_output import ModelOutput
 
+PARTS = ("loss", "logits", "past_key_values")
 IGNORED = -100  # the label of what does not count
 
 
-class CausalLMOutput:
+class CausalLMOutput(ModelOutput):
     """The result of a language model: `.loss` (a Tensor, or None without labels) and `.logits` (B, T, V).
 
     With labels, the loss is computed without holding the logits (`functional.linear_cross_entropy`), and the logits
@@ -24,6 +26,8 @@ class CausalLMOutput:
     Once its weights have changed, it is too late to ask: RuntimeError.
     `.past_key_values` is the cache that was passed in.
     """
+
+    names = PARTS
 
     def __init__(
         self, hidden: Tensor, head: nn.Module, targets: Any = None, past_key_values: KVCache | None = None
@@ -37,6 +41,16 @@ class CausalLMOutput:
         else:  # no labels, or a head of another kind, such as one with an adapter
             self._logits = head(hidden)
             self.loss = None if targets is None else F.cross_entropy(self._logits, targets)
+
+    def has(self, name: str) -> bool:
+        """Is there such a part? There are always logits."""
+        return name == "logits" or super().has(name)
+
+    def shape_of(self, name: str) -> tuple[int, ...] | None:
+        """The shape of a part; that of logits is known before they are computed."""
+        if name == "logits":
+            return (*self.hidden.shape[:-1], self.head.out_features) if self._logits is None else self._logits.shape
+        return super().shape_of(name)
 
     @property
     def logits(self) -> Tensor:
@@ -52,13 +66,24 @@ class CausalLMOutput:
         return self._logits
 
 
-class ShardedOutput:
+class ShardedOutput(ModelOutput):
     """The result of a batch that was read in shards: the `.loss` of all, and `.logits` (B, T, V) on demand."""
 
-    past_key_values = None
+    names, past_key_values = PARTS, None
 
     def __init__(self, outputs: list[CausalLMOutput], loss: Tensor) -> None:
         self.outputs, self.loss = outputs, loss
+
+    def has(self, name: str) -> bool:
+        """Is there such a part? There are always logits."""
+        return name == "logits" or super().has(name)
+
+    def shape_of(self, name: str) -> tuple[int, ...] | None:
+        """The shape of a part; that of logits is known before they are computed."""
+        if name == "logits":
+            shapes = [output.shape_of(name) for output in self.outputs]
+            return (sum(shape[0] for shape in shapes if shape), *(shapes[0] or ())[1:])
+        return super().shape_of(name)
 
     @property
     def logits(self) -> Tensor:

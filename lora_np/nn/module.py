@@ -2,35 +2,15 @@
 
 import difflib
 
-from ..autograd import Tensor
 from ..autograd.devices import array_module, to_device
-from .all_or_nothing import Kept, all_or_nothing
+from ..autograd.tensor import data
+from .all_or_nothing import all_or_nothing
 from .mode import is_evaluating
+from .parameter import STATE, Buffer, Parameter
+from .placement import Placed
 
 
-class Parameter(Tensor):
-    """A Tensor that belongs to a module and is trained, unless `requires_grad` is turned off."""
-
-    __slots__ = ()
-
-    def __init__(self, data, requires_grad=True):
-        super().__init__(data, requires_grad)
-
-
-class Buffer(Tensor):
-    """An array that belongs to a module's state and is never trained, such as the codes of a quantised weight.
-
-    It is saved, loaded and moved with the parameters, but is none of them. Its dtype says what its numbers mean, so
-    `Module.to(dtype=...)` leaves it alone and a state must bring the same.
-    """
-
-    __slots__ = ()
-
-
-STATE = (Parameter, Buffer)  # what is saved, loaded and moved
-
-
-class Module(Kept):
+class Module(Placed):
     """A part of a model. Parameters, buffers and modules assigned as attributes are found by their names.
 
     Subclasses write `forward`; calling the module calls it. A parameter that two modules share (GPT-2's head and
@@ -61,6 +41,10 @@ class Module(Kept):
     def named_children(self):
         """(name, module) for each part held directly."""
         return [(name, value) for name, value in self.held().items() if isinstance(value, Module)]
+
+    def children(self):
+        """The modules held directly."""
+        return (child for _, child in self.named_children())
 
     def named_modules(self, prefix=""):
         """(dotted name, module) for this module (its name is "") and everything below it, in order."""
@@ -116,6 +100,41 @@ class Module(Kept):
             module = children[part]
         return module
 
+    def get_parameter(self, name):
+        """The Parameter at a dotted name such as "transformer.wte.weight"."""
+        module, _, last = name.rpartition(".")
+        held = {n: value for n, value in self.get_submodule(module).held().items() if isinstance(value, Parameter)}
+        if last not in held:
+            where = module or type(self).__name__
+            raise KeyError(f"no parameter {name!r}: {where} has no parameter {last!r}{_hint(last, held)}")
+        return held[last]
+
+    def add_module(self, name, module):
+        """Hold a module under this name, as `self.name = module` does."""
+        setattr(self, name, module)
+
+    register_module = add_module
+
+    def register_parameter(self, name, param):
+        """Hold a Parameter, or None, under this name, as `self.name = param` does."""
+        setattr(self, name, param)
+
+    def register_buffer(self, name, tensor, persistent=True):
+        """Hold an array under this name: it moves with the module, and is saved with it unless not `persistent`.
+
+        NotImplementedError for what would move and not be saved: make that in `forward`, beside its input.
+        """
+        if not persistent:
+            raise NotImplementedError(f"buffer {name!r}: every buffer is saved here; make it in forward() instead")
+        setattr(self, name, None if tensor is None else Buffer(data(tensor)))
+
+    def apply(self, function):
+        """Call `function` on every module below and on this one, the lowest first; returns the module."""
+        for child in self.children():
+            child.apply(function)
+        function(self)
+        return self
+
     def set_submodule(self, name, new):
         """Put the module `new` in the place of the one at the dotted name."""
         self.get_submodule(name)
@@ -139,31 +158,9 @@ class Module(Kept):
             p.grad = p.grad if requires_grad else None
         return self
 
-    def zero_grad(self):
-        """Forget all gradients."""
-        for p in self.parameters():
-            p.grad = None
-
-    @property
-    def device(self):
-        """'cpu' or 'cuda:N': where the first parameter or buffer lives; 'cpu' if there is none."""
-        return next((p.device for _, p in self._named(STATE)), "cpu")
-
-    @all_or_nothing
-    def to(self, device=None, dtype=None):
-        """Move every parameter to 'cpu', 'cuda' or 'cuda:N', or to another float dtype; returns the module itself.
-
-        Gradients go along; buffers move too, in the dtype they have. Optimizers hold state of their own: move first,
-        then make the optimizer. With any error, such as too little memory there, nothing has moved.
-        """
-        for _, p in self._named(STATE):
-            keep = dtype is None or isinstance(p, Buffer)
-            for slot in ("data", "grad"):
-                array = getattr(p, slot)
-                if array is not None:
-                    array = array if device is None else to_device(array, device)
-                    setattr(p, slot, array if keep else array.astype(dtype, copy=False))
-        return self
+    def zero_grad(self, set_to_none=True):
+        """Forget all gradients, or with False make them zero."""
+        clear_gradients(self.parameters(), set_to_none)
 
     def state_dict(self):
         """{dotted name: array} of every parameter and buffer, shared ones once; the arrays themselves, not copies."""
@@ -211,6 +208,11 @@ class ModuleList(Module):
         for i, module in enumerate(modules):
             setattr(self, str(i), module)
 
+    def append(self, module):
+        """Hold one module more, behind the others; returns the list."""
+        setattr(self, str(len(self)), module)
+        return self
+
     def __len__(self):
         return len(self.named_children())
 
@@ -219,6 +221,18 @@ class ModuleList(Module):
 
     def __getitem__(self, i):
         return [child for _, child in self.named_children()][i]
+
+
+class Sequential(ModuleList):
+    """Modules of which each reads what the one before it returned."""
+
+    def __init__(self, *modules):
+        super().__init__(modules)
+
+    def forward(self, x):
+        for module in self:
+            x = module(x)
+        return x
 
 
 class _Dict(Module):
@@ -272,6 +286,15 @@ class BufferDict(_Dict):
     """Buffers by name."""
 
     kind = Buffer
+
+
+def clear_gradients(parameters, set_to_none=True):
+    """Forget these gradients, or with False write zeros into those there are."""
+    for p in parameters:
+        if set_to_none:
+            p.grad = None
+        elif p.grad is not None:
+            p.grad[...] = 0
 
 
 def _misfit(tensor, array):

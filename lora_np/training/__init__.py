@@ -1,33 +1,58 @@
 """Training: data, optimizers, the loop.
 
 Read in this order: loop.py (a step, and what repeats it), optim/adamw.py, data.py and examples.py (what a batch is
-made of), evaluation.py; then parallel/, for what is beyond one process or one plain step.
+made of), evaluation.py; then parallel/, for what is beyond one process or one plain step. names.py, trainer.py,
+collators.py and datasets.py are for who comes from Transformers: they lead to the same loop.
 """
 
 from ..aliases import moved_names
 from .arguments import TrainingArguments
 from .checkpoint import CheckpointError
+from .collators import DataCollatorForLanguageModeling, DataCollatorForSeq2Seq, default_data_collator
 from .data import TextData, load_text, prose_documents, python_documents
 from .docstrings import docstring_examples
 from .evaluation import evaluate
 from .examples import ExampleData, load_examples, split_examples, tokenize_example, write_jsonl
 from .loop import train
-from .optim import SGD, AdamW, clip_grad_norm_, parameter_groups, warmup_cosine
+from .optim import (
+    SGD,
+    Adam,
+    AdamW,
+    LambdaLR,
+    clip_grad_norm_,
+    get_constant_schedule,
+    get_constant_schedule_with_warmup,
+    get_cosine_schedule_with_warmup,
+    get_linear_schedule_with_warmup,
+    parameter_groups,
+    warmup_cosine,
+)
 from .parallel import RecordedStep
+from .trainer import Trainer
 
 __getattr__ = moved_names(__name__)
 
 __all__ = [
     "SGD",
+    "Adam",
     "AdamW",
     "CheckpointError",
+    "DataCollatorForLanguageModeling",
+    "DataCollatorForSeq2Seq",
     "ExampleData",
+    "LambdaLR",
     "RecordedStep",
     "TextData",
+    "Trainer",
     "TrainingArguments",
     "clip_grad_norm_",
+    "default_data_collator",
     "docstring_examples",
     "evaluate",
+    "get_constant_schedule",
+    "get_constant_schedule_with_warmup",
+    "get_cosine_schedule_with_warmup",
+    "get_linear_schedule_with_warmup",
     "load_examples",
     "load_text",
     "parameter_groups",

@@ -2,7 +2,6 @@
 
 import json
 import math
-import warnings
 from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ..autograd.devices import to_device
+from ..refusals import warn
 from ..storage import read_safetensors, write_safetensors
 from .best import Best
 from .optim import Optimizer
@@ -22,19 +22,24 @@ if TYPE_CHECKING:
 
 CHECKPOINT = "checkpoint.safetensors"
 OPTIMIZER, MODEL, BEST = "optimizer.", "model.", "best."  # how the names in the file begin
-ADDED = {"load_best": False}  # arguments that older checkpoints do not name, and what they were
+# Arguments that older checkpoints do not name, and what they were
+ADDED = {"load_best": False, "adam_epsilon": 1e-8, "lr_scheduler_type": "warmup_cosine"}
+ADDED |= dict.fromkeys(("lr_scheduler_kwargs", "warmup_ratio", "num_train_epochs", "per_device_train_batch_size"))
+# When a run is made longer, these may follow from its length; they change nothing that is done already
+WITH_LENGTH = ("steps", "warmup_steps", "eval_every", "checkpoint_every")
 
 
 class CheckpointError(OSError):
     """The last checkpoint of a run could not be written. What was trained is still in memory.
 
     run       the `TrainingRun`: `run.save(directory)` writes the checkpoint to another directory
+    reason    what kept it from being written, an OSError
     history   what `train` would have returned
     """
 
     def __init__(self, run: "TrainingRun", reason: OSError) -> None:
         super().__init__(f"{reason}; what was trained is still in memory, and error.run.save(directory) writes it")
-        self.run, self.errno = run, reason.errno
+        self.run, self.reason, self.errno = run, reason, reason.errno
         self.history: History = {**run.history, "interrupted": run.step < run.args.steps}
 
 
@@ -57,7 +62,7 @@ def save_checkpoint(run: "TrainingRun", directory: str | PathLike[str], is_last:
         except OSError as error:
             if is_last:
                 raise CheckpointError(run, error) from error
-            warnings.warn(f"{error}; the training goes on without a checkpoint of step {run.step}", stacklevel=5)
+            warn(f"{error}; the training goes on without a checkpoint of step {run.step}")
             return
     run.watch.saved_step = run.step
 
@@ -98,7 +103,9 @@ def _checked_progress(run: "TrainingRun", metadata: Mapping[str, Any]) -> tuple[
     except (KeyError, TypeError, ValueError, RecursionError):
         raise ValueError("is a safetensors file, but not a training checkpoint") from None
     ours = json.loads(json.dumps(run.arguments()))
-    other = [f"{name} was {saved.get(name)!r}, now {v!r}" for name, v in ours.items() if saved.get(name) != v]
+    longer = isinstance(saved.get("steps"), int) and saved["steps"] < run.args.steps
+    same = {name: v for name, v in ours.items() if not (longer and name in WITH_LENGTH)}
+    other = [f"{name} was {saved.get(name)!r}, now {v!r}" for name, v in same.items() if saved.get(name) != v]
     if other:
         raise ValueError(f"is of a run with other arguments: {'; '.join(other)}")
     if type(step) is not int or not 0 <= step <= run.args.steps:
@@ -111,6 +118,8 @@ def _checked_progress(run: "TrainingRun", metadata: Mapping[str, Any]) -> tuple[
             f"is of step {step}, so it should have evaluations {{step, name: loss, ...}} in order, with finite "
             f"losses, up to that step: {evaluations!r:.80}"
         )
+    if min(rates, default=0) < 0:
+        raise ValueError(f"says that a learning rate was negative: {min(rates)}")
     return step, {"loss": losses, "learning_rate": rates, "evaluation": evaluations}
 
 

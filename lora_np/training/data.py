@@ -6,6 +6,7 @@ between Python versions; `fingerprint` tells which text a run saw.
 """
 
 import hashlib
+import os
 import sysconfig
 from collections.abc import Iterator, Mapping
 from os import PathLike
@@ -17,6 +18,7 @@ from ..aliases import moved_names
 from ..expect import A_TOKENIZER, expect, expect_method, expect_path, expect_whole
 from ..models.output import IGNORED as IGNORED  # it was defined here before
 from ..storage import existing
+from .folders import load_folder
 from .protocols import Array, Batch, Documents, Tokenizer
 from .records import decoded, holds_examples
 
@@ -46,11 +48,14 @@ def prose_documents() -> Documents:
 
 
 def load_text(path: str | PathLike[str]) -> Documents:
-    """{name: text} of the user's own file: its paragraphs, joined to documents of about 2,000 characters.
+    """{name: text} of the user's own file: its paragraphs, joined to documents of about 2,000 characters. Of a folder,
+    the texts in it (see `load_folder`).
 
     FileNotFoundError if there is no such file; ValueError if it is empty, not UTF-8 text, or holds examples.
     """
     expect_path(path, "path", "the path of a text file")
+    if os.path.isdir(path):
+        return load_folder(path)[0]
     file = existing(path)
     text = decoded(file.read_bytes(), str(file)).replace("\r\n", "\n").replace("\r", "\n")
     if holds_examples(file):
@@ -129,8 +134,8 @@ class TextData:
             raise ValueError(
                 f"{name} has {len(ids):,} tokens, fewer than one window of {length}: use more text or a shorter context"
             )
-        self.tokens = np.array(ids, dtype=np.uint16 if tokenizer.vocab_size <= 1 << 16 else np.int64)
-        self.length, self.batch_size = length, batch_size
+        self.tokens = np.array(ids, dtype=np.uint16 if max(ids) < 1 << 16 else np.int64)
+        self.length, self.batch_size, self.rows = length, batch_size, len(ids) // length
 
     def batch(self, seed: int, step: int) -> Batch:
         rng = np.random.default_rng((seed, step))

@@ -8,6 +8,7 @@ from ..autograd import no_grad
 from ..expect import A_MODEL, expect, expect_method, expect_whole
 from ..models.output import IGNORED
 from ..nn import Module, evaluating
+from .progress import counted
 from .protocols import Array, Batch, EvaluationData
 
 EVALUATED = (
@@ -30,7 +31,7 @@ def evaluate(model: Module, data: Array | tuple[Array, Array] | EvaluationData, 
     expect_whole(batch_size, "batch_size")
     total, count = 0.0, 0
     with no_grad(), evaluating():
-        for batch in _all_batches(data, batch_size):
+        for batch in counted(_all_batches(data, batch_size)):
             if targets := count_targets(batch["labels"]):
                 total += model(**batch).loss.item() * targets
                 count += targets

@@ -21,17 +21,14 @@ from ..expect import A_TOKENIZER, expect_list, expect_method, expect_path, expec
 from ..models.output import IGNORED
 from ..storage import write_text
 from .data import hashed_fraction
+from .datasets import examples_of
 from .packing import pack
 from .protocols import Array, Batch, Example, Tokenizer
-from .records import as_messages, read_records
+from .records import EXPECTED, as_messages, read_records
 from .turns import tokenize_chat, unlearnt_end
 
 KINDS = ({"text"}, {"prompt", "completion"}, {"messages"})
 A_LIST = "a list of examples, such as load_examples(path) gives it"
-EXPECTED = (
-    "text, or prompt and completion, or messages (and group, if you like); files may also have instruction, input and "
-    "output, or question and answer, or conversations"
-)
 
 
 def load_examples(path: str | PathLike[str]) -> list[Example]:
@@ -144,7 +141,8 @@ def _tokenized(example: Example, tokenizer: Tokenizer) -> tuple[list[int], list[
         ids = [*tokenizer.encode(example["text"]), *end]
         return ids, [True] * len(ids)
     prompt, text = tokenizer.encode(example["prompt"]), example["completion"]
-    completion = tokenizer.encode_continuation(text) if example["prompt"] else tokenizer.encode(text, False)
+    begins = not example["prompt"]
+    completion = tokenizer.encode(text, add_special_tokens=False) if begins else tokenizer.encode_continuation(text)
     return [*prompt, *completion, *end], [False] * len(prompt) + [True] * (len(completion) + len(end))
 
 
@@ -155,7 +153,7 @@ def split_examples(examples: Sequence[Example], held_out: float = 0.1, seed: int
     Validation gets about the share `held_out`, and neither side is ever empty. ValueError if there is only one
     example or group, if only some have a group, or if `held_out` is not between 0 and 1.
     """
-    examples = expect_list(examples, "examples", A_LIST)
+    examples = expect_list(examples_of(examples, "examples"), "examples", A_LIST)
     for number, example in enumerate(examples, 1):
         check_example(example, f"example {number}")
     if not 0 < held_out < 1:
@@ -207,7 +205,7 @@ class ExampleData:
         batch_size: int,
         packing: bool = False,
     ) -> None:
-        examples = expect_list(examples, "examples", A_LIST)
+        examples = expect_list(examples_of(examples, "examples"), "examples", A_LIST)
         expect_method(tokenizer, "encode", "tokenizer", A_TOKENIZER)
         expect_whole(batch_size, "batch_size")
         expect_whole(max_length, "max_length", least=2)
@@ -262,11 +260,14 @@ def _as_arrays(ids: list[int], labels: list[int]) -> tuple[Array, Array]:
 
 def _report_dropped(dropped: int, total: int, max_length: int) -> None:
     if dropped == total:
-        raise ValueError(f"none of the {total} examples has anything to learn within max_length = {max_length} tokens")
+        raise ValueError(
+            f"none of the {total} examples has anything to learn within max_length = {max_length} tokens: "
+            "give a larger max_length"
+        )
     if dropped:
         warnings.warn(
             f"{dropped} of {total} examples were dropped: nothing to learn is left of them within max_length = "
-            f"{max_length} tokens",
+            f"{max_length} tokens; a larger max_length keeps them",
             stacklevel=3,
         )
 

@@ -8,7 +8,6 @@ watch.py         losses that are not finite; interruption.py: Ctrl-C; progress.p
 parallel/        one step from several batches or processes; a step that a GPU has recorded
 """
 
-import dataclasses
 import math
 import threading
 from collections.abc import Mapping, Sequence
@@ -17,12 +16,14 @@ from typing import Any
 
 from ..autograd import manual_seed
 from ..nn import Module
+from ..refusals import refuses_here
 from .arguments import TrainingArguments, check_given
 from .best import Best
 from .checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint
 from .evaluation import count_tokens, evaluate
+from .history import TrainingHistory
 from .interruption import stop_on_interrupt
-from .optim import AdamW, clip_grad_norm_, parameter_groups, warmup_cosine
+from .optim import AdamW, clip_grad_norm_, parameter_groups
 from .parallel.joint_step import joint_gradients
 from .parallel.processes import Communicator, SoloCommunicator, start_together
 from .parallel.recorded import recorded_step
@@ -50,7 +51,7 @@ class TrainingRun:
         self.communicator = communicator or SoloCommunicator()
         self.trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
         groups = parameter_groups(model, args.learning_rate, args.weight_decay, args.loraplus_lr_ratio)
-        self.optimizer = AdamW(groups, betas=args.betas)
+        self.optimizer = AdamW(groups, betas=args.betas, eps=args.adam_epsilon)
         self.highest_rates = [group["lr"] for group in self.optimizer.param_groups]
         self.step = 0
         self.history: History = {"loss": [], "learning_rate": [], "evaluation": []}
@@ -81,7 +82,7 @@ class TrainingRun:
         args = self.args
         manual_seed((args.seed, self.step, self.communicator.rank))  # the rank: each process has dropout of its own
         batches = [data.batch(args.seed, self.step * args.accumulation + part) for part in range(args.accumulation)]
-        fraction = warmup_cosine(self.step, args.steps, args.warmup_steps, args.min_lr_ratio)
+        fraction = args.rate_fraction(self.step)
         for group, highest in zip(self.optimizer.param_groups, self.highest_rates, strict=True):
             group["lr"] = highest * fraction
         self.take_step(batches)
@@ -105,7 +106,7 @@ class TrainingRun:
 
     def arguments(self) -> dict[str, Any]:
         """What must be the same for a run to go on: the arguments, and what the caller says it is about."""
-        return {**dataclasses.asdict(self.args), **self.identity}
+        return {**self.args.numbers(), **self.identity}
 
     def evaluate(self, evaluation: Mapping[str, Any]) -> None:
         """Append {"step":, name: loss} to the history, and keep the weights if these are the best so far."""
@@ -125,6 +126,7 @@ class TrainingRun:
         load_checkpoint(self, directory)
 
 
+@refuses_here
 def train(
     model: Module,
     data: TrainingData,
@@ -150,8 +152,7 @@ def train(
     Ctrl-C ends the run after the step in progress, with a checkpoint; a second Ctrl-C ends it at once. A loss or
     weights that are not finite are a FloatingPointError: the model then has the last good ones (`watch.py`).
     """
-    args = TrainingArguments() if args is None else args
-    check_given(model, data, args, evaluation, directory, identity, communicator)
+    args, directory = check_given(model, data, args, evaluation, directory, identity, communicator)
     run = TrainingRun(model, args, identity, communicator)
     if resume:
         if directory is None:
@@ -169,7 +170,7 @@ def train(
         model.eval()
     run.communicator.barrier()  # the checkpoint is there for all
     best = run.best.load(run.history["evaluation"]) if args.load_best else {}
-    return {**run.history, **best, "interrupted": run.step < args.steps}
+    return TrainingHistory(**run.history, **best, interrupted=run.step < args.steps)
 
 
 def _run_steps(
@@ -183,9 +184,10 @@ def _run_steps(
     """Steps until the end or until `stop` is set, with evaluations and checkpoints in between."""
     args, stopping = run.args, False
     run.watch.keep()
-    if run.step == 0 and evaluation:
-        run.evaluate(evaluation)
     with Progress(run.step, args.steps, progress and run.communicator.rank == 0) as bar:
+        if run.step == 0 and evaluation:
+            with bar.aside("evaluating"):
+                run.evaluate(evaluation)
         while run.step < args.steps and not stopping:
             bar.count(run.one_step(data))
             last, stopping = run.step == args.steps, run.communicator.any(stop.is_set())
@@ -194,8 +196,8 @@ def _run_steps(
                 run.watch.settle()
                 bar.show(run.history["loss"][-1])
             if evaluation and (run.step % args.eval_every == 0 or last):
-                run.evaluate(evaluation)
-                bar.restart_clock()
+                with bar.aside("evaluating"):
+                    run.evaluate(evaluation)
             if last or stopping:
                 run.watch.check_weights()
             if directory and (run.step % args.checkpoint_every == 0 or last or stopping):

@@ -38,7 +38,7 @@ def pretrain(
 ) -> dict[str, Any] | None:
     """Train the base model and write it to `directory`; returns what is written to its training.json.
 
-    The directory receives config.json, model.safetensors, tokenizer_config.json and training.json: the seed, the hash
+    The directory receives config.json, model.safetensors, the tokenizer's files and training.json: the seed, the hash
     of the text, the settings, the losses on held-out files. `source` is the folder of Python files to learn from,
     by default the standard library of the Python that runs this. Random windows of 257 bytes, 32 at a time.
     """

@@ -1,9 +1,12 @@
 """What a run shows while it goes on."""
 
+import contextlib
+import contextvars
 import functools
 import time
+from collections.abc import Iterable, Iterator
 from types import TracebackType
-from typing import Any, Self
+from typing import Any, Self, TypeVar
 
 from ..autograd.locks import forkable_lock
 
@@ -19,6 +22,19 @@ def _bar() -> Any:
     bar: Any = type("Bar", (tqdm,), {})
     bar.set_lock(forkable_lock())
     return bar
+
+
+_aside: contextvars.ContextVar["Progress | None"] = contextvars.ContextVar("aside", default=None)
+SHOWN_EVERY = 0.5  # seconds
+T = TypeVar("T")
+
+
+def counted(batches: Iterable[T]) -> Iterator[T]:
+    """The batches, one after another, each told to the bar that waits for them, if one does."""
+    for number, batch in enumerate(batches, 1):
+        if bar := _aside.get():
+            bar.tell(number)
+        yield batch
 
 
 class Progress:
@@ -39,6 +55,33 @@ class Progress:
         self, kind: type[BaseException] | None, error: BaseException | None, traceback: TracebackType | None
     ) -> None:
         self.bar.close()
+
+    @contextlib.contextmanager
+    def aside(self, what: str) -> Iterator[None]:
+        """Around what is no step: the bar says what it is and how far that has come, and its time left is as before."""
+        token = _aside.set(self)
+        self.what, self.told = what, time.perf_counter()
+        self.bar.set_description(what)
+        try:
+            yield
+        finally:
+            _aside.reset(token)
+            self._leave_out(time.perf_counter())
+            self.bar.set_description(None)
+            self.restart_clock()
+
+    def tell(self, number: int) -> None:
+        """So many batches are done of what is being done aside."""
+        if (now := time.perf_counter()) - self.told >= SHOWN_EVERY:
+            self._leave_out(now)
+            self.bar.set_description(f"{self.what}, batch {number}")
+
+    def _leave_out(self, now: float) -> None:
+        """The time since this was called last is none that steps took."""
+        if not self.bar.disable:
+            self.bar.start_t += now - self.told
+            self.bar.last_print_t += now - self.told
+        self.told = now
 
     def restart_clock(self) -> None:
         """What was done since the last `show` took time, but was no training."""

@@ -38,7 +38,7 @@ class Tokenizer(Protocol):
     @property
     def pad_token_id(self) -> int | None: ...
 
-    def encode(self, text: str, add_special_tokens: bool = True) -> list[int]:
+    def encode(self, text: str, *, add_special_tokens: bool = True) -> list[int]:
         """The ids of a text."""
 
     def encode_continuation(self, text: str) -> list[int]:

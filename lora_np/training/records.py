@@ -20,6 +20,10 @@ LAYOUTS = (  # the fields of chats with one question: what is asked, what may be
     ("instruction", "context", "response"),
     ("question", "context", "answer"),
 )
+EXPECTED = (
+    "text, or prompt and completion, or messages (and group, if you like); files may also have instruction, input and "
+    "output, or question and answer, or conversations"
+)
 SPEAKERS = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 QUOTES = "a cell that begins with a quote ends with one, and a quote inside of it is doubled"
 Record = tuple[str, Any]  # where it stands (file and line or number), what stands there
@@ -106,23 +110,46 @@ def as_messages(record: Any, where: str) -> Any:
     """A record with the fields of other tools as {"messages": ...}; any other record as it is.
 
     instruction (and input) and output, question and answer: one question, with what is added to it behind a blank
-    line. conversations: ShareGPT's [{"from": "human" or "gpt", "value"}].
+    line. conversations: ShareGPT's [{"from": "human" or "gpt", "value"}]. Fields besides, such as a category, are left
+    out.
     """
     if not isinstance(record, dict):
         return record
-    fields, kept = record.keys() - {"group", "id"}, {k: v for k, v in record.items() if k == "group"}
-    if fields == {"conversations"} and isinstance(record["conversations"], list):
+    kept = {k: v for k, v in record.items() if k == "group"}
+    if isinstance(record.get("conversations"), list):
         turns = [_turn(turn, f"{where}: turn {i}") for i, turn in enumerate(record["conversations"], 1)]
         return {"messages": turns, **kept}
-    for asked, more, answered in LAYOUTS:
-        if {asked, answered} <= fields <= {asked, more, answered}:
-            for name in fields:
-                if not isinstance(record[name], str):
-                    raise ValueError(f"{where}: {name} should be a string, got {record[name]!r:.80}")
-            question = "\n\n".join(text for name in (asked, more) if (text := record.get(name, "")).strip())
-            user, assistant = ("user", question), ("assistant", record[answered])
-            return {"messages": [{"role": role, "content": text} for role, text in (user, assistant)], **kept}
+    if layout := _layout(record):
+        asked, more, answered = layout
+        added = record.get(more)  # null where there is nothing to add
+        texts = {asked: record[asked], more: "" if added is None else added, answered: record[answered]}
+        for name, text in texts.items():
+            if not isinstance(text, str):
+                raise ValueError(f"{where}: {name} should be a string, got {text!r:.80}")
+        question = "\n\n".join(texts[name] for name in (asked, more) if texts[name].strip())
+        user, assistant = ("user", question), ("assistant", texts[answered])
+        return {"messages": [{"role": role, "content": text} for role, text in (user, assistant)], **kept}
     return record
+
+
+def _layout(record: dict[str, Any]) -> tuple[str, str, str] | None:
+    """The layout of `LAYOUTS` that a record has, or None: one of which it has all fields goes first."""
+    found = [layout for layout in LAYOUTS if {layout[0], layout[2]} <= record.keys()]
+    return next((layout for layout in found if layout[1] in record), found[0] if found else None)
+
+
+def read_fields(path: str | PathLike[str]) -> str:
+    """A line about the fields of a file's first example: which of them are learnt from, and as what."""
+    where, record = next(iter(read_records(path)), (str(path), {}))
+    if not isinstance(record, dict) or not record:
+        return f"{path} has no fields"
+    example = as_messages(record, where)
+    if example is record:
+        return f"Fields read from {Path(path).name}: {', '.join(record)}"
+    known = {"group", *(("conversations",) if "conversations" in record else _layout(record) or ())}
+    read, others = [name for name in record if name in known], [name for name in record if name not in known]
+    left = f"; left out: {', '.join(others)}" if others else ""
+    return f"Fields read from {Path(path).name}: {', '.join(read)}, as messages{left}"
 
 
 def _turn(turn: Any, where: str) -> Any:

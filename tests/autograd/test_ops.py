@@ -160,7 +160,9 @@ def test_mean_and_max_over_any_axes(xp, name, case):
 @pytest.mark.parametrize("axis", [None, 0, -1, (0, 2), ()])
 @pytest.mark.parametrize("keepdims", [False, True])
 def test_reductions(xp, rng, name, axis, keepdims):
-    check_gradients(lambda a: getattr(a, name)(axis, keepdims), xp.asarray(rng.standard_normal((2, 3, 2))))
+    check_gradients(
+        lambda a: getattr(a, name)(axis=axis, keepdims=keepdims), xp.asarray(rng.standard_normal((2, 3, 2)))
+    )
 
 
 def test_the_gradient_of_max_is_shared_between_ties(xp):

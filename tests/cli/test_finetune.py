@@ -4,6 +4,7 @@ import errno
 import json
 import re
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -186,6 +187,113 @@ def test_results_that_can_not_be_written_go_to_another_folder(tmp_path, text, mo
     assert not out.exists()
 
 
+def test_where_nothing_can_be_written_anywhere_one_sentence_says_so(tmp_path, text, monkeypatch, capsys):
+    from lora_np.cli import main
+
+    def full(path):
+        raise OSError(errno.ENOSPC, f"{path} cannot be written: No space left on device")
+
+    monkeypatch.setattr(storage.safetensors, "replacing", full)
+    few = ["--data", str(text), "--out", str(tmp_path / "out"), "--steps", "2", "--batch-size", "2", "--rank", "2"]
+    assert main(["finetune", *few]) == 2
+    said = capsys.readouterr()
+    *_, last = said.err.strip().splitlines()
+    assert re.search(r"No space left on device; there is no other folder to write to: what was trained is lost", last)
+    assert "error.run" not in said.out + said.err
+
+
 def test_a_second_run_into_the_same_folder_is_refused_before_it_trains(tmp_path, text):
     with storage.claimed(tmp_path / "out"), pytest.raises(BlockingIOError, match=r"another run is writing to .*out"):
         run(tmp_path, data=str(text))
+
+
+class TestGoingOnFromAnAdapter:
+    @pytest.fixture
+    def first(self, tmp_path, text):
+        config = {"target_modules": ("c_attn",), "alpha": 4}
+        return str(run(tmp_path / "first", data=str(text), learning_rate=0.05, **config)[0]["adapter"])
+
+    def test_the_run_begins_where_the_adapter_is(self, tmp_path, text, first):
+        before = run(tmp_path / "zero", data=str(text), learning_rate=1e-12, steps=1, rank=2)[0]["history"]
+        lines = []
+        options = FinetuneOptions(adapter=first, data=str(text), steps=2, batch_size=2, out=str(tmp_path / "second"))
+        result = finetune(options, say=lines.append)
+        start = result["history"]["evaluation"][0]["my.txt"]
+        assert start != before["evaluation"][0]["my.txt"]
+        config = json.loads((tmp_path / "second" / "adapter_config.json").read_text())
+        assert (config["r"], config["lora_alpha"], config["target_modules"]) == (2, 4, ["c_attn"])
+        assert config["base_model_name_or_path"] == "tiny-python"
+        report = "\n".join(lines)
+        assert re.search(r"held-out loss, nats per byte +before +adapter +adapter off", report)
+        assert "Before, the adapter writes:" in report
+
+    @pytest.mark.parametrize("change", [{"rank": 4}, {"alpha": 2.0}, {"target_modules": ("c_fc",)}, {"dropout": 0.5}])
+    def test_what_an_adapter_is_does_not_change(self, tmp_path, text, first, change):
+        name = next(iter(change)).replace("_", "-")
+        with pytest.raises(ValueError, match=f"--{name} is for a new adapter; .* keeps its own: leave it out"):
+            finetune(FinetuneOptions(adapter=first, data=str(text), out=str(tmp_path / "o"), **change))
+
+    def test_another_kind_of_adapter_is_refused(self, text, first):
+        path = Path(first) / "adapter_config.json"
+        path.write_text(json.dumps({**json.loads(path.read_text()), "peft_type": "VERA"}))
+        with pytest.raises(ValueError, match="is an adapter of the kind 'VERA'; this goes on from LoRA's only"):
+            finetune(FinetuneOptions(adapter=first, data=str(text)))
+
+    def test_what_is_no_adapter_is_named(self, tmp_path, text):
+        with pytest.raises(FileNotFoundError, match=r"adapter_config\.json does not exist"):
+            finetune(FinetuneOptions(adapter=str(tmp_path), data=str(text)))
+
+
+def test_a_run_can_be_made_longer(tmp_path, text):
+    short, _ = run(tmp_path, data=str(text), steps=3)
+    longer, _ = run(tmp_path, data=str(text), steps=6, resume=True)
+    assert longer["history"]["loss"][:3] == short["history"]["loss"]
+    assert len(longer["history"]["loss"]) == 6
+    with pytest.raises(ValueError, match="steps was 6, now 4"):
+        run(tmp_path, data=str(text), steps=4, resume=True)
+
+
+def test_passes_over_the_data_instead_of_steps(tmp_path, text):
+    result, report = run(tmp_path, data=str(text), steps=FinetuneOptions.steps, epochs=0.2, batch_size=4)
+    assert "(0.2 passes)" in report
+    assert 1 <= len(result["history"]["loss"]) <= 4
+    with pytest.raises(ValueError, match="steps=3 and epochs=1 both say how long to train: give one"):
+        run(tmp_path / "x", data=str(text), epochs=1)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"seed": -1}, "seed must be at least 0, got -1"),
+        ({"rank": 999_999}, r"rank 999999 is above the size of every layer \(the largest has 512\)"),
+        ({"epochs": 0.0, "steps": 160}, r"epochs must be positive, got 0\.0"),
+    ],
+)
+def test_numbers_that_make_no_sense(tmp_path, text, options, message):
+    with pytest.raises(ValueError, match=message):
+        run(tmp_path, data=str(text), **options)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_of_texts(tmp_path, text):
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    for name in ("a.txt", "b.md"):
+        (folder / name).write_text(text.read_text())
+    (folder / "c.bin").write_bytes(b"\0\xff")
+    result, report = run(tmp_path, data=str(folder))
+    assert "Texts read from" in report
+    assert ": 2; left out, as they are no texts: c.bin" in report
+    assert "corpus" in result["history"]["evaluation"][0]
+
+
+def test_where_nothing_can_be_written_it_says_so(tmp_path, text, monkeypatch):
+    def full(path):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    monkeypatch.setattr(storage.safetensors, "replacing", full)
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    lines = []
+    with pytest.raises(OSError, match="no folder is left that can be written to, and so nothing was saved: ") as error:
+        finetune(FinetuneOptions(out=str(tmp_path / "out"), data=str(text), **FEW), say=lines.append)
+    assert "error.run" not in str(error.value) + "".join(lines)

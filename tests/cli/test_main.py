@@ -4,6 +4,7 @@ import signal
 import subprocess
 import sys
 import time
+import types
 
 import pytest
 
@@ -70,11 +71,15 @@ def test_finetune_then_resume_when_done(tmp_path, text, capsys):
         (["--steps", "0"], "steps must be a positive integer, got 0"),
         (["--batch-size", "0"], "batch_size must be at least 1, got 0"),
         (["--learning-rate", "-1"], "learning_rate must be positive, got -1.0"),
-        (["--target-modules", "lm_head"], "lm_head shares its weight with another layer: merging would change both"),
+        (
+            ["--target-modules", "lm_head"],
+            "lm_head shares its weight with another layer, which merging would change too",
+        ),
         (["--device", "gpu"], "unknown device 'gpu': expected 'cpu', 'cuda' or 'cuda:N'"),
     ],
 )
-def test_a_mistake_is_one_line_and_status_2(tmp_path, capsys, arguments, message):
+def test_a_mistake_is_one_line_and_status_2(tmp_path, capsys, monkeypatch, arguments, message):
+    monkeypatch.setattr("lora_np.cli.waiting.PAUSE", 600)  # on a slow machine it says what it is doing
     assert main(["finetune", "--out", str(tmp_path / "out"), *arguments]) == 2
     error = capsys.readouterr().err
     assert message in error
@@ -161,3 +166,18 @@ def test_ctrl_c_leaves_an_adapter_and_a_checkpoint_to_go_on_from(tmp_path, text)
     assert "--resume goes on from there" in report
     assert (out / "adapter_model.safetensors").is_file()
     assert (out / "checkpoint.safetensors").is_file()
+
+
+def test_ctrl_c_while_the_parts_are_read_is_one_line(monkeypatch, capsys):
+    import lora_np.__main__ as program
+
+    monkeypatch.setitem(sys.modules, "lora_np.cli", Interrupting("lora_np.cli"))
+    assert program.main() == 130
+    assert capsys.readouterr().err == "\nlora-np: stopped\n"
+
+
+class Interrupting(types.ModuleType):
+    """A module during whose import Ctrl-C comes."""
+
+    def __getattr__(self, name):
+        raise KeyboardInterrupt

@@ -39,3 +39,10 @@ def test_merge_does_not_write_over_a_model(tmp_path, adapter, capsys):
     assert main(["merge", "--adapter", adapter, "--out", str(tmp_path / "there")]) == 2
     assert "holds a model already" in capsys.readouterr().err
     assert (tmp_path / "there" / "model.safetensors").read_bytes() == before
+
+
+def test_a_model_is_not_put_beside_an_adapter(tmp_path, adapter, capsys):
+    for more in ([], ["--overwrite"]):
+        assert main(["merge", "--adapter", adapter, "--out", adapter, *more]) == 2
+        assert "holds an adapter, which would stay beside the model: choose another --out" in capsys.readouterr().err
+    assert not (tmp_path / "adapter" / "model.safetensors").exists()

@@ -43,6 +43,16 @@ def test_what_the_data_is_called_chooses_the_task(tmp_path, tokenizer, jsonl):
     assert isinstance(make_task(options(data=jsonl), tokenizer, 256), ExampleTask)
 
 
+def test_a_line_names_the_columns_of_a_table(tmp_path, tokenizer):
+    path = tmp_path / "sums.csv"
+    path.write_text("prompt,completion\n" + "".join(f"{n} plus 1 is,{n + 1}\n" for n in range(40)))
+    task = make_task(options(data=str(path)), tokenizer, 64)
+    assert task.notes[0] == "Fields read from sums.csv: prompt, completion"
+    assert task.steps == FinetuneOptions().steps
+    twice = make_task(options(data=str(path), epochs=2.0), tokenizer, 64)
+    assert twice.steps == 2 * -(-twice.train.rows // 16)
+
+
 def test_examples_are_held_out_whole_and_only_answers_are_judged(tokenizer, jsonl):
     task = make_task(options(data=jsonl), tokenizer, 64)
     (held_out,) = task.evaluation.values()

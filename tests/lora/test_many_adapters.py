@@ -233,6 +233,15 @@ class TestMergingSeveral:
         base = model.get_base_model()
         assert base.lm_head.weight is base.transformer.wte.weight
 
+    def test_untying_beside_a_head_that_is_trained_whole_is_said_in_the_config(self):
+        model = peft_model(["wte"], modules_to_save=["lm_head"], fan_in_fan_out=False)
+        base = model.get_base_model()
+        model.set_adapter("default")
+        assert base.config.tie_word_embeddings  # the head's original still is
+        model.untie_weights()
+        assert base.lm_head.original_module.weight is not base.transformer.wte.base_layer.weight
+        assert not base.config.tie_word_embeddings
+
 
 # One adapter's options: plain LoRA, DoRA, rsLoRA, both, its own targets.
 SOME_CONFIGS = st.builds(

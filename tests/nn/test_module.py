@@ -399,3 +399,42 @@ def test_a_buffer_keeps_its_dtype_and_takes_no_other():
     with pytest.raises(KeyError, match="missing counts"):
         module.load_state_dict({"gain": np.ones(3)})
     assert module.counts.data.tolist() == [5, 5, 5]
+
+
+def test_a_parameter_by_its_dotted_name():
+    tree = Tree()
+    assert tree.get_parameter("embed.weight") is tree.embed.weight
+    with pytest.raises(KeyError, match=r"no parameter 'embed.wieght': embed has no parameter .*did you mean weight"):
+        tree.get_parameter("embed.wieght")
+    with pytest.raises(KeyError, match="no module 'body'"):
+        tree.get_parameter("body.weight")
+
+
+def test_parts_that_are_registered_by_name():
+    made = nn.Module()
+    made.register_parameter("scale", nn.Parameter(np.ones(2)))
+    made.register_parameter("bias", None)
+    made.register_buffer("codes", np.zeros(3, np.uint8))
+    made.add_module("inner", nn.Linear(1, 1, bias=False))
+    made.register_module("other", nn.Dropout(0.1))
+    assert list(made.state_dict()) == ["scale", "codes", "inner.weight"]
+    assert list(made.children()) == [made.inner, made.other]
+    assert made.bias is None
+    with pytest.raises(NotImplementedError, match="buffer 'mask': every buffer is saved here"):
+        made.register_buffer("mask", np.zeros(3), persistent=False)
+
+
+def test_a_function_is_applied_from_the_lowest_up():
+    seen, tree = [], nn.ModuleList([nn.ModuleList([nn.Dropout(0.1)])])
+    assert tree.apply(seen.append) is tree
+    assert seen == [tree[0][0], tree[0], tree]
+
+
+def test_gradients_can_be_made_zero():
+    tree, ids = Tree().eval(), np.array([[0, 1, 4]])
+    tree(ids).sum().backward()
+    tree.zero_grad(set_to_none=False)
+    assert all((p.grad == 0).all() for p in tree.parameters() if p.grad is not None)
+    assert tree.embed.weight.grad is not None
+    tree.zero_grad()
+    assert tree.embed.weight.grad is None

@@ -134,7 +134,7 @@ def test_too_little_text_is_refused_before_any_training(tmp_path, monkeypatch, f
 
 def test_the_shipped_base_is_small_and_says_where_it_comes_from():
     assert sum(path.stat().st_size for path in SHIPPED.rglob("*")) <= 4_000_000
-    expected = {"config.json", "model.safetensors", "tokenizer_config.json", "training.json"}
+    expected = {"config.json", "model.safetensors", "tokenizer.json", "tokenizer_config.json", "training.json"}
     assert set(os.listdir(SHIPPED)) == expected
     report = json.loads((SHIPPED / "training.json").read_text(encoding="utf-8"))
     config = json.loads((SHIPPED / "config.json").read_text(encoding="utf-8"))

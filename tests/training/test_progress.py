@@ -3,6 +3,7 @@
 import itertools
 import os
 import re
+import time
 from types import SimpleNamespace
 
 import numpy as np
@@ -37,3 +38,38 @@ def test_progress_shows_the_tokens_of_a_second_without_padding(monkeypatch, caps
     shown = capsys.readouterr().err
     assert f"loss={history['loss'][-1]:.3f}, {2 * (5 + 12 + 0 + 12)} tokens/s" in shown
     assert re.search(r"2/2 \[00:\d\d<00:\d\d", shown), "the time left"
+
+
+class Slow:
+    """A data set to evaluate, of which each batch takes a while."""
+
+    def __init__(self, seconds, batches):
+        self.seconds, self.count = seconds, batches
+
+    def batches(self, batch_size):
+        for _ in range(self.count):
+            time.sleep(self.seconds)
+            yield text_data().batch(0, 0)
+
+
+def test_evaluations_are_shown_and_are_not_counted_as_steps(monkeypatch, capsys):
+    """The time left is that of the steps: without evaluations these take no time to speak of, each of which takes half
+    a second."""
+    monkeypatch.setattr("lora_np.training.progress.SHOWN_EVERY", 0.01)
+    args = TrainingArguments(steps=4, eval_every=2)
+    train(tiny(), text_data(), args, {"held out": Slow(0.1, 5)})
+    shown = capsys.readouterr().err
+    assert "evaluating" in shown
+    assert "evaluating, batch 4" in shown
+    left = [int(minutes) * 60 + int(seconds) for minutes, seconds in re.findall(r"<(\d\d):(\d\d)", shown)]
+    assert left
+    assert not any(left), shown
+    done = re.findall(r"4/4 \[(\d\d):(\d\d)<", shown)[-1]
+    assert int(done[0]) * 60 + int(done[1]) <= 1, "three evaluations of half a second are not among the steps"
+
+
+def test_outside_of_a_run_nothing_is_shown(capsys):
+    from lora_np import evaluate
+
+    evaluate(tiny(), Slow(0, 2))
+    assert capsys.readouterr().err == ""

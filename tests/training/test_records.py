@@ -6,7 +6,7 @@ import json
 import pytest
 
 from lora_np.training import load_examples, load_text
-from lora_np.training.records import holds_examples
+from lora_np.training.records import holds_examples, read_fields
 
 PAIRS = [{"prompt": 'Wörter, "quoted"\nand a line', "completion": " zwei"}, {"prompt": "b", "completion": "c;\td"}]
 ASKED = [{"role": "user", "content": "Add."}, {"role": "assistant", "content": "3"}]
@@ -138,3 +138,33 @@ def test_what_does_not_is(tmp_path, start):
 def test_prose_in_utf16_is_named(tmp_path, encoding):
     with pytest.raises(ValueError, match=r"my\.txt is not UTF-8 text.*UTF-16.* save it as UTF-8"):
         load_text(file(tmp_path, "Some words".encode(encoding), "my.txt"))
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "line"),
+    [
+        (
+            "a.csv",
+            "instruction,input,output,category\nAdd,1 2,3,x\n",
+            "instruction, input, output, as messages; left out: category",
+        ),
+        ("a.tsv", "question\tanswer\nq\ta\n", "question, answer, as messages"),
+        ("a.json", '[{"instruction": "q", "input": null, "output": "a"}]', "instruction, input, output, as messages"),
+        ("a.json", '[{"id": 1, "conversations": []}]', "conversations, as messages; left out: id"),
+        ("a.jsonl", '{"prompt": "q", "completion": "a"}', "prompt, completion"),
+    ],
+)
+def test_a_line_says_which_fields_are_read(tmp_path, name, content, line):
+    (tmp_path / name).write_text(content)
+    assert read_fields(tmp_path / name) == f"Fields read from {name}: {line}"
+
+
+def test_null_adds_nothing_to_an_instruction(tmp_path):
+    (tmp_path / "a.json").write_text('[{"instruction": "q", "input": null, "output": "a", "category": 3}]')
+    messages = [{"role": "user", "content": "q"}, {"role": "assistant", "content": "a"}]
+    assert load_examples(tmp_path / "a.json") == [{"messages": messages}]
+
+
+def test_the_layout_that_has_all_fields_goes_first(tmp_path):
+    (tmp_path / "a.jsonl").write_text('{"instruction": "q", "context": "c", "response": "a", "category": "x"}')
+    assert load_examples(tmp_path / "a.jsonl")[0]["messages"][0]["content"] == "q\n\nc"

@@ -1,9 +1,8 @@
 """`lora_bias`: the branch has a bias of its own, y = base(x) + s·(B(A(x)) + c)."""
 
-import warnings
-
 from ... import nn
 from ...autograd import Tensor
+from ...refusals import warn
 from ..adapter import Target
 from ..layer import LowRankAdapter
 from ..types import Array, Config, Layer
@@ -20,7 +19,7 @@ class BranchBias(LowRankAdapter):
         self.lora_B.bias = nn.Parameter(nn.zeros(target.layer.out_features))
         if target.layer.bias is None and not nn.is_weightless():
             kind = type(target.layer).__name__
-            warnings.warn(f"lora_bias: a targeted {kind} has no bias that it could be merged into", stacklevel=6)
+            warn(f"lora_bias: a targeted {kind} has no bias that it could be merged into")
 
     @classmethod
     def wanted(cls, config: Config, target: Target) -> bool:

@@ -12,6 +12,7 @@ from ... import nn
 from ...autograd import Tensor
 from ...autograd import functional as F
 from ...autograd.random import random_seed
+from ...settings import changed_settings
 from ..adapter import Adapter, Target
 from ..config import PeftConfig, check_dropout, check_ranks
 from ..types import Array, Layer
@@ -33,6 +34,7 @@ class VeraConfig(PeftConfig):
     vera_dropout: float = 0.0
     d_initial: float = 0.1
     init_weights: bool = True
+    __repr__ = changed_settings
     peft_type = "VERA"
 
     def __post_init__(self):

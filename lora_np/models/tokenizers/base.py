@@ -1,56 +1,61 @@
 """What every tokenizer does in the same way, under Transformers' names."""
 
 import abc
+import sys
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from os import PathLike
-from typing import Any
+from pathlib import Path
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from ...autograd.devices import to_numpy
+from ...expect import expect_path
 from ...extras import require
-from .batch import BatchEncoding, Encoding, Form, check_lengths, overlapping
+from ...storage.fields import Between, fits, short
+from .batch import BatchEncoding, Encoding, batched, columns_of, overlapping
+from .options import NO_PAIRS, SIDES, UNLIMITED, check_others, form
+from .special import SpecialTokens, nearest
 
+SAVING = ("legacy_format", "filename_prefix", "push_to_hub", "save_format")  # options of Transformers
 MOST_ID = 2**32 - 1  # what the tokenizers library counts with
 
 
-class BaseTokenizer(abc.ABC):
+class BaseTokenizer(SpecialTokens):
     """Text to token ids and back.
 
     Attributes: `bos_token`, `eos_token`, `pad_token`, `unk_token` (str or None) and their ids (`bos_token_id`, ...:
-    int or None); `all_special_ids`, the ids that `decode(..., skip_special_tokens=True)` leaves out; `chat_template`
-    (Jinja source or None); `padding_side` ("right" or "left").
+    int or None), and so for sep, cls and mask; `chat_template` (Jinja source or None); `padding_side` and
+    `truncation_side` ("right" or "left"); `model_max_length` (above 10²⁰: not known).
     """
 
     padding_side = "right"
+    truncation_side = "right"
+    model_max_length: int = 10**30
+    model_input_names = ("input_ids", "attention_mask")
+    name_or_path = ""
+    is_fast = True
+    clean_up_tokenization_spaces = False
     chat_template: str | None = None
-    bos_token: str | None
-    eos_token: str | None
-    pad_token: str | None
-    unk_token: str | None
-    bos_token_id: int | None
-    eos_token_id: int | None
-    pad_token_id: int | None
-    unk_token_id: int | None
 
     @property
     @abc.abstractmethod
     def vocab_size(self) -> int:
-        """The rows that an embedding needs: one more than the highest id, added tokens included."""
+        """The tokens of the vocabulary, without added ones."""
 
-    @property
     @abc.abstractmethod
-    def all_special_ids(self) -> list[int]:
-        """The ids of tokens that stand for no text, in increasing order."""
+    def __len__(self) -> int:
+        """The rows that an embedding needs: one more than the highest id, added tokens included."""
 
     @abc.abstractmethod
     def get_vocab(self) -> dict[str, int]:
-        """{token: id}."""
+        """{token: id}, added tokens included."""
 
     @abc.abstractmethod
-    def save_pretrained(self, directory: str | PathLike) -> None:
-        """Write the files from which `AutoTokenizer.from_pretrained(directory)` makes this tokenizer again."""
+    def save_pretrained(self, save_directory: str | PathLike, **others: Any) -> tuple[str, ...]:
+        """Write the files from which `AutoTokenizer.from_pretrained(save_directory)` makes this tokenizer again; their
+        paths. Transformers' reads them too."""
 
     @abc.abstractmethod
     def _encode(self, text: str, add_special_tokens: bool, max_length: int | None) -> Encoding:
@@ -72,40 +77,64 @@ class BaseTokenizer(abc.ABC):
     def _decode_stream(self, ids: Iterator[int], skip_special_tokens: bool, before: list[int]) -> Iterator[str]:
         """Yield the text of an iterator of ids that come after those of `before`, in whole characters."""
 
-    @abc.abstractmethod
-    def _token(self, i: int) -> str | None:
-        """The token whose id is `i`, or None if there is none."""
+    def _take_settings(self, config: Mapping[str, Any]) -> None:
+        """What a tokenizer_config.json says besides special tokens. ValueError for what makes no sense."""
+        self.chat_template = config.get("chat_template")
+        for name in ("padding_side", "truncation_side"):
+            setattr(self, name, config.get(name, "right"))
+            if getattr(self, name) not in SIDES:
+                raise ValueError(f"{name} must be 'left' or 'right', not {getattr(self, name)!r}")
+        length = config.get("model_max_length")
+        if length is not None and not fits(length, Annotated[float, Between(1, sys.float_info.max, "")]):
+            raise ValueError(f"model_max_length must be a positive number, not {short(length)}")
+        self.model_max_length = BaseTokenizer.model_max_length if length is None else int(length)
 
-    @abc.abstractmethod
-    def _id(self, token: str) -> int | None:
-        """The id of a token, or None if the vocabulary has no such token."""
+    def _settings(self) -> dict[str, Any]:
+        """The same, for saving; None for what need not be said."""
+        length = self.model_max_length if self.model_max_length <= UNLIMITED else None
+        sides = {name: getattr(self, name) for name in ("padding_side", "truncation_side")}
+        return {**sides, "model_max_length": length, "chat_template": self.chat_template}
 
-    def __len__(self) -> int:
-        """As `vocab_size`."""
-        return self.vocab_size
+    @property
+    def vocab(self) -> dict[str, int]:
+        """As `get_vocab()`."""
+        return self.get_vocab()
 
-    def encode(
-        self, text: str, add_special_tokens: bool = True, truncation: bool = False, max_length: int | None = None
-    ) -> list[int]:
-        """The ids of a text, a list of ints.
+    def __repr__(self) -> str:
+        length = self.model_max_length if self.model_max_length <= UNLIMITED else "unknown"
+        return (
+            f"{type(self).__name__}({self.name_or_path!r}, {len(self):,} tokens, model_max_length={length}, "
+            f"padding_side={self.padding_side!r}, special_tokens={self.special_tokens_map})"
+        )
 
-        `add_special_tokens`: also those that the model expects around a text (such as a beginning of sequence).
-        `truncation`: keep the first `max_length` tokens, those special ones counted.
-        """
-        check_lengths(False, truncation, max_length)
-        return list(self._encode(_checked(text), add_special_tokens, max_length if truncation else None).ids)
+    def encode(self, text: str, text_pair: None = None, add_special_tokens: bool = True, **options: Any) -> Any:
+        """The ids of a text, a list of ints: `input_ids` of what a call returns, with its options."""
+        return self(text, text_pair, add_special_tokens=add_special_tokens, **options)["input_ids"]
 
-    def decode(self, ids: ArrayLike, skip_special_tokens: bool = False) -> str:
-        """The text of one row of ids: a list, or an array (T,) or (1, T).
+    def tokenize(self, text: str, pair: None = None, add_special_tokens: bool = False, **options: Any) -> list[str]:
+        """The tokens of a text, a list of str."""
+        tokens: list[str] = self.convert_ids_to_tokens(self.encode(text, pair, add_special_tokens, **options))
+        return tokens
+
+    def decode(self, token_ids: ArrayLike, skip_special_tokens: bool = False, **others: Any) -> Any:
+        """The text of a row of ids (a list, an array or a Tensor (T,)), a str; of rows (B, T), a list of them.
 
         Ids behind the vocabulary (models often have more rows than there are tokens) stand for no text. ValueError for
-        several rows (see `batch_decode`) and for ids below 0 or from 2³² on.
+        ids below 0 or from 2³² on.
         """
-        return self._decode(self._row(ids), skip_special_tokens)
+        check_others(others, ("skip_special_tokens",))
+        if several(token_ids):
+            return self.batch_decode(token_ids, skip_special_tokens)
+        return self._decode(self._row(token_ids), skip_special_tokens)
 
-    def batch_decode(self, rows: Iterable[ArrayLike], skip_special_tokens: bool = False) -> list[str]:
-        """The text of each row of ids, a list of str."""
-        return [self.decode(row, skip_special_tokens) for row in rows]
+    def batch_decode(
+        self, sequences: Iterable[ArrayLike] | ArrayLike, skip_special_tokens: bool = False, **others: Any
+    ) -> list[str]:
+        """The text of each row of ids, a list of str; of one row, a list of one."""
+        check_others(others, ("skip_special_tokens",))
+        rows = list(_array(sequences))
+        rows = rows if several(rows) or not rows else [rows]
+        return [self._decode(self._row(row), skip_special_tokens) for row in rows]
 
     def decode_stream(
         self, ids: Iterable[int], skip_special_tokens: bool = False, before: ArrayLike = ()
@@ -118,9 +147,10 @@ class BaseTokenizer(abc.ABC):
         """
         return self._decode_stream((self._row(int(i))[0] for i in ids), skip_special_tokens, self._row(before))
 
-    def convert_ids_to_tokens(self, ids: ArrayLike) -> Any:
+    def convert_ids_to_tokens(self, ids: ArrayLike, skip_special_tokens: bool = False) -> Any:
         """The token of one id (a str), or of each id of a row (a list); None for an id behind the vocabulary."""
-        tokens = [self._token(i) for i in self._row(ids)]
+        skipped = set(self.all_special_ids) if skip_special_tokens and np.ndim(ids) else ()
+        tokens = [self._token(i) for i in self._row(ids) if i not in skipped]
         return tokens if np.ndim(ids) else tokens[0]
 
     def convert_tokens_to_ids(self, tokens: str | Iterable[str]) -> Any:
@@ -138,35 +168,79 @@ class BaseTokenizer(abc.ABC):
     def __call__(
         self,
         text: str | Iterable[str],
-        padding: bool | str = False,
-        truncation: bool = False,
-        max_length: int | None = None,
+        text_pair: None = None,
+        *,
         add_special_tokens: bool = True,
+        padding: bool | str = False,
+        truncation: bool | str | None = None,
+        max_length: int | None = None,
+        pad_to_multiple_of: int | None = None,
         padding_side: str | None = None,
         return_tensors: str | None = None,
+        return_attention_mask: bool | None = None,
+        return_special_tokens_mask: bool = False,
         return_offsets_mapping: bool = False,
+        return_length: bool = False,
+        **others: Any,
     ) -> BatchEncoding:
         """{"input_ids", "attention_mask"} of a text, two lists of ints, or of a list of texts, a list of rows each.
 
-        `padding`: True (to the longest row) or "max_length"; the mask is 0 there. `truncation`: rows keep their first
-        `max_length` tokens. `return_tensors="np"`: int64 arrays (B, T), B = 1 for a text; ValueError if rows differ in
-        length and are not padded. `return_offsets_mapping`: also "offset_mapping", (begin, end) of each token's
-        characters in the text. The result is a dict whose entries are attributes as well.
+        `padding`: True (to the longest row) or "max_length"; the mask is 0 there. `truncation`: rows keep `max_length`
+        tokens (`model_max_length` if that is not given), special ones included; `max_length` alone truncates too.
+        `return_tensors="np"`: int64 arrays (B, T), B = 1 for a text; ValueError if rows differ in length and are not
+        padded. `return_offsets_mapping`: also "offset_mapping", (begin, end) of each token's characters in the text.
+        `return_special_tokens_mask`: 1 for special tokens. The result is a dict whose entries are attributes as well.
+        Options of Transformers that mean nothing here are refused by name.
         """
-        form = Form(padding, max_length, padding_side or self.padding_side, return_tensors)
-        form.check(truncation)
-        texts = [text] if isinstance(text, str) else list(text)
-        if not texts:
-            raise ValueError("there is no text: an empty list makes no batch")
-        found = [self._encode(_checked(t), add_special_tokens, max_length if truncation else None) for t in texts]
-        columns: dict[str, list[list[Any]]] = {"input_ids": [list(encoding.ids) for encoding in found]}
-        columns["attention_mask"] = [[1] * len(ids) for ids in columns["input_ids"]]
+        check_others({"text_pair": text_pair, **others})
+        side = padding_side or self.padding_side
+        wanted = form(self.model_max_length, padding, truncation, max_length, side, return_tensors, pad_to_multiple_of)
+        texts = _texts(text)
+        found = [self._encode(one, add_special_tokens, wanted.most) for one in texts]
+        columns: dict[str, list[Any]] = {"input_ids": [list(encoding.ids) for encoding in found]}
+        if return_attention_mask is not False:
+            columns["attention_mask"] = [[1] * len(ids) for ids in columns["input_ids"]]
+        if return_special_tokens_mask:
+            columns["special_tokens_mask"] = [list(encoding.special_tokens_mask) for encoding in found]
         if return_offsets_mapping:
             columns["offset_mapping"] = [list(encoding.offsets) for encoding in found]
-        pad_id = self.eos_token_id if self.pad_token_id is None else self.pad_token_id  # the mask says it doesn't count
-        batch = form.batch(columns, pad_id)
-        one = isinstance(text, str) and not return_tensors
+        batch = batched(columns, wanted, self._filler())
+        if return_length:
+            batch["length"] = [len(row) for row in batch["input_ids"]]
+        if not isinstance(text, str) or return_tensors:
+            return batch
+        return BatchEncoding({k: rows[0] if isinstance(rows[0], list) else rows for k, rows in batch.items()})
+
+    def pad(
+        self,
+        encoded_inputs: Any,
+        padding: bool | str = True,
+        max_length: int | None = None,
+        pad_to_multiple_of: int | None = None,
+        padding_side: str | None = None,
+        return_attention_mask: bool | None = None,
+        return_tensors: str | None = None,
+        verbose: bool = True,
+    ) -> BatchEncoding:
+        """One batch of encodings: a list of what a call returned for a text each, or one dict of lists.
+
+        Filled up are input_ids, attention_mask (made where there is none) and special_tokens_mask; other columns, such
+        as labels, stay as they are. Arrays give arrays. Options as in a call.
+        """
+        columns, one, arrays = columns_of(encoded_inputs)
+        if return_attention_mask is not False and "attention_mask" not in columns:
+            columns["attention_mask"] = [[1] * len(row) for row in columns["input_ids"]]
+        tensors = return_tensors or ("np" if arrays else None)
+        side = padding_side or self.padding_side
+        wanted = form(self.model_max_length, padding, False, None, side, tensors, pad_to_multiple_of)
+        if max_length is not None:
+            wanted = form(self.model_max_length, padding, None, max_length, side, tensors, pad_to_multiple_of)
+        batch = batched(columns, wanted, self._filler())
         return BatchEncoding({name: rows[0] for name, rows in batch.items()}) if one else batch
+
+    def _filler(self) -> int | None:
+        """What fills short rows: the mask says that it doesn't count."""
+        return self.eos_token_id if self.pad_token_id is None else self.pad_token_id
 
     def apply_chat_template(
         self,
@@ -238,18 +312,52 @@ class BaseTokenizer(abc.ABC):
 
     def _row(self, ids: Any) -> list[int]:
         """One row of ids, checked, as a list of ints."""
-        ids = to_numpy(ids)
+        ids = to_numpy(_array(ids))
         if ids.ndim > 2 or (ids.ndim == 2 and len(ids) != 1):
-            raise ValueError(f"one row of ids is wanted, not an array of shape {ids.shape} (see batch_decode)")
+            raise ValueError(f"one row of ids is wanted, not an array of shape {ids.shape}")
         if ids.size and ids.dtype.kind not in "iu":
             raise TypeError(f"token ids are integers, not {ids.dtype}")
         outside = ids[(ids < 0) | (ids > MOST_ID)]
         if outside.size:
-            raise ValueError(f"{outside[0]} is no token id: the vocabulary's are 0 to {self.vocab_size - 1}")
+            raise ValueError(f"{outside[0]} is no token id: the vocabulary's are 0 to {len(self) - 1}")
         return ids.reshape(-1).tolist()
 
 
-def _checked(text):
-    if not isinstance(text, str):
-        raise TypeError(f"a text must be a str, not {type(text).__name__}")
-    return text
+def checked_directory(directory: Any, others: Mapping[str, Any]) -> Path:
+    """The folder that `save_pretrained` writes to. TypeError or ValueError if it is none, or more is wanted."""
+    expect_path(directory, "save_directory", "the path of a folder")
+    for name, value in others.items():
+        if name not in SAVING:
+            raise TypeError(f"save_pretrained has no option {name!r}{nearest(name, ['save_directory', *SAVING])}")
+        if value:
+            raise ValueError(f"{name}={value!r:.60} is not possible here: files are only written to a folder")
+    return Path(directory)
+
+
+def _array(ids: Any) -> Any:
+    """A Tensor's array; anything else as it is."""
+    return ids.numpy() if hasattr(ids, "numpy") else ids
+
+
+def several(ids: Any) -> bool:
+    """Are these rows of ids, not one row?"""
+    if hasattr(ids, "shape"):
+        return len(ids.shape) > 1
+    return isinstance(ids, Sequence) and len(ids) > 0 and (isinstance(ids[0], Sequence) or bool(np.ndim(ids[0])))
+
+
+def _texts(text: Any) -> list[str]:
+    """What a tokenizer is called with, as a list of texts."""
+    if isinstance(text, str):
+        return [text]
+    if isinstance(text, bytes | Mapping) or not isinstance(text, Iterable):
+        raise TypeError(f"text must be a str or a list of them, not {type(text).__name__}")
+    texts = list(text)
+    if not texts:
+        raise ValueError("there is no text: an empty list makes no batch")
+    for one in texts:
+        if isinstance(one, list | tuple):
+            raise TypeError(f"a text must be a str, not a {type(one).__name__}: {NO_PAIRS}, and words with spaces")
+        if not isinstance(one, str):
+            raise TypeError(f"a text must be a str, not {type(one).__name__}")
+    return texts

@@ -1,14 +1,17 @@
 """What a call of a tokenizer returns: rows of ids with their mask, padded or not, as lists or as arrays."""
 
 import re
-from collections.abc import Sequence
-from typing import Any, NamedTuple, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, Self
 
 import numpy as np
 
-SIDES = ("left", "right")
-PADDINGS = (False, True, "longest", "max_length")
-FILLERS = {"attention_mask": 0, "offset_mapping": (0, 0), "assistant_masks": 0}  # what stands in padding; ids: pad_id
+from ...autograd.devices import to_device, to_numpy
+from .options import Form
+
+# What stands in padding, besides the pad token's id; other columns are as long as they are.
+FILLERS = {"attention_mask": 0, "special_tokens_mask": 1, "offset_mapping": (0, 0), "token_type_ids": 0}
+Columns = dict[str, list[Any]]  # {name: one value or row for each text}
 
 
 class Encoding(Protocol):
@@ -20,6 +23,9 @@ class Encoding(Protocol):
     @property
     def offsets(self) -> list[tuple[int, int]]: ...
 
+    @property
+    def special_tokens_mask(self) -> list[int]: ...
+
 
 class BatchEncoding(dict[str, Any]):
     """{"input_ids", "attention_mask", ...}, which are attributes as well: `.input_ids`. `model(**encoding)` works."""
@@ -30,64 +36,87 @@ class BatchEncoding(dict[str, Any]):
         except KeyError:
             raise AttributeError(f"there is no {name!r} in this encoding, it has {', '.join(self)}") from None
 
+    def to(self, device: Any, *, non_blocking: bool = False) -> Self:
+        """This encoding with its arrays on a device ("cpu", "cuda", "cuda:N"), as a model there reads them."""
+        for name, value in self.items():
+            if hasattr(value, "dtype"):
+                self[name] = to_device(value, str(device))
+        return self
 
-class Form(NamedTuple):
-    """How rows are returned: the options of a tokenizer's call that concern it."""
 
-    padding: bool | str
-    max_length: int | None
-    side: str
-    return_tensors: str | None
-
-    def check(self, truncation: bool) -> None:
-        """ValueError for options that are none, that contradict each other or would do nothing."""
-        check_lengths(self.padding, truncation, self.max_length)
-        if self.return_tensors not in (None, "np"):
-            raise ValueError(
-                f"return_tensors={self.return_tensors!r}: this package has lists (None) and NumPy arrays ('np')"
-            )
-        if self.side not in SIDES:
-            raise ValueError(f"padding_side must be 'left' or 'right', not {self.side!r}")
-
-    def batch(self, columns: dict[str, list[list[Any]]], pad_id: int | None) -> BatchEncoding:
-        """{name: rows}, one row for each text, in this form. ValueError if rows of unlike lengths should be an array,
-        or if there is nothing to fill them with."""
-        rows = columns["input_ids"]
-        lengths = [len(row) for row in rows]
-        length = max(*lengths, (self.max_length or 0) if self.padding == "max_length" else 0)
-        if self.padding and min(lengths) < length:
-            if pad_id is None:
-                raise ValueError(
-                    "this tokenizer has neither a pad_token nor an eos_token: set tokenizer.pad_token to a token"
-                )
-            fillers = {"input_ids": pad_id, **FILLERS}
-            columns = {
-                name: [self._filled(row, length, fillers[name]) for row in rows] for name, rows in columns.items()
-            }
-        elif self.return_tensors and min(lengths) < length:
-            raise ValueError(
-                f"the texts give rows of {min(lengths)} to {length} tokens, which make no array: pass padding=True"
-            )
-        if self.return_tensors:
-            return BatchEncoding({name: np.array(rows, np.int64) for name, rows in columns.items()})
+def batched(columns: Columns, form: Form, pad_id: int | None) -> BatchEncoding:
+    """{name: rows}, one row for each text, in this form. ValueError if rows of unlike lengths should be an array, or if
+    there is nothing to fill them with."""
+    rows = columns["input_ids"]
+    if form.padding and rows:
+        width = max(map(len, rows)) if form.width is None else form.width
+        columns = _padded(columns, -(-width // form.multiple) * form.multiple, form.side, pad_id)
+    if not form.return_tensors:
         return BatchEncoding(columns)
-
-    def _filled(self, row: list[Any], length: int, filler: Any) -> list[Any]:
-        more = [filler] * (length - len(row))
-        return [*row, *more] if self.side == "right" else [*more, *row]
+    return BatchEncoding({name: _array(name, values) for name, values in columns.items()})
 
 
-def check_lengths(padding: bool | str, truncation: bool, max_length: int | None) -> None:
-    """Refuse options that contradict each other or would do nothing."""
-    if padding not in PADDINGS:
-        raise ValueError(f"padding must be True, False, 'longest' or 'max_length', not {padding!r}")
-    if not isinstance(truncation, bool):
-        raise ValueError(f"truncation must be True or False, not {truncation!r}")
-    used = truncation or padding == "max_length"
-    if used and (isinstance(max_length, bool) or not isinstance(max_length, int) or max_length < 1):
-        raise ValueError(f"truncation and padding='max_length' need max_length, a positive integer, not {max_length!r}")
-    if max_length is not None and not used:
-        raise ValueError(f"max_length={max_length} does nothing without truncation=True or padding='max_length'")
+def _padded(columns: Columns, width: int, side: str, pad_id: int | None) -> Columns:
+    """The columns of which we know what fills them, with no row below `width`."""
+    short = [width - len(row) for row in columns["input_ids"]]
+    if max(short) <= 0:
+        return columns
+    if pad_id is None:
+        raise ValueError(
+            "this tokenizer has neither a pad_token nor an eos_token: set tokenizer.pad_token to a token, or add one: "
+            "tokenizer.add_special_tokens({'pad_token': '[PAD]'})"
+        )
+    found = dict(columns)
+    for name, filler in {"input_ids": pad_id, **FILLERS}.items():
+        if name in columns:
+            found[name] = [
+                [*row, *more] if side == "right" else [*more, *row]
+                for row, count in zip(columns[name], short, strict=True)
+                for more in [[filler] * count]
+            ]
+    return found
+
+
+def _array(name: str, rows: list[Any]) -> Any:
+    """A column as an int64 array."""
+    lengths = {len(row) for row in rows if isinstance(row, list | tuple)}
+    if len(lengths) > 1 and name == "input_ids":
+        raise ValueError(
+            f"the texts give rows of {min(lengths)} to {max(lengths)} tokens, which make no array: pass padding=True"
+        )
+    if len(lengths) > 1:
+        raise ValueError(f"{name} has rows of {min(lengths)} to {max(lengths)} numbers, which make no array: pad them")
+    array = np.array(rows)
+    return array if array.dtype.kind == "f" and array.size else array.astype(np.int64)
+
+
+def columns_of(encodings: Any) -> tuple[Columns, bool, bool]:
+    """(columns, whether it is one text, whether it has arrays) of a dict, or a list of dicts, that should be padded.
+
+    TypeError or ValueError if they have no input_ids, or not all the same names.
+    """
+    if isinstance(encodings, Mapping):
+        found = dict(encodings)
+    else:
+        each = list(encodings)
+        if not all(isinstance(one, Mapping) for one in each):
+            raise TypeError("pad wants encodings, as the tokenizer's call returns them: a dict, or a list of dicts")
+        if len({frozenset(one) for one in each}) > 1:
+            raise ValueError("the encodings have different names: " + "; ".join(", ".join(one) for one in each[:9]))
+        found = {name: [one[name] for one in each] for name in (each[0] if each else ())}
+    if "input_ids" not in found:
+        names = ", ".join(map(str, found)) or "nothing"
+        raise ValueError(f"there are no input_ids in what should be padded, but {names}")
+    arrays = any(hasattr(rows if hasattr(rows, "dtype") else next(iter(rows), 0), "dtype") for rows in found.values())
+    plain = {name: _as_list(rows) for name, rows in found.items()}
+    one = bool(plain["input_ids"]) and not isinstance(plain["input_ids"][0], list | tuple)
+    return ({name: [row] for name, row in plain.items()} if one else plain), one, arrays
+
+
+def _as_list(rows: Any) -> list[Any]:
+    if hasattr(rows, "dtype"):
+        return to_numpy(rows).tolist()
+    return [to_numpy(row).tolist() if hasattr(row, "dtype") else row for row in rows]
 
 
 def overlapping(offsets: Sequence[tuple[int, int]], spans: Sequence[tuple[int, int]]) -> list[bool]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import re
 from collections.abc import Iterable, Mapping
 from os import PathLike
 from pathlib import Path
@@ -11,37 +13,41 @@ from ...extras import require
 from ...storage import is_there, one_version, read_json, read_text
 from ...storage.fields import TokenId, fits, short
 from .base import BaseTokenizer
-from .byte import ByteTokenizer
+from .byte import ByteTokenizer, tokenizer_json
 from .pretrained import PretrainedTokenizer
+from .special import NAMES
 
 if TYPE_CHECKING:
     import tokenizers
 
-NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token")
+NAMED = tuple(f"{name}_token" for name in NAMES)
 GPT2_CLASSES = ("GPT2Tokenizer", "GPT2TokenizerFast")
 GPT2_END = "<|endoftext|>"
 LARGEST_ID = 2**24  # a hundred times that of the largest vocabularies; the library walks over all ids up to the highest
+# Characters of an added token. Longer ones are no tokens, and tokenizers 0.22.0 takes their number squared of time.
+LONGEST = 1024
+TOO_LONG = re.compile(rf'"content"\s*:\s*"(?:[^"\\]|\\.){{{LONGEST + 1}}}')
 # Transformers' classes that pad on the left where no file says. Llama's is not used for byte-level vocabularies.
 PAD_LEFT = ("CodeLlamaTokenizer", "CohereTokenizer", "GemmaTokenizer", "LlamaTokenizer")
 
 
 @one_version
 def load_tokenizer(directory: str | PathLike) -> BaseTokenizer:
-    """The tokenizer in a directory: a `ByteTokenizer` where tokenizer_config.json says so, else a `PretrainedTokenizer`
-    from tokenizer.json, or from GPT-2's older pair vocab.json and merges.txt.
+    """The tokenizer in a directory: a `ByteTokenizer` where that wrote it, else a `PretrainedTokenizer` from
+    tokenizer.json, or from GPT-2's older pair vocab.json and merges.txt.
 
     FileNotFoundError if there is none of them; ValueError, with the file's name, for one that cannot be read.
     """
     directory = Path(directory)
     config = _read_if_there(directory / "tokenizer_config.json")
     config["chat_template"] = _chat_template(directory, config)
-    if config.get("tokenizer_class") == ByteTokenizer.__name__:
-        tokenizer = ByteTokenizer()
-        tokenizer.chat_template = config["chat_template"]
-        return tokenizer
-    backend = _backend(directory, config)
+    if _is_byte_level(directory, config):
+        with _naming(directory):
+            return ByteTokenizer.from_config(config)
+    backend = _as_llama(_backend(directory, config), config)
     config = _with_special_tokens(directory, config, backend)
-    return _checked(directory, backend, config)
+    with _naming(directory):
+        return PretrainedTokenizer(backend, config)
 
 
 def byte_level_bpe(vocab: Mapping[str, int], merges: Iterable[tuple[str, str]], **options: Any) -> tokenizers.Tokenizer:
@@ -92,7 +98,10 @@ def _backend(directory, config):
 def _read_tokenizer_json(path):
     tokenizers = _library()
     try:
-        backend = tokenizers.Tokenizer.from_str(read_text(path))
+        text = read_text(path)
+        if TOO_LONG.search(text):
+            raise ValueError(f"an added token has more than {LONGEST} characters")
+        backend = tokenizers.Tokenizer.from_str(text)
     except Exception as error:  # the library raises nothing more special
         raise ValueError(f"{path} is not a readable tokenizer.json: {error}") from None
     return _checked_ids(path, backend)
@@ -171,11 +180,36 @@ def _with_special_tokens(directory, config, backend):
     return config
 
 
+def _as_llama(backend, config):
+    """The backend with the spaces of Transformers' LlamaTokenizer where that is the class, whatever its file says.
+
+    It puts one before a text; with `legacy` also behind each special token; none with add_prefix_space = False.
+    """
+    from tokenizers import decoders, pre_tokenizers
+
+    if _class(config) != "LlamaTokenizer" or _in_bytes(backend) or type(backend.model).__name__ != "BPE":
+        return backend
+    prefix, legacy = config.get("add_prefix_space") is not False, bool(config.get("legacy"))
+    scheme = ("always" if legacy else "first") if prefix else "never"
+    spaces = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    backend.normalizer = None
+    backend.pre_tokenizer = pre_tokenizers.Metaspace("▁", prepend_scheme=scheme, split=False)
+    backend.decoder = decoders.Sequence([*spaces, decoders.Strip(" ", 1, 0)] if prefix else spaces)
+    return backend
+
+
 def _pads_left(config, backend):
     """Does the class pad on the left, though no file says so?"""
-    name = str(config.get("tokenizer_class")).removesuffix("Fast")
-    byte_level = type(backend.decoder).__name__ == "ByteLevel"
-    return name in PAD_LEFT and not (name == "LlamaTokenizer" and byte_level)
+    return _class(config) in PAD_LEFT and not (_class(config) == "LlamaTokenizer" and _in_bytes(backend))
+
+
+def _class(config):
+    """Transformers' class, fast or not."""
+    return str(config.get("tokenizer_class")).removesuffix("Fast")
+
+
+def _in_bytes(backend):
+    return type(backend.decoder).__name__ == "ByteLevel"
 
 
 def _is_gpt2(directory, config):
@@ -207,19 +241,34 @@ def _added_token(value, special=False):
     """An `AddedToken` from its text or its fields. Special ones are looked for before the text is normalised."""
     from tokenizers import AddedToken
 
-    if isinstance(value, str):
-        return AddedToken(value, special=special, normalized=not special)
-    if not isinstance(value, dict) or not isinstance(value.get("content"), str):
-        raise ValueError(f"a token should be a text or {{'content': text, ...}}, not {value!r}")
+    content = value.get("content") if isinstance(value, dict) else value
+    if not isinstance(content, str):
+        raise ValueError(f"a token should be a text or {{'content': text, ...}}, not {short(value)}")
+    if len(content) > LONGEST:
+        raise ValueError(f"a token has {len(content)} characters; at most {LONGEST} are possible")
+    if not isinstance(value, dict):
+        return AddedToken(content, special=special, normalized=not special)
     flags = {name: bool(value[name]) for name in ("single_word", "lstrip", "rstrip", "normalized") if name in value}
-    return AddedToken(value["content"], special=special or bool(value.get("special", False)), **flags)
+    return AddedToken(content, special=special or bool(value.get("special", False)), **flags)
 
 
-def _checked(directory, backend, config):
+@contextlib.contextmanager
+def _naming(directory):
+    """Around what can find a mistake in tokenizer_config.json: says the file's name."""
     try:
-        return PretrainedTokenizer(backend, config)
-    except ValueError as error:
+        yield
+    except (TypeError, ValueError) as error:
         raise ValueError(f"{directory / 'tokenizer_config.json'}: {error}") from None
+
+
+def _is_byte_level(directory, config):
+    """Did a `ByteTokenizer` write this? Its files had no tokenizer.json before."""
+    path = directory / "tokenizer.json"
+    if config.get("tokenizer_class") == ByteTokenizer.__name__:
+        return True
+    with contextlib.suppress(ValueError):  # it is no text: whoever reads it says so
+        return is_there(path) and read_text(path) == tokenizer_json()
+    return False
 
 
 def _read_if_there(path):

@@ -6,12 +6,11 @@ import functools
 import json
 from collections.abc import Mapping
 from os import PathLike
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from ...storage import is_there, remove, together, write_json, write_text
-from .base import BaseTokenizer
-from .batch import SIDES
+from .base import BaseTokenizer, checked_directory
+from .special import NAMES
 
 if TYPE_CHECKING:
     import tokenizers
@@ -20,77 +19,80 @@ if TYPE_CHECKING:
 NOT_SAVED = ("auto_map", "tokenizer_file", "vocab_file", "merges_file", "name_or_path", "extra_special_tokens")
 
 
-def _token_property(name: str) -> Any:
-    """tokenizer.eos_token: read from its id, so that the two always agree. Setting it wants a known token."""
-
-    def get(self: PretrainedTokenizer) -> str | None:
-        i = self._special[name]
-        return None if i is None else self._token(i)
-
-    def change(self: PretrainedTokenizer, token: str | None) -> None:
-        i = None if token is None else self._id(token)
-        if token is not None and i is None:
-            raise ValueError(f"{name}_token = {token!r} is not in the vocabulary")
-        self._special[name] = i
-
-    return property(get, change, doc=f"The {name} token, or None.")
-
-
-def _id_property(name: str) -> Any:
-    """tokenizer.eos_token_id."""
-
-    def get(self: PretrainedTokenizer) -> int | None:
-        return self._special[name]
-
-    def change(self: PretrainedTokenizer, i: int | None) -> None:
-        if i is not None and self._token(self._row(i)[0]) is None:
-            raise ValueError(f"{name}_token_id = {i}: the vocabulary has no token {i}")
-        self._special[name] = i
-
-    return property(get, change, doc=f"The id of the {name} token, or None.")
-
-
 class PretrainedTokenizer(BaseTokenizer):
     """A `tokenizers.Tokenizer` (`backend`) and what a tokenizer_config.json says beside it (`config`, a dict).
 
-    Of `config` count `bos_token`, `eos_token`, `unk_token`, `pad_token` (str, in the vocabulary), `padding_side` and
-    `chat_template` (str); the rest is only kept for saving. The backend's own padding and truncation are switched off.
+    Of `config` count `bos_token`, `eos_token`, `pad_token` and the other special tokens (str, in the vocabulary),
+    `padding_side`, `truncation_side`, `model_max_length` and `chat_template` (str); the rest is only kept for saving.
+    The backend's own padding and truncation are switched off.
     """
-
-    bos_token, bos_token_id = _token_property("bos"), _id_property("bos")
-    eos_token, eos_token_id = _token_property("eos"), _id_property("eos")
-    unk_token, unk_token_id = _token_property("unk"), _id_property("unk")
-    pad_token, pad_token_id = _token_property("pad"), _id_property("pad")
 
     def __init__(self, backend: tokenizers.Tokenizer, config: Mapping[str, Any]) -> None:
         backend.no_padding()
         backend.no_truncation()
         self.backend, self._config = backend, dict(config)
-        self._vocab_size = 1 + max(self.get_vocab().values(), default=-1)
+        self._count()
         self._special: dict[str, int | None] = {}
-        self.bos_token, self.eos_token = config.get("bos_token"), config.get("eos_token")
-        self.unk_token, self.pad_token = config.get("unk_token"), config.get("pad_token")
-        self.padding_side, self.chat_template = config.get("padding_side", "right"), config.get("chat_template")
-        if self.padding_side not in SIDES:
-            raise ValueError(f"padding_side must be 'left' or 'right', not {self.padding_side!r}")
+        for name in NAMES:
+            setattr(self, f"{name}_token", config.get(f"{name}_token"))
+        named = set(self._special.values())
+        self._extra = [token.content for i, token in self._marked() if i not in named]
+        self._take_settings(config)
+
+    def _count(self) -> None:
+        """Look at the vocabulary, after it has changed."""
+        self._length = 1 + max(self.get_vocab().values(), default=-1)
+        vars(self).pop("_continuing", None)
+
+    def __len__(self) -> int:
+        """One more than the highest id, added tokens included."""
+        return self._length
 
     @property
     def vocab_size(self) -> int:
-        """One more than the highest id, added tokens included (Transformers' `vocab_size` leaves those out)."""
-        return self._vocab_size
+        """The tokens of the vocabulary, without those that were added to it."""
+        return self.backend.get_vocab_size(with_added_tokens=False)
 
     @property
-    def all_special_ids(self) -> list[int]:
-        """The ids of the added tokens that are marked as special."""
-        return sorted(i for i, token in self.backend.get_added_tokens_decoder().items() if token.special)
+    def backend_tokenizer(self) -> tokenizers.Tokenizer:
+        """As `backend`, Transformers' name."""
+        return self.backend
+
+    @property
+    def added_tokens_decoder(self) -> dict[int, tokenizers.AddedToken]:
+        """{id: AddedToken}."""
+        return self.backend.get_added_tokens_decoder()
+
+    def get_added_vocab(self) -> dict[str, int]:
+        """{token: id} of the added tokens, in the order of their ids."""
+        return {token.content: i for i, token in sorted(self.added_tokens_decoder.items())}
+
+    added_tokens_encoder = property(get_added_vocab)
+
+    def num_special_tokens_to_add(self, pair: bool = False) -> int:
+        """How many special tokens stand around a text."""
+        return self.backend.num_special_tokens_to_add(pair)
+
+    def convert_tokens_to_string(self, tokens: list[str]) -> str:
+        """The text of tokens."""
+        return self.backend.decoder.decode(tokens) if self.backend.decoder is not None else " ".join(tokens)
+
+    def _marked(self) -> list[tuple[int, tokenizers.AddedToken]]:
+        """(id, token) of the added tokens that are marked as special, by their ids."""
+        return [(i, token) for i, token in sorted(self.added_tokens_decoder.items()) if token.special]
+
+    def _add(self, tokens: list[Any], special: bool) -> int:
+        count = self.backend.add_special_tokens(tokens) if special else self.backend.add_tokens(tokens)
+        self._count()
+        return count
 
     def get_vocab(self) -> dict[str, int]:
         """{token: id}, added tokens included. Byte-level tokens show a space as "Ġ", a line end as "Ċ"."""
         return self.backend.get_vocab(with_added_tokens=True)
 
-    def save_pretrained(self, directory: str | PathLike) -> None:
-        """Write tokenizer.json and tokenizer_config.json, which Transformers' AutoTokenizer reads as well."""
-        directory = Path(directory)
+    def save_pretrained(self, save_directory: str | PathLike, **others: Any) -> tuple[str, ...]:
+        """Write tokenizer.json and tokenizer_config.json, which Transformers' AutoTokenizer reads too; their paths."""
+        directory = checked_directory(save_directory, others)
         template = directory / "chat_template.jinja"
         with together(directory):
             write_text(directory / "tokenizer.json", self.backend.to_str(pretty=True))
@@ -99,21 +101,21 @@ class PretrainedTokenizer(BaseTokenizer):
             else:
                 remove(template)
             write_json(directory / "tokenizer_config.json", self._saved_config())
+        return tuple(str(directory / name) for name in ("tokenizer_config.json", "tokenizer.json"))
 
     def _saved_config(self):
         """tokenizer_config.json. The class is the one that takes tokenizer.json as it is: the classes of single models
         build their own splitting rules, and so tokenise otherwise than a file that has different ones."""
         added = self.backend.get_added_tokens_decoder()
-        named = {f"{name}_token": getattr(self, f"{name}_token") for name in self._special}
+        named = {f"{name}_token": getattr(self, f"{name}_token") for name in NAMES}
         changes = {
             "tokenizer_class": "PreTrainedTokenizerFast",
             "added_tokens_decoder": {str(i): _added_token_fields(added[i]) for i in sorted(added)},
             "additional_special_tokens": [
-                added[i].content for i in self.all_special_ids if added[i].content not in named.values()
+                token.content for _, token in self._marked() if token.content not in named.values()
             ],
             "clean_up_tokenization_spaces": False,
-            "padding_side": self.padding_side,
-            "chat_template": self.chat_template,
+            **self._settings(),
             **named,
         }
         config = {**{k: v for k, v in self._config.items() if k not in NOT_SAVED}, **changes}
@@ -127,7 +129,7 @@ class PretrainedTokenizer(BaseTokenizer):
         if around >= max_length:
             raise ValueError(f"max_length={max_length} leaves no room for text beside {around} special tokens")
         encoding = self.backend.encode(text, add_special_tokens=False)
-        encoding.truncate(max_length - around)
+        encoding.truncate(max_length - around, direction=self.truncation_side)
         return self.backend.post_process(encoding, add_special_tokens=add_special_tokens)
 
     def encode_continuation(self, text: str) -> list[int]:

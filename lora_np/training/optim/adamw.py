@@ -32,8 +32,9 @@ class AdamW(Optimizer):
         betas: tuple[float, float] = (0.9, 0.999),
         eps: float = 1e-8,
         weight_decay: float = 0.01,
+        **options: Any,
     ) -> None:
-        super().__init__(params, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
+        super().__init__(params, options, lr=lr, betas=betas, eps=eps, weight_decay=weight_decay)
 
     def update_group(self, params: list[Tensor], group: Group) -> None:
         """All parameters at once where the table of operations has a kernel for that, else one after another."""

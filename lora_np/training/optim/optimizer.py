@@ -1,6 +1,6 @@
 """What all optimizers share: groups of parameters, their settings, and state that can be saved."""
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import numpy as np
@@ -8,11 +8,13 @@ import numpy as np
 from ...autograd import Tensor
 from ...autograd.devices import array_module, to_device
 from ...autograd.in_place import outdate
-from ...expect import expect, expect_list, expect_number, wrong
-from ...nn import Module
+from ...expect import expect_number
+from ...nn.module import clear_gradients
+from ...nn.utils import parameters_in
 from ..protocols import Array
 
-A_LIST = "a list of parameters, such as model.parameters()"
+CHANGE_NOTHING = ("foreach", "fused", "capturable", "differentiable")  # in torch they say how, not what
+OFF = ("amsgrad", "maximize", "nesterov", "dampening")
 Group = dict[str, Any]  # {"params": [...], "lr": ..., ...}: parameters and their settings
 State = dict[str, Any]  # what an optimizer keeps for one parameter: {"step": 3, "m": array, ...}
 
@@ -27,21 +29,30 @@ class Optimizer:
 
     state_names: tuple[str, ...] = ()  # what `update` keeps for each parameter
 
-    def __init__(self, params: Iterable[Tensor] | Iterable[Group], **defaults: Any) -> None:
+    def __init__(
+        self, params: Iterable[Tensor] | Iterable[Group], options: Mapping[str, Any] | None = None, **defaults: Any
+    ) -> None:
+        """options: what torch's optimizer of this name can be told besides; see `check_options`."""
+        check_options(type(self).__name__, options or {})
+        self.defaults = defaults
         groups = parameters_in(params)
         if not groups:
             raise ValueError("the optimizer was given no parameters: is everything frozen?")
         if not isinstance(groups[0], dict):
             groups = [{"params": groups}]
-        self.param_groups: list[Group] = [
-            {**defaults, **group, "params": parameters_in(group.get("params"))} for group in groups
-        ]
-        for group in self.param_groups:
-            self._check_settings(group, {"params", *defaults})
-        everything = [id(p) for p in self.parameters()]
+        self.param_groups: list[Group] = []
+        self.state: dict[int, State] = {}  # by the parameter's id()
+        for group in groups:
+            self.add_param_group(group)
+
+    def add_param_group(self, param_group: Group) -> None:
+        """One group more: {"params": [...], "lr": ..., ...}. Errors as for a new optimizer; nothing has changed."""
+        group = {**self.defaults, **param_group, "params": parameters_in(param_group.get("params"))}
+        self._check_settings(group, {"params", *self.defaults})
+        everything = [id(p) for p in [*self.parameters(), *group["params"]]]
         if len(set(everything)) != len(everything):
             raise ValueError("a parameter was given to the optimizer twice")
-        self.state: dict[int, State] = {}  # by the parameter's id()
+        self.param_groups.append(group)
 
     def _check_settings(self, group: Group, known: set[str]) -> None:
         """ValueError if a group has other settings than the `known` ones, or some that make no sense."""
@@ -72,10 +83,18 @@ class Optimizer:
         """Change one parameter. `state` is its own dict, empty at first."""
         raise NotImplementedError
 
-    def zero_grad(self) -> None:
-        """Forget all gradients."""
-        for p in self.parameters():
-            p.grad = None
+    def zero_grad(self, set_to_none: bool = True) -> None:
+        """Forget all gradients, or with False make them zero."""
+        clear_gradients(self.parameters(), set_to_none)
+
+    def __repr__(self) -> str:
+        """As torch shows it: each group, and its settings."""
+        lines = []
+        for i, group in enumerate(self.param_groups):
+            numbers = sum(p.numel() for p in group["params"])
+            lines += [f"Parameter Group {i}: {len(group['params'])} tensors, {numbers:,d} numbers"]
+            lines += [f"    {name}: {group[name]}" for name in sorted(group) if name != "params"]
+        return "\n".join([f"{type(self).__name__} (", *lines, ")"])
 
     def state_dict(self) -> dict[str, Array | int]:
         """{"number.name": array or int}: the state of each parameter, by its number in `parameters()`."""
@@ -106,14 +125,15 @@ class Optimizer:
         return new
 
 
-def parameters_in(params: Any) -> list[Any]:
-    """The parameters that a user gives, or groups of them, as a list; TypeError if it is something else."""
-    if isinstance(params, Module | Tensor):
-        raise TypeError(wrong(params, "params", A_LIST))
-    found = expect_list(params, "params", A_LIST)
-    for p in found:
-        expect(p, Tensor | dict, "each of params", "a Parameter, or a dict with the parameters of a group")
-    return found
+def check_options(name: str, options: Mapping[str, Any]) -> None:
+    """Of what torch's optimizers can be told, some changes no number; the rest is refused unless it is off."""
+    for option, value in options.items():
+        if option in CHANGE_NOTHING:
+            continue
+        if option not in OFF:
+            raise TypeError(f"{name} has no argument {option!r}")
+        if value:
+            raise ValueError(f"{name} is plain here, without {option}: got {option}={value!r}")
 
 
 def _fitting(key: str, value: Array, p: Tensor) -> Array | int:

@@ -1,6 +1,8 @@
-"""The learning rate's course over a run."""
+"""The learning rate's course over a run: what fraction of the highest rate each step has."""
 
 import math
+from collections.abc import Callable, Mapping
+from typing import Any
 
 
 def warmup_cosine(step: int, total: int, warmup: int = 0, floor: float = 0.0) -> float:
@@ -12,3 +14,74 @@ def warmup_cosine(step: int, total: int, warmup: int = 0, floor: float = 0.0) ->
         return (step + 1) / (warmup + 1)
     progress = min(1.0, (step - warmup) / max(1, total - warmup))
     return floor + (1 - floor) * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+# Transformers' courses. All rise from 0 in a straight line first. These say how each goes on from there: `done` is the
+# part of the remaining steps that is done, 0 to 1; the value is the fraction of the highest rate.
+Course = Callable[..., float]
+
+
+def linear(done: float) -> float:
+    """Down to 0 in a straight line."""
+    return max(0.0, 1 - done)
+
+
+def cosine(done: float, num_cycles: float = 0.5) -> float:
+    """Along so many periods of a cosine: half of one ends at 0."""
+    return max(0.0, 0.5 * (1 + math.cos(2 * math.pi * num_cycles * done)))
+
+
+def cosine_with_restarts(done: float, num_cycles: int = 1) -> float:
+    """Down half a cosine, so many times."""
+    return 0.0 if done >= 1 else max(0.0, 0.5 * (1 + math.cos(math.pi * (num_cycles * done % 1.0))))
+
+
+def cosine_with_min_lr(done: float, num_cycles: float = 0.5, min_lr_rate: float = 0.0) -> float:
+    """As `cosine`, down to `min_lr_rate` instead of 0."""
+    factor = 0.5 * (1 + math.cos(2 * math.pi * num_cycles * done))
+    return max(0.0, factor * (1 - min_lr_rate) + min_lr_rate)
+
+
+def polynomial(done: float, rate: float, lr_end: float = 1e-7, power: float = 1.0) -> float:
+    """Down to `lr_end`, a rate, as a power of what is left; `rate` is the highest."""
+    return lr_end / rate if done > 1 else ((rate - lr_end) * (1 - done) ** power + lr_end) / rate
+
+
+def constant_with_warmup(done: float) -> float:
+    """On as it is."""
+    return 1.0
+
+
+SCHEDULES: dict[str, Course] = {
+    "linear": linear,
+    "cosine": cosine,
+    "cosine_with_restarts": cosine_with_restarts,
+    "cosine_with_min_lr": cosine_with_min_lr,
+    "polynomial": polynomial,
+    "constant_with_warmup": constant_with_warmup,
+}
+OWN = "warmup_cosine"  # the default here; see `warmup_cosine`
+NAMES = (OWN, "constant", "inverse_sqrt", *SCHEDULES)
+
+
+def rate_fraction(
+    name: str, step: int, total: int, warmup: int, rate: float = 1.0, options: Mapping[str, Any] | None = None
+) -> float:
+    """The fraction of the highest learning rate at a step (from 0), by the name that Transformers gives the course.
+
+    total, warmup   steps of the run, and of the rise at its beginning
+    rate            the highest learning rate, which only `polynomial` needs
+    options         `lr_scheduler_kwargs`: what the course can be told besides, such as num_cycles
+    As in Transformers the first step of a rise has the rate 0. "constant" has none.
+    """
+    options = dict(options or {})
+    if name == "constant":
+        return 1.0
+    if step < warmup:
+        return step / max(1, warmup)
+    if name == "inverse_sqrt":
+        scale = options.get("timescale") or warmup or 10_000
+        return 1 / math.sqrt((step + scale - warmup) / scale)
+    done = (step - warmup) / max(1, total - warmup)
+    more = {"rate": rate} if name == "polynomial" else {}
+    return SCHEDULES[name](done, **more, **options)

@@ -19,8 +19,9 @@ class SGD(Optimizer):
         lr: float = 1e-3,
         momentum: float = 0.0,
         weight_decay: float = 0.0,
+        **options: Any,
     ) -> None:
-        super().__init__(params, lr=lr, momentum=momentum, weight_decay=weight_decay)
+        super().__init__(params, options, lr=lr, momentum=momentum, weight_decay=weight_decay)
 
     def update(self, p: Tensor, grad: Array, state: State, group: Group) -> None:
         if group["weight_decay"]:

@@ -10,7 +10,7 @@ from lora_helpers import fuzz
 from tokenizer_helpers import texts, trained
 from tokenizers import Tokenizer, decoders, models
 
-from lora_np import ByteTokenizer
+from lora_np import ByteTokenizer, Tensor
 from lora_np.models.tokenizers import PretrainedTokenizer
 
 
@@ -34,7 +34,10 @@ class TestBatches:
         mask = {"right": [[1, 0, 0], [1, 1, 1]], "left": [[0, 0, 1], [1, 1, 1]]}
         tokenizer = ByteTokenizer()
         tokenizer.padding_side = side
-        for batch in (tokenizer(["a", "bcd"], padding=True), ByteTokenizer()(["a", "bcd"], True, padding_side=side)):
+        for batch in (
+            tokenizer(["a", "bcd"], padding=True),
+            ByteTokenizer()(["a", "bcd"], padding=True, padding_side=side),
+        ):
             np.testing.assert_array_equal(batch["input_ids"], rows[side])
             np.testing.assert_array_equal(batch["attention_mask"], mask[side])
 
@@ -83,7 +86,7 @@ class TestBatches:
         whole = surrounded.encode("Hello world")
         assert whole[0] == surrounded.bos_token_id
         assert surrounded.encode("Hello world", truncation=True, max_length=2) == whole[:2]
-        assert surrounded.encode("Hello world", False, truncation=True, max_length=1) == whole[1:2]
+        assert surrounded.encode("Hello world", add_special_tokens=False, truncation=True, max_length=1) == whole[1:2]
         assert surrounded("Hello world", truncation=True, max_length=99)["input_ids"] == whole
         assert ByteTokenizer().encode("abc", truncation=True, max_length=2) == [97, 98]
 
@@ -94,29 +97,76 @@ class TestBatches:
     @pytest.mark.parametrize(
         ("options", "message"),
         [
-            ({"truncation": True}, "need max_length, a positive integer, not None"),
-            ({"truncation": True, "max_length": 0}, "not 0"),
+            ({"truncation": True, "max_length": 0}, "max_length must be a positive integer, not 0"),
             ({"truncation": True, "max_length": 2.0}, r"not 2\.0"),
-            ({"truncation": "longest_first", "max_length": 2}, "truncation must be True or False"),
-            ({"padding": "max_length"}, "need max_length"),
+            ({"truncation": "only_second", "max_length": 2}, "truncation must be True, False, .* not 'only_second'"),
+            ({"truncation": 1, "max_length": 2}, "truncation must be .* not 1"),
             ({"padding": "long"}, "padding must be .* not 'long'"),
-            ({"max_length": 3}, "max_length=3 does nothing without"),
+            ({"padding": 1}, "padding must be .* not 1"),
+            ({"pad_to_multiple_of": 0}, "pad_to_multiple_of must be a positive integer, not 0"),
             ({"padding_side": "top"}, "'left' or 'right', not 'top'"),
-            ({"return_tensors": "pt"}, "return_tensors='pt': .* NumPy"),
+            ({"return_tensors": "pt"}, "return_tensors='pt': .* NumPy arrays: write return_tensors='np'"),
+            ({"text_pair": "d"}, "text_pair='d' is not possible here: the models here read one text"),
+            (
+                {"is_split_into_words": True},
+                r"is_split_into_words=True is not possible here: join the words .*' '\.join",
+            ),
+            ({"stride": 2}, "stride=2 is not possible here"),
+            ({"return_overflowing_tokens": True}, "return_overflowing_tokens=True is not possible here"),
+            ({"text_target": "d"}, "text_target='d' is not possible here: .* labels"),
+            ({"return_token_type_ids": True}, "return_token_type_ids=True is not possible here"),
         ],
     )
     def test_options_that_contradict_are_refused(self, options, message):
         with pytest.raises(ValueError, match=message):
             ByteTokenizer()("abc", **options)
 
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            (
+                {"truncation": True},
+                "truncation=True without effect: give max_length, or set tokenizer.model_max_length",
+            ),
+            ({"padding": "max_length"}, "padding='max_length' without effect"),
+            ({"max_length": 2, "padding": True}, "max_length=2 does nothing without truncation=True"),
+            ({"max_length": 2, "truncation": False}, "max_length=2 does nothing without truncation=True"),
+        ],
+    )
+    def test_options_without_effect_are_named(self, options, message):
+        with pytest.warns(UserWarning, match=message) as caught:
+            assert ByteTokenizer()("abc", **options) == ByteTokenizer()("abc")
+        assert caught[0].filename == __file__
+
+    @pytest.mark.parametrize(
+        ("options", "message"),
+        [
+            ({"paddding": True}, "a tokenizer has no option 'paddding'; did you mean 'padding'"),
+            ({"return_tensor": "np"}, "no option 'return_tensor'; did you mean 'return_tensors'"),
+            ({"xyz": 1}, "a tokenizer has no option 'xyz'$"),
+        ],
+    )
+    def test_an_option_that_there_is_not_is_named_with_the_nearest(self, options, message):
+        for call in (ByteTokenizer(), ByteTokenizer().encode, ByteTokenizer().tokenize):
+            with pytest.raises(TypeError, match=message):
+                call("abc", **options)
+
+    def test_pairs_and_words_are_refused(self):
+        for text in ([("a", "b")], [["a", "b"]]):
+            with pytest.raises(
+                TypeError, match=r"a text must be a str, not a (tuple|list): the models here read one text"
+            ):
+                ByteTokenizer()(text)
+
     def test_an_empty_list_is_refused(self):
         with pytest.raises(ValueError, match="there is no text"):
             ByteTokenizer()([])
 
-    @pytest.mark.parametrize("text", [None, 3, b"abc", [["a"]]])
+    @pytest.mark.parametrize("text", [None, 3, b"abc", [["a"]], {"text": "a"}])
     def test_what_is_no_text_is_refused(self, text):
-        with pytest.raises(TypeError, match=r"must be a str|not iterable"):
-            ByteTokenizer()(text if isinstance(text, list) else [text])
+        for called_with in (text, [text]):
+            with pytest.raises(TypeError, match=r"must be a str"):
+                ByteTokenizer()(called_with)
 
     def test_without_a_padding_token_the_end_of_text_pads_and_without_both_none_does(self):
         tokenizer = PretrainedTokenizer(trained(), {"eos_token": "</s>"})
@@ -131,13 +181,20 @@ class TestBatches:
 class TestRows:
     def test_a_row_may_be_a_list_or_an_array_of_either_shape(self):
         for row in ([104, 105], np.array([104, 105], np.uint8), np.array([[104, 105]]), [[104, 105]], (104, 105)):
-            assert ByteTokenizer().decode(row) == "hi"
-        assert ByteTokenizer().decode([]) == ByteTokenizer().decode(np.zeros((1, 0), int)) == ""
+            assert ByteTokenizer().decode(row) == (["hi"] if np.ndim(row) == 2 else "hi")
+        assert ByteTokenizer().decode(np.zeros((1, 0), int)) == [""]
+        assert ByteTokenizer().decode([]) == ""
+        assert ByteTokenizer().decode(Tensor(np.array([104, 105]))) == "hi"
+        assert ByteTokenizer().batch_decode(Tensor(np.array([[104], [105]]))) == ["h", "i"]
+        assert ByteTokenizer().batch_decode([104, 105]) == ["hi"]
         assert ByteTokenizer().batch_decode(np.array([[104], [105]])) == ["h", "i"]
 
-    def test_several_rows_are_refused(self):
-        with pytest.raises(ValueError, match=r"shape \(2, 1\) .*batch_decode"):
-            ByteTokenizer().decode([[104], [105]])
+    def test_several_rows_give_several_texts(self):
+        for rows in ([[104], [105]], np.array([[104], [105]]), [np.array([104]), np.array([105])], ((104,), (105,))):
+            assert ByteTokenizer().decode(rows) == ByteTokenizer().batch_decode(rows) == ["h", "i"]
+        assert ByteTokenizer().decode([[104], [105, 105]]) == ["h", "ii"]
+        with pytest.raises(ValueError, match=r"one row of ids is wanted, not an array of shape \(2, 1\)"):
+            ByteTokenizer().decode([[[104], [105]]])
 
     def test_ids_that_are_no_integers_are_refused(self):
         with pytest.raises(TypeError, match="integers, not float64"):
@@ -172,7 +229,7 @@ class TestRows:
     def test_a_row_on_the_gpu_is_fetched(self):
         import cupy
 
-        assert ByteTokenizer().decode(cupy.array([[104, 105]])) == "hi"
+        assert ByteTokenizer().decode(cupy.array([[104, 105]])) == ["hi"]
 
 
 def assert_streams(tokenizer, ids, skip_special_tokens=False):

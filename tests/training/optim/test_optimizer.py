@@ -239,8 +239,8 @@ def test_settings_that_make_no_sense_are_refused(make, message):
 
 
 def test_a_keyword_that_does_not_exist_is_refused():
-    with pytest.raises(TypeError, match="nesterov"):
-        SGD([WEIGHT], nesterov=True)
+    with pytest.raises(TypeError, match="SGD has no argument 'momentun'"):
+        SGD([WEIGHT], momentun=0.9)
 
 
 @pytest.mark.parametrize("kind", [SGD, AdamW])
@@ -305,3 +305,52 @@ def test_state_that_does_not_fit_is_refused_and_nothing_changes(state, message):
     assert optimizer.state_dict().keys() == before.keys()
     for name, value in optimizer.state_dict().items():
         np.testing.assert_array_equal(value, before[name])
+
+
+def one_leaf():
+    return Parameter(np.zeros(3, np.float32))
+
+
+@pytest.mark.parametrize("kind", [SGD, AdamW])
+class TestAsTorchIsTold:
+    def test_what_changes_no_number_is_taken(self, kind):
+        assert (
+            kind([one_leaf()], lr=0.1, foreach=True, fused=True).param_groups[0].keys()
+            == kind([one_leaf()], lr=0.1).param_groups[0].keys()
+        )
+        kind([one_leaf()], maximize=False)
+
+    def test_what_would_is_refused(self, kind):
+        with pytest.raises(ValueError, match=f"{kind.__name__} is plain here, without maximize: got maximize=True"):
+            kind([one_leaf()], maximize=True)
+        with pytest.raises(TypeError, match=f"{kind.__name__} has no argument 'learning_rate'"):
+            kind([one_leaf()], learning_rate=0.1)
+
+    def test_a_group_more(self, kind):
+        first, second = one_leaf(), one_leaf()
+        optimizer = kind([first], lr=0.1)
+        optimizer.add_param_group({"params": [second], "lr": 0.2})
+        assert [group["lr"] for group in optimizer.param_groups] == [0.1, 0.2]
+        assert optimizer.defaults["lr"] == 0.1
+        with pytest.raises(ValueError, match="a parameter was given to the optimizer twice"):
+            optimizer.add_param_group({"params": [first]})
+        with pytest.raises(ValueError, match="unknown settings"):
+            optimizer.add_param_group({"params": [one_leaf()], "rate": 1})
+        assert len(optimizer.param_groups) == 2
+
+    def test_gradients_are_forgotten_or_zero(self, kind):
+        p = one_leaf()
+        optimizer, p.grad = kind([p]), np.ones(3, np.float32)
+        optimizer.zero_grad(set_to_none=False)
+        assert p.grad.tolist() == [0, 0, 0]
+        optimizer.zero_grad()
+        assert p.grad is None
+
+    def test_its_text_is_short(self, kind):
+        text = repr(kind([{"params": [one_leaf(), one_leaf()], "lr": 0.5}, {"params": [one_leaf()]}], lr=0.1))
+        lines = text.splitlines()
+        assert lines[0] == f"{kind.__name__} ("
+        assert lines[1] == "Parameter Group 0: 2 tensors, 6 numbers"
+        assert "    lr: 0.5" in lines
+        assert "    lr: 0.1" in lines
+        assert lines[-1] == ")"

@@ -5,7 +5,7 @@ import pytest
 
 from lora_np.autograd.devices import to_numpy
 from lora_np.nn import Parameter
-from lora_np.training import clip_grad_norm_
+from lora_np.nn.utils import clip_grad_norm_, clip_grad_value_
 
 SHAPES = [(4, 3), (5,), (2, 3, 2)]
 
@@ -47,3 +47,38 @@ def test_clipping_keeps_the_direction(xp, max_norm, after):
 
 def test_clipping_without_any_gradient():
     assert clip_grad_norm_(parameters([np.zeros(3)]), 1.0) == 0.0
+
+
+def test_the_norm_is_a_number_with_torchs_item():
+    norm = clip_grad_norm_(parameters([np.zeros(3)]), 1.0)
+    assert isinstance(norm, float)
+    assert norm.item() == 0.0
+
+
+def test_one_parameter_needs_no_list():
+    (p,) = parameters([np.zeros(2)])
+    p.grad = np.array([3.0, 4.0])
+    assert clip_grad_norm_(p, 1.0) == 5.0
+
+
+def test_what_is_not_done_is_refused():
+    (p,) = parameters([np.zeros(2)])
+    p.grad = np.array([np.inf, 0.0])
+    with pytest.raises(RuntimeError, match="the norm of the gradients is inf: nothing was scaled"):
+        clip_grad_norm_([p], 1.0, error_if_nonfinite=True)
+    with pytest.raises(ValueError, match="norm_type should be 2, the Euclidean norm, got 1"):
+        clip_grad_norm_([p], 1.0, norm_type=1)
+
+
+@pytest.mark.parity
+def test_values_are_clipped_as_in_torch(rng):
+    import torch
+
+    grads = gradients(rng)
+    ours, theirs = parameters(grads), [torch.nn.Parameter(torch.tensor(g)) for g in grads]
+    for mine, other, g in zip(ours, theirs, grads, strict=True):
+        mine.grad, other.grad = g.copy(), torch.tensor(g)
+    clip_grad_value_(ours, 0.5)
+    torch.nn.utils.clip_grad_value_(theirs, 0.5)
+    for mine, other in zip(ours, theirs, strict=True):
+        np.testing.assert_array_equal(mine.grad, other.grad.numpy())

@@ -1,0 +1,28 @@
+"""The GPUs of this machine, as `torch.cuda` says it: `lora_np.cuda`."""
+
+from .devices import load_cupy
+
+
+def is_available():
+    """Is there an NVIDIA GPU, and CuPy to use it?"""
+    return device_count() > 0
+
+
+def device_count():
+    """How many GPUs can be used: 0 without CuPy."""
+    try:
+        return load_cupy().cuda.runtime.getDeviceCount()
+    except RuntimeError:
+        return 0
+
+
+def empty_cache():
+    """Give memory that is kept for later arrays back to the GPU."""
+    if is_available():
+        load_cupy().get_default_memory_pool().free_all_blocks()
+
+
+def synchronize():
+    """Wait until the GPU has done all that it was given; without one there is nothing to wait for."""
+    if is_available():
+        load_cupy().cuda.Device().synchronize()

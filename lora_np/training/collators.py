@@ -1,0 +1,115 @@
+"""Rows of ids as one batch, under Transformers' names: what `Trainer` calls with the rows of a step."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+
+from ..expect import expect_whole
+from ..models.output import IGNORED
+from .datasets import TOKENS
+from .protocols import Array, Batch
+
+FILL_UP = "give data_collator=DataCollatorForLanguageModeling(tokenizer, mlm=False)"
+Features = Sequence[Mapping[str, Any]]
+
+
+class DataCollatorForLanguageModeling:
+    """Rows filled up to one length, with labels that are the ids, and -100 where they are the pad token's.
+
+    As in Transformers this leaves out real ends of text as well if `pad_token` is `eos_token`. `mlm` must be False:
+    the models here write from left to right.
+    """
+
+    def __init__(
+        self, tokenizer: Any, mlm: bool = False, pad_to_multiple_of: int | None = None, return_tensors: str = "np"
+    ) -> None:
+        if mlm:
+            raise ValueError("mlm=True is for models that fill gaps; those here write from left to right: mlm=False")
+        self.tokenizer, self.options = (
+            tokenizer,
+            {"pad_to_multiple_of": pad_to_multiple_of, "return_tensors": return_tensors},
+        )
+
+    def __call__(self, features: Sequence[Any]) -> Batch:
+        rows = [row if isinstance(row, Mapping) else {"input_ids": row} for row in features]
+        kept = [{k: row[k] for k in ("input_ids", "attention_mask") if k in row} for row in rows]
+        batch: Batch = dict(self.tokenizer.pad(kept, **self.options))
+        labels = batch["input_ids"].copy()
+        if self.tokenizer.pad_token_id is not None:
+            labels[labels == self.tokenizer.pad_token_id] = IGNORED
+        return {**batch, "labels": labels}
+
+
+class DataCollatorForSeq2Seq:
+    """Rows with labels, filled up to one length: the labels with `label_pad_token_id`."""
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        model: Any = None,
+        padding: bool | str = True,
+        max_length: int | None = None,
+        pad_to_multiple_of: int | None = None,
+        label_pad_token_id: int = IGNORED,
+        return_tensors: str = "np",
+    ) -> None:
+        self.tokenizer, self.label_pad_token_id = tokenizer, label_pad_token_id
+        self.options: dict[str, Any] = {
+            "padding": padding,
+            "max_length": max_length,
+            "pad_to_multiple_of": pad_to_multiple_of,
+        }
+        self.options["return_tensors"] = return_tensors
+
+    def __call__(self, features: Features) -> Batch:
+        kept = [{k: row[k] for k in ("input_ids", "attention_mask") if k in row} for row in features]
+        batch: Batch = dict(self.tokenizer.pad(kept, **self.options))
+        multiple, longest = self.options["pad_to_multiple_of"] or 1, max(len(row["labels"]) for row in features)
+        width = -(-longest // multiple) * multiple
+        if self.options["padding"] == "max_length":
+            width = batch["input_ids"].shape[1]
+        labels: Array = np.full((len(features), width), self.label_pad_token_id, np.int64)
+        for row, filled in zip(features, labels, strict=True):
+            given = np.asarray(row["labels"], np.int64)
+            filled[width - len(given) if self.tokenizer.padding_side == "left" else 0 :][: len(given)] = given
+        return {**batch, "labels": labels}
+
+
+def default_data_collator(features: Features, return_tensors: str = "np") -> Batch:
+    """Rows of one length as arrays."""
+    names = [name for name in TOKENS if name in features[0]]
+    if len({len(row["input_ids"]) for row in features}) > 1:
+        raise ValueError(f"the rows have unlike lengths: {FILL_UP}")
+    return {name: np.array([row[name] for row in features], np.int64) for name in names}
+
+
+class CollatedData:
+    """Rows of ids, made into batches by a collator: what `train` and `evaluate` read. The order is `ExampleData`'s."""
+
+    def __init__(self, rows: list[dict[str, Any]], collator: Callable[[Any], Any], batch_size: int) -> None:
+        expect_whole(batch_size, "per_device_train_batch_size")
+        self._rows, self.collator, self.batch_size = rows, collator, batch_size
+        self.rows = len(rows)
+
+    def batch(self, seed: int, step: int) -> Batch:
+        numbers = step * self.batch_size + np.arange(self.batch_size)
+        orders = {
+            epoch: np.random.default_rng((seed, int(epoch))).permutation(self.rows)
+            for epoch in set(numbers // self.rows)
+        }
+        return self._made([orders[number // self.rows][number % self.rows] for number in numbers])
+
+    def batches(self, batch_size: int) -> Iterator[Batch]:
+        for start in range(0, self.rows, batch_size):
+            yield self._made(range(start, min(start + batch_size, self.rows)))
+
+    def _made(self, numbers: Any) -> Batch:
+        made = self.collator([{k: v for k, v in self._rows[i].items() if k in TOKENS} for i in numbers])
+        if "labels" not in made:
+            raise ValueError(f"the rows have no labels: {FILL_UP}")
+        batch = {name: np.asarray(made[name]) for name in TOKENS if name in made}
+        mask = batch.get("attention_mask")
+        if mask is not None and (np.diff(mask, axis=1) <= 0).all():  # filled up on the right: no token sees it
+            del batch["attention_mask"]
+        return batch

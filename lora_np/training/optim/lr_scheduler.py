@@ -1,0 +1,102 @@
+"""The learning rate's course in loops that people write themselves, under the names of torch and Transformers.
+
+`scheduler = get_linear_schedule_with_warmup(optimizer, 10, 100)`, and after each `optimizer.step()` a
+`scheduler.step()`. (`train` has its own: `schedule.py`.)
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from ...expect import expect
+from .optimizer import Optimizer
+
+AN_OPTIMIZER = "an optimizer, such as AdamW(model.parameters(), lr=1e-4)"
+Course = Callable[[int], float]  # the number of a step, from 0 -> the fraction of the group's learning rate
+
+
+class LambdaLR:
+    """Each group's learning rate is the one that it had at first, times `lr_lambda(step)`; steps count from 0.
+
+    lr_lambda   a function, or a list with one for each group
+    last_epoch  the number of steps done, minus one, where a run goes on
+    """
+
+    def __init__(self, optimizer: Optimizer, lr_lambda: Course | list[Course], last_epoch: int = -1) -> None:
+        expect(optimizer, Optimizer, "optimizer", AN_OPTIMIZER)
+        groups = optimizer.param_groups
+        courses = lr_lambda if isinstance(lr_lambda, list | tuple) else [lr_lambda] * len(groups)
+        if len(courses) != len(groups):
+            raise ValueError(f"lr_lambda has {len(courses)} functions, the optimizer {len(groups)} parameter groups")
+        self.optimizer, self.lr_lambdas = optimizer, list(courses)
+        for group in groups:
+            group.setdefault("initial_lr", group["lr"])
+        self.base_lrs: list[float] = [group["initial_lr"] for group in groups]
+        self.last_epoch = last_epoch
+        self.step()
+
+    def step(self) -> None:
+        """Go on to the next step's learning rate."""
+        self.last_epoch += 1
+        for group, base, course in zip(self.optimizer.param_groups, self.base_lrs, self.lr_lambdas, strict=True):
+            group["lr"] = base * course(self.last_epoch)
+
+    def get_last_lr(self) -> list[float]:
+        """The learning rate of each group, as it is now."""
+        return [group["lr"] for group in self.optimizer.param_groups]
+
+    def state_dict(self) -> dict[str, Any]:
+        """How far it has come."""
+        return {"last_epoch": self.last_epoch, "base_lrs": list(self.base_lrs)}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on from a state that `state_dict` gave."""
+        self.base_lrs, self.last_epoch = list(state["base_lrs"]), state["last_epoch"] - 1
+        self.step()
+
+
+def get_linear_schedule_with_warmup(
+    optimizer: Optimizer, num_warmup_steps: int, num_training_steps: int, last_epoch: int = -1
+) -> LambdaLR:
+    """Up from 0 in a straight line for the first steps, then down to 0 in another."""
+
+    def course(done: int, steps: int) -> float:
+        return max(0, steps - done) / max(1, steps)
+
+    return _with_warmup(optimizer, course, num_warmup_steps, num_training_steps, last_epoch)
+
+
+def get_cosine_schedule_with_warmup(
+    optimizer: Optimizer,
+    num_warmup_steps: int,
+    num_training_steps: int,
+    num_cycles: float = 0.5,
+    last_epoch: int = -1,
+) -> LambdaLR:
+    """Up from 0 in a straight line first, then along `num_cycles` periods of a cosine: half of one ends at 0."""
+
+    def course(done: int, steps: int) -> float:
+        return max(0.0, 0.5 * (1 + math.cos(2 * math.pi * num_cycles * done / max(1, steps))))
+
+    return _with_warmup(optimizer, course, num_warmup_steps, num_training_steps, last_epoch)
+
+
+def get_constant_schedule(optimizer: Optimizer, last_epoch: int = -1) -> LambdaLR:
+    """The learning rate as it is."""
+    return LambdaLR(optimizer, lambda step: 1.0, last_epoch)
+
+
+def get_constant_schedule_with_warmup(optimizer: Optimizer, num_warmup_steps: int, last_epoch: int = -1) -> LambdaLR:
+    """Up from 0 in a straight line for the first steps, then as it is."""
+    return _with_warmup(optimizer, lambda done, steps: 1.0, num_warmup_steps, 0, last_epoch)
+
+
+def _with_warmup(
+    optimizer: Optimizer, course: Callable[[int, int], float], warmup: int, total: int, last_epoch: int
+) -> LambdaLR:
+    """`course(done, steps)`, where the rise is over: the steps behind it that are done, and those there are."""
+
+    def fraction(step: int) -> float:
+        return step / max(1, warmup) if step < warmup else course(step - warmup, total - warmup)
+
+    return LambdaLR(optimizer, fraction, last_epoch)

@@ -1,0 +1,112 @@
+"""`Trainer`, under Transformers' names: a way to call `train`."""
+
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..expect import A_MODEL, expect
+from ..nn import Module
+from .arguments import TrainingArguments
+from .collators import CollatedData, default_data_collator
+from .datasets import rows_of
+from .evaluation import evaluate
+from .examples import ExampleData
+from .loop import train
+
+BATCH_SIZE, LONGEST = 8, 1024  # Transformers' default, and the most tokens of an example
+NOT_HERE = "write a loop of your own around model(**batch).loss.backward() and optimizer.step()"
+
+
+class TrainOutput(NamedTuple):
+    """What `Trainer.train` returns: steps, the mean loss of all, and {"train_loss": that}."""
+
+    global_step: int
+    training_loss: float
+    metrics: dict[str, float]
+
+
+class Trainer:
+    """A model (or one with an adapter), data and `TrainingArguments`; `train()` is `lora_np.train` on them.
+
+    train_dataset, eval_dataset   rows {"input_ids", "labels"}, which `data_collator` makes into batches, or examples
+                       (see `ExampleData`), which the tokenizer reads: a list of dicts, or a data set of Hugging Face's
+                       kind. Also what `train` and `evaluate` take
+    processing_class   the tokenizer, also by its old name, `tokenizer`
+    Losses are means over all tokens that are predicted. (Transformers' Trainer also counts each row's first label,
+    which no token precedes, unless that is -100.)
+    After `train()`: `history`, what `train` returns, and `state.log_history`, a dict for each step and evaluation.
+    """
+
+    def __init__(
+        self,
+        model: Any,
+        args: TrainingArguments | None = None,
+        data_collator: Callable[[Any], Any] | None = None,
+        train_dataset: Any = None,
+        eval_dataset: Any = None,
+        processing_class: Any = None,
+        *,
+        tokenizer: Any = None,
+        **others: Any,
+    ) -> None:
+        expect(model, Module, "model", A_MODEL)
+        for name, value in others.items():
+            if value not in (None, [], (None, None)):
+                raise TypeError(f"Trainer has no {name!r}: {NOT_HERE}")
+        self.model, self.args, self.data_collator = model, args or TrainingArguments(), data_collator
+        self.processing_class = tokenizer if processing_class is None else processing_class
+        self.train_dataset, self.eval_dataset = train_dataset, eval_dataset
+        self.history: dict[str, Any] = {}
+        self.state = SimpleNamespace(global_step=0, log_history=[])
+
+    def train(self, resume_from_checkpoint: bool | str | None = None) -> TrainOutput:
+        """Train; with `resume_from_checkpoint`, go on from the checkpoint in output_dir, or in the folder it names."""
+        data = self._data(self.train_dataset, "train_dataset")
+        held_out = self.eval_dataset if self.args.eval_strategy != "no" else None
+        parts = held_out if isinstance(held_out, Mapping) else {"eval": held_out} if held_out is not None else {}
+        evaluation = {name: self._data(part, "eval_dataset") for name, part in parts.items()}
+        folder = resume_from_checkpoint if isinstance(resume_from_checkpoint, str) else None
+        self.history = train(self.model, data, self.args, evaluation, folder, bool(resume_from_checkpoint))
+        losses, rates = self.history["loss"], self.history["learning_rate"]
+        steps = [
+            {"step": i, "loss": a, "learning_rate": b} for i, (a, b) in enumerate(zip(losses, rates, strict=True), 1)
+        ]
+        evaluated = [{f"{k}_loss" if k != "step" else k: v for k, v in e.items()} for e in self.history["evaluation"]]
+        self.state = SimpleNamespace(
+            global_step=len(losses), log_history=sorted(steps + evaluated, key=lambda e: e["step"])
+        )
+        mean = float(np.mean(losses))
+        return TrainOutput(len(losses), mean, {"train_loss": mean})
+
+    def evaluate(self, eval_dataset: Any = None, metric_key_prefix: str = "eval") -> dict[str, float]:
+        """{"eval_loss": the mean loss over all tokens that count}, in nats."""
+        data = self._data(self.eval_dataset if eval_dataset is None else eval_dataset, "eval_dataset")
+        return {f"{metric_key_prefix}_loss": evaluate(self.model, data)}
+
+    def save_model(self, output_dir: str | None = None) -> None:
+        """Write the model, or its adapter, and the tokenizer to a folder, by default `args.output_dir`."""
+        folder = self.args.output_dir if output_dir is None else output_dir
+        if folder is None:
+            raise ValueError(
+                "save_model needs a folder: save_model('folder'), or TrainingArguments(output_dir='folder')"
+            )
+        for part in (self.model, self.processing_class):
+            if part is not None:
+                part.save_pretrained(Path(folder))
+
+    def _data(self, given: Any, name: str) -> Any:
+        """A data set as `train` and `evaluate` read it."""
+        if given is None:
+            raise ValueError(f"Trainer was given no {name}")
+        if hasattr(given, "batches"):
+            return given
+        rows, size = rows_of(given, name), self.args.per_device_train_batch_size or BATCH_SIZE
+        if not rows:
+            raise ValueError(f"{name} is empty: there is no row in it")
+        if "input_ids" in rows[0] or self.processing_class is None:
+            return CollatedData(rows, self.data_collator or default_data_collator, size)
+        longest = min(LONGEST, self.model.config.max_position_embeddings)
+        return ExampleData(given, self.processing_class, longest, size)

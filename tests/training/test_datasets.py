@@ -1,0 +1,100 @@
+"""Data sets of Hugging Face's kind: named columns, and rows by number."""
+
+import numpy as np
+import pytest
+from training_helpers import full
+
+from lora_np import ByteTokenizer, ExampleData, Trainer, TrainingArguments
+from lora_np.training import split_examples
+from lora_np.training.datasets import examples_of, rows_of
+
+
+class Table:
+    """What is used of `datasets.Dataset`."""
+
+    def __init__(self, columns):
+        self.columns, self.column_names = columns, list(columns)
+
+    def __len__(self):
+        return len(next(iter(self.columns.values()), []))
+
+    def __getitem__(self, i):
+        if not isinstance(i, int):
+            raise TypeError("rows by number only")
+        return {name: column[i] for name, column in self.columns.items()}
+
+
+class Stream:
+    """What is used of `datasets.IterableDataset`, which has no length."""
+
+    def __init__(self, table):
+        self.table, self.column_names = table, table.column_names
+
+    def __iter__(self):
+        return (self.table[i] for i in range(len(self.table)))
+
+
+TEXTS = ["The cat sat.", "The dog looked at the cat.", "A bird."]
+TALKS = [[{"role": "user", "content": t}, {"role": "assistant", "content": t[::-1]}] for t in TEXTS]
+TURNS = [[{"from": "human", "value": t}, {"from": "gpt", "value": t[::-1]}] for t in TEXTS]
+KINDS = [
+    ({"text": TEXTS, "label": [0, 1, 0]}, [{"text": t} for t in TEXTS]),
+    ({"id": [1, 2, 3], "prompt": TEXTS, "completion": TEXTS}, [{"prompt": t, "completion": t} for t in TEXTS]),
+    ({"messages": TALKS, "prompt": TEXTS}, [{"messages": talk} for talk in TALKS]),
+    ({"conversations": TURNS, "source": TEXTS}, [{"messages": talk} for talk in TALKS]),
+    (
+        {"instruction": TEXTS, "input": [None, "", "x"], "output": [t[::-1] for t in TEXTS], "text": TEXTS},
+        [{"messages": talk} for talk in [*TALKS[:2], [{**TALKS[2][0], "content": "A bird.\n\nx"}, TALKS[2][1]]]],
+    ),
+]
+
+
+@pytest.mark.parametrize(("columns", "expected"), KINDS, ids=lambda value: next(iter(value)) if value else None)
+@pytest.mark.parametrize("kind", [Table, lambda columns: Stream(Table(columns))], ids=["numbered", "stream"])
+def test_the_columns_that_make_examples_are_read(columns, expected, kind):
+    assert examples_of(kind(columns)) == expected
+
+
+def test_examples_are_learnt_from_it_as_from_a_list():
+    table = Table({"text": TEXTS})
+    data, plain = (ExampleData(given, ByteTokenizer(), 64, 2) for given in (table, [{"text": t} for t in TEXTS]))
+    for step in range(3):
+        np.testing.assert_array_equal(data.batch(0, step)["labels"], plain.batch(0, step)["labels"])
+    assert split_examples(table) == split_examples([{"text": t} for t in TEXTS])
+
+
+def test_several_parts_are_to_be_chosen_from():
+    parts = Table({"text": TEXTS})
+    parts.column_names = {"train": ["text"], "test": ["text"]}
+    with pytest.raises(
+        ValueError, match=r"examples has several parts: choose one of 'train', 'test', as dataset\['train'\]"
+    ):
+        ExampleData(parts, ByteTokenizer(), 64, 2)
+
+
+def test_columns_that_make_no_example_are_named():
+    with pytest.raises(
+        ValueError, match="examples, row 1 has the columns chosen, rejected; expected are text, or prompt"
+    ):
+        ExampleData(Table({"chosen": TEXTS, "rejected": TEXTS}), ByteTokenizer(), 64, 2)
+
+
+def test_rows_that_are_tokenised_go_to_the_trainer():
+    with pytest.raises(ValueError, match=r"examples, row 1 has input_ids, it is tokenised already: give .* to Trainer"):
+        ExampleData(Table({"input_ids": [[1, 2]]}), ByteTokenizer(), 64, 2)
+    model, rows = full(1), {"input_ids": [[1, 2, 3], [4, 5, 6]], "labels": [[1, 2, 3], [-100, 5, 6]], "x": [0, 0]}
+    args = {"steps": 2, "per_device_train_batch_size": 2}
+    losses = Trainer(model, TrainingArguments(**args), train_dataset=Table(rows)).train()
+    assert losses.global_step == 2
+
+
+@pytest.mark.parametrize("given", [3, "text", {"text": "a"}, None, ["a"]])
+def test_what_has_no_rows_is_refused(given):
+    with pytest.raises(TypeError, match=r"train_dataset(:| should be a list of dicts)"):
+        rows_of(given, "train_dataset")
+
+
+def test_the_package_itself_where_it_is_there():
+    datasets = pytest.importorskip("datasets")
+    for columns, expected in KINDS:
+        assert examples_of(datasets.Dataset.from_dict(columns)) == expected

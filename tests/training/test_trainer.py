@@ -1,0 +1,90 @@
+"""`Trainer`: Transformers' way to call `train`. tests/idioms/training.py compares it with Transformers' own."""
+
+import pytest
+from training_helpers import full
+
+from lora_np import ByteTokenizer, ExampleData, PeftModel, Trainer, TrainingArguments, train
+from lora_np import DataCollatorForLanguageModeling as Collator
+
+TEXTS = ["The cat sat.", "The dog barks.", "A bird."] * 2
+EXAMPLES = [{"text": text} for text in TEXTS]
+ROWS = [{"input_ids": ByteTokenizer().encode(text), "text": text} for text in TEXTS]
+FEW = {"max_steps": 4, "per_device_train_batch_size": 2, "learning_rate": 0.01}
+
+
+def trainer(tmp_path, **changes):
+    tokenizer = ByteTokenizer()
+    settings = {"train_dataset": ROWS, "data_collator": Collator(tokenizer), "processing_class": tokenizer, **changes}
+    return Trainer(full(1), TrainingArguments(tmp_path / "out", **FEW), **settings)
+
+
+def test_examples_are_trained_on_as_train_does(tmp_path):
+    own, model = trainer(tmp_path, train_dataset=EXAMPLES, data_collator=None), full(1)
+    own.train()
+    data = ExampleData(EXAMPLES, ByteTokenizer(), model.config.max_position_embeddings, 2)
+    assert own.history["loss"] == train(model, data, TrainingArguments(**FEW))["loss"]
+
+
+def test_the_names_of_the_tokenizer(tmp_path):
+    assert trainer(tmp_path, processing_class=None, tokenizer="t").processing_class == "t"
+
+
+def test_what_it_returns_and_keeps(tmp_path):
+    own = trainer(tmp_path, eval_dataset=ROWS[:3])
+    output = own.train()
+    assert output.global_step == own.state.global_step == 4
+    assert output.training_loss == pytest.approx(sum(own.history["loss"]) / 4)
+    assert {"step": 4, "eval_loss": own.evaluate()["eval_loss"]} in own.state.log_history
+    assert [entry["loss"] for entry in own.state.log_history if "loss" in entry] == own.history["loss"]
+
+
+def test_it_goes_on_from_its_checkpoint(tmp_path):
+    whole = trainer(tmp_path)
+    whole.train()
+    again = trainer(tmp_path)
+    again.train(resume_from_checkpoint=True)
+    assert again.history == whole.history
+    elsewhere = trainer(tmp_path / "elsewhere")
+    elsewhere.train(resume_from_checkpoint=str(tmp_path / "out"))
+    assert elsewhere.history == whole.history
+
+
+def test_what_is_saved(tmp_path):
+    own = trainer(tmp_path)
+    own.save_model()
+    own.save_model(str(tmp_path / "there"))
+    for folder in ("out", "there"):
+        assert {"config.json", "model.safetensors", "tokenizer.json"} <= {p.name for p in (tmp_path / folder).iterdir()}
+    assert not isinstance(own.model, PeftModel)
+
+
+@pytest.mark.parametrize(
+    ("changes", "error", "message"),
+    [
+        ({"train_dataset": None}, ValueError, "Trainer was given no train_dataset"),
+        ({"train_dataset": []}, ValueError, "train_dataset is empty"),
+        ({"train_dataset": 3}, TypeError, "train_dataset should be a list of dicts, or a data set"),
+        ({"data_collator": None}, ValueError, "unlike lengths: give data_collator=DataCollatorForLanguageModeling"),
+        ({"data_collator": None, "train_dataset": ROWS[:1]}, ValueError, "no labels: give data_collator="),
+    ],
+)
+def test_what_cannot_be_trained_on_is_named(tmp_path, changes, error, message):
+    with pytest.raises(error, match=message):
+        trainer(tmp_path, **changes).train()
+
+
+@pytest.mark.parametrize("name", ["callbacks", "compute_metrics", "optimizers", "model_init"])
+def test_what_there_is_not_is_refused_by_name(tmp_path, name):
+    with pytest.raises(TypeError, match=f"Trainer has no '{name}': write a loop of your own"):
+        trainer(tmp_path, **{name: [print]})
+    trainer(tmp_path, **{name: None})
+
+
+def test_save_model_without_a_folder():
+    with pytest.raises(ValueError, match="save_model needs a folder"):
+        Trainer(full(1)).save_model()
+
+
+def test_gaps_are_not_filled():
+    with pytest.raises(ValueError, match="mlm=True is for models that fill gaps"):
+        Collator(ByteTokenizer(), mlm=True)
