@@ -47,6 +47,16 @@ def smollm2_gguf():
     return path
 
 
+@pytest.fixture(scope="session")
+def gemma3_gguf():
+    """The GGUF file of Gemma 3 270M. Tests that need it are skipped where it has not been fetched."""
+    path = fetch.cached("gemma3-270m")
+    if path is None:
+        pytest.skip("Gemma 3 is not here: lora-np fetch gemma3-270m")
+    the_gguf_package()
+    return path
+
+
 @pytest.fixture(autouse=True)
 def _seeded():
     """Every test starts with the same random numbers."""

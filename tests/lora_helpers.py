@@ -10,6 +10,7 @@ from hypothesis import HealthCheck, settings
 from lora_np import GPT2Config, GPT2LMHeadModel, LoraConfig, PeftModel, get_peft_model, nn
 from lora_np.lora.layer import AdaptedLayer
 from lora_np.models import LlamaConfig, LlamaForCausalLM
+from lora_np.models.rope import context_length
 from lora_np.storage import read_safetensors
 
 # Fuzzing that is the same in every run and is not hurried.
@@ -58,7 +59,7 @@ def tiny_llama(seed=0, **changes):
 
 def some_ids(config, batch=2, time=9, seed=1):
     """Random token ids (batch, time) for a model of this config."""
-    shape = batch, min(time, config.max_position_embeddings)
+    shape = batch, min(time, context_length(config))
     return np.random.default_rng(seed).integers(0, config.vocab_size, shape)
 
 
@@ -103,8 +104,7 @@ def hugging_face_twin(model):
     torch.set_num_threads(1)  # several, on models this small, spend their time waiting for each other
     fields = {k: v for k, v in model.config.to_dict().items() if k != "architectures"}
     config = transformers.AutoConfig.for_model(**fields)
-    # Llama's own ("eager") softmax is in float32 also where the model is in float64; GPT-2's is not.
-    config._attn_implementation = "eager" if model.config.model_type == "gpt2" else "sdpa"
+    config._attn_implementation = _attention_for(model)
     twin = transformers.AutoModelForCausalLM.from_config(config).train(model.training)
     state = {name: torch.tensor(array) for name, array in model.state_dict().items()}
     missing, unexpected = twin.load_state_dict(state, strict=False)
@@ -116,25 +116,60 @@ def hugging_face_twin(model):
     return twin
 
 
+def _attention_for(model):
+    """Which of Transformers' attentions to compare with. (Gemma 3's config has a cap on scores, its model none.)
+
+    Its own ("eager") softmax is in float32 also where the model is in float64, but for GPT-2's, and torch's (sdpa) has
+    no cap on scores: then it is written out here.
+    """
+    import torch
+    import transformers
+    from transformers.masking_utils import eager_mask
+
+    if model.config.model_type != "gemma2":
+        return "eager" if model.config.model_type == "gpt2" else "sdpa"
+
+    def written_out(module, query, key, value, mask, scaling=None, softcap=None, **kwargs):
+        key, value = (x.repeat_interleave(module.num_key_value_groups, 1) for x in (key, value))
+        scores = query @ key.transpose(2, 3) * scaling
+        scores = scores if softcap is None else torch.tanh(scores / softcap) * softcap
+        return ((scores if mask is None else scores + mask).softmax(-1) @ value).transpose(1, 2), None
+
+    transformers.AttentionInterface.register("written_out", written_out)
+    transformers.AttentionMaskInterface.register("written_out", eager_mask)
+    return "written_out"
+
+
 def _in_float64(twin, model):
-    """Have Transformers' Llama compute its norms in float64 too, and take our angles, which are float32 by design.
+    """Have a Llama or a relative of it compute its norms in float64 too, and take our angles, which are float32.
 
     Powers of θ differ in the last bit of a float32, so the angles are only held to that here.
     """
     import torch
 
-    def rms_norm(self, x):
-        return self.weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + self.variance_epsilon))
+    positions = getattr(getattr(model, model.base_model_prefix), "rotary_emb", None)
 
-    def rotary(self, x, position_ids):
-        angles = model.model.rotary_emb(position_ids.numpy(), like=model.lm_head.weight)
-        np.testing.assert_allclose(model.model.rotary_emb.frequencies, self.inv_freq, rtol=3e-7)
-        return tuple(torch.tensor(np.concatenate([part, part], -1)) for part in angles)
+    def rms_norm(self, x):
+        weight = self.weight + 1 if type(self).__name__.startswith("Gemma") else self.weight
+        epsilon = getattr(self, "variance_epsilon", None) or self.eps
+        return weight * (x * torch.rsqrt(x.pow(2).mean(-1, keepdim=True) + epsilon))
+
+    def rotary(theirs):
+        def forward(self, x, position_ids, *layer_type):
+            ours = positions(position_ids.numpy(), like=model.lm_head.weight)
+            ours = ours[layer_type[0]] if layer_type else ours
+            angles = tuple(torch.tensor(np.concatenate([part, part], -1)) for part in ours)
+            for found, expected in zip(angles, theirs(x, position_ids, *layer_type), strict=True):
+                np.testing.assert_allclose(found, expected, atol=1e-5)
+            return angles
+
+        return forward
 
     for module in twin.modules():
-        for kind, forward in (("LlamaRMSNorm", rms_norm), ("LlamaRotaryEmbedding", rotary)):
-            if type(module).__name__ == kind:
-                module.forward = forward.__get__(module)
+        if type(module).__name__.endswith("RMSNorm"):
+            module.forward = rms_norm.__get__(module)
+        if type(module).__name__.endswith("RotaryEmbedding"):
+            module.forward = rotary(module.forward).__get__(module)
 
 
 def peft_twin(model, config):

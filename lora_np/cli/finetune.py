@@ -17,6 +17,7 @@ from ..costs.parameters import linear_layers
 from ..lora import LoraConfig, PeftModel, get_peft_model
 from ..models import AutoModelForCausalLM, AutoTokenizer, ByteTokenizer
 from ..models.base import CausalLM
+from ..models.rope import context_length
 from ..storage import read_json
 from ..storage.fields import short
 from ..training import CheckpointError, TrainingArguments, train
@@ -109,7 +110,7 @@ def finetune(options: FinetuneOptions, say: Say = print, ask: Callable[[str], st
     with waiting(f"Loading {options.base}"):
         tokenizer = AutoTokenizer.from_pretrained(options.base)
         model = AutoModelForCausalLM.from_pretrained(options.base, device=options.device)
-    options = options.resolved(model.config.max_position_embeddings)
+    options = options.resolved(context_length(model.config))
     with waiting("Reading the data"):
         task = make_task(options, tokenizer, options.max_length)
     options = dataclasses.replace(options, steps=task.steps)

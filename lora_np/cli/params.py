@@ -3,8 +3,8 @@
 import argparse
 from collections.abc import Callable, Sequence
 
-from ..costs import adapter_sizes, count, linear_layers, model_size
-from ..costs.parameters import dimensions
+from ..costs import adapter_sizes, count, model_size
+from ..costs.parameters import dimensions, layer_shape
 from ..expect import expect_whole
 from ..models.loading.auto import config_fields
 from .arguments import BASE, HelpFormatter
@@ -53,9 +53,8 @@ def params(
     length = length or min(1024, fields.get("n_positions") or fields.get("max_position_embeddings") or 1024)
     adapters = adapter_sizes(fields, ranks[0], target_modules)
     say(f"{base}: {model_size(fields):,} parameters, {d['blocks']} blocks, {d['C']} wide\n")
-    layers = linear_layers(fields)
     for part, names in _by_part(adapters).items():
-        shape = layers.get(names[0]) or (d["C"], d["C"])
+        shape = layer_shape(fields, names[0])
         say(f"{part:<42} {len(names):>4} layers of {shape[0]} -> {shape[1]}")
     say(f"\n{'rank':>6} {'trainable':>14} {'of all':>9} {'adapter file':>13}")
     for r in ranks:

@@ -73,7 +73,8 @@ def activations(config, trained, batch, length, activation_bytes=BFLOAT16, check
     """
     d, layers, seen = dimensions(config), linear_layers(config), places(config)
     into_mlp = max(place for place in seen.layers.values() if place[0] == 0)[1] - 1
-    gates = sum(place == (0, into_mlp) for place in seen.layers.values())  # 1: f(up); 2: f(gate) ∘ up
+    wide = sum(layers[name][1] for name, place in seen.layers.items() if place == (0, into_mlp))
+    gates = wide // d["inner"]  # 1: f(up); 2: f(gate) ∘ up, by two products or by one
     block = 2 * d["C"] + 2 * d["q"] + 2 * d["kv"] + (2 * gates - 1) * d["inner"]
     fan_in = {place: layers[name][0] for name, place in seen.layers.items()}
     fan_in |= {(i, number + 1): 0 for i, number in seen.attention}  # attention's result is counted already

@@ -1,8 +1,8 @@
 """How many parameters a model and its adapters have, from the fields of its config.json alone.
 
 A config is a dict with Hugging Face's field names, `json.load` of a config.json, or `model.config.to_dict()`. The model
-is made from its real class, with weights that take no memory: what is counted is what there is. GPT-2 and the Llama
-family (llama, mistral, qwen2) are known. Layers and parameters have their names in Transformers.
+is made from its real class, with weights that take no memory: what is counted is what there is. All architectures of
+`models/architectures.py` are known. Layers and parameters have their names in Transformers.
 """
 
 import math
@@ -57,7 +57,7 @@ def adapter_sizes(config, r, target_modules=None):
     """{dotted name: r (in + out)}: the parameters of A (r, in) and B (out, r), for each layer that gets an adapter.
 
     target_modules as in LoraConfig: names, a regular expression, "all-linear", or None for the model's usual ones.
-    "c_attn.q", ".k" and ".v" are the thirds of GPT-2's joint projection, (C, C) each. ValueError for a target that
+    "c_attn.q", ".k" and ".v" are parts of GPT-2's joint projection, (C, C) each. ValueError for a target that
     matches nothing or no linear layer, and for r below 1.
     """
     if not isinstance(r, int) or r < 1:
@@ -68,14 +68,19 @@ def adapter_sizes(config, r, target_modules=None):
     return {name: r * sum(_fans(layers, name)) for name in find_targets(model, targets)}
 
 
+def layer_shape(config, name):
+    """(in, out) of a linear layer of this name, or of a part of a joint projection."""
+    return _fans(linear_modules(model_of(config)), name)
+
+
 def _fans(layers, name):
-    """(in, out) of a linear layer or of one of its equal parts."""
+    """(in, out) of a linear layer or of one of its parts."""
     if name in layers:
         return layers[name].in_features, layers[name].out_features
     whole = layers.get(name.rpartition(".")[0])
     if whole is None:
         raise ValueError(f"only linear layers are counted here; {name!r} is none")
-    return whole.in_features, whole.out_features // len(whole.parts)
+    return whole.in_features, whole.parts[name.rpartition(".")[2]]
 
 
 def count(config, r, target_modules=None):

@@ -23,11 +23,14 @@ class Places:
 
     layers      {name: place} of the linear layers, in the order in which they are called
     attention   {place: width of all queries together}
+    windows     {block: how many keys a query sees there}, of the blocks where that is not all
     """
 
     def __init__(self, model):
         self.layers, self.attention = {}, {}
         self.blocks = block_numbers(model)
+        windows = [(self.blocks.get(name), vars(module).get("window")) for name, module in model.named_modules()]
+        self.windows = {block: window for block, window in windows if window is not None}
         with metered() as meter, no_grad(), limit_threads(1):
             self.meter, self.seen, self.read, self.last = meter, 0, None, (0, -1)
             weightless.to_shapes(model)

@@ -7,17 +7,16 @@ from functools import lru_cache, wraps
 import numpy as np
 
 from .. import nn
-from ..models.architectures import ARCHITECTURES
+from ..models.architectures import classes_of
 from ..models.config import Depth, Size
 from .shapes import ShapeArray
 
-# Architectures that no class here loads, counted as one that is there: {model_type: (that of the class, fields that
-# differ, parameters that are left out)}.
-COUNTED_LIKE = {
-    "mistral": ("llama", {}, ()),
-    "qwen2": ("llama", {"attention_bias": True, "mlp_bias": False}, ("o_proj.bias",)),
-}
-ROTARY = ("rope_parameters", "rope_scaling", "rope_theta")  # no parameter and no cost depends on these
+# no parameter and no cost depends on these
+ROTARY = ("rope_parameters", "rope_scaling", "rope_theta", "rotary_pct", "rotary_emb_base")
+NO_SHAPE = (  # sizes that are no array's
+    *("max_position_embeddings", "original_max_position_embeddings", "sliding_window"),
+    *("no_rope_layer_interval", "query_pre_attn_scalar"),
+)
 
 
 def build(config):
@@ -25,21 +24,11 @@ def build(config):
 
     ValueError for an unknown model_type or a missing field.
     """
-    kind = config.get("model_type")
-    like, changes, without = COUNTED_LIKE.get(kind, (kind, {}, ())) if isinstance(kind, str) else (None, {}, ())
-    if like not in ARCHITECTURES:
-        known = ", ".join([*ARCHITECTURES, *COUNTED_LIKE])
-        raise ValueError(f"model_type {kind!r} is not known here; known are {known}")
-    config_class, model_class = ARCHITECTURES[like]
+    config_class, model_class = classes_of(config)
     _check_sizes_given(config_class, config)
     fields = {name: value for name, value in config.items() if name not in ROTARY}
     with nn.weightless():
-        model = model_class(config_class.from_dict(fields | changes))
-    for name, _ in list(model.named_parameters()):
-        if name.endswith(without):
-            module, _, last = name.rpartition(".")
-            setattr(model.get_submodule(module), last, None)
-    return model
+        return model_class(config_class.from_dict(fields))
 
 
 def cached(function):
@@ -59,11 +48,11 @@ model_of = cached(build)
 def _check_sizes_given(config_class, fields):
     """ValueError if a size has no value: a default would be counted in silence.
 
-    The context is one only where it is the length of a table of positions, as in GPT-2.
+    The context is one only where it is the length of a table of positions, as in GPT-2; there it has another name.
     """
     for field in dataclasses.fields(config_class):
-        name, is_size = field.name, field.type in (Size, Depth) and field.default is not None
-        if is_size and name not in fields and name != "max_position_embeddings":
+        name, is_size = field.name, field.type in (Size, Size | None, Depth) and field.default is not None
+        if is_size and name not in fields and name not in NO_SHAPE:
             raise ValueError(f"the config of a {fields['model_type']} model needs the field {name!r}")
 
 

@@ -40,7 +40,8 @@ class PeftConfig:
 
     target_modules       which layers: a list of names ("c_attn" means every layer whose name ends so), one string as a
                          regular expression for the whole dotted name, or "all-linear"; None for the model's usual ones.
-                         "c_attn.q", ".k" or ".v" adapts that third of GPT-2's joint projection
+                         "c_attn.q", ".k" or ".v" adapts that part of GPT-2's joint projection, "qkv_proj.q" or
+                         "gate_up_proj.up" of Phi-3's
     layers_to_transform  only blocks with these numbers (an int or a list)
     layers_pattern       the name in front of the block number ("h", "layers"), if a model has several
     bias                 which biases are trained too: "none", "all", or "lora_only" (those of adapted layers; with

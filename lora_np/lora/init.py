@@ -132,12 +132,12 @@ def init_lora(kind: bool | str, weight: Array, r: int, s: float) -> tuple[Array,
 def initial_matrices(kind: bool | str, target: Target, s: float) -> list[Array]:
     """[A, B] of a `Target`, on its layer's device. A whole layer has A (r, in) and B (out, r).
 
-    Of a joint projection n parts may be adapted, equal blocks of C rows, each with an A and a B of its own. They stand
-    one below the other: A (n·r, in), B (n·C, r).
+    Of a joint projection n parts may be adapted, blocks of rows, each with an A and a B of its own. These stand one
+    below the other: A (n·r, in), B (all their rows, r).
     """
     layer, shape = target.layer, (target.layer.out_features, target.layer.in_features)
     weight = oriented(layer, layer.weight.data) if changes_base(kind) else np.broadcast_to(np.float32(0), shape)
-    blocks = np.split(weight, len(layer.parts))[: len(target.parts)] if target.parts else [weight]
+    blocks = [weight[: layer.parts[part]] for part in target.parts] or [weight]  # their shapes count: B starts at 0
     pairs = [init_lora(kind, block, target.r, s) for block in blocks]
     matrices = (found[0] if len(found) == 1 else np.concatenate(found) for found in zip(*pairs, strict=True))
     return [to_device(matrix, layer.device).astype(dtype_beside(layer), copy=False) for matrix in matrices]

@@ -15,7 +15,9 @@ from .saved_modules import ModulesToSave
 
 LINEAR = (nn.Linear, nn.Conv1D, nn.Linear4bit)
 QUERIES_AND_VALUES = ["q_proj", "v_proj"]
-DEFAULT_TARGETS = {"gpt2": ["c_attn"], "llama": QUERIES_AND_VALUES, "qwen3": QUERIES_AND_VALUES}  # by model_type
+LIKE_LLAMA = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text")
+OTHERS = {"gpt2": ["c_attn"], "gpt_neox": ["query_key_value"]}
+DEFAULT_TARGETS = {**OTHERS, **dict.fromkeys(LIKE_LLAMA, QUERIES_AND_VALUES)}  # by model_type, as in PEFT
 ALL_LINEAR = "all-linear"
 
 

@@ -1,5 +1,6 @@
 """What every language model here has in common: reading ids, the head, the loss, generating, saving."""
 
+import re
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -18,6 +19,7 @@ from .context import Context, one_row
 from .generation import GenerationConfig, GenerationMixin
 from .kv_cache import KVCache
 from .output import CausalLMOutput, ShardedOutput, shift_labels
+from .rope import context_length, rows_apart
 from .shards import forward_in_shards, shards_of
 
 A_CONFIG = "a config, such as GPT2Config(...); by its name a model comes from AutoModelForCausalLM.from_pretrained"
@@ -31,10 +33,14 @@ class CausalLM(nn.Module, GenerationMixin):
     base_model_prefix   the name of the attribute that holds the transformer, (ids, context) -> hidden states (B, T, C)
     lm_head             hidden states -> logits
     generation_config   what generation_config.json says, a `GenerationConfig`: defaults of `generate`
+    softcap             what caps the logits (Gemma 2); None if nothing does
+    head_in_files       what the head is called in files, where that differs
     """
 
     base_model_prefix: str = ""
+    head_in_files = "lm_head"
     gradient_checkpointing = False
+    softcap: float | None = None
     lm_head: Any
 
     def __init__(self, config: Any) -> None:
@@ -67,7 +73,8 @@ class CausalLM(nn.Module, GenerationMixin):
         device = self.device
         ids = self.checked_ids(input_ids, device)
         targets = None if labels is None else shift_labels(labels, ids.shape)
-        if device == "cpu" and past_key_values is None and (shards := shards_of(targets)):
+        apart = position_ids is None or rows_apart(self.config)
+        if apart and device == "cpu" and past_key_values is None and (shards := shards_of(targets)):
             return forward_in_shards(self, shards, targets, ids, labels, attention_mask, position_ids)
         context = Context(ids, device, attention_mask, position_ids, past_key_values, self.gradient_checkpointing)
         self.check_positions(context.positions)
@@ -75,14 +82,18 @@ class CausalLM(nn.Module, GenerationMixin):
         context.close(ids.shape[1])
         if logits_to_keep and targets is None:
             hidden = hidden[:, -logits_to_keep:]
-        return CausalLMOutput(hidden, self.lm_head, targets, past_key_values)
+        return CausalLMOutput(hidden, self.lm_head, targets, past_key_values, self.softcap)
 
     def save_pretrained(self, directory: str | PathLike[str]) -> None:
         """Write config.json and model.safetensors, which Transformers loads too."""
         with together(directory):
-            write_safetensors(Path(directory) / "model.safetensors", self.state_dict())
+            write_safetensors(Path(directory) / "model.safetensors", self._stored(self.state_dict()))
             write_json(Path(directory) / "config.json", self.config.to_dict())
             self.write_generation_config(directory)
+
+    def _stored(self, state):
+        """A state with the names that files have."""
+        return {re.sub(r"^lm_head\.", f"{self.head_in_files}.", name): array for name, array in state.items()}
 
     def gradient_checkpointing_enable(self) -> None:
         """Keep only the input of each block for the backward pass, and compute the block again there.
@@ -94,6 +105,10 @@ class CausalLM(nn.Module, GenerationMixin):
     def gradient_checkpointing_disable(self) -> None:
         """Keep what the backward pass needs, as usual."""
         self.gradient_checkpointing = False
+
+    def reads_anew(self, held: int, length: int) -> bool:
+        """Is a text of `length` tokens to be read from its start, though a cache holds the first `held`? (Phi-3)"""
+        return False
 
     def get_output_embeddings(self) -> nn.Module:
         """The head: the layer that turns hidden states into logits."""
@@ -126,6 +141,6 @@ class CausalLM(nn.Module, GenerationMixin):
 
     def check_positions(self, positions: np.ndarray) -> None:
         """ValueError if a position lies beyond the model's context."""
-        limit = self.config.max_position_embeddings
+        limit = context_length(self.config)
         if positions.max() >= limit:
             raise ValueError(f"{int(positions.max()) + 1} tokens are more than the model's context of {limit}")

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, ClassVar, Self, get_type_hints
 
-from ..storage.fields import Chance, Depth, Fraction, OptionalId, Size, TokenIds, check_fields
+from ..storage.fields import Chance, Count, Depth, Fraction, OptionalId, Size, TokenIds, check_fields
 
-__all__ = ["Chance", "Depth", "Fraction", "ModelConfig", "OptionalId", "Size", "TokenIds"]
+__all__ = ["Chance", "Count", "Depth", "Fraction", "ModelConfig", "OptionalId", "Size", "TokenIds"]
 
 
 @dataclass

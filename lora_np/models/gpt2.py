@@ -66,7 +66,7 @@ class GPT2Attention(nn.Module):
         if config.scale_attn_by_inverse_layer_idx:
             self.scale /= layer + 1
         self.c_attn = nn.Conv1D(3 * C, C)
-        self.c_attn.parts = ("q", "k", "v")
+        self.c_attn.parts = dict.fromkeys("qkv", C)
         self.c_proj = nn.Conv1D(C, C)
         self.resid_dropout = nn.Dropout(config.resid_pdrop)
 

@@ -4,9 +4,12 @@ SmolLM2 is one. Configuration fields and parameter names are Hugging Face's, so 
 Shapes: B batch, T time, C channels (hidden_size), H heads of queries, K heads of keys and values, D head size
 (H·D need not be C), V vocabulary. What differs from GPT-2: norms without mean or bias, positions told by turning
 queries and keys, a gated MLP, and one head of keys and values for several heads of queries.
+
+Many models are a Llama but for a detail or two: mistral.py, qwen2.py, gemma2.py, ... derive from what is here, and say
+the details alone. `LlamaForCausalLM` has the list of classes in whose place they put their own.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
@@ -21,7 +24,7 @@ from .base import CausalLM
 from .config import Chance, Depth, Fraction, ModelConfig, OptionalId, Size, TokenIds
 from .context import Context, run_block
 from .initialisation import init_weights
-from .rope import check_rope, inverse_frequencies, rope_parameters
+from .rope import CHANGING, PART, attention_factor, check_rope, inverse_frequencies, rope_parameters
 
 LARGEST_HEAD = 2**16  # channels
 
@@ -52,7 +55,9 @@ class LlamaConfig(ModelConfig):
 
     model_type = "llama"
     architecture = "LlamaForCausalLM"
-    norms_of_heads = False  # are queries and keys normed, each head by itself? (Qwen3)
+    rope_theta = 10000.0  # where a file says none
+    activation_field = "hidden_act"  # what names the activation
+    turns_a_part = False  # may rotary positions turn a part of each head only? (partial_rotary_factor)
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -69,55 +74,93 @@ class LlamaConfig(ModelConfig):
                 f"head_dim must be even, rotary positions turn pairs of channels, and at most {LARGEST_HEAD}; "
                 f"got {self.head_dim}"
             )
-        check_activation(self.hidden_act, "hidden_act")
-        self.rope_parameters = check_rope(self.rope_parameters or {})
+        check_activation(self.hidden_act, self.activation_field)
+        self.rope_parameters = self.checked_rope(self.rope_parameters or {})
+
+    def checked_rope(self, given: dict[str, Any]) -> dict[str, Any]:
+        """`given` rope_parameters with their defaults; ValueError if they are not such as this model turns by."""
+        parameters = check_rope({"rope_theta": self.rope_theta, **given}, self.head_dim)
+        if parameters.get(PART) not in (None, 1.0) and not self.turns_a_part:
+            raise ValueError(f"rotary positions on a part of each head ({PART}) are not a {self.model_type} model's")
+        return parameters
+
+    def window(self, layer: int) -> int | None:
+        """How many keys, its own the last, a query sees in this layer; None for all."""
+        return None
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Self:
         """From the fields of a config.json; those that say nothing about the computation are passed over."""
-        context = {"max_position_embeddings": cls.max_position_embeddings}
-        return super().from_dict({**fields, "rope_parameters": rope_parameters({**context, **fields})})
+        defaults = {"max_position_embeddings": cls.max_position_embeddings, "rope_theta": cls.rope_theta}
+        return super().from_dict({**fields, "rope_parameters": cls.rope_of({**defaults, **fields})})
+
+    @classmethod
+    def rope_of(cls, fields: Mapping[str, Any]) -> dict[str, Any]:
+        """rope_parameters as files of any age say them."""
+        return rope_parameters(fields)
 
 
 class LlamaRotaryEmbedding:
-    """Cosines and sines of each position's angles, position · inverse frequency for each pair of channels of a head."""
+    """Cosines and sines of each position's angles, position · inverse frequency for each pair of channels of a head.
 
-    def __init__(self, config):
-        self.frequencies = inverse_frequencies(config.head_dim, config.rope_parameters)
+    Some kinds turn otherwise in a long text than in a short one. How long it is says the largest position of the call,
+    and nothing that was read before: keys in a cache stay as they were turned, as in Transformers.
+    """
+
+    def __init__(self, config, parameters=None):
+        parameters = config.rope_parameters if parameters is None else parameters
+        self.settings = config.head_dim, parameters, config.max_position_embeddings
+        self.frequencies = inverse_frequencies(*self.settings)
+        self.changing = parameters["rope_type"] in CHANGING
+        self.factor = np.float32(attention_factor(*self.settings[1:]))
 
     def __call__(self, positions, like):
-        """positions (..., T) -> cos and sin (..., T, D/2), of the dtype and on the device of the Tensor `like`."""
-        angles = positions[..., None].astype(np.float32) * self.frequencies
-        return [to_device(f(angles).astype(like.dtype, copy=False), like.device) for f in (np.cos, np.sin)]
+        """positions (..., T) -> cos and sin (..., T, pairs), of the dtype and on the device of the Tensor `like`."""
+        length = int(positions.max()) + 1
+        frequencies = inverse_frequencies(*self.settings, length) if self.changing else self.frequencies
+        angles = positions[..., None].astype(np.float32) * frequencies
+        turns = (f(angles) * self.factor for f in (np.cos, np.sin))
+        return [to_device(turn.astype(like.dtype, copy=False), like.device) for turn in turns]
 
 
 class LlamaAttention(nn.Module):
     """Causal self-attention: queries, keys and values by a product each, turned by their positions."""
 
+    scale: float | None = None  # of the scores; None for 1/√D
+    softcap: float | None = None  # what caps them (Gemma 2)
+
     def __init__(self, config: LlamaConfig, layer: int) -> None:
         C, D, bias = config.hidden_size, config.head_dim, config.attention_bias
-        self.layer, self.dropout = layer, config.attention_dropout
+        self.layer, self.dropout, self.window = layer, config.attention_dropout, config.window(layer)
         self.heads, self.kv_heads = config.num_attention_heads, config.num_key_value_heads
         self.q_proj = nn.Linear(C, self.heads * D, bias)
         self.k_proj = nn.Linear(C, self.kv_heads * D, bias)
         self.v_proj = nn.Linear(C, self.kv_heads * D, bias)
         self.o_proj = nn.Linear(self.heads * D, C, bias)
-        self.q_norm = nn.RMSNorm(D, config.rms_norm_eps) if config.norms_of_heads else None
-        self.k_norm = nn.RMSNorm(D, config.rms_norm_eps) if config.norms_of_heads else None
 
-    def forward(self, x: Tensor, context: Context, angles: Sequence[np.ndarray]) -> Tensor:
-        (B, T, _), (cos, sin) = x.shape, angles
-        q, k = self.q_proj(x), self.k_proj(x)
-        if self.q_norm is not None and self.k_norm is not None:
-            q = self.q_norm(q.reshape(B, T, self.heads, -1)).reshape(B, T, -1)
-            k = self.k_norm(k.reshape(B, T, self.kv_heads, -1)).reshape(B, T, -1)
-        q = F.rotary(q, cos, sin, self.heads)  # (B, H, T, D)
-        k = F.rotary(k, cos, sin, self.kv_heads)  # (B, K, T, D)
-        v = self.v_proj(x).reshape(B, T, self.kv_heads, -1).swapaxes(1, 2)  # (B, K, T, D)
+    def project(self, x: Tensor) -> tuple[Any, Any, Any]:
+        """x (B, T, C) -> queries (B, T, H·D), keys and values (B, T, K·D)."""
+        return self.q_proj(x), self.k_proj(x), self.v_proj(x)
+
+    def turn(self, x: Tensor, heads: int, angles: Any) -> Any:
+        """Queries or keys (B, T, heads·D) -> (B, heads, T, D), turned by the angles of their positions."""
+        cos, sin = angles
+        return F.rotary(x, cos, sin, heads)
+
+    def split(self, x: Any, heads: int) -> Any:
+        """(B, T, heads·D) -> (B, heads, T, D)."""
+        return x.reshape(*x.shape[:2], heads, -1).swapaxes(1, 2)
+
+    def forward(self, x: Tensor, context: Context, angles: Any) -> Tensor:
+        B, T, _ = x.shape
+        q, k, v = self.project(x)
+        q, k = self.turn(q, self.heads, angles), self.turn(k, self.kv_heads, angles)  # (B, H, T, D), (B, K, T, D)
+        v = self.split(v, self.kv_heads)  # (B, K, T, D)
         if context.cache is not None:
             k, v = context.extend(self.layer, k, v)
         dropout = self.dropout if self.training else 0.0
-        y = F.attention(q, k, v, dropout=dropout, key_mask=context.key_mask)  # (B, H, T, D)
+        bounds = {"window": self.window, "softcap": self.softcap}
+        y = F.attention(q, k, v, scale=self.scale, dropout=dropout, key_mask=context.key_mask, **bounds)  # (B, H, T, D)
         return self.o_proj(y.swapaxes(1, 2).reshape(B, T, -1))
 
 
@@ -131,23 +174,30 @@ class LlamaMLP(nn.Module):
         self.down_proj = nn.Linear(inner, C, bias)
         self.activation = config.hidden_act
 
+    def expand(self, x: Tensor) -> tuple[Any, Any]:
+        """x (B, T, C) -> what gates and what is gated, (B, T, inner) each."""
+        return self.gate_proj(x), self.up_proj(x)
+
     def forward(self, x: Tensor) -> Tensor:
-        gate, up = self.gate_proj(x), self.up_proj(x)  # (B, T, inner)
+        gate, up = self.expand(x)
         if self.activation in ("silu", "swish"):
             return self.down_proj(F.swiglu(gate, up))
         return self.down_proj(ACTIVATIONS[self.activation](gate) * up)
 
 
 class LlamaDecoderLayer(nn.Module):
-    """x + attention(norm(x)), then x + mlp(norm(x)): the residual stream is only ever added to."""
+    """x + attention(norm(x)), then x + mlp(norm(x)): the residual stream is only ever added to.
 
-    def __init__(self, config: LlamaConfig, layer: int) -> None:
-        self.self_attn = LlamaAttention(config, layer)
-        self.mlp = LlamaMLP(config)
-        self.input_layernorm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.post_attention_layernorm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
+    parts: the classes that `LlamaForCausalLM` lists.
+    """
 
-    def forward(self, x: Tensor, context: Context, angles: Sequence[np.ndarray]) -> Tensor:
+    def __init__(self, config: LlamaConfig, layer: int, parts: Any) -> None:
+        self.self_attn = parts.Attention(config, layer)
+        self.mlp = parts.MLP(config)
+        self.input_layernorm = parts.Norm(config.hidden_size, config.rms_norm_eps)
+        self.post_attention_layernorm = parts.Norm(config.hidden_size, config.rms_norm_eps)
+
+    def forward(self, x: Tensor, context: Context, angles: Any) -> Tensor:
         x = x + self.self_attn(self.input_layernorm(x), context, angles)
         return x + self.mlp(self.post_attention_layernorm(x))
 
@@ -155,14 +205,19 @@ class LlamaDecoderLayer(nn.Module):
 class LlamaModel(nn.Module):
     """Token embedding, the blocks, a last norm: ids (B, T) -> hidden states (B, T, C)."""
 
-    def __init__(self, config: LlamaConfig) -> None:
+    def __init__(self, config: LlamaConfig, parts: Any = None) -> None:
+        parts = LlamaForCausalLM if parts is None else parts
         self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
-        self.layers = nn.ModuleList(LlamaDecoderLayer(config, layer) for layer in range(config.num_hidden_layers))
-        self.norm = nn.RMSNorm(config.hidden_size, config.rms_norm_eps)
-        self.rotary_emb = LlamaRotaryEmbedding(config)
+        self.layers = nn.ModuleList(parts.Layer(config, layer, parts) for layer in range(config.num_hidden_layers))
+        self.norm = parts.Norm(config.hidden_size, config.rms_norm_eps)
+        self.rotary_emb = parts.Positions(config)
+
+    def embed(self, ids: np.ndarray) -> Tensor:
+        """ids (B, T) -> (B, T, C), what the first block reads."""
+        return self.embed_tokens(ids)
 
     def forward(self, ids: np.ndarray, context: Context) -> Tensor:
-        x = self.embed_tokens(ids)
+        x = self.embed(ids)
         angles = self.rotary_emb(context.positions, like=x)
         for layer in self.layers:
             x = run_block(layer, x, context, angles)
@@ -170,13 +225,22 @@ class LlamaModel(nn.Module):
 
 
 class LlamaForCausalLM(CausalLM):
-    """Llama with its language-model head, which shares its weight with the token embedding when the config says so."""
+    """Llama with its language-model head, which shares its weight with the token embedding when the config says so.
+
+    The classes of its parts stand here, so that a model that is a Llama but for some of them names those.
+    """
 
     base_model_prefix = "model"
+    Model: Any = LlamaModel
+    Layer: Any = LlamaDecoderLayer
+    Attention: Any = LlamaAttention
+    MLP: Any = LlamaMLP
+    Norm: Any = nn.RMSNorm
+    Positions: Any = LlamaRotaryEmbedding
 
     def __init__(self, config: LlamaConfig) -> None:
         super().__init__(config)
-        self.model = LlamaModel(config)
+        self.model = self.Model(config, type(self))
         self.lm_head = nn.Linear(config.hidden_size, config.vocab_size, bias=False)
         self._tie_weights()
         init_weights(self, config.initializer_range)

@@ -23,23 +23,28 @@ class CausalLMOutput(ModelOutput):
 
     With labels, the loss is computed without holding the logits (`functional.linear_cross_entropy`), and the logits
     only when somebody asks for them: training never does, and saves B·T·V numbers. That is why the head comes along.
-    Once its weights have changed, it is too late to ask: RuntimeError.
+    Once its weights have changed, it is too late to ask: RuntimeError. softcap: what caps the logits, and so the loss.
     `.past_key_values` is the cache that was passed in.
     """
 
     names = PARTS
 
     def __init__(
-        self, hidden: Tensor, head: nn.Module, targets: Any = None, past_key_values: KVCache | None = None
+        self,
+        hidden: Tensor,
+        head: nn.Module,
+        targets: Any = None,
+        past_key_values: KVCache | None = None,
+        softcap: float | None = None,
     ) -> None:
         self.hidden, self.grad_enabled = hidden, is_grad_enabled()
         self.head: Any = head
-        self.past_key_values = past_key_values
+        self.past_key_values, self.softcap = past_key_values, softcap
         if targets is not None and type(head) is nn.Linear and head.bias is None:
-            self._logits, self.loss = None, F.linear_cross_entropy(hidden, head.weight, targets)
+            self._logits, self.loss = None, F.linear_cross_entropy(hidden, head.weight, targets, softcap=softcap)
             self._used = head.weight.data, head.weight.node()
         else:  # no labels, or a head of another kind, such as one with an adapter
-            self._logits = head(hidden)
+            self._logits = self._computed()
             self.loss = None if targets is None else F.cross_entropy(self._logits, targets)
 
     def has(self, name: str) -> bool:
@@ -62,8 +67,12 @@ class CausalLMOutput(ModelOutput):
                     "the head's weights have changed since this forward pass: ask for .logits before that"
                 )
             with contextlib.nullcontext() if self.grad_enabled else no_grad():
-                self._logits = self.head(self.hidden)
+                self._logits = self._computed()
         return self._logits
+
+    def _computed(self):
+        logits = self.head(self.hidden)
+        return logits if self.softcap is None else F.softcap(logits, self.softcap)
 
 
 class ShardedOutput(ModelOutput):

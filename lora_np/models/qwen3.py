@@ -1,30 +1,43 @@
 """Qwen3 (Yang et al., 2025): a Llama whose queries and keys pass a norm, head by head, before they are turned."""
 
 from dataclasses import dataclass
+from typing import Any
 
-from .config import OptionalId, Size, TokenIds
-from .llama import LlamaConfig, LlamaForCausalLM
+from .. import nn
+from ..autograd import Tensor
+from .config import Size
+from .llama import LlamaAttention, LlamaConfig, LlamaForCausalLM
+from .qwen2 import Qwen2Config
 
 
 @dataclass
-class Qwen3Config(LlamaConfig):
+class Qwen3Config(Qwen2Config):
     """The shape of a Qwen3, under the names of Hugging Face's config.json. The defaults are Transformers'."""
 
-    vocab_size: Size = 151936
-    intermediate_size: Size = 22016
     head_dim: Size = 128
-    max_position_embeddings: Size = 32768
-    bos_token_id: OptionalId = None
-    eos_token_id: TokenIds = None
-    use_sliding_window: bool = False
+    attention_bias: bool = False  # type: ignore[misc]
 
-    model_type, architecture, norms_of_heads = "qwen3", "Qwen3ForCausalLM", True
+    model_type, architecture = "qwen3", "Qwen3ForCausalLM"
 
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        if self.use_sliding_window:
-            raise ValueError("use_sliding_window: attention to the nearest tokens only is not supported")
+
+class Qwen3Attention(LlamaAttention):
+    """Llama's attention, with a norm of each head's queries and keys."""
+
+    Norm: Any = nn.RMSNorm
+
+    def __init__(self, config: LlamaConfig, layer: int) -> None:
+        super().__init__(config, layer)
+        self.q_norm = self.Norm(config.head_dim, config.rms_norm_eps)
+        self.k_norm = self.Norm(config.head_dim, config.rms_norm_eps)
+
+    def project(self, x: Tensor) -> tuple[Any, Any, Any]:
+        (B, T, _), (q, k, v) = x.shape, super().project(x)
+        q = self.q_norm(q.reshape(B, T, self.heads, -1)).reshape(B, T, -1)
+        k = self.k_norm(k.reshape(B, T, self.kv_heads, -1)).reshape(B, T, -1)
+        return q, k, v
 
 
 class Qwen3ForCausalLM(LlamaForCausalLM):
-    """Qwen3 with its language-model head: all is Llama's but what the configuration says."""
+    """Qwen3 with its language-model head."""
+
+    Attention = Qwen3Attention

@@ -17,7 +17,7 @@ class Linear(Module):
     """
 
     fan_in_fan_out = False
-    parts: tuple[str, ...] = ()  # the names of equal parts of the output, where one product computes several things
+    parts: dict[str, int] = {}  # {name: width} of the parts of the output, where one product computes several things
 
     def __init__(self, in_features, out_features, bias=True):
         self.in_features, self.out_features = in_features, out_features
@@ -36,7 +36,7 @@ class Conv1D(Module):
     """
 
     fan_in_fan_out = True
-    parts: tuple[str, ...] = ()
+    parts: dict[str, int] = {}
 
     def __init__(self, out_features, in_features):
         self.in_features, self.out_features = in_features, out_features

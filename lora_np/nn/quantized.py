@@ -41,7 +41,7 @@ class Linear4bit(Module):
     each time: what is written to it changes nothing here.
     """
 
-    parts: tuple[str, ...] = ()
+    parts: dict[str, int] = {}
 
     def __init__(self, quantized, bias=None, fan_in_fan_out=False):
         fan_in, fan_out = quantized.shape if fan_in_fan_out else quantized.shape[::-1]

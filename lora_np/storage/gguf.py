@@ -45,8 +45,8 @@ Entry = tuple[str, tuple[int, ...], int, int]
 NUMPY = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I8": "i1", "I16": "<i2", "I32": "<i4", "I64": "<i8"}
 
 
-def open_gguf(path: StrPath) -> TensorFile:
-    """A TensorFile on a GGUF file of version 2 or 3; `metadata` has all its key-values, arrays as lists.
+def open_one_gguf(path: StrPath) -> TensorFile:
+    """A TensorFile on one GGUF file of version 2 or 3; `metadata` has all its key-values, arrays as lists.
 
     The shapes are in NumPy's order, the reverse of the file's. FileNotFoundError if there is no file; ValueError with
     its name if it is not a sound one; MissingPackageError if the gguf package, which knows the codings, is not

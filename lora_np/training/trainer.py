@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..expect import A_MODEL, expect
+from ..models.rope import context_length
 from ..nn import Module
 from .arguments import TrainingArguments
 from .collators import CollatedData, default_data_collator
@@ -108,5 +109,5 @@ class Trainer:
             raise ValueError(f"{name} is empty: there is no row in it")
         if "input_ids" in rows[0] or self.processing_class is None:
             return CollatedData(rows, self.data_collator or default_data_collator, size)
-        longest = min(LONGEST, self.model.config.max_position_embeddings)
+        longest = min(LONGEST, context_length(self.model.config))
         return ExampleData(given, self.processing_class, longest, size)

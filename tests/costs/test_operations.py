@@ -21,6 +21,18 @@ def test_flops_of_a_full_step_are_three_times_the_forward():
     assert found == {k: n * (products + attention) for k, n in (("forward", 1), ("backward", 2), ("total", 3))}
 
 
+def test_a_window_bounds_the_keys_of_its_layers():
+    sizes = {**SMALL_LLAMA, "num_hidden_layers": 3, "sliding_window": 5}
+    mistral = {**sizes, "model_type": "mistral"}
+    qwen2 = {**sizes, "model_type": "qwen2", "use_sliding_window": True, "max_window_layers": 2}
+    for config, layers in ((mistral, 3), (qwen2, 1)):
+        whole = flops({**config, "sliding_window": None}, method="full", length=64)["forward"]
+        width = sizes["num_attention_heads"] * sizes["head_dim"]
+        assert whole - flops(config, method="full", length=64)["forward"] == layers * 4 * 64 * (64 - 5) * width
+        short = flops(config, method="full", length=4)
+        assert short == flops({**config, "sliding_window": None}, method="full", length=4)
+
+
 @pytest.mark.parametrize("config", [GPT2, LLAMA3], ids=["gpt2", "llama"])
 def test_a_lora_step_takes_about_two_thirds_of_a_full_one(config):
     full, lora = flops(config, length=128, method="full"), flops(config, 8, length=128)

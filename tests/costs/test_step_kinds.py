@@ -13,8 +13,8 @@ from lora_np.autograd import functional as F
 from lora_np.autograd.threads import limit_threads
 from lora_np.costs import count, estimate_step_memory, flops, model_size
 from lora_np.models import LlamaConfig, LlamaForCausalLM
+from lora_np.models.architectures import ARCHITECTURES
 from lora_np.models.base import CausalLM
-from lora_np.models.loading.checkpoints import ARCHITECTURES
 from lora_np.models.qwen3 import Qwen3Config, Qwen3ForCausalLM
 from lora_np.training import AdamW
 

@@ -62,7 +62,7 @@ def test_the_base_takes_a_fraction_of_the_memory():
     assert memory_footprint(model) < whole
     layer = model.transformer.h[0].attn.c_attn
     assert isinstance(layer, Linear4bit)
-    assert layer.parts == ("q", "k", "v")
+    assert layer.parts == {"q": 16, "k": 16, "v": 16}
 
 
 @pytest.mark.parametrize("settings", [{"init_lora_weights": "pissa"}, {"init_lora_weights": "olora"}])

@@ -14,6 +14,8 @@ from model_helpers import (
     some_labels,
 )
 
+from lora_np import KVCache, no_grad
+from lora_np.autograd import threads
 from lora_np.models import LlamaConfig, LlamaForCausalLM
 from lora_np.models.activations import ACTIVATIONS
 from lora_np.models.loading.checkpoints import load_pretrained
@@ -27,6 +29,28 @@ LLAMA3 = {
     "low_freq_factor": 0.2,
     "high_freq_factor": 0.8,
     "original_max_position_embeddings": 8,
+}
+YARN = {"rope_type": "yarn", "rope_theta": 50.0, "factor": 3.0, "original_max_position_embeddings": 8}
+LONGROPE = {
+    "rope_type": "longrope",
+    "rope_theta": 50.0,
+    "short_factor": [1.0, 1.1, 1.3],
+    "long_factor": [1.5, 2.0, 4.0],
+    "original_max_position_embeddings": 6,
+}
+DYNAMIC = {"rope_type": "dynamic", "rope_theta": 50.0, "factor": 3.0}
+# In those whose names say so, the 9 tokens of a test are more than the original context.
+STRETCHED = {
+    "rope dynamic": {"rope_parameters": DYNAMIC, "head_dim": 6},
+    "rope dynamic, long": {"rope_parameters": DYNAMIC, "head_dim": 6, "max_position_embeddings": 5},
+    "rope yarn": {"rope_parameters": YARN, "head_dim": 16},
+    "rope yarn, ramp": {"rope_parameters": {**YARN, "beta_fast": 2.0, "beta_slow": 0.2}, "head_dim": 16},
+    "rope yarn, as it is": {"rope_parameters": {**YARN, "beta_fast": 2.0, "truncate": False}, "head_dim": 16},
+    "rope yarn, mscale": {"rope_parameters": {**YARN, "mscale": 0.7, "mscale_all_dim": 1.4}, "head_dim": 16},
+    "rope yarn, factor": {"rope_parameters": {**YARN, "attention_factor": 0.6}, "head_dim": 16},
+    "rope longrope, long": {"rope_parameters": LONGROPE, "head_dim": 6},
+    "rope longrope": {"rope_parameters": {**LONGROPE, "original_max_position_embeddings": 10}, "head_dim": 6},
+    "rope longrope, factor": {"rope_parameters": {**LONGROPE, "attention_factor": 1.4}, "head_dim": 6},
 }
 CONFIGS = {
     "usual": {},
@@ -42,6 +66,7 @@ CONFIGS = {
     "rope theta": {"rope_parameters": {"rope_type": "default", "rope_theta": 123.0}},
     "rope linear": {"rope_parameters": LINEAR},
     "rope llama3": {"rope_parameters": LLAMA3, "head_dim": 16},
+    **STRETCHED,
     "large epsilon": {"rms_norm_eps": 0.1},
     **{f"activation {name}": {"hidden_act": name} for name in ACTIVATIONS if name != "silu"},
     "odd sizes": {
@@ -165,7 +190,7 @@ def test_dropout_of_attention_works_in_training_only():
         ({"num_hidden_layers": None}, "num_hidden_layers must be a positive integer, got None"),
         ({"max_position_embeddings": "many"}, "max_position_embeddings must be a positive integer, got 'many'"),
         ({"hidden_act": "prelu"}, "hidden_act 'prelu' is not known; known are gelu, "),
-        ({"rope_parameters": {"rope_type": "yarn"}}, "rope_type 'yarn' is not supported"),
+        ({"rope_parameters": {"rope_type": "su"}}, "rope_type 'su' is not supported"),
     ],
 )
 def test_a_config_that_makes_no_sense_is_refused(changes, message):
@@ -222,3 +247,49 @@ def test_the_gpu_gives_the_same_logits_loss_and_gradients(changes):
     assert relative(on_gpu, loss) < 1e-4
     for name, gradient in gradients.items():
         assert relative(gpu_gradients[name].get(), gradient) < 1e-4, name
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("changes", STRETCHED.values(), ids=STRETCHED)
+def test_a_growing_cache_gives_transformers_logits_with_stretched_positions(changes):
+    """Frequencies that change with the length turn the new tokens; keys in the cache stay as they were turned."""
+    import torch
+
+    model = tiny_llama(**changes)
+    twin, ids, cache = hugging_face_twin(model), some_ids(model.config), KVCache(9)
+    theirs = None
+    for i, j in ((0, 3), (3, 4), (4, 6), (6, 7), (7, 8), (8, 9)):
+        with torch.no_grad(), no_grad():
+            out = twin(torch.tensor(ids[:, i:j]), past_key_values=theirs, use_cache=True)
+            found = model(ids[:, i:j], past_key_values=cache).logits.data
+        theirs = out.past_key_values
+        assert relative(found, out.logits) < 2e-5
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("name", ["rope dynamic, long", "rope yarn", "rope longrope, long"])
+def test_generation_with_stretched_positions_is_transformers(name):
+    import torch
+
+    model = tiny_llama(**{"max_position_embeddings": 20, **STRETCHED[name]})
+    ids = some_ids(model.config)[:, :3]
+    options = {"max_new_tokens": 11, "do_sample": False}
+    mask = torch.tensor(np.ones_like(ids))
+    expected = hugging_face_twin(model).generate(torch.tensor(ids), attention_mask=mask, pad_token_id=0, **options)
+    np.testing.assert_array_equal(model.generate(ids, **options), expected)
+
+
+def test_rows_of_other_lengths_turn_alike_in_every_number_of_threads(monkeypatch):
+    """The longest row says how long the text is: also where each thread has other rows."""
+    model = tiny_llama(**STRETCHED["rope dynamic, long"])
+    ids, positions = np.repeat(some_ids(model.config), 2, axis=0), np.arange(9) + np.array([0, 1, 2, 6])[:, None]
+    expected = model(ids, labels=ids, position_ids=positions).loss.item()
+    monkeypatch.setattr(threads, "shard_count", lambda rows, columns: 2)
+    assert model(ids, labels=ids, position_ids=positions).loss.item() == pytest.approx(expected, rel=1e-6)
+
+
+def test_a_text_may_be_as_long_as_the_context_was_stretched():
+    model = tiny_llama(**STRETCHED["rope dynamic, long"])
+    assert np.isfinite(model(some_ids(model.config, time=15)).logits.data).all()
+    with pytest.raises(ValueError, match="16 tokens are more than the model's context of 15"):
+        model(np.ones((1, 16), int))

@@ -28,6 +28,12 @@ from .attention import (
     self_attention_backward,
     self_attention_forward,
 )
+from .bounded import (
+    bounded_attention_backward,
+    bounded_attention_forward,
+    capped_cross_entropy_backward,
+    capped_cross_entropy_forward,
+)
 from .linear import linear_backward, linear_forward, lora_linear_backward, lora_linear_forward
 from .loss import (
     cross_entropy_backward,
@@ -41,6 +47,10 @@ from .rotary import rotary_backward, rotary_forward
 __all__ = [
     "attention_backward",
     "attention_forward",
+    "bounded_attention_backward",
+    "bounded_attention_forward",
+    "capped_cross_entropy_backward",
+    "capped_cross_entropy_forward",
     "cross_entropy_backward",
     "cross_entropy_forward",
     "gelu_backward",

@@ -15,6 +15,7 @@ import numpy as np
 
 from ..devices import array_module
 from .blocks import blocks
+from .softcap import cap_in_place
 
 STRIPE = 128  # queries: at 1024 tokens a step took 742 ms with 128, 821 with 64, 765 with 256, 970 with all in one
 
@@ -47,13 +48,19 @@ def attention_forward(q, k, v, causal=True, scale=None, mask=None, key_mask=None
     With many stripes and S = T that is nearly half of all scores. Every stripe gives gradients for the keys and values
     that it saw; these are added up.
     """
+    return in_stripes(q, k, v, causal, scale, mask, key_mask, needs, out)
+
+
+def in_stripes(q, k, v, causal, scale, mask, key_mask, needs, out=None, window=None, softcap=None):
+    """`attention_forward`, and `bounded.bounded_attention_forward`, which has a window and a cap besides."""
     xp, (T, D), S = array_module(q), q.shape[2:], k.shape[2]
     scale = 1 / math.sqrt(D) if scale is None else scale
     out = xp.empty(q.shape, q.dtype) if out is None else out
     stripes = []
-    for t, s in query_stripes(T, S, causal):
+    for t, s in query_stripes(T, S, causal, window):
         masks = (None if mask is None else mask[:, :, t, s], None if key_mask is None else key_mask[:, s])
-        saved = _stripe_forward(q[:, :, t], k[:, :, s], v[:, :, s], causal, scale, *masks, needs, out[:, :, t])
+        bounds = (causal, scale, *masks, window, softcap)
+        saved = _stripe_forward(q[:, :, t], k[:, :, s], v[:, :, s], *bounds, needs, out[:, :, t])
         stripes.append((t, s, saved))
     return out, (stripes, scale, q.shape, k.shape, needs)
 
@@ -66,41 +73,54 @@ def attention_backward(dout, cache, out=(None, None, None)):
         (xp.empty(shape, dout.dtype) if given is None else given) if need else None
         for shape, need, given in zip(shapes, needs, out, strict=True)
     )
-    # The last stripe sees all keys: it goes first and fills dk and dv. The others add to them.
+    # The last stripe sees all keys, unless there is a window: it goes first and fills dk and dv. The others add to it.
+    filled = stripes[-1][1].start > 0
+    for d in (dk, dv) if filled else ():
+        if d is not None:
+            d[...] = 0
     for number, (t, s, saved) in enumerate(reversed(stripes)):
         parts = [None if d is None else d[:, :, s] for d in (dk, dv)]
-        if number > 0:
+        if adds := filled or number > 0:
             parts = [None if d is None else xp.empty(d.shape, d.dtype) for d in parts]
         _stripe_backward(dout[:, :, t], saved, scale, None if dq is None else dq[:, :, t], *parts)
-        if number > 0:
+        if adds:
             for d, part in zip((dk, dv), parts, strict=True):
                 if d is not None:
                     d[:, :, s] += part
     return dq, dk, dv
 
 
-def query_stripes(T, S, causal):
-    """[(a stripe's queries, the keys that its last query sees)], both as slices; a single stripe if not causal."""
+def query_stripes(T, S, causal, window=None):
+    """[(a stripe's queries, the keys that any of them sees)], both as slices; a single stripe if not causal.
+
+    The last query sees the last of these keys, and the first the first: key 0, or that `window - 1` before its own.
+    """
     if not causal:
         return [(slice(0, T), slice(0, S))]
-    starts = range(0, max(T, 1), STRIPE)
-    return [(slice(t, min(t + STRIPE, T)), slice(0, S - T + min(t + STRIPE, T))) for t in starts]
+    starts, past = range(0, max(T, 1), STRIPE), S - T
+    first = [0 if window is None else max(0, past + t - window + 1) for t in starts]
+    ends = [min(t + STRIPE, T) for t in starts]
+    return [(slice(t, end), slice(key, past + end)) for t, end, key in zip(starts, ends, first, strict=True)]
 
 
-def _stripe_forward(q, k, v, causal, scale, mask, key_mask, needs, out):
-    """Attention of one stripe of queries: fill `out`, return what its gradients need, (E, z, (q, k, v), mask).
+def _stripe_forward(q, k, v, causal, scale, mask, key_mask, window, softcap, needs, out):
+    """Attention of one stripe of queries: fill `out`, return what its gradients need, (E, z, (q, k, v), mask, slopes).
 
-    E (B, K, G·T, S), z (B, K, G·T, 1), where T and S count this stripe's queries and keys.
+    E (B, K, G·T, S), z (B, K, G·T, 1), where T and S count this stripe's queries and keys. slopes: of the cap on the
+    scores, of E's shape; None without a cap.
     """
     xp, (B, H, T, _), (K, S) = array_module(q), q.shape, k.shape[1:3]
     stack = (K, H // K * T)
-    hidden = _hidden(xp, causal, T, S, key_mask, q.dtype)
+    hidden = _hidden(xp, causal, T, S, key_mask, q.dtype, window)
     mask = None if mask is None else mask.reshape(B, *stack, S)
     keep = any(needs)
     E = xp.empty((B, *stack, S), q.dtype) if keep else None
     z = xp.empty((B, *stack, 1), q.dtype) if keep else None
+    slopes = xp.empty((B, *stack, S), q.dtype) if keep and softcap is not None else None
     for i in blocks(B, q.itemsize * H * T * S, xp):
         e = xp.matmul(_stacked(q[i] * scale, stack), k[i].swapaxes(-1, -2), out=E[i] if keep else None)
+        if softcap is not None:
+            cap_in_place(e, softcap, None if slopes is None else slopes[i])
         _exponentials_in_place(xp, e, hidden if hidden is None or hidden.ndim == 2 else hidden[i], T)
         sums = xp.einsum("bhts->bht", e)[..., None]
         _matmul_into(xp, e if mask is None else e * mask[i], v[i], out[i])
@@ -108,12 +128,12 @@ def _stripe_forward(q, k, v, causal, scale, mask, key_mask, needs, out):
         if keep:
             z[i] = sums
     used = (q if needs[1] else None, k if needs[0] else None, v if needs[0] or needs[1] else None)
-    return E, z, used, mask
+    return E, z, used, mask, slopes
 
 
 def _stripe_backward(dout, saved, scale, dq, dk, dv):
     """The gradients of one stripe: fill those of dq, dk, dv that are not None."""
-    E, z, (q, k, v), mask = saved
+    E, z, (q, k, v), mask, slopes = saved
     xp, stack = array_module(dout), E.shape[1:3]
     for i in blocks(len(E), E.itemsize * math.prod(E.shape[1:]), xp):
         e, do = E[i], _stacked(dout[i], stack) / z[i]
@@ -125,6 +145,8 @@ def _stripe_backward(dout, saved, scale, dq, dk, dv):
                 ds *= mask[i]
             ds -= xp.einsum("bhts,bhts->bht", ds, e)[..., None] / z[i]
             ds *= e
+            if slopes is not None:
+                ds *= slopes[i]
         if dq is not None:
             _matmul_into(xp, ds, k[i], dq[i])
             dq[i] *= scale
@@ -176,17 +198,21 @@ def head_views(x, heads, parts):
     return [x[:, :, i].swapaxes(1, 2) for i in range(parts)]
 
 
-def _hidden(xp, causal, T, S, key_mask, dtype):
+def _hidden(xp, causal, T, S, key_mask, dtype, window=None):
     """What to add to the scores: 0 where a query sees the key, else a number so low that e^score becomes 0.
 
     None if every query sees every key. (T, T) with `causal` alone: it is for the last T keys, since every query sees
-    the keys before them. With a key_mask, which differs between sequences, (B, 1, 1, T, S), or T = 1 if not causal.
+    the keys before them. With a window, (T, S). With a key_mask, which differs between sequences, (B, 1, 1, T, S), or
+    T = 1 if not causal.
     The low number is not -∞, because a query that sees no key would become NaN. Only padding can be such a query; it
     gets some average.
     """
-    seen, S = None, T if key_mask is None else S
-    if causal and T > 1:
-        seen = xp.arange(S) <= xp.arange(T)[:, None] + (S - T)
+    seen, S = None, T if key_mask is None and window is None else S
+    own = xp.arange(T)[:, None] + (S - T)  # the key at each query's own place
+    if causal and (T > 1 or window is not None):
+        seen = xp.arange(S) <= own
+    if window is not None:
+        seen = seen & (xp.arange(S) > own - window)
     if key_mask is not None:
         key_mask = key_mask[:, None, None, None, :]
         seen = key_mask if seen is None else seen & key_mask

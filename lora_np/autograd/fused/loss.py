@@ -6,6 +6,7 @@ The plain formulas are in `reference.py`. Here rows that do not count are left o
 import numpy as np
 
 from ..devices import array_module, beside, host_can_read, on_gpu, to_numpy
+from .softcap import cap_in_place
 
 CHUNK_BYTES = 1 << 26  # of logits at once. Each chunk reads the whole weight twice: a few rows are not worth that
 
@@ -42,6 +43,11 @@ def linear_cross_entropy_forward(x, weight, targets, ignore_index=-100, needs=(T
     For a chunk with logits z = x Wᵀ:  dz = softmax(z) - onehot,  dx = dz W,  dW += dzᵀ x.
     Saved: these dx and dW, of the sum of the losses; the backward multiplies them by dloss / n.
     """
+    return in_chunks(x, weight, targets, ignore_index, needs, chunk_bytes)
+
+
+def in_chunks(x, weight, targets, ignore_index, needs, chunk_bytes, softcap=None):
+    """`linear_cross_entropy_forward`, and `bounded.capped_cross_entropy_forward`, which caps the logits first."""
     xp = array_module(x)
     rows, picked, n = counted_rows(targets, x, ignore_index)
     counted, V = x[rows], len(weight)
@@ -53,8 +59,11 @@ def linear_cross_entropy_forward(x, weight, targets, ignore_index=-100, needs=(T
     for start in range(0, len(counted), step):
         chunk = slice(start, min(start + step, len(counted)))
         logits = xp.matmul(counted[chunk], weight.T, out=z[: chunk.stop - start])
+        slopes = None if softcap is None else cap_in_place(logits, softcap, xp.empty_like(logits))
         total = total + _softmax_and_losses(logits, picked[chunk]).sum()
         _subtract_onehot(logits, picked[chunk])
+        if slopes is not None:
+            logits *= slopes
         if needs[0]:
             xp.matmul(logits, weight, out=dx[chunk])
         if needs[1]:

@@ -155,10 +155,10 @@ def relu_backward(dy, x):
 
 
 def _turn(x, cos, sin):
-    """y₁ = x₁ cos - x₂ sin,  y₂ = x₂ cos + x₁ sin. x (B, T, H, D); cos and sin (T, D/2) or (B, T, D/2)."""
-    x1, x2 = x[..., : x.shape[-1] // 2], x[..., x.shape[-1] // 2 :]
+    """y₁ = x₁ cos - x₂ sin,  y₂ = x₂ cos + x₁ sin. x (B, T, H, D); cos and sin (T, P) or (B, T, P), P pairs."""
+    x1, x2, rest = np.split(x, [cos.shape[-1], 2 * cos.shape[-1]], axis=-1)  # no rest where P is D/2
     cos, sin = cos[..., None, :], sin[..., None, :]  # the same for all heads
-    return np.concatenate([x1 * cos - x2 * sin, x2 * cos + x1 * sin], axis=-1)
+    return np.concatenate([x1 * cos - x2 * sin, x2 * cos + x1 * sin, rest], axis=-1)
 
 
 def rotary_forward(x, cos, sin, heads, needs=None):

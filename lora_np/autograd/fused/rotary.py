@@ -9,9 +9,10 @@ from ..devices import array_module
 def rotary_forward(x, cos, sin, heads, needs=(True,)):
     r"""Turn each pair of channels of each head by an angle that grows with the position. (Su et al., 2021, eq. 34.)
 
-    x (B, T, H·D), cos and sin (T, D/2), or (B, T, D/2) if rows stand at different positions -> y (B, H, T, D).
-    Channel i is paired with channel i + D/2, as in Hugging Face's checkpoints:
-        y₁ = x₁ cos - x₂ sin,      y₂ = x₂ cos + x₁ sin.
+    x (B, T, H·D), cos and sin (T, P), or (B, T, P) if rows stand at different positions -> y (B, H, T, D).
+    P is the number of pairs, D/2 or less. Channel i is paired with channel i + P, as in Hugging Face's checkpoints:
+        y₁ = x₁ cos - x₂ sin,      y₂ = x₂ cos + x₁ sin,
+    and the channels from 2P on, if there are any, stay as they are (Black et al., 2022, section 2.1.1).
     The dot product of a turned query and a turned key depends on the distance between them alone. The result has
     heads before positions, as attention wants them. Nothing is saved but the angles.
 
@@ -33,15 +34,16 @@ def rotary_backward(dy, cache):
 
 
 def _per_head(angles):
-    """(T, D/2) as it is; (B, T, D/2) -> (B, 1, T, D/2), the same for all heads."""
+    """(T, P) as it is; (B, T, P) -> (B, 1, T, P), the same for all heads."""
     return angles[:, None] if angles.ndim == 3 else angles
 
 
 def _turn(x, cos, sin, out):
     """out ← x turned; both (B, H, T, D)."""
-    half = x.shape[-1] // 2
-    first, second, xp = x[..., :half], x[..., half:], array_module(x)
-    xp.multiply(first, cos, out=out[..., :half])
-    out[..., :half] -= second * sin
-    xp.multiply(second, cos, out=out[..., half:])
-    out[..., half:] += first * sin
+    P, xp = cos.shape[-1], array_module(x)
+    first, second = x[..., :P], x[..., P : 2 * P]
+    xp.multiply(first, cos, out=out[..., :P])
+    out[..., :P] -= second * sin
+    xp.multiply(second, cos, out=out[..., P : 2 * P])
+    out[..., P : 2 * P] += first * sin
+    out[..., 2 * P :] = x[..., 2 * P :]

@@ -1,11 +1,14 @@
 """Adapting q, k or v alone where the model computes all three in one product, as GPT-2's c_attn does.
 
-The target `c_attn.q` means the first third of c_attn's outputs. Each of the n chosen parts has its own A_i (r, in) and
-B_i (C, r). Together they are one adapter of rank n·r on the whole of c_attn: A stacks the A_i, and B (out, n·r) has B_i
-in its part's rows and its A_i's columns, zeros elsewhere. In that form it is saved, and PEFT reads it exactly.
+The target `c_attn.q` means the first of c_attn's parts (`nn.Linear.parts`: the model's class says which there are, and
+how wide they are). Each of the n chosen parts has its own A_i (r, in) and B_i (its width, r). Together they are one
+adapter of rank n·r on the whole of c_attn: A stacks the A_i, and B (out, n·r) has B_i in its part's rows and its A_i's
+columns, zeros elsewhere. In that form it is saved, and PEFT reads it exactly.
 """
 
 from typing import Any
+
+import numpy as np
 
 from ...autograd import Tensor
 from ...autograd import functional as F
@@ -18,12 +21,12 @@ from ..types import Array, Config, Layer
 
 
 class PartialProjection(LowRankAdapter):
-    """LoRA on n parts of a joint projection. `lora_B` holds only the blocks B_i, one below the other: (n·C, r)."""
+    """LoRA on n parts of a joint projection. `lora_B` holds only the blocks B_i, one below the other."""
 
     def __init__(self, config: Config, target: Target) -> None:
         super().__init__(config, target)
-        self.names = target.layer.parts  # of all parts of the projection
-        self.blocks = [self.names.index(part) for part in target.parts]
+        self.names = target.layer.parts  # {name: width} of all parts of the projection
+        self.chosen = target.parts
 
     @classmethod
     def wanted(cls, config: Config, target: Target) -> bool:
@@ -47,13 +50,12 @@ class PartialProjection(LowRankAdapter):
         return {**super().saved_arrays(), "lora_B.weight": self.whole(self.lora_B.weight).data}
 
     def whole(self, B: Any) -> Tensor:
-        """The Parameter (n·C, r) as the full B (out, n·r), zeros filled in; differentiable."""
-        n, r = len(self.blocks), B.shape[1]
-        C = B.shape[0] // n
-        zeros = array_module(B.data).zeros((C, r), B.dtype)
-        found = {block: B[i * C : (i + 1) * C] for i, block in enumerate(self.blocks)}
+        """The Parameter with the blocks B_i as the full B (out, n·r), zeros filled in; differentiable."""
+        r, xp = B.shape[1], array_module(B.data)
+        ends = np.cumsum([0, *(self.names[part] for part in self.chosen)]).tolist()
+        found = {part: B[start:end] for part, start, end in zip(self.chosen, ends, ends[1:], strict=False)}
         rows = []
-        for row in range(len(self.names)):
-            columns = [found[row] if block == row else zeros for block in self.blocks]
+        for part, width in self.names.items():
+            columns = [found[part] if other == part else xp.zeros((width, r), B.dtype) for other in self.chosen]
             rows.append(concatenate(columns, axis=1))
         return concatenate(rows)

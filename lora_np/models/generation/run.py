@@ -14,6 +14,7 @@ from ...autograd.random import generator
 from ...expect import expect, expect_method, expect_whole
 from ...nn import evaluating
 from ..kv_cache import KVCache
+from ..rope import context_length
 from .assembly import end_criteria, logits_processors
 from .config import GenerationConfig
 from .options import Options, options_of, set_lengths
@@ -57,8 +58,10 @@ class Run:
 
         The cache is left behind where the text outgrows the context: each token then stands at a new position.
         """
-        text, window = self.text, context_of(self.model)
+        text, window = self.text, context_length(self.model.config)
         self.cache = self.cache if text.length <= window else None
+        if self.cache is not None and self.model.reads_anew(self.cache.length, text.length):
+            self.cache.length = 0
         start = self.cache.length if self.cache is not None else max(0, text.length - window)
         options = text.positions_and_mask(start, text.length - window if self.cache is None else 0)
         with no_grad(), evaluating(), self.in_call():
@@ -91,11 +94,6 @@ class Run:
     def asks_for(self, name: str) -> bool:
         """Is this to be returned?"""
         return bool(self.options.return_dict_in_generate and getattr(self.options, name))
-
-
-def context_of(model: CausalLM) -> int:
-    """How many tokens the model sees."""
-    return model.config.max_position_embeddings
 
 
 def check_logits(logits: np.ndarray) -> None:
@@ -137,7 +135,7 @@ def prepare(
     rows, times = len(text.ids), max(options.num_beams, options.num_return_sequences)
     in_call = nullcontext if row_calls is None else row_calls(rows, times)
     text.repeat(times)
-    set_lengths(options, text.length, context_of(model))
+    set_lengths(options, text.length, context_length(model.config))
     vocab_size, allowed = model.config.vocab_size, prefix_allowed_tokens_fn
     processors = logits_processors(options, stops, text, times, vocab_size, allowed, logits_processor)
     criteria = end_criteria(options, stops, tokenizer, stopping_criteria)
@@ -173,7 +171,7 @@ def _pad_token(model, options, stops):
 
 def _cache(model, options, text, given):
     """The cache that is given, or one with room for the whole text."""
-    window = context_of(model)
+    window = context_length(model.config)
     if given is None:
         return KVCache(min(window, options.max_length)) if options.use_cache and text.length <= window else None
     expect(given, KVCache, "past_key_values", "a KVCache(capacity), as an earlier call has filled it")

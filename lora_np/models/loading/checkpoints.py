@@ -16,9 +16,8 @@ import numpy as np
 
 from ... import nn
 from ...storage import is_there, one_version, open_gguf, open_safetensors, open_sharded_safetensors, read_json
-from ...storage.fields import short
 from ...storage.tensors import TensorFile
-from ..architectures import ARCHITECTURES
+from ..architectures import classes_of
 from ..base import CausalLM
 from ..generation import GenerationConfig
 from .gguf import GGUFWeights, config_from_gguf
@@ -26,7 +25,7 @@ from .gguf import GGUFWeights, config_from_gguf
 SINGLE, SHARDED = "model.safetensors", "model.safetensors.index.json"
 HEAD = "lm_head.weight"
 # Masks and frequencies that old files hold beside the weights: they follow from the config.
-CONSTANTS = re.compile(r"(^|\.)(attn\.(bias|masked_bias)|rotary_emb\.inv_freq)$")
+CONSTANTS = re.compile(r"(^|\.)((attn|attention)\.(bias|masked_bias)|rotary_emb\.inv_freq)$")
 
 
 def load_pretrained(path: str | PathLike, gguf_file: str | None = None) -> CausalLM:
@@ -62,11 +61,15 @@ def _load_directory(directory):
     return model
 
 
-def _names(weights, prefix):
-    """{name in the file: name in the model}. A file of the transformer alone, without a head, leaves the prefix out."""
+def _names(weights, prefix, head):
+    """{name in the file: name in the model}. A file of the transformer alone, without a head, leaves the prefix out.
+
+    head: what files call the head; as it is called here it is read, too.
+    """
     names = [name for name in weights.shapes if not CONSTANTS.search(name)]
     bare = not any(name.startswith(f"{prefix}.") for name in names)
-    return {name: f"{prefix}.{name}" if bare and not name.startswith("lm_head.") else name for name in names}
+    heads = {name: f"lm_head.{name.split('.', 1)[1]}" for name in names if name.startswith(("lm_head.", f"{head}."))}
+    return {name: heads.get(name, f"{prefix}.{name}" if bare else name) for name in names}
 
 
 def _load_gguf(path):
@@ -88,8 +91,8 @@ def _filled(fields, config_path, weights, path):
 
     First it is made without memory, and compared with what the file holds: a wrong configuration may ask for terabytes.
     """
-    config_class, model_class = _classes(fields, config_path)
     with _naming(config_path):
+        config_class, model_class = classes_of(fields)
         config = config_class.from_dict(fields)
         name, depth = config.depth
         if depth > len(weights.shapes):
@@ -103,14 +106,6 @@ def _filled(fields, config_path, weights, path):
     return model
 
 
-def _classes(fields, path):
-    """The classes of the configuration and of the model."""
-    kind = fields.get("model_type")
-    if not isinstance(kind, str) or kind not in ARCHITECTURES:
-        raise ValueError(f"{path}: model_type {short(kind)} is not known ({', '.join(ARCHITECTURES)})")
-    return ARCHITECTURES[kind]
-
-
 @contextlib.contextmanager
 def _naming(path):
     """Errors in this block get the file's name."""
@@ -122,7 +117,7 @@ def _naming(path):
 
 def _places(model, weights, path):
     """({name in the file: name in the model}, {name in the model: Parameter}), if the two fit."""
-    names = _names(weights, model.base_model_prefix)
+    names = _names(weights, model.base_model_prefix, model.head_in_files)
     state = {new: SimpleNamespace(shape=weights.shapes[name]) for name, new in names.items()}
     with _naming(path):
         return names, model.match_state(state)[0]

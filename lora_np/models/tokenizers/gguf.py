@@ -1,5 +1,6 @@
 """The tokenizer that a GGUF file carries in its metadata."""
 
+import math
 import numbers
 import warnings
 from collections.abc import Mapping
@@ -7,9 +8,11 @@ from typing import Any, NamedTuple
 
 from .load import byte_level_bpe, surround
 from .pretrained import PretrainedTokenizer
+from .sentencepiece import merges_by_score, scored_bpe
 
-CONTROL, USER_DEFINED = 3, 4  # token types: special ones, and added ones that are text
+NORMAL, CONTROL, USER_DEFINED = 1, 3, 4  # token types: ordinary, special, and added ones that are text
 SPECIAL_TOKENS = {"bos": "bos", "eos": "eos", "unk": "unknown", "pad": "padding"}  # ours: GGUF's
+SCORED_IDS = {"unknown": 0, "bos": 1, "eos": 2}  # of a SentencePiece vocabulary, where the file does not say
 
 
 class Rule(NamedTuple):
@@ -35,23 +38,25 @@ RULES = {
 
 
 def tokenizer_from_gguf(metadata: Mapping[str, Any]) -> PretrainedTokenizer:
-    """The tokenizer that a GGUF file's key-values (a dict, arrays as lists) describe: byte-level BPE.
+    """The tokenizer that a GGUF file's key-values (a dict, arrays as lists) describe.
 
-    `tokenizer.ggml.pre` names the splitting rule, one of `RULES`. ValueError, with the key, for anything that is
-    missing, of the wrong type or contradictory, and for models and rules that are not known here; a warning if no rule
-    is named.
+    `tokenizer.ggml.model` is "gpt2" for a byte-level BPE, of which `tokenizer.ggml.pre` names the splitting rule, one
+    of `RULES` (without a name, there is a warning); or "llama" for SentencePiece's, which the scores describe.
+    ValueError, with the key, for anything that is missing, of the wrong type or contradictory, and for models and rules
+    that are not known here.
     """
     model = _value(metadata, "model", str)
-    if model != "gpt2":
-        raise ValueError(f"tokenizer.ggml.model is {model!r}; only 'gpt2' (byte-level BPE) can be read here")
-    rule = _rule(_value(metadata, "pre", str, None))
+    if model not in ("gpt2", "llama"):
+        raise ValueError(
+            f"tokenizer.ggml.model is {model!r}; known here are 'gpt2' (byte-level BPE) and 'llama' (SentencePiece)"
+        )
+    make, usual = (_scored_backend, SCORED_IDS) if model == "llama" else (_byte_level_backend, {})
     tokens = _list(metadata, "tokens", str)
-    backend = byte_level_bpe(_vocabulary(tokens), _merges(metadata), ignore_merges=rule.whole_pieces)
-    _set_rule(backend, rule)
-    config = {f"{name}_token": _special(metadata, key, tokens) for name, key in SPECIAL_TOKENS.items()}
+    backend, adds_bos = make(metadata, tokens)
+    config = _special_tokens(metadata, tokens, usual)
     _add_tokens(backend, tokens, _types(metadata, len(tokens)), set(config.values()))
     bos, eos = config["bos_token"], config["eos_token"]
-    adds_bos = _value(metadata, "add_bos_token", bool, rule.adds_bos)
+    adds_bos = _value(metadata, "add_bos_token", bool, adds_bos)
     surround(backend, bos if adds_bos else None, eos if _value(metadata, "add_eos_token", bool, False) else None)
     template = metadata.get("tokenizer.chat_template")
     if not isinstance(template, str | None):
@@ -59,12 +64,35 @@ def tokenizer_from_gguf(metadata: Mapping[str, Any]) -> PretrainedTokenizer:
     return PretrainedTokenizer(backend, {**config, "chat_template": template})
 
 
+def _byte_level_backend(metadata, tokens):
+    """(the backend, does a BOS stand before texts where the file does not say?)"""
+    rule = _rule(_value(metadata, "pre", str, None))
+    backend = byte_level_bpe(_vocabulary(tokens), _merges(metadata), ignore_merges=rule.whole_pieces)
+    _set_rule(backend, rule)
+    return backend, rule.adds_bos
+
+
+def _scored_backend(metadata, tokens):
+    """The same of SentencePiece's kind."""
+    vocabulary, config = _vocabulary(tokens), _special_tokens(metadata, tokens, SCORED_IDS)
+    scores = _list(metadata, "scores", numbers.Real)
+    if len(scores) != len(tokens):
+        raise ValueError(f"tokenizer.ggml.scores has {len(scores)} entries for {len(tokens)} tokens")
+    if not all(map(math.isfinite, scores)):
+        raise ValueError("tokenizer.ggml.scores has entries that are not finite")
+    types = _types(metadata, len(tokens))
+    left_out = {token for token, kind in zip(tokens, types, strict=True) if kind != NORMAL}
+    merges = merges_by_score(vocabulary, scores, left_out.union(config.values()))
+    prefix = _value(metadata, "add_space_prefix", bool, True)
+    return scored_bpe(vocabulary, merges, config["unk_token"], prefix), True
+
+
 def _rule(name):
     if name is None:
         warnings.warn(
             "the file does not say how texts are split (tokenizer.ggml.pre): they are split as GPT-2's, which gives "
             "other tokens than those of a model that was trained otherwise",
-            stacklevel=3,
+            stacklevel=4,
         )
         return RULES["default"]
     if name not in RULES:
@@ -113,9 +141,15 @@ def _types(metadata, count):
     return types
 
 
-def _special(metadata, key, tokens):
-    """The token of e.g. tokenizer.ggml.bos_token_id, or None."""
-    i = _value(metadata, f"{key}_token_id", numbers.Integral, None)
+def _special_tokens(metadata, tokens, usual):
+    """{"bos_token": token or None, ...}. usual: {GGUF's name: id} where the file does not say."""
+    return {f"{ours}_token": _special(metadata, key, tokens, usual.get(key)) for ours, key in SPECIAL_TOKENS.items()}
+
+
+def _special(metadata, key, tokens, usual):
+    """The token of e.g. tokenizer.ggml.bos_token_id, or None. usual: its id where the file does not say."""
+    usual = usual if usual is not None and usual < len(tokens) else None
+    i = _value(metadata, f"{key}_token_id", numbers.Integral, usual)
     if i is not None and not 0 <= i < len(tokens):
         raise ValueError(f"tokenizer.ggml.{key}_token_id is {i}, but there are {len(tokens)} tokens")
     return None if i is None else tokens[i]
@@ -151,12 +185,14 @@ def _value(metadata, key, kind, default=_REQUIRED):
 
 def _list(metadata, key, kind):
     values = _value(metadata, key, list)
-    for value in values:
+    wrong = {seen for seen in set(map(type, values)) if not issubclass(seen, kind) or seen is bool}
+    for value in values if wrong else ():
         _check(f"an entry of tokenizer.ggml.{key}", value, kind)
     return values
 
 
 def _check(name, value, kind):
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
-        wanted = {str: "a text", list: "a list", bool: "true or false"}.get(kind, "a whole number")
+        wanted = {str: "a text", list: "a list", bool: "true or false", numbers.Real: "a number"}
+        wanted = wanted.get(kind, "a whole number")
         raise ValueError(f"{name} should be {wanted}, not {type(value).__name__}")

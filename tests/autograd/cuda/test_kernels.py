@@ -94,9 +94,9 @@ def test_far_from_zero():
 
 
 @few
-@given(B=size, T=size, H=size, half=st.sampled_from([1, 3, 32]), by_row=st.booleans())
-def test_rotary(B, T, H, half, by_row):
-    x, angle = arrays_of((B, T, H * 2 * half), (B, T, half) if by_row else (T, half))
+@given(B=size, T=size, H=size, pairs=st.sampled_from([1, 3, 32]), rest=st.sampled_from([0, 1, 6]), by_row=st.booleans())
+def test_rotary(B, T, H, pairs, rest, by_row):
+    x, angle = arrays_of((B, T, H * (2 * pairs + rest)), (B, T, pairs) if by_row else (T, pairs))
     compare("rotary", [x], np.cos(angle), np.sin(angle), H)
 
 

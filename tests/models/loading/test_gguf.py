@@ -5,11 +5,12 @@ import logging
 import numpy as np
 import pytest
 from fuzz_gguf import file_of, parts
-from gguf_helpers import gguf_tensors, rows_side_by_side, the_gguf_package, write_gguf
+from gguf_helpers import gguf_architecture, gguf_tensors, rows_side_by_side, the_gguf_package, write_gguf
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from lora_helpers import fuzz, hugging_face_twin, logits_of, relative, some_ids, tiny_llama, tiny_model
+from lora_helpers import fuzz, hugging_face_twin, logits_of, randomize, relative, some_ids, tiny_llama, tiny_model
 
+from lora_np import GPTNeoXConfig, GPTNeoXForCausalLM
 from lora_np.models.loading.checkpoints import load_pretrained
 from lora_np.models.loading.gguf import hugging_face_name, rows_for_halves
 from lora_np.models.rope import inverse_frequencies
@@ -33,6 +34,12 @@ def gpt2(**changes):
     return tiny_model(**{"n_embd": 32, **changes})
 
 
+def neox(**changes):
+    small = {"vocab_size": 31, "hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2}
+    rest = {"num_attention_heads": 2, "max_position_embeddings": 12}
+    return randomize(GPTNeoXForCausalLM(GPTNeoXConfig(**{**small, **rest, **changes}))).eval()
+
+
 # What Transformers reads from GGUF too.
 COMMON = {
     "llama": lambda: llama(),
@@ -49,6 +56,12 @@ ALL = {
     **COMMON,
     "llama, attention_bias": lambda: llama(attention_bias=True),
     "llama, mlp_bias": lambda: llama(mlp_bias=True),
+    "gptneox": neox,  # Transformers reads none
+    "gptneox, one after the other": lambda: neox(use_parallel_residual=False),
+    "gptneox, odd part": lambda: neox(hidden_size=64, num_attention_heads=1, rotary_pct=31 / 64),
+    "gptneox, as a whole": lambda: neox(rotary_pct=1.0),
+    "gptneox, nothing turned": lambda: neox(rotary_pct=0.0),
+    "gptneox, tied, no attention_bias": lambda: neox(tie_word_embeddings=True, attention_bias=False),
     "llama, large epsilon": lambda: llama(rms_norm_eps=0.125),
 }
 TOLERANCE = {"F32": 2e-6, "F16": 2e-3, "Q8_0": 3e-2, "Q4_1": 0.6, "Q4_0": 0.6}
@@ -88,17 +101,18 @@ def test_logits_are_transformers_from_the_same_file(tmp_path, make, coding):
 
 
 @pytest.mark.parametrize("coding", TOLERANCE)
-@pytest.mark.parametrize("make", [lambda: llama(attention_bias=True, mlp_bias=True), gpt2], ids=["llama", "gpt2"])
+@pytest.mark.parametrize("make", [lambda: llama(attention_bias=True, mlp_bias=True), gpt2, neox], ids=str)
 def test_each_coding_is_read_as_the_gguf_package_writes_it(tmp_path, make, coding):
     """Biases too, which Transformers leaves out. The order of the rows is the F32 test's matter."""
     gguf = the_gguf_package()
     model = make()
     loaded = load_pretrained(write_gguf(tmp_path / "model.gguf", model, coding)).state_dict()
     kind = gguf.GGMLQuantizationType[coding]
+    architecture = gguf_architecture(model)
     lossy = {name: array for name, array in gguf_tensors(model).items() if array.ndim == 2}
     for name, array in lossy.items():
         expected = gguf.quants.dequantize(gguf.quants.quantize(array, kind), kind)
-        found = loaded[hugging_face_name(model.config.model_type, name)]
+        found = loaded[hugging_face_name(architecture, name)]
         assert relative(np.sort(found, axis=None), np.sort(expected, axis=None)) == 0, name
     assert relative(logits_of(load_pretrained(tmp_path / "model.gguf")), logits_of(model)) < TOLERANCE[coding]
 
@@ -209,8 +223,17 @@ NEEDED = {
         "attention.head_count",
         "attention.layer_norm_epsilon",
     ],
+    "gptneox": [
+        "context_length",
+        "embedding_length",
+        "block_count",
+        "feed_forward_length",
+        "attention.head_count",
+        "attention.layer_norm_epsilon",
+        "rope.dimension_count",
+    ],
 }
-MAKERS = {"llama": llama, "gpt2": gpt2}
+MAKERS = {"llama": llama, "gpt2": gpt2, "gptneox": neox}
 
 
 @pytest.mark.parametrize(("kind", "name"), [(kind, name) for kind, names in NEEDED.items() for name in names])
@@ -236,8 +259,15 @@ def test_a_setting_that_is_missing_or_of_the_wrong_type_is_named(tmp_path, kind,
         ("llama", {"llama.feed_forward_length": 32}, r"gate_proj\.weight: \(64, 32\) instead of \(32, 32\)"),
         ("gpt2", {"gpt2.context_length": 11}, r"wpe\.weight: \(12, 32\) instead of \(11, 32\)"),
         ("gpt2", {"gpt2.attention.head_count": 3}, "n_embd = 32 cannot be shared equally by n_head = 3"),
+        ("gptneox", {"gptneox.rope.dimension_count": 17}, "rotary positions on 17 channels do not fit a head of 16"),
+        ("gptneox", {"gptneox.use_parallel_residual": 1}, "use_parallel_residual must be of type bool, got 1"),
+        ("gptneox", {"gptneox.attention.head_count": 3}, "hidden_size = 32 cannot be shared equally by 3 heads"),
         ("gpt2", {"gpt2.block_count": 0}, "n_layer must be a positive integer, got 0"),
-        ("llama", {"general.architecture": "mamba"}, r"general.architecture 'mamba' is not known \(llama, gpt2\)"),
+        (
+            "llama",
+            {"general.architecture": "mamba"},
+            r"architecture 'mamba' is not known \(llama, ",
+        ),
         ("llama", {"general.architecture": None}, "general.architecture None is not known"),
         ("llama", {"general.architecture": "gpt2"}, "must be of type|is not one of a gpt2 model"),
     ],

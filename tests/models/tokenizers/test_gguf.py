@@ -299,7 +299,7 @@ class TestSmallFiles:
         ("changes", "message"),
         [
             ({"model": None}, r"no tokenizer\.ggml\.model"),
-            ({"model": "llama"}, r"tokenizer\.ggml\.model is 'llama'; only 'gpt2'"),
+            ({"model": "bert"}, r"tokenizer\.ggml\.model is 'bert'; known here are 'gpt2'"),
             ({"model": 3}, r"tokenizer\.ggml\.model should be a text, not int"),
             (
                 {"pre": "tekken"},
