@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from ...expect import expect
+from ...refusals import refuses_here
 from ...storage import remove, write_json
 from .config import FILE, GenerationConfig
 from .generate import generate, stream
@@ -32,6 +33,7 @@ class GenerationMixin:
         expect(value, GenerationConfig | Mapping, "generation_config", "a GenerationConfig(...)")
         self._generation_config = value if isinstance(value, GenerationConfig) else GenerationConfig.from_dict(value)
 
+    @refuses_here
     def generate(
         self, inputs: Any = None, generation_config: GenerationConfig | None = None, **options: Any
     ) -> np.ndarray | GenerateOutput:
@@ -79,6 +81,7 @@ class GenerationMixin:
         """
         return generate(self, inputs, generation_config, **options)  # type: ignore[arg-type]
 
+    @refuses_here
     def stream(
         self, inputs: Any = None, generation_config: GenerationConfig | None = None, **options: Any
     ) -> Iterator[np.ndarray]:

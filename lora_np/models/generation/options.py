@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import warnings
 from collections.abc import Callable, Mapping
 from types import SimpleNamespace
 from typing import Any
 
 from ...expect import expect
+from ...refusals import warn
 from ...storage.fields import check_fields, short
 from .config import FIELDS, FILE, LACKING, NAMES, UNTYPED, WITHOUT_EFFECT, GenerationConfig, typed, unknown_option
 
@@ -106,7 +106,7 @@ def _refuse_lacking(fields):
 def _warn_of_lacking(own):
     lacking = [f"{name} = {short(getattr(own, name))}" for name in LACKING if _asks(vars(own), name)]
     if lacking:
-        warnings.warn(f"{FILE}: {', '.join(lacking)} is not supported and does nothing", stacklevel=6)
+        warn(f"{FILE}: {', '.join(lacking)} is not supported and does nothing")
 
 
 def _asks(fields, name):
@@ -129,7 +129,7 @@ def _check_together(options):
             raise ValueError(f"{name}={getattr(options, name)} is forced, and suppress_tokens forbids it")
     for name in ("output_scores", "output_logits"):
         if getattr(options, name) and not options.return_dict_in_generate:
-            warnings.warn(f"{name}=True does nothing without return_dict_in_generate=True", stacklevel=6)
+            warn(f"{name}=True does nothing without return_dict_in_generate=True")
 
 
 def set_lengths(options: Options, length: int, window: int) -> None:
@@ -141,14 +141,13 @@ def set_lengths(options: Options, length: int, window: int) -> None:
     limit = f"{options.where('max_length')}max_length is {options.max_length}"
     if options.max_new_tokens is not None:
         if {"max_new_tokens", "max_length"} <= options.said and options.max_length is not None:
-            warnings.warn("max_new_tokens and max_length are both given: max_new_tokens counts", stacklevel=5)
+            warn("max_new_tokens and max_length are both given: max_new_tokens counts")
         options.max_length = length + options.max_new_tokens
     elif options.max_length is None:
         options.max_length, limit = min(length + NEW_TOKENS, window), f"the model's context is {window}"
-        warnings.warn(
+        warn(
             f"neither max_new_tokens nor max_length says how long the text becomes: at most {NEW_TOKENS} new tokens "
-            "are written; give max_new_tokens",
-            stacklevel=5,
+            "are written; give max_new_tokens"
         )
     if options.max_new_tokens is None and length >= options.max_length:
         raise ValueError(f"the text has {length} tokens already, and {limit}: give max_new_tokens")
@@ -156,7 +155,4 @@ def set_lengths(options: Options, length: int, window: int) -> None:
         options.min_length = length + options.min_new_tokens
     if (options.min_length or 0) > options.max_length:
         name = "min_length" if options.min_new_tokens is None else "min_new_tokens"
-        warnings.warn(
-            f"{name}={getattr(options, name)} cannot be reached: the text ends at {options.max_length} tokens",
-            stacklevel=5,
-        )
+        warn(f"{name}={getattr(options, name)} cannot be reached: the text ends at {options.max_length} tokens")

@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 
 from ..kv_cache import KVCache
+from ..model_output import ModelOutput
 from .processors import log_softmax
 
 
-@dataclass
-class GenerateOutput:
+@dataclass(eq=False, repr=False)
+class GenerateOutput(ModelOutput):
     """The result of `generate`; what was not asked for is None.
 
     sequences          ids (N, T + new), for each row of the batch num_return_sequences
@@ -22,7 +22,6 @@ class GenerateOutput:
     sequences_scores   with beams and output_scores: (N,) the log probability of each, by its length to a power
     beam_indices       with beams: (N, new) the row, of the batch's beams, that each token was found in; -1 at the end
     past_key_values    the cache, which holds all tokens but the last
-    As in Transformers, also `output["sequences"]`, and `output[0]` counts what is not None.
     """
 
     sequences: np.ndarray
@@ -32,30 +31,7 @@ class GenerateOutput:
     beam_indices: np.ndarray | None = None
     past_key_values: KVCache | None = None
 
-    def items(self) -> list[tuple[str, Any]]:
-        """(name, value) of what is not None."""
-        named = [(field.name, getattr(self, field.name)) for field in fields(self)]
-        return [(name, value) for name, value in named if value is not None]
-
-    def keys(self) -> list[str]:
-        """The names of what is not None."""
-        return [name for name, _ in self.items()]
-
-    def to_tuple(self) -> tuple[Any, ...]:
-        """What is not None."""
-        return tuple(value for _, value in self.items())
-
-    def __getitem__(self, key: Any) -> Any:
-        return dict(self.items())[key] if isinstance(key, str) else self.to_tuple()[key]
-
-    def __contains__(self, name: str) -> bool:
-        return name in self.keys()
-
-    def __iter__(self) -> Iterator[str]:
-        return iter(self.keys())
-
-    def __len__(self) -> int:
-        return len(self.items())
+    names = ("sequences", "sequences_scores", "scores", "logits", "beam_indices", "past_key_values")
 
 
 def transition_scores(

@@ -26,7 +26,7 @@ def test_only_what_is_asked_for_comes_back():
     model = tiny_model(eos_token_id=None)
     ids = some_ids(model.config, time=3)
     found = model.generate(ids, max_new_tokens=4, return_dict_in_generate=True)
-    assert found.keys() == ["sequences", "past_key_values"]
+    assert list(found) == ["sequences", "past_key_values"]
     np.testing.assert_array_equal(found.sequences, model.generate(ids, max_new_tokens=4))
     assert found.past_key_values.length == 6
 
