@@ -21,8 +21,13 @@ PRIVATE = range(0xE000, 0xF8FF)  # characters that mean nothing, so that no temp
 def tokenize_chat(messages: Messages, tokenizer: Tokenizer) -> tuple[list[int], list[bool]]:
     """(ids, whether each is a target) of a conversation.
 
-    ValueError if the template does not show where an answer begins and ends.
+    ValueError if there is no template, or it does not show where an answer begins and ends.
     """
+    if getattr(tokenizer, "chat_template", "") is None:
+        raise ValueError(
+            "the examples are conversations, and this tokenizer has no chat template: choose a model trained on "
+            "chats (lora-np fetch smollm2 brings one), give prompt and completion, or set tokenizer.chat_template"
+        )
     if marks_answers(getattr(tokenizer, "chat_template", None)):
         marked = tokenizer.apply_chat_template(messages, return_assistant_tokens_mask=True)
         return list(marked["input_ids"]), [bool(inside) for inside in marked["assistant_masks"]]

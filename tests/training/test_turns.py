@@ -115,3 +115,9 @@ def test_a_template_that_marks_all_but_the_end_is_told():
     tokenizer.chat_template = MARKED.replace("bos_token", "''").replace(" + eos_token }}{% endgen", " }}{% endgen")
     with pytest.warns(UserWarning, match="no end of turn"):
         ExampleData([{"messages": talk("Hi", "Ho")}], tokenizer, 200, 1)
+
+
+def test_without_a_template_it_says_what_to_do():
+    talk = [{"role": "user", "content": "Hi"}, {"role": "assistant", "content": "Ho"}]
+    with pytest.raises(ValueError, match=r"are conversations, and this tokenizer has no chat template: choose .*give"):
+        tokenize_example({"messages": talk}, ByteTokenizer())
