@@ -21,8 +21,31 @@ from . import aliases
 from .autograd import Tensor, gradcheck, manual_seed, no_grad
 
 if TYPE_CHECKING:  # for editors; Python reads the parts one by one, when a name is asked for that it has not found yet
-    from .lora import LoraConfig, PeftModel, TaskType, get_peft_model
+    from .auto_peft import AutoPeftModelForCausalLM
+    from .lora import (
+        LoraConfig,
+        LoraModel,
+        PeftConfig,
+        PeftModel,
+        PeftModelForCausalLM,
+        PeftType,
+        TaskType,
+        VeraConfig,
+        cast_mixed_precision_params,
+        check_if_peft_model,
+        get_layer_status,
+        get_model_status,
+        get_peft_model,
+        get_peft_model_state_dict,
+        hotswap_adapter,
+        inject_adapter_in_model,
+        load_peft_weights,
+        prepare_model_for_kbit_training,
+        rescale_adapter_scale,
+        set_peft_model_state_dict,
+    )
     from .models import (
+        AutoConfig,
         AutoModelForCausalLM,
         AutoTokenizer,
         ByteTokenizer,
@@ -32,6 +55,8 @@ if TYPE_CHECKING:  # for editors; Python reads the parts one by one, when a name
         LlamaConfig,
         LlamaForCausalLM,
         PretrainedTokenizer,
+        Qwen3Config,
+        Qwen3ForCausalLM,
     )
     from .training import SGD, AdamW, ExampleData, TextData, TrainingArguments, evaluate, train
 
@@ -40,7 +65,9 @@ __version__ = "0.1.0"
 __all__ = [
     "SGD",
     "AdamW",
+    "AutoConfig",
     "AutoModelForCausalLM",
+    "AutoPeftModelForCausalLM",
     "AutoTokenizer",
     "ByteTokenizer",
     "ExampleData",
@@ -50,21 +77,39 @@ __all__ = [
     "LlamaConfig",
     "LlamaForCausalLM",
     "LoraConfig",
+    "LoraModel",
+    "PeftConfig",
     "PeftModel",
+    "PeftModelForCausalLM",
+    "PeftType",
     "PretrainedTokenizer",
+    "Qwen3Config",
+    "Qwen3ForCausalLM",
     "TaskType",
     "Tensor",
     "TextData",
     "TrainingArguments",
+    "VeraConfig",
+    "cast_mixed_precision_params",
+    "check_if_peft_model",
     "evaluate",
+    "get_layer_status",
+    "get_model_status",
     "get_peft_model",
+    "get_peft_model_state_dict",
     "gradcheck",
+    "hotswap_adapter",
+    "inject_adapter_in_model",
+    "load_peft_weights",
     "manual_seed",
     "no_grad",
+    "prepare_model_for_kbit_training",
+    "rescale_adapter_scale",
+    "set_peft_model_state_dict",
     "train",
 ]
 
-_PARTS = ("lora", "models", "training", "costs", "nn", "storage")
+_PARTS = ("lora", "models", "auto_peft", "training", "costs", "nn", "storage")
 _moved = aliases.moved_names(__name__)
 
 

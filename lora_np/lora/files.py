@@ -81,7 +81,7 @@ def _config_for_file(config, adapters, arrays, as_plain_lora):
         changes |= {"r": r, "lora_alpha": alpha}
         changes["rank_pattern"] = {re.escape(t): own for t, own in ranks.items() if own != r}
         changes["alpha_pattern"] = {re.escape(t): own for t, own in alphas.items() if own != alpha}
-    return dataclasses.replace(config, **changes) if changes else config
+    return dataclasses.replace(config, **changes, inference_mode=True)
 
 
 def _alpha_growth(config, growth):
@@ -107,6 +107,7 @@ def read_adapter(
     model: nn.Module,
     is_trainable: bool = False,
     beside: tuple[Iterable[str], Iterable[str]] = ((), ()),
+    config: PeftConfig | None = None,
 ) -> tuple[PeftConfig, ModelAdapter, dict[str, Array]]:
     """(config, ModelAdapter, {name in the file: array}) of the adapter in `directory`, which fits `model`.
 
@@ -118,7 +119,8 @@ def read_adapter(
     if not directory.is_dir():
         raise FileNotFoundError(f"{directory} is not a directory with an adapter in it")
     refuse_foreign(directory, WEIGHTS_FILE)
-    config, path = read_config(directory), directory / WEIGHTS_FILE
+    config = read_config(directory) if config is None else dataclasses.replace(config)
+    path = directory / WEIGHTS_FILE
     with _naming(directory):
         config, arrays, bases = fitted(config, read_safetensors(path)[0], model, path)
         config.inference_mode = not is_trainable

@@ -16,7 +16,7 @@ from ..autograd import functional as F
 from ..autograd.devices import array_module
 from ..autograd.dispatch import matmul
 from .adapter import Adapter, Matrix, PerAdapter, Target, listed
-from .base_layer import arrays_of, oriented, put_arrays, reduced, with_arrays
+from .base_layer import arrays_of, of_base, oriented, put_arrays, reduced, with_arrays
 from .call import forward_rows, this_call
 from .kinds import make_adapter
 from .types import Array, Config, Input, Layer
@@ -188,11 +188,11 @@ class AdaptedLayer(nn.Module):
         pieces = {name: adapter.pieces() for name, adapter in self.adapters.items()}
         return {"base_layer": self.base_layer, **listed(pieces)}
 
-    def __getattr__(self, attribute: str) -> PerAdapter:
-        """What adapters have: `layer.lora_A["default"]`, `layer.scaling["default"]`, `layer.matrices("default")`."""
+    def __getattr__(self, attribute):
+        """What adapters have: `layer.lora_A["default"]`, `layer.matrices("default")`; or `weight`, the base layer's."""
         adapters = vars(self).get("adapters") or {}
         if attribute.startswith("_") or not any(hasattr(adapter, attribute) for adapter in adapters.values()):
-            raise AttributeError(f"{type(self).__name__} and its adapters have no attribute {attribute!r}")
+            return of_base(self, attribute)
         return PerAdapter(adapters, attribute)
 
 

@@ -1,6 +1,7 @@
 """Modules: a model as a tree of named parts."""
 
 from .all_or_nothing import all_or_nothing
+from .float_type import float_type
 from .initial import filled, is_weightless, normal, uniform, uninitialized, weightless, zeros
 from .layers import Conv1D, Dropout, Embedding, LayerNorm, Linear, RMSNorm
 from .mode import evaluating
@@ -27,6 +28,7 @@ __all__ = [
     "dequantize_nf4",
     "evaluating",
     "filled",
+    "float_type",
     "is_weightless",
     "memory_footprint",
     "normal",

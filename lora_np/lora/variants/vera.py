@@ -13,7 +13,7 @@ from ...autograd import Tensor
 from ...autograd import functional as F
 from ...autograd.random import random_seed
 from ..adapter import Adapter, Target
-from ..config import PeftConfig, check_dropout, check_ranks
+from ..config import PeftConfig, PeftType, check_dropout, check_ranks
 from ..types import Array, Layer
 
 
@@ -27,13 +27,19 @@ class VeraConfig(PeftConfig):
     projection_prng_key  the seed of A and B; they are saved too, as other libraries draw other numbers from it
     """
 
+    peft_type: PeftType | str | None = PeftType.VERA
     r: int = 256
+    target_modules: list[str] | str | None = None
     projection_prng_key: int = 0
     save_projection: bool = True
     vera_dropout: float = 0.0
     d_initial: float = 0.1
+    fan_in_fan_out: bool = False
+    bias: str = "none"
+    modules_to_save: list[str] | None = None
     init_weights: bool = True
-    peft_type = "VERA"
+    layers_to_transform: list[int] | int | None = None
+    layers_pattern: list[str] | str | None = None
 
     def __post_init__(self):
         super().__post_init__()
