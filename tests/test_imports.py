@@ -21,6 +21,7 @@ FLOORS = {
     "lora": {"autograd", "storage", "nn"},
     "models": {"autograd", "storage", "nn"},
     "training": {"autograd", "storage", "nn", "lora", "models"},
+    "auto_peft": {"storage", "lora", "models"},
     "costs": {"autograd", "nn", "lora", "models", "training"},
     "plots": {"storage"},
     "cli": {"autograd", "storage", "lora", "models", "training", "costs", "plots"},
@@ -29,7 +30,7 @@ FLOORS = {
     "expect": set(),
     "keywords": set(),
     "extras": set(),
-    "__init__": {"autograd", "storage", "nn", "lora", "models", "training", "costs"},
+    "__init__": {"autograd", "storage", "nn", "lora", "models", "auto_peft", "training", "costs"},
 }
 FRAMEWORKS = {"torch", "jax", "tensorflow", "transformers", "peft", "keras", "flax", "mlx"}
 UNPICKLERS = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}

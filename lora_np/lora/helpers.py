@@ -55,9 +55,9 @@ def prepare_model_for_kbit_training(
 
 def cast_mixed_precision_params(model: nn.Module, dtype: Any) -> None:
     """Have what is frozen in `dtype`, and what is trained in float32."""
-    with_dtype = [(p, nn.float_type(dtype) if not p.requires_grad else np.dtype(np.float32)) for p in model.parameters()]
-    for p, own in with_dtype:
-        p.data = p.data.astype(own, copy=False)
+    frozen = nn.float_type(dtype)
+    for p in model.parameters():
+        p.data = p.data.astype(np.float32 if p.requires_grad else frozen, copy=False)
 
 
 def check_if_peft_model(model_name_or_path: StrPath) -> bool:

@@ -1,4 +1,4 @@
-"""An adapter's numbers replaced by those of another one's file, the adapter and its Parameters staying where they are."""
+"""An adapter's numbers replaced by those of another one's file; the adapter and its Parameters stay where they are."""
 
 from typing import Any
 

@@ -8,12 +8,14 @@ from ..aliases import moved_names
 from .gpt2 import GPT2Config, GPT2LMHeadModel
 from .kv_cache import KVCache
 from .llama import LlamaConfig, LlamaForCausalLM
-from .loading import AutoModelForCausalLM, AutoTokenizer
+from .loading import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from .qwen3 import Qwen3Config, Qwen3ForCausalLM
 from .tokenizers import ByteTokenizer, PretrainedTokenizer
 
 __getattr__ = moved_names(__name__)
 
 __all__ = [
+    "AutoConfig",
     "AutoModelForCausalLM",
     "AutoTokenizer",
     "ByteTokenizer",
@@ -23,4 +25,6 @@ __all__ = [
     "LlamaConfig",
     "LlamaForCausalLM",
     "PretrainedTokenizer",
+    "Qwen3Config",
+    "Qwen3ForCausalLM",
 ]

@@ -1,9 +1,9 @@
 """What every language model here has in common: reading ids, the head, the loss, generating, saving."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from os import PathLike
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -14,11 +14,13 @@ from ..autograd.devices import on_gpu, to_numpy
 from ..autograd.shape_ops import check_ids
 from ..autograd.tensor import data
 from ..expect import expect_method
+from ..keywords import check_unused
 from ..storage import remove, together, write_json, write_safetensors
 from .context import Context, one_row
 from .generation import generate, stream
 from .kv_cache import KVCache
 from .output import CausalLMOutput, ShardedOutput, shift_labels
+from .saving import FOR_SAVING
 from .shards import forward_in_shards, shards_of
 
 A_CONFIG = "a config, such as GPT2Config(...); by its name a model comes from AutoModelForCausalLM.from_pretrained"
@@ -87,8 +89,28 @@ class CausalLM(nn.Module):
         """Continue `input_ids` and yield each step's tokens as they come; see `generation.stream`."""
         return stream(self, input_ids, **options)
 
-    def save_pretrained(self, directory: str | PathLike[str]) -> None:
-        """Write config.json and model.safetensors, which Transformers loads too."""
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | PathLike[str], **kwargs: Any) -> Self:
+        """The model of this class in a directory or file; keywords as `AutoModelForCausalLM.from_pretrained` has them.
+
+        ValueError if it is of another class.
+        """
+        from .loading.auto import load_model  # which imports this module
+
+        kind = None if cls is CausalLM else cls
+        return load_model(f"{cls.__name__}.from_pretrained", pretrained_model_name_or_path, kind, **kwargs)
+
+    @property
+    def dtype(self) -> np.dtype:
+        """The dtype of the first parameter."""
+        return next(self.parameters()).dtype
+
+    def save_pretrained(self, save_directory: str | PathLike[str], **kwargs: Any) -> None:
+        """Write config.json and model.safetensors, which Transformers loads too. The other keywords are its own."""
+        check_unused("save_pretrained", kwargs, FOR_SAVING, ("save_directory",))
+        directory = save_directory
+        if not kwargs.get("is_main_process", True):
+            return
         generation = Path(directory) / "generation_config.json"
         with together(directory):
             write_safetensors(Path(directory) / "model.safetensors", self.state_dict())
@@ -98,9 +120,10 @@ class CausalLM(nn.Module):
             else:  # another model's
                 remove(generation)
 
-    def gradient_checkpointing_enable(self) -> None:
+    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: Mapping[str, Any] | None = None) -> None:
         """Keep only the input of each block for the backward pass, and compute the block again there.
 
+        gradient_checkpointing_kwargs: Transformers', for ways of torch's to do it; they change nothing here.
         Training SmolLM2 (4 x 256 tokens, all-linear) reached 820 MiB instead of 1938, and took 1.4 times as long.
         """
         self.gradient_checkpointing = True
@@ -108,6 +131,9 @@ class CausalLM(nn.Module):
     def gradient_checkpointing_disable(self) -> None:
         """Keep what the backward pass needs, as usual."""
         self.gradient_checkpointing = False
+
+    def enable_input_require_grads(self) -> None:
+        """What Transformers' models need before checkpointing with a frozen base; here there is nothing to do."""
 
     def get_output_embeddings(self) -> nn.Module:
         """The head: the layer that turns hidden states into logits."""

@@ -7,6 +7,7 @@ little more memory than the model.
 import contextlib
 import re
 import warnings
+from collections.abc import Mapping
 from os import PathLike
 from pathlib import Path
 from types import SimpleNamespace
@@ -20,6 +21,7 @@ from ...storage.fields import short
 from ...storage.tensors import TensorFile
 from ..architectures import ARCHITECTURES
 from ..base import CausalLM
+from ..config import ModelConfig
 from ..generation.defaults import check_generation_config
 from .gguf import GGUFWeights, config_from_gguf
 
@@ -29,25 +31,29 @@ HEAD = "lm_head.weight"
 CONSTANTS = re.compile(r"(^|\.)(attn\.(bias|masked_bias)|rotary_emb\.inv_freq)$")
 
 
-def load_pretrained(path: str | PathLike, gguf_file: str | None = None) -> CausalLM:
+def load_pretrained(
+    path: str | PathLike, gguf_file: str | None = None, changes: Mapping[str, Any] | None = None
+) -> CausalLM:
     """The model at `path`, in float32 and in evaluation mode.
 
     path: a directory with config.json and model.safetensors (or its shards and their index), written by a model's
     `save_pretrained` or by Transformers; a GGUF file; or, with `gguf_file`, the directory that holds one. The
     weights may be stored as float32, float16, bfloat16, or in GGUF in blocks of a few bits.
+    changes: {field: value} of the configuration, in the place of the file's.
 
     FileNotFoundError if a file is missing; ValueError, with the file's name, if it is damaged, of an unknown
     architecture, or does not hold exactly the weights that the configuration asks for.
     """
     path = Path(path) if gguf_file is None else Path(path) / gguf_file
-    model = _load_gguf(path) if path.suffix == ".gguf" else _load_directory(path)
+    load = _load_gguf if path.suffix == ".gguf" else _load_directory
+    model = load(path, changes or {})
     model.config.name_or_path = str(path)
     return model.eval()
 
 
 @one_version
-def _load_directory(directory):
-    fields = read_json(directory / "config.json")
+def _load_directory(directory, changes):
+    fields = {**read_json(directory / "config.json"), **changes}
     single = not is_there(directory / SHARDED) or is_there(directory / SINGLE)
     open_weights, name = (open_safetensors, SINGLE) if single else (open_sharded_safetensors, SHARDED)
     with open_weights(directory / name) as weights:
@@ -66,9 +72,9 @@ def _names(weights, prefix):
     return {name: f"{prefix}.{name}" if bare and not name.startswith("lm_head.") else name for name in names}
 
 
-def _load_gguf(path):
+def _load_gguf(path, changes):
     file = open_gguf(path)
-    fields = gguf_fields(file)
+    fields = {**gguf_fields(file), **changes}
     with _naming(path):
         weights = GGUFWeights(file, fields)
     return _filled(fields, path, weights, path)
@@ -85,7 +91,7 @@ def _filled(fields, config_path, weights, path):
 
     First it is made without memory, and compared with what the file holds: a wrong configuration may ask for terabytes.
     """
-    config_class, model_class = _classes(fields, config_path)
+    config_class, model_class = classes_of(fields, config_path)
     with _naming(config_path):
         config = config_class.from_dict(fields)
         name, depth = config.depth
@@ -100,8 +106,8 @@ def _filled(fields, config_path, weights, path):
     return model
 
 
-def _classes(fields, path):
-    """The classes of the configuration and of the model."""
+def classes_of(fields: Mapping[str, Any], path: str | PathLike) -> tuple[type[ModelConfig], type[CausalLM]]:
+    """The classes of the configuration and of the model. ValueError, with the file's name, if they are not known."""
     kind = fields.get("model_type")
     if not isinstance(kind, str) or kind not in ARCHITECTURES:
         raise ValueError(f"{path}: model_type {short(kind)} is not known ({', '.join(ARCHITECTURES)})")
