@@ -16,7 +16,7 @@ from .types import StrPath
 
 def inject_adapter_in_model(
     peft_config: PeftConfig,
-    model: nn.Module,
+    model: Any,
     adapter_name: str = "default",
     low_cpu_mem_usage: bool = False,
     state_dict: Mapping[str, Any] | None = None,

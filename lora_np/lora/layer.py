@@ -17,7 +17,7 @@ from ..autograd.devices import array_module
 from ..autograd.dispatch import matmul
 from .adapter import Adapter, Matrix, PerAdapter, Target, listed
 from .base_layer import arrays_of, of_base, oriented, put_arrays, reduced, with_arrays
-from .call import forward_rows, this_call
+from .call import Owner, forward_rows, this_call
 from .kinds import make_adapter
 from .types import Array, Config, Input, Layer
 
@@ -92,7 +92,9 @@ class AdaptedLayer(nn.Module):
         self.adapters: dict[str, Adapter] = {}
         self.active_adapters: list[str] = []
         self.merged_adapters: list[str] = []
-        self.owner: object = None  # stands for the adapted model, a call of which may leave adapters out: see `call.py`
+        self.owner: Owner | None = (
+            None  # stands for the adapted model, a call of which may leave adapters out: see `call.py`
+        )
         self._unmerged: tuple[Array, Array | None] | None = None  # weight and bias from before `merge`
         self._original: Array | None = None  # the weight from before PiSSA or OLoRA took a part out of it
 

@@ -98,7 +98,7 @@ class PeftModel(Persistent):
         return next((one for one in cls.__subclasses__() if task is not None and one.task_type == task), cls)
 
     @classmethod
-    def around(cls, base_model: LoraModel) -> Self:
+    def around(cls, base_model: Any) -> Self:
         """A PeftModel of adapters that are in a model already: all that it knows is there."""
         made = cls.__new__(cls)
         made.base_model, made.training = base_model, base_model.model.training

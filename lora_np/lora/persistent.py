@@ -1,7 +1,7 @@
 """What a PeftModel does with files: adapters are saved, loaded beside others, and loaded onto a model."""
 
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple, Self
+from typing import Any, NamedTuple, Self, cast
 
 from .. import nn
 from ..expect import A_MODEL, expect
@@ -57,7 +57,7 @@ class Persistent(Checked):
         with together(save_directory):
             for name in names:
                 plain = as_plain_lora or path_initial_model_for_weight_conversion is not None
-                write_adapter(self, name, save_directory, plain)
+                write_adapter(cast(Any, self), name, save_directory, plain)
 
     def load_adapter(
         self,

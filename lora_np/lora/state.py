@@ -19,7 +19,7 @@ from .stored import without_names
 from .types import StrPath
 
 
-def tuner_of(model: nn.Module) -> LoraModel:
+def tuner_of(model: Any) -> LoraModel:
     """The LoraModel of a PeftModel, or of a model that `inject_adapter_in_model` gave adapters."""
     base = getattr(model, "base_model", model)
     if isinstance(base, LoraModel):

@@ -111,7 +111,7 @@ def _all(values: Iterable[Any]) -> Any:
 def get_model_status(model: nn.Module) -> TunerModelStatus:
     """The status of the whole model, from that of its layers; see `get_layer_status` for the models."""
     layers = get_layer_status(model)
-    tuner = getattr(model, "base_model", model)
+    tuner: Any = getattr(model, "base_model", model)
     is_tuner = isinstance(tuner, Tuner)
     parameters = list(model.parameters())
     names = sorted({name for layer in layers for name in layer.available_adapters})

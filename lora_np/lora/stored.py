@@ -25,7 +25,7 @@ from ..autograd.devices import to_numpy
 from .config import PeftConfig
 from .model_adapter import BASE_WEIGHT, PREFIX
 from .targets import biases_of, ends_with, own_modules, part_names, saved_modules_of, targets_of
-from .types import Array
+from .types import Array, Config
 
 ORIGINALS = ("original_module", "modules_to_save")  # behind a module's name: what PEFT has inside it beside a copy
 WRAPPERS = ("_orig_mod.", "_fsdp_wrapped_module.")  # of torch.compile and FSDP
@@ -45,7 +45,7 @@ class Stored(NamedTuple):
     bases: dict[str, nn.Parameter]
 
 
-def fitted(config: PeftConfig, arrays: Mapping[str, Array], model: nn.Module, path: Path) -> Stored:
+def fitted(config: Config, arrays: Mapping[str, Array], model: nn.Module, path: Path) -> Stored:
     """The file `path`, with this configuration and these arrays, as it fits `model`; see the top of this module.
 
     Nothing is changed. ValueError, with the file's name, if it was trained on another base model.

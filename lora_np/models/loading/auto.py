@@ -86,7 +86,7 @@ def load_model(
     device: str = "cpu",
     config: ModelConfig | str | PathLike | None = None,
     **options: Any,
-) -> CausalLM:
+) -> Any:
     """The model `name_or_path` in evaluation mode; see `AutoModelForCausalLM.from_pretrained`.
 
     call: the function as the user wrote it. kind: the class that the model should be of, or None.
@@ -170,9 +170,7 @@ class AutoConfig:
         return classes_of({"model_type": model_type}, "AutoConfig.for_model")[0](**kwargs)
 
 
-def load_config(
-    call: str, name_or_path: str | PathLike, kind: type[ModelConfig] | None = None, **options: Any
-) -> ModelConfig:
+def load_config(call: str, name_or_path: str | PathLike, kind: type[ModelConfig] | None = None, **options: Any) -> Any:
     """The configuration of the model `name_or_path`. kind: the class that it should be of, or None."""
     where = {"subfolder": options.pop("subfolder", None), **hub_options(options)}
     path = resolve(name_or_path, options.pop("gguf_file", None), **where) if not _is_json(name_or_path) else None
@@ -180,7 +178,7 @@ def load_config(
     config_class = classes_of(fields, path or name_or_path)[0]
     if kind is not None and not issubclass(config_class, kind):
         raise ValueError(f"{name_or_path} has a {config_class.__name__}: read it with that, or with AutoConfig")
-    config = config_class.from_dict({**fields, **changes_of(call, config_class, options)})
+    config: Any = config_class.from_dict({**fields, **changes_of(call, config_class, options)})
     config.name_or_path = str(name_or_path)
     return config
 
