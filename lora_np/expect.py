@@ -7,7 +7,10 @@ import math
 from collections.abc import Iterable
 from os import PathLike
 from types import UnionType
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 A_MODEL = "a model, such as AutoModelForCausalLM.from_pretrained(...) or get_peft_model(...) gives it"
 A_TOKENIZER = "a tokenizer, such as AutoTokenizer.from_pretrained(...) gives it, or ByteTokenizer()"
@@ -28,9 +31,14 @@ def expect_method(value: Any, method: str, name: str, wanted: str) -> None:
         raise TypeError(wrong(value, name, wanted))
 
 
-def expect_path(value: Any, name: str, wanted: str = "a path") -> None:
-    """TypeError unless `value` names a file or a folder."""
+def expect_path(value: Any, name: str, wanted: str = "a path") -> "Path":
+    """`value` as a Path. TypeError unless it names a file or a folder; ValueError for a null character in it."""
+    from pathlib import Path  # the engine does without
+
     expect(value, str | PathLike, name, wanted)
+    if "\0" in (text := str(value)):
+        raise ValueError(f"{name} should be {wanted}, and no path has a null character: {text!r:.60}")
+    return Path(value)
 
 
 def expect_list(value: Any, name: str, wanted: str) -> list[Any]:

@@ -60,6 +60,12 @@ CASES = {  # the argument: what gives it, and of what kinds it may well be
     "add_adapter: config": (lambda x: lora_np.get_peft_model(tiny(), CONFIG).add_adapter("b", x), []),
     "PeftModel.from_pretrained: model": (lambda x: lora_np.PeftModel.from_pretrained(x, "nowhere"), []),
     "PeftModel.from_pretrained: directory": (lambda x: lora_np.PeftModel.from_pretrained(tiny(), x), ["text"]),
+    "load_adapter: directory": (lambda x: lora_np.get_peft_model(tiny(), CONFIG).load_adapter(x, "b"), ["text"]),
+    "save_pretrained: directory": (lambda x: tiny().save_pretrained(x), ["text"]),
+    "PeftModel.save_pretrained: directory": (
+        lambda x: lora_np.get_peft_model(tiny(), CONFIG).save_pretrained(x),
+        ["text"],
+    ),
     "AutoModelForCausalLM: name_or_path": (lora_np.AutoModelForCausalLM.from_pretrained, ["text"]),
     "AutoTokenizer: name_or_path": (lora_np.AutoTokenizer.from_pretrained, ["text"]),
     "GPT2LMHeadModel: config": (lora_np.GPT2LMHeadModel, []),
@@ -109,6 +115,12 @@ def test_the_sentence(value, words):
     sentence = wrong(value, "model", "a model")
     assert re.match(rf"model should be a model, got {re.escape(words)}", sentence)
     assert len(sentence) < 120
+
+
+@pytest.mark.parametrize("case", [case for case, (_, allowed) in CASES.items() if allowed == ["text"]])
+def test_a_null_character_in_a_path_is_refused(case):
+    with pytest.raises(ValueError, match="null character"):
+        CASES[case][0]("a\0b")
 
 
 def test_single_things_where_a_list_belongs():

@@ -44,7 +44,6 @@ UNUSED = {
     "unwrap_compiled": Unused(),
     "gradient_checkpointing_kwargs": Unused(),
     "auto_clear_cache": Unused(),
-    "svd_clamp": Unused("the singular vectors are taken as they are"),
 }
 
 
@@ -69,12 +68,11 @@ def adapter_folder(call: str, model_id: StrPath, options: dict[str, Any], known:
 
     options: the other keywords of PEFT's functions, of which those for the hub are used.
     """
-    expect_path(model_id, "model_id", "the path of an adapter's folder")
     hub = {name: value for name, value in options.items() if name in HUB_OPTIONS}
     others = {name: value for name, value in options.items() if name not in (*hub, "subfolder")}
     loading = ("max_memory", "device_map", "offload_folder", "offload_dir", "offload_index", "offload_buffers")
     accept_others(call, others, (*loading, "use_safetensors"), (*known, *HUB_OPTIONS, "subfolder"))
-    subfolder, folder = options.get("subfolder") or "", Path(model_id)
+    subfolder, folder = options.get("subfolder") or "", expect_path(model_id, "model_id", "an adapter's folder")
     if not folder.is_dir() and re.fullmatch(r"[\w.-]+/[\w.-]+", str(model_id)):
         patterns = [f"{subfolder}/{name}".lstrip("/") for name in FILES]
         folder = from_hub(str(model_id), patterns, "an adapter", **hub)

@@ -146,6 +146,17 @@ def truncated_svd_of_product(A: Array, B: Array, rank: int) -> tuple[Array, Arra
     return core_A @ Q_in.T, Q_out @ core_B
 
 
+def clamp(A: Array, B: Array, quantile: float) -> tuple[Array, Array]:
+    """A and B with every entry cut off at ±limit, where the limit is that quantile of the entries of both.
+
+    It is PEFT's svd_clamp, from kohya's scripts: B A is no longer the nearest, and has no outliers. Singular vectors
+    have two possible signs, and the limit depends a little on which the library chose.
+    """
+    xp = array_module(A)
+    limit = xp.quantile(xp.concatenate([B.reshape(-1), A.reshape(-1)]), quantile).astype(A.dtype)
+    return A.clip(-limit, limit), B.clip(-limit, limit)
+
+
 def _expand(A, B, rank):
     """The same B A with rows of zeros under A and columns of zeros beside B, up to `rank`."""
     xp, more = array_module(A), max(0, rank - len(A))
@@ -173,8 +184,11 @@ def combined_rank(kind: str, ranks: Sequence[int], svd_rank: int | None = None) 
     return ranks[0]
 
 
-def _check_settings(kind, density, majority_sign_method):
+def _check_settings(kind, density, majority_sign_method, svd_clamp):
     """ValueError for settings that `combined_rank` does not check."""
+    quantile = isinstance(svd_clamp, numbers.Real) and 0 < svd_clamp <= 1
+    if kind in SVD_KINDS and svd_clamp is not None and not quantile:
+        raise ValueError(f"svd_clamp = {svd_clamp!r}: expected a quantile in (0, 1], such as 0.99, or None")
     prune, elects = MERGES.get(kind.removesuffix("_svd"), (None, False))
     if prune and not (isinstance(density, numbers.Real) and 0 < density <= 1):
         raise ValueError(f"{kind!r} needs density, the fraction of entries that stay, in (0, 1], not {density!r}")
@@ -191,6 +205,9 @@ def combine(
     svd_rank: int | None = None,
     density: float | None = None,
     majority_sign_method: str = "total",
+    svd_clamp: float | None = None,
+    svd_full_matrices: bool = True,
+    svd_driver: str | None = None,
 ) -> tuple[Array, Array]:
     """One adapter for several of one layer: (A (r, in), B (out, r)), in float32 or better, r as `combined_rank` says.
 
@@ -199,6 +216,8 @@ def combine(
     svd_rank  r, for the SVD kinds; None for the largest r_i. Where the weight has a smaller rank, zeros are added
     density   fraction of the entries that stay, in (0, 1], for the kinds that prune
     majority_sign_method   "total" or "frequency", for the kinds that elect signs
+    svd_clamp   for the SVD kinds: cut entries of A and B off at this quantile of them; see `clamp`
+    svd_full_matrices, svd_driver   PEFT's, which change nothing here: how torch computes the SVD
 
     The scalings are inside the result: its own is 1, so its alpha is r. Settings that a kind does not use are ignored.
     ValueError for an unknown kind, no adapters or not one weight each, unequal ranks where they are added up, and a
@@ -208,7 +227,7 @@ def combine(
     if len(set(counts)) > 1:
         raise ValueError("{} weights and {} scalings for {} matrices A and {} B: expected one each".format(*counts))
     rank = combined_rank(kind, [len(A) for A in As], svd_rank)
-    _check_settings(kind, density, majority_sign_method)
+    _check_settings(kind, density, majority_sign_method, svd_clamp)
     settings = density, majority_sign_method
     dtype = np.result_type(np.float32, *(X.dtype for X in (*As, *Bs)))  # LAPACK has no float16
     As, Bs = ([X.astype(dtype, copy=False) for X in part] for part in (As, Bs))
@@ -216,8 +235,10 @@ def combine(
     factors = [w * float(s) for w, s in zip(weights, scalings, strict=True)]
     if kind in MERGES:
         return merge_factors(kind, factors, As, Bs, *settings)
-    if kind in ("cat", "svd"):
+    if kind == "cat" or (kind == "svd" and svd_clamp is None):
         A, B = cat(factors, As, Bs)
         return (A, B) if kind == "cat" else truncated_svd_of_product(A, B, rank)
+    merged = "linear" if kind == "svd" else kind.removesuffix("_svd")
     deltas = [float(s) * (B @ A) for s, A, B in zip(scalings, As, Bs, strict=True)]
-    return truncated_svd(merge(kind.removesuffix("_svd"), deltas, weights, *settings), rank)
+    A, B = truncated_svd(merge(merged, deltas, weights, *settings), rank)
+    return (A, B) if svd_clamp is None else clamp(A, B, float(svd_clamp))

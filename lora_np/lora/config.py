@@ -301,6 +301,8 @@ class LoraConfig(PeftConfig):
     def _check_init(self):
         if isinstance(self.init_lora_weights, str):
             self.init_lora_weights = self.init_lora_weights.lower()  # PEFT takes "OLoRA" too
+        if self.init_lora_weights is None:  # in PEFT, as False
+            self.init_lora_weights = False
         kind = self.init_lora_weights
         if kind in DATA_DRIVEN:
             raise ValueError(

@@ -288,8 +288,8 @@ class PeftModel(Persistent):
         adapters combines those. Only plain LoRA on linear layers can be combined. svd_full_matrices and svd_driver are
         PEFT's: how an SVD is computed, which changes nothing in its result.
         """
-        accept("add_weighted_adapter", svd_clamp=svd_clamp)
-        options = {"svd_rank": svd_rank, "density": density, "majority_sign_method": majority_sign_method}
+        svd = {"svd_rank": svd_rank, "svd_clamp": svd_clamp}
+        options = {**svd, "density": density, "majority_sign_method": majority_sign_method}
         for name in adapters:
             self._check_known(name)
         self._check_new_name(adapter_name)

@@ -13,6 +13,7 @@ PEFT's files hold more than A and B, and tell of models that are not quite this 
 """
 
 import dataclasses
+import re
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
@@ -85,13 +86,15 @@ def without_names(arrays: Mapping[str, Array], expected: Iterable[str]) -> dict[
 
 
 def _plain_name(key, modules):
-    """A name in a file with PEFT's prefix once, and without what wrappers put in; unchanged if no module has it."""
+    """A name in a file with PEFT's prefix once, and without what wrappers put in; unchanged if no module has it, or if
+    all layers share it (base_model.vera_A)."""
     plain = key
     for wrapper in WRAPPERS:
         plain = plain.replace(wrapper, "")
     while plain.startswith(PREFIX):
         plain = plain.removeprefix(PREFIX)
-    return PREFIX + plain if _split(plain, modules)[0] else key
+    shared = re.fullmatch(r"base_model\.\w+", plain)
+    return PREFIX + plain if _split(plain, modules)[0] and not shared else key
 
 
 def _split(name, modules):

@@ -1,9 +1,7 @@
 """What every language model here has in common: reading ids, the head, the loss, generating, saving."""
 
 from collections.abc import Iterator, Mapping
-from os import PathLike
-from pathlib import Path
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -14,20 +12,18 @@ from ..autograd.devices import on_gpu, to_numpy
 from ..autograd.shape_ops import check_ids
 from ..autograd.tensor import data
 from ..expect import expect_method
-from ..keywords import check_unused
-from ..storage import remove, together, write_json, write_safetensors
 from .context import Context, one_row
+from .files import FilesOfModel
 from .generation import generate, stream
 from .kv_cache import KVCache
 from .output import CausalLMOutput, ShardedOutput, shift_labels
-from .saving import FOR_SAVING
 from .shards import forward_in_shards, shards_of
 
 A_CONFIG = "a config, such as GPT2Config(...); by its name a model comes from AutoModelForCausalLM.from_pretrained"
 Numbers = ArrayLike | Tensor  # what ids and masks may be given as: lists, arrays, Tensors
 
 
-class CausalLM(nn.Module):
+class CausalLM(FilesOfModel):
     """A transformer with a head that predicts the next token. Abstract: `gpt2.py` and `llama.py` say which transformer.
 
     config              has vocab_size, max_position_embeddings, tie_word_embeddings, to_dict()
@@ -88,37 +84,6 @@ class CausalLM(nn.Module):
     def stream(self, input_ids: Numbers, **options: Any) -> Iterator[np.ndarray]:
         """Continue `input_ids` and yield each step's tokens as they come; see `generation.stream`."""
         return stream(self, input_ids, **options)
-
-    @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | PathLike[str], **kwargs: Any) -> Self:
-        """The model of this class in a directory or file; keywords as `AutoModelForCausalLM.from_pretrained` has them.
-
-        ValueError if it is of another class.
-        """
-        from .loading.auto import load_model  # which imports this module
-
-        kind = None if cls is CausalLM else cls
-        return load_model(f"{cls.__name__}.from_pretrained", pretrained_model_name_or_path, kind, **kwargs)
-
-    @property
-    def dtype(self) -> np.dtype:
-        """The dtype of the first parameter."""
-        return next(self.parameters()).dtype
-
-    def save_pretrained(self, save_directory: str | PathLike[str], **kwargs: Any) -> None:
-        """Write config.json and model.safetensors, which Transformers loads too. The other keywords are its own."""
-        check_unused("save_pretrained", kwargs, FOR_SAVING, ("save_directory",))
-        directory = save_directory
-        if not kwargs.get("is_main_process", True):
-            return
-        generation = Path(directory) / "generation_config.json"
-        with together(directory):
-            write_safetensors(Path(directory) / "model.safetensors", self.state_dict())
-            write_json(Path(directory) / "config.json", self.config.to_dict())
-            if self.generation_config:
-                write_json(generation, self.generation_config)
-            else:  # another model's
-                remove(generation)
 
     def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: Mapping[str, Any] | None = None) -> None:
         """Keep only the input of each block for the backward pass, and compute the block again there.

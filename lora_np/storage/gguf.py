@@ -27,13 +27,13 @@ DEFAULT_ALIGNMENT = 32
 ALIGNMENT_KEY = "general.alignment"
 MAX_DIMENSIONS = 4
 MAX_DEPTH = 4  # of arrays in arrays; the values of known keys have none
-MAX_VALUES = 2**21  # in all arrays together: the largest vocabularies have a million tokens, types and merges
-ARRAY_COUNTS = 16  # an array in an array takes as long as so many values
+MAX_VALUES = 5 * 2**19  # in all arrays together: the largest vocabularies have a million tokens, types and merges
 
 # Types of values by their number: what NumPy calls them (a boolean is a byte, 0 or 1), and two that it has no name for.
 _NAMES = {0: "u1", 1: "i1", 2: "<u2", 3: "<i2", 4: "<u4", 5: "<i4", 6: "<f4", 7: "u1", 10: "<u8", 11: "<i8", 12: "<f8"}
 SCALARS = {kind: np.dtype(name) for kind, name in _NAMES.items()}
 BOOL, STRING, ARRAY = 7, 8, 9
+COUNTS = {STRING: 2, ARRAY: 16}  # an array in an array takes as long as so many numbers
 
 # The fewest bytes that one of each can take: lengths and numbers without any text or values.
 SMALLEST_PAIR = 8 + 4 + 1
@@ -140,7 +140,7 @@ class _Header:
         kind, count = self.number("<u4"), self.number("<u8")
         sizes = {STRING: 8, ARRAY: 12}
         self.need(count, sizes.get(kind) or self.scalar(kind).itemsize)
-        self.values += count * (ARRAY_COUNTS if kind == ARRAY else 1)
+        self.values += count * COUNTS.get(kind, 1)
         if self.values > MAX_VALUES:
             raise self.error(f"more than {MAX_VALUES:,} values in arrays, which take far more memory than the file")
         if kind not in sizes:

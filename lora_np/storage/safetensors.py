@@ -23,6 +23,8 @@ from .versions import ReplacedMeanwhile, check_unmoved, in_one_version, is_there
 
 _NUMPY = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1"}
 _NUMPY |= {"U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1", "BOOL": "?"}
+MOST_TENSORS = 2**15  # in one file: one tensor takes longer to look up than to read where it is small
+LONGEST_HEADER = 100_000_000  # bytes, as the library has it
 CODINGS = {"BF16": BFLOAT16} | {name: plain(name, dtype) for name, dtype in _NUMPY.items()}
 
 
@@ -86,8 +88,9 @@ def _opened(path: Path) -> TensorFile:
     file = opened(path)
     source = Source(path, file)
     try:
+        raw, data_start = _header(file)
         with safe_open(file.name, framework="np"):
-            header, data_start = _header(file)
+            header = json.loads(raw, object_pairs_hook=_unique)
     except FileNotFoundError:
         raise ReplacedMeanwhile from None
     except (SafetensorError, OSError, TypeError, AttributeError, ValueError) as error:
@@ -99,10 +102,13 @@ def _opened(path: Path) -> TensorFile:
     return TensorFile(path, metadata, tensors)
 
 
-def _header(file: BinaryIO) -> tuple[dict[str, Any], int]:
-    """The JSON header of a file that the library has checked, and where the data start."""
+def _header(file: BinaryIO) -> tuple[bytes, int]:
+    """The header as it is in the file, and where the data start. ValueError if it lists too many tensors."""
     size = int.from_bytes(file.read(8), "little")
-    return json.loads(file.read(size), object_pairs_hook=_unique), 8 + size
+    raw = file.read(min(size, LONGEST_HEADER))
+    if raw.count(b"{") > MOST_TENSORS + 2:  # one each, one of the metadata, one around all
+        raise ValueError(f"more than {MOST_TENSORS:,} tensors in one file: put them into several (shards)")
+    return raw, 8 + size
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

@@ -18,6 +18,7 @@ from contextvars import ContextVar
 from dataclasses import dataclass
 from pathlib import Path
 
+from ..expect import expect_path
 from . import journal
 from .journal import NAME, TEMPORARY, Change, Journal, fingerprint, sync_folder, target
 from .locks import Handle, claim, fcntl, give_up, locked
@@ -33,16 +34,16 @@ def together(directory: StrPath) -> Iterator[None]:
     one for another folder, nothing is replaced before that one ends; each folder is then replaced as one. OSError, in a
     sentence, if something cannot be written.
     """
-    outer = _saves.get()
+    directory, outer = expect_path(directory, "directory", "the path of a folder"), _saves.get()
     if outer is not None:
-        _join(outer, Path(directory))
+        _join(outer, directory)
         yield
         return
     saves: list[_Save] = []
     try:
         try:
             _saves.set(saves)
-            _join(saves, Path(directory))
+            _join(saves, directory)
             yield
         finally:
             _saves.set(None)

@@ -15,6 +15,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, BinaryIO, ParamSpec, TypeVar
 
+from ..expect import expect_path
 from . import journal
 from .journal import NAME, Journal
 
@@ -32,7 +33,7 @@ def in_one_version(directory: StrPath, read: Callable[[], T]) -> T:
 
     `read` is called again if they were replaced while it opened them. OSError if that goes on for 20 seconds.
     """
-    folder = Path(directory)
+    folder = expect_path(directory, "directory", "the path of a folder")
     if _view_of(folder) is not None:
         return read()
     end = time.monotonic() + PATIENCE

@@ -58,6 +58,10 @@ def test_the_defaults_are_pefts():
     assert config.peft_type == "LORA"
 
 
+def test_no_initialisation_is_the_random_one_as_in_peft():
+    assert LoraConfig(init_lora_weights=None).init_lora_weights is False
+
+
 @pytest.mark.parity
 def test_every_field_has_the_default_that_it_has_in_peft():
     import peft
@@ -169,7 +173,7 @@ def test_patterns_match_the_end_of_a_name_from_a_dot_on(name, expected):
         ({"bias": "some"}, ["bias must be one of 'none', 'all', 'lora_only', got 'some'"]),
         ({"bias": None}, ["got None"]),
         ({"init_lora_weights": "zeros"}, ["init_lora_weights must be one of True, False, 'gaussian'", "got 'zeros'"]),
-        ({"init_lora_weights": None}, ["got None"]),
+        ({"init_lora_weights": 3}, ["got 3"]),
         ({"task_type": "CAUSAL"}, ["CAUSAL"]),
         ({"target_modules": []}, ["target_modules is empty", "'all-linear'"]),
         ({"target_modules": ["c_attn", "h.*.c_proj"]}, ["'h.*.c_proj' in a list", "give it alone, as a string"]),

@@ -13,7 +13,7 @@ from lora_helpers import (
 )
 
 from lora_np import LoraConfig, PeftModel
-from lora_np.lora.combine import KINDS
+from lora_np.lora.combine import KINDS, clamp
 
 
 def adapters(first=None, second=None):
@@ -214,6 +214,40 @@ def test_one_adapter_alone_is_only_scaled_as_in_peft(tmp_path, kind, options):
         each.add_weighted_adapter(["default"], [-0.7], "sum", kind, **options)
         each.set_adapter("sum")
     assert relative(logits_of(model), logits_of(twin)) < 2e-5
+
+
+@pytest.mark.parity
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("quantile", [0.5, 0.8, 0.99, 1.0])
+@pytest.mark.parametrize("kind", ["svd", "ties_svd", "magnitude_prune_svd"])
+def test_clamped_as_in_peft(tmp_path, kind, quantile):
+    """The signs of singular vectors are each library's own, so PEFT's unclamped matrices are clamped here."""
+    model = adapters()
+    model.save_pretrained(tmp_path)
+    twin = load_in_peft(tiny_model(), tmp_path)
+    twin.load_adapter(tmp_path / "other", "other")
+    for name, limits in (("free", {}), ("sum", {"svd_clamp": quantile})):
+        options = {"density": 0.6, "svd_full_matrices": False, "svd_driver": None, **limits}
+        for each in (model, twin):
+            each.add_weighted_adapter(["default", "other"], [1.0, -0.5], name, kind, **options)
+    for target, layer in model.base_model.layers():
+        theirs = twin.get_submodule(f"base_model.model.{target}")
+        free, expected = (
+            [X[name].weight.detach().numpy() for X in (theirs.lora_A, theirs.lora_B)] for name in ("free", "sum")
+        )
+        for X, Y in zip(clamp(*free, quantile), expected, strict=True):
+            np.testing.assert_allclose(X, Y, atol=1e-6)
+        own, limited = ([X.data for X in layer.adapters[name].matrices()] for name in ("free", "sum"))
+        if kind != "svd":  # unclamped, that is computed from the factors, and has signs of its own
+            for X, Y in zip(clamp(*own, quantile), limited, strict=True):
+                np.testing.assert_allclose(X, Y, atol=1e-6)
+
+
+@pytest.mark.parametrize("clamp", [0, -1, 1.5, "x", float("nan")], ids=str)
+def test_a_clamp_is_a_quantile(clamp):
+    model = adapters()
+    arguments = ["default", "other"], [1, 1], "sum", "svd"
+    assert "svd_clamp" in refusal(ValueError, lambda: model.add_weighted_adapter(*arguments, svd_clamp=clamp))
 
 
 def test_an_svd_rank_makes_one_adapter_smaller():

@@ -178,6 +178,15 @@ class TestOpen:
         with pytest.raises(ValueError, match=r"x is not a readable safetensors file"):
             open_safetensors(path)
 
+    def test_more_tensors_than_can_be_looked_up_soon_are_refused(self, tmp_path, monkeypatch):
+        monkeypatch.setattr("lora_np.storage.safetensors.MOST_TENSORS", 3)
+        path = tmp_path / "x.safetensors"
+        write_safetensors(path, {name: np.zeros(1) for name in "abc"})
+        assert sorted(read_safetensors(path)[0]) == ["a", "b", "c"]
+        write_safetensors(path, {name: np.zeros(1) for name in "abcd"})
+        with pytest.raises(ValueError, match=r"x\.safetensors .* more than 3 tensors in one file"):
+            read_safetensors(path)
+
     def test_every_truncation_is_refused(self, tmp_path):
         path = raw_file(tmp_path / "x", {"a": entry("F32", [3], 0, 12)}, bytes(12))
         content = path.read_bytes()

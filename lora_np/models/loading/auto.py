@@ -78,10 +78,10 @@ def _is_json(name_or_path):
     return Path(name_or_path).suffix == ".json"
 
 
-def load_model(
+def load_language_model(
     call: str,
     name_or_path: str | PathLike,
-    kind: type[CausalLM] | None = None,
+    kind: type[Any] | None = None,
     gguf_file: str | None = None,
     device: str = "cpu",
     config: ModelConfig | str | PathLike | None = None,
@@ -144,7 +144,7 @@ class AutoModelForCausalLM:
         with a reason: ValueError. TypeError for unknown ones. Errors: see `resolve`, `checkpoints.load_pretrained`.
         """
         call = "AutoModelForCausalLM.from_pretrained"
-        return load_model(call, pretrained_model_name_or_path, None, gguf_file, device, **kwargs)
+        return load_language_model(call, pretrained_model_name_or_path, None, gguf_file, device, **kwargs)
 
     @classmethod
     def from_config(cls, config: ModelConfig, **kwargs: Any) -> CausalLM:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Mapping
 from os import PathLike
 from pathlib import Path
@@ -21,6 +22,9 @@ NAMED = ("bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_t
 GPT2_CLASSES = ("GPT2Tokenizer", "GPT2TokenizerFast")
 GPT2_END = "<|endoftext|>"
 LARGEST_ID = 2**24  # a hundred times that of the largest vocabularies; the library walks over all ids up to the highest
+# Characters of an added token. Longer ones are no tokens, and tokenizers 0.22.0 takes their number squared of time.
+LONGEST = 1024
+TOO_LONG = re.compile(rf'"content"\s*:\s*"(?:[^"\\]|\\.){{{LONGEST + 1}}}')
 # Transformers' classes that pad on the left where no file says. Llama's is not used for byte-level vocabularies.
 PAD_LEFT = ("CodeLlamaTokenizer", "CohereTokenizer", "GemmaTokenizer", "LlamaTokenizer")
 
@@ -39,7 +43,7 @@ def load_tokenizer(directory: str | PathLike) -> BaseTokenizer:
         tokenizer = ByteTokenizer()
         tokenizer.chat_template = config["chat_template"]
         return tokenizer
-    backend = _backend(directory, config)
+    backend = _as_llama(_backend(directory, config), config)
     config = _with_special_tokens(directory, config, backend)
     return _checked(directory, backend, config)
 
@@ -92,7 +96,10 @@ def _backend(directory, config):
 def _read_tokenizer_json(path):
     tokenizers = _library()
     try:
-        backend = tokenizers.Tokenizer.from_str(read_text(path))
+        text = read_text(path)
+        if TOO_LONG.search(text):
+            raise ValueError(f"an added token has more than {LONGEST} characters")
+        backend = tokenizers.Tokenizer.from_str(text)
     except Exception as error:  # the library raises nothing more special
         raise ValueError(f"{path} is not a readable tokenizer.json: {error}") from None
     return _checked_ids(path, backend)
@@ -171,11 +178,36 @@ def _with_special_tokens(directory, config, backend):
     return config
 
 
+def _as_llama(backend, config):
+    """The backend with the spaces of Transformers' LlamaTokenizer where that is the class, whatever its file says.
+
+    It puts one before a text; with `legacy` also behind each special token; none with add_prefix_space = False.
+    """
+    from tokenizers import decoders, pre_tokenizers
+
+    if _class(config) != "LlamaTokenizer" or _is_byte_level(backend) or type(backend.model).__name__ != "BPE":
+        return backend
+    prefix, legacy = config.get("add_prefix_space") is not False, bool(config.get("legacy"))
+    scheme = ("always" if legacy else "first") if prefix else "never"
+    spaces = [decoders.Replace("▁", " "), decoders.ByteFallback(), decoders.Fuse()]
+    backend.normalizer = None
+    backend.pre_tokenizer = pre_tokenizers.Metaspace("▁", prepend_scheme=scheme, split=False)
+    backend.decoder = decoders.Sequence([*spaces, decoders.Strip(" ", 1, 0)] if prefix else spaces)
+    return backend
+
+
 def _pads_left(config, backend):
     """Does the class pad on the left, though no file says so?"""
-    name = str(config.get("tokenizer_class")).removesuffix("Fast")
-    byte_level = type(backend.decoder).__name__ == "ByteLevel"
-    return name in PAD_LEFT and not (name == "LlamaTokenizer" and byte_level)
+    return _class(config) in PAD_LEFT and not (_class(config) == "LlamaTokenizer" and _is_byte_level(backend))
+
+
+def _class(config):
+    """Transformers' class, fast or not."""
+    return str(config.get("tokenizer_class")).removesuffix("Fast")
+
+
+def _is_byte_level(backend):
+    return type(backend.decoder).__name__ == "ByteLevel"
 
 
 def _is_gpt2(directory, config):
@@ -207,12 +239,15 @@ def _added_token(value, special=False):
     """An `AddedToken` from its text or its fields. Special ones are looked for before the text is normalised."""
     from tokenizers import AddedToken
 
-    if isinstance(value, str):
-        return AddedToken(value, special=special, normalized=not special)
-    if not isinstance(value, dict) or not isinstance(value.get("content"), str):
-        raise ValueError(f"a token should be a text or {{'content': text, ...}}, not {value!r}")
+    content = value.get("content") if isinstance(value, dict) else value
+    if not isinstance(content, str):
+        raise ValueError(f"a token should be a text or {{'content': text, ...}}, not {short(value)}")
+    if len(content) > LONGEST:
+        raise ValueError(f"a token has {len(content)} characters; at most {LONGEST} are possible")
+    if not isinstance(value, dict):
+        return AddedToken(content, special=special, normalized=not special)
     flags = {name: bool(value[name]) for name in ("single_word", "lstrip", "rstrip", "normalized") if name in value}
-    return AddedToken(value["content"], special=special or bool(value.get("special", False)), **flags)
+    return AddedToken(content, special=special or bool(value.get("special", False)), **flags)
 
 
 def _checked(directory, backend, config):

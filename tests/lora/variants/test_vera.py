@@ -18,7 +18,7 @@ from lora_helpers import (
     tiny_model,
 )
 
-from lora_np import LoraConfig, PeftModel, get_peft_model
+from lora_np import LoraConfig, PeftModel, get_peft_model, nn
 from lora_np.lora import VeraConfig
 from lora_np.storage import read_safetensors
 
@@ -82,6 +82,23 @@ def test_an_adapter_comes_back_bit_for_bit(base, tmp_path):
     loaded = PeftModel.from_pretrained(BASES[base][0](), tmp_path, is_trainable=True)
     assert snapshot(loaded) == snapshot(model)
     np.testing.assert_array_equal(logits_of(loaded), logits_of(model))
+
+
+class Wrapped(nn.Module):
+    """A model with a child whose name is one that PEFT's prefix has, and one of its parts."""
+
+    def __init__(self):
+        self.base_model = tiny_model()
+
+    def forward(self, *args, **kwargs):
+        return self.base_model(*args, **kwargs)
+
+
+def test_a_model_with_a_child_called_base_model(tmp_path):
+    model = perturbed(get_peft_model(Wrapped(), vera_config()))
+    model.save_pretrained(tmp_path)
+    ids = some_ids(tiny_model().config)
+    assert np.array_equal(PeftModel.from_pretrained(Wrapped(), tmp_path)(ids).logits.data, model(ids).logits.data)
 
 
 def test_renaming_deleting_and_switching_off():

@@ -1,5 +1,6 @@
 """Tokenizers of model directories: as Transformers loads them, saved again, damaged."""
 
+import functools
 import json
 import os
 import subprocess
@@ -11,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lora_helpers import fuzz
-from tokenizer_helpers import texts, trained
+from tokenizer_helpers import sentencepiece_like, texts, trained
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
 from lora_np.models.tokenizers import PretrainedTokenizer, load_tokenizer
@@ -20,6 +21,7 @@ NAMED = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_tok
 FIELDS = {"lstrip": False, "normalized": False, "rstrip": False, "single_word": False}
 OBJECTS = {name: {"__type": "AddedToken", "content": token, **FIELDS} for name, token in NAMED.items()}
 CLASS = {"tokenizer_class": "PreTrainedTokenizerFast"}
+PREFIXES = ("prepend", "first", "always", "never")
 TEXT = "Hello low <s> rank\n<think>12  34</s> <|im_end|> <new>"
 
 
@@ -284,6 +286,21 @@ def refused_or_harmless(directory):
     assert str(directory) in message
 
 
+@pytest.mark.parametrize("quote", ["a", '"', "\\", "é"])
+def test_a_token_that_is_too_long_is_refused_before_the_library_reads_it(tmp_path, quote):
+    backend = trained()
+    backend.add_special_tokens([quote * 1024])
+    write(tmp_path, backend)
+    assert load_tokenizer(tmp_path).encode(quote * 1024) == [backend.token_to_id(quote * 1024)]
+    backend.add_special_tokens([quote * 1025])
+    write(tmp_path, backend)
+    with pytest.raises(ValueError, match=r"tokenizer\.json .* more than 1024 characters"):
+        load_tokenizer(tmp_path)
+    write(tmp_path, trained(), special_tokens_map={"eos_token": quote * 1025})
+    with pytest.raises(ValueError, match=r"a token has 1025 characters; at most 1024"):
+        load_tokenizer(tmp_path)
+
+
 class TestDamage:
     @pytest.mark.parametrize("config", [None, {}, {"tokenizer_class": "LlamaTokenizer"}])
     def test_a_directory_without_a_tokenizer_says_what_is_missing(self, tmp_path, config):
@@ -436,6 +453,40 @@ def test_the_padding_side_is_that_of_the_class_where_no_file_says(tmp_path, make
     assert tokenizer.padding_side == expected
     tokenizer.save_pretrained(tmp_path / "again")
     assert load_tokenizer(tmp_path / "again").padding_side == expected
+
+
+SPACES = (
+    "Hello </s> low",
+    "<s>Hello</s>",
+    " </s>",
+    "</s> </s>",
+    "a<s>b",
+    "[INST] low [/INST] x </s><s>[INST] y",
+    "",
+    " ",
+)
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("add_prefix_space", [None, True, False])
+@pytest.mark.parametrize("legacy", [None, True, False])
+@pytest.mark.parametrize("make", [trained, *(functools.partial(sentencepiece_like, p) for p in PREFIXES)], ids=str)
+def test_spaces_beside_special_tokens_are_those_of_the_class(tmp_path, make, legacy, add_prefix_space):
+    import transformers
+
+    fields = {"legacy": legacy, "add_prefix_space": add_prefix_space}
+    for name in ("LlamaTokenizer", "LlamaTokenizerFast", "PreTrainedTokenizerFast"):
+        given = {key: value for key, value in fields.items() if value is not None}
+        write(tmp_path, make(), {"tokenizer_class": name, **given, "bos_token": "<s>", "eos_token": "</s>"})
+        twin, tokenizer = transformers.AutoTokenizer.from_pretrained(tmp_path), load_tokenizer(tmp_path)
+        tokenizer.save_pretrained(tmp_path / "again")
+        for text in SPACES:
+            ids = twin(text)["input_ids"]
+            assert tokenizer(text)["input_ids"] == ids
+            assert load_tokenizer(tmp_path / "again")(text)["input_ids"] == ids
+            for skip in (False, True):
+                expected = twin.decode(ids, skip_special_tokens=skip)
+                assert tokenizer.decode(ids, skip_special_tokens=skip) == expected
 
 
 def test_importing_lora_np_does_not_load_the_libraries():
