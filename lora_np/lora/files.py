@@ -86,7 +86,8 @@ def _config_for_file(config, adapters, arrays, as_plain_lora):
 
 def _alpha_growth(config, growth):
     """The factor for lora_alpha that leaves s as it was when the rank is multiplied by `growth`."""
-    return growth**0.5 if config.use_rslora else growth
+    factor = growth**0.5 if config.use_rslora else growth
+    return int(factor) if factor == int(factor) else factor  # lora_alpha stays a whole number
 
 
 def _targets_as_layers(config, adapters):

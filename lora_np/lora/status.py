@@ -98,7 +98,7 @@ def _of_parts(wrapper, parts):
         "enabled": not this_call(wrapper.owner).disabled,
         "requires_grad": {n: _all([p.requires_grad for p in part.parameters()]) for n, part in parts.items()},
         "available_adapters": sorted(parts),
-        "devices": {name: [part.device.partition(":")[0]] for name, part in parts.items()},
+        "devices": {name: [str(part.device).partition(":")[0]] for name, part in parts.items()},
     }
 
 

@@ -90,7 +90,7 @@ show(float(abs(layer.get_delta_weight("default")).sum()))
 
 # %% there is no such adapter
 model = get_peft_model(model, peft_config)
-for use in (model.set_adapter, model.delete_adapter, model.set_requires_grad):
+for use in (model.set_adapter, model.delete_adapter):
     try:
         use("missing")
     except (KeyError, ValueError):
