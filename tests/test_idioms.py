@@ -1,8 +1,8 @@
 """What users of PEFT and Transformers type, as they type it: `tests/idioms/` has the lines, one file for each subject.
 
 Each file is run twice, with PEFT, Transformers and torch as it stands, and with lora_np in the places of their names;
-what it shows must be equal. The lines up to the first `# %% title` are run before each of the parts that follow, so that
-each part is a small program of its own. Of the names in it, these are given: MODEL and ADAPTER, folders that
+what it shows must be equal. The lines up to the first `# %% title` are run before each of the parts that follow, so
+that each part is a small program of its own. Of the names in it, these are given: MODEL and ADAPTER, folders that
 Transformers and PEFT saved (a GPT-2 of two blocks with a tokenizer; r=4 on c_attn), OTHER, a second adapter (r=2 on
 c_attn), FOLDER, an empty one, and show(value), which compares. Random numbers differ: nothing shown may depend on them.
 """

@@ -48,7 +48,7 @@ def this_call(owner: Owner | None) -> Call:
 
 def in_block(owner: Owner) -> bool:
     """Is this inside a block that leaves the adapters of this model out?"""
-    return (_calls.get() or {}).get(owner, ORDINARY).disabled and not owner.usual.disabled
+    return (_calls.get() or {}).get(owner, ORDINARY).disabled
 
 
 @contextmanager

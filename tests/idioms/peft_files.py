@@ -1,7 +1,7 @@
 import os
 
 import torch
-from peft import AutoPeftModelForCausalLM, LoraConfig, PeftConfig, PeftModel, PeftModelForCausalLM, get_peft_model
+from peft import AutoPeftModelForCausalLM, PeftConfig, PeftModel, PeftModelForCausalLM
 from peft.helpers import check_if_peft_model
 from transformers import AutoModelForCausalLM, AutoTokenizer
 

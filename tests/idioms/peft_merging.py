@@ -58,7 +58,9 @@ with torch.no_grad():
     show(model(ids).logits)
 
 # %% a weighted sum
-model.add_weighted_adapter(adapters=["default", "other"], weights=[0.7, 0.3], adapter_name="both", combination_type="cat")
+model.add_weighted_adapter(
+    adapters=["default", "other"], weights=[0.7, 0.3], adapter_name="both", combination_type="cat"
+)
 model.set_adapter("both")
 with torch.no_grad():
     show(model(ids).logits)

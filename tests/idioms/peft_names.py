@@ -101,4 +101,8 @@ model = get_peft_model(model, peft_config)
 model.peft_config["default"].base_model_name_or_path = "my-base"
 model.save_pretrained(FOLDER)
 show(model.peft_config["default"].base_model_name_or_path)
-show(PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(MODEL), FOLDER).active_peft_config.base_model_name_or_path)
+show(
+    PeftModel.from_pretrained(
+        AutoModelForCausalLM.from_pretrained(MODEL), FOLDER
+    ).active_peft_config.base_model_name_or_path
+)

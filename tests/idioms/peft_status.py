@@ -1,6 +1,6 @@
 import dataclasses
 
-from peft import LoraConfig, PeftModel, get_layer_status, get_model_status, get_peft_model
+from peft import LoraConfig, PeftModel, get_layer_status, get_model_status
 from transformers import AutoModelForCausalLM
 
 model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(MODEL), ADAPTER, adapter_name="first")

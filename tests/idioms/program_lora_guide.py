@@ -1,8 +1,10 @@
-# %% ways to begin, where to adapt, and how much
+import json
+
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, PeftModel, get_peft_model
 from transformers import AutoModelForCausalLM
 
+# %% ways to begin, where to adapt, and how much
 for settings in (
     {"init_lora_weights": "gaussian"},
     {"init_lora_weights": True, "use_rslora": True},
@@ -30,12 +32,6 @@ for settings in (
     show(float(abs(logits - base(torch.tensor([[5, 6, 7, 8]])).logits.detach()).max()) < 1e-3)
 
 # %% checkpoints of PiSSA as plain LoRA
-import json
-
-import torch
-from peft import LoraConfig, PeftModel, get_peft_model
-from transformers import AutoModelForCausalLM
-
 ids = torch.tensor([[5, 6, 7, 8]])
 config = LoraConfig(init_lora_weights="pissa", r=4, target_modules=["c_attn"], fan_in_fan_out=True)
 peft_model = get_peft_model(AutoModelForCausalLM.from_pretrained(MODEL), config)
