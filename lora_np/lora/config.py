@@ -88,7 +88,7 @@ class PeftConfig(NamedFields):
         if self.peft_type not in (None, own) and own is not None:
             raise ValueError(f"a {type(self).__name__} is of {own} adapters, got peft_type={self.peft_type!r}")
         if self.task_type is not None:
-            self.task_type = TaskType(self.task_type)
+            self.task_type = _task_type(self.task_type)
         if own is None:  # no kind's: what PEFT's users make to hold a task or a name
             return
         self.peft_type = own
@@ -343,6 +343,14 @@ class LoraConfig(PeftConfig):
     def initial_matrices(self, target: Target) -> list[Array]:
         """A and B of a new adapter at a `Target`."""
         return initial_matrices(self.init_lora_weights, target, self.scaling_of(target.r, target.lora_alpha))
+
+
+def _task_type(given):
+    try:
+        return TaskType(given)
+    except ValueError:
+        known = ", ".join(repr(str(task)) for task in TaskType)
+        raise ValueError(f"task_type must be one of {known}, got {shortened(given)}") from None
 
 
 def check_ranks(*ranks: int, field_name: str = "r") -> None:

@@ -166,6 +166,11 @@ class PeftModel(Persistent):
         self._check_known((self.active_adapters or [None])[0])
         return self.peft_config[self.active_adapters[0]]
 
+    @property
+    def peft_type(self) -> Any:
+        """The kind of the adapters."""
+        return self.active_peft_config.peft_type
+
     def get_base_model(self) -> Any:
         """The model itself, its targeted layers still wrapped."""
         return self.base_model.model
@@ -226,6 +231,7 @@ class PeftModel(Persistent):
         kinds = {self.peft_config[name].bias for name in names}
         self.base_model.activate(names, [p for kind in kinds for p in self.base_model.biases(kind).values()])
 
+    @near_misses
     @nn.all_or_nothing
     def delete_adapter(self, adapter_name: str) -> None:
         """Remove an adapter. If it was the only active one, the first of the others becomes active."""
@@ -248,6 +254,7 @@ class PeftModel(Persistent):
         self.base_model.peft_config = configs
         self.base_model.active_adapters = [new if name == old else name for name in self.active_adapters]
 
+    @near_misses
     @nn.all_or_nothing
     def set_requires_grad(self, adapter_names: str | Iterable[str], requires_grad: bool = True) -> None:
         """Train these adapters or, with False, freeze them, whether they are active or not."""

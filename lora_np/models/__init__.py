@@ -8,7 +8,7 @@ from ..aliases import moved_names
 from .gpt2 import GPT2Config, GPT2LMHeadModel
 from .kv_cache import KVCache
 from .llama import LlamaConfig, LlamaForCausalLM
-from .loading import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from .loading import AutoConfig, AutoModelForCausalLM, AutoTokenizer, BitsAndBytesConfig
 from .qwen3 import Qwen3Config, Qwen3ForCausalLM
 from .tokenizers import ByteTokenizer, PretrainedTokenizer
 
@@ -18,6 +18,7 @@ __all__ = [
     "AutoConfig",
     "AutoModelForCausalLM",
     "AutoTokenizer",
+    "BitsAndBytesConfig",
     "ByteTokenizer",
     "GPT2Config",
     "GPT2LMHeadModel",

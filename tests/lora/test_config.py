@@ -416,3 +416,9 @@ def test_alpha_is_finite(alpha):
     for options in ({"lora_alpha": alpha}, {"alpha_pattern": {"c_attn": alpha}}):
         with pytest.raises(ValueError, match="lora_alpha must be finite"):
             LoraConfig(**options)
+
+
+def test_an_unknown_task_is_answered_with_those_there_are():
+    message = refusal(ValueError, lambda: LoraConfig(task_type="CAUSAL"))
+    assert message.startswith("task_type must be one of 'CAUSAL_LM', 'SEQ_CLS'")
+    assert message.endswith("got 'CAUSAL'")

@@ -2,5 +2,6 @@
 
 from .auto import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from .checkpoints import load_pretrained
+from .quantization import BitsAndBytesConfig
 
-__all__ = ["AutoConfig", "AutoModelForCausalLM", "AutoTokenizer", "load_pretrained"]
+__all__ = ["AutoConfig", "AutoModelForCausalLM", "AutoTokenizer", "BitsAndBytesConfig", "load_pretrained"]

@@ -19,6 +19,7 @@ from ..tokenizers.base import BaseTokenizer
 from . import fetch
 from .checkpoints import classes_of, gguf_fields, load_pretrained
 from .options import changes_of, hub_options, set_attributes, wanted_device, wanted_dtype
+from .quantization import quantized
 
 TINY_PYTHON = "tiny-python"  # the shipped base: a byte-level GPT pretrained on the standard library's source
 HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "merges.txt"]
@@ -92,6 +93,7 @@ def load_language_model(
     call: the function as the user wrote it. kind: the class that the model should be of, or None.
     """
     place = options.pop("device_map", None)
+    bits = options.pop("quantization_config", None) or {"load_in_4bit": bool(options.pop("load_in_4bit", False))}
     dtype = wanted_dtype(options.pop("dtype", None), options.pop("torch_dtype", None))
     path = resolve(name_or_path, gguf_file, subfolder=options.pop("subfolder", None), **hub_options(options))
     refuse_adapter(path, name_or_path)
@@ -102,7 +104,7 @@ def load_language_model(
         raise ValueError(f"{path} has a {model_class.__name__}: load it with that, or with AutoModelForCausalLM")
     model = load_pretrained(path, changes={**own, **changes_of(call, config_class, options)})
     model.config.name_or_path = str(name_or_path)
-    return model.to(wanted_device(device, place), dtype)
+    return quantized(model, bits).to(wanted_device(device, place), dtype)
 
 
 def refuse_adapter(path: Path, name: str | PathLike) -> None:
@@ -136,6 +138,7 @@ class AutoModelForCausalLM:
 
         dtype, torch_dtype   float16, float32 ("auto" too) or float64, in any spelling
         device_map           one device: "cpu", "cuda:0", {"": 0}; "auto" is a GPU if there is one
+        quantization_config  a BitsAndBytesConfig, for a base in 4 bits
         config               a configuration in the place of the file's; so is any field of it, attn_pdrop=0.0
         subfolder            the folder in that folder
         revision, cache_dir, token, local_files_only, force_download   for names on the Hugging Face hub

@@ -9,8 +9,8 @@ from ...autograd.devices import load_cupy
 from ...keywords import Unused, check_unused
 from ...storage.hub import HUB_OPTIONS
 from ..config import ModelConfig
+from .quantization import IN_8_BITS
 
-IN_4_BITS = "load the model, then lora_np.nn.quantize_model(model) puts its layers into 4 bits"
 ONE_PLACE = "a model is on one device here: device_map='cuda:0', 'cpu' or 'auto'"
 NO_PICKLE = "that is a pickle, which runs code when it is read; only safetensors are read"
 WHOLE = "it must be what the file says"
@@ -27,9 +27,7 @@ UNUSED = {
     "state_dict": Unused("make the model with from_config(config), then model.load_state_dict(state)", ()),
     "variant": Unused("there is one model.safetensors in a folder", ()),
     "key_mapping": Unused("rename the tensors in the file", ()),
-    "quantization_config": Unused(IN_4_BITS, ()),
-    "load_in_4bit": Unused(IN_4_BITS),
-    "load_in_8bit": Unused(IN_4_BITS),
+    "load_in_8bit": Unused(IN_8_BITS),
     "max_memory": Unused(),
     "offload_folder": Unused(),
     "offload_state_dict": Unused(),
@@ -59,14 +57,8 @@ FOR_TOKENIZERS = {
     "from_slow": Unused(),
 }
 OWN = (
-    "pretrained_model_name_or_path",
-    "gguf_file",
-    "device",
-    "config",
-    "dtype",
-    "torch_dtype",
-    "device_map",
-    "subfolder",
+    *("pretrained_model_name_or_path", "gguf_file", "subfolder", "config", "quantization_config", "load_in_4bit"),
+    *("dtype", "torch_dtype", "device", "device_map"),
 )
 
 

@@ -10,6 +10,7 @@ from lora_np import (
     AutoConfig,
     AutoModelForCausalLM,
     AutoTokenizer,
+    BitsAndBytesConfig,
     ByteTokenizer,
     GPT2Config,
     GPT2LMHeadModel,
@@ -17,6 +18,7 @@ from lora_np import (
     LlamaForCausalLM,
     LoraConfig,
     get_peft_model,
+    nn,
 )
 from lora_np.models.base import CausalLM
 from lora_np.models.config import ModelConfig
@@ -205,3 +207,48 @@ def test_saving_what_cannot_be(tmp_path):
     )
     model.save_pretrained(tmp_path / "not", is_main_process=False)
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize(
+    "given",
+    [
+        {"load_in_4bit": True},
+        {"quantization_config": BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4")},
+        {"quantization_config": {"load_in_4bit": True, "bnb_4bit_compute_dtype": "bfloat16"}},
+    ],
+)
+def test_a_base_in_4_bits(tmp_path, given):
+    tiny_llama(hidden_size=64, intermediate_size=64).save_pretrained(tmp_path)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path, **given)
+    expected = nn.quantize_model(AutoModelForCausalLM.from_pretrained(tmp_path), double_quant=False)
+    np.testing.assert_array_equal(logits_of(model), logits_of(expected))
+    assert isinstance(model.model.layers[0].self_attn.q_proj, nn.Linear4bit)
+    assert not isinstance(model.lm_head, nn.Linear4bit)
+
+
+def test_layers_left_out_of_4_bits_and_scales_in_8(tmp_path):
+    tiny_llama(hidden_size=64, intermediate_size=64).save_pretrained(tmp_path)
+    config = BitsAndBytesConfig(load_in_4bit=True, llm_int8_skip_modules=["q_proj"], bnb_4bit_use_double_quant=True)
+    model = AutoModelForCausalLM.from_pretrained(tmp_path, quantization_config=config)
+    attention = model.model.layers[0].self_attn
+    assert not isinstance(attention.q_proj, nn.Linear4bit)
+    assert attention.k_proj.weight_absmax_scale is not None
+
+
+def test_bits_that_are_not_here(saved):
+    assert "load_in_4bit=True" in refusal(ValueError, lambda: BitsAndBytesConfig(load_in_8bit=True))
+    assert "'nf4'" in refusal(ValueError, lambda: BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="fp4"))
+    load = AutoModelForCausalLM.from_pretrained
+    assert "should be a BitsAndBytesConfig" in refusal(
+        TypeError, lambda: load(saved / "gpt2", quantization_config="4bit")
+    )
+
+
+@pytest.mark.parity
+def test_the_settings_of_4_bits_are_transformers():
+    import inspect
+
+    import transformers
+
+    theirs = list(inspect.signature(transformers.BitsAndBytesConfig).parameters)
+    assert list(inspect.signature(BitsAndBytesConfig).parameters) == [n for n in theirs if n != "kwargs"]
