@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TypeVar
 
 from ..storage import claimed, existing, is_there
+from ..training import CheckpointError
 from ..training.loop import CHECKPOINT
 from .options import FinetuneOptions
 
@@ -34,12 +35,13 @@ class Output:
             try:
                 return action(self.folder)
             except OSError as error:
-                self.say(f"\n{error}.\nWhat was trained is still in memory.")
-                self.folder = self._other(error)
+                reason = error.reason if isinstance(error, CheckpointError) else error
+                self.say(f"\n{reason}.\nWhat was trained is still in memory.")
+                self.folder = self._other(reason)
                 self.say(f"It goes to {self.folder} instead.")
 
     def _other(self, error: OSError) -> Path:
-        """The folder that is asked for, or the next that is likely to do. `error` again if none is left."""
+        """The folder that is asked for, or the next that is likely to do. OSError if none is left."""
         suggested = next(self._others, None)
         while self.ask is not None:
             hint = f" (Enter for {suggested})" if suggested else ""
@@ -55,7 +57,7 @@ class Output:
             elif suggested:
                 break
         if suggested is None:
-            raise error
+            raise OSError(f"{error}; there is no other folder to write to: what was trained is lost") from None
         return suggested
 
 

@@ -4,7 +4,8 @@
     config.py, init.py, targets.py     the settings, how A and B are initialised, which layers get an adapter
     patterns.py                        names and regular expressions in the settings
     model_adapter.py, lora_model.py, peft_model.py     one adapter on a model, all of them, and PEFT's names
-    files.py, stored.py, foreign.py    PEFT's files, what is unusual in some of them, and folders of other programs
+    files.py, written.py, stored.py    PEFT's files, what their config says, and what is unusual in some of them
+    foreign.py                         folders of other programs
     checks.py, persistent.py, forwarding.py, tasks.py  parts of a PeftModel: what it refuses, files, others' attributes
     accepted.py                        PEFT's keywords that mean nothing here
     call.py                            adapters for one call: none, or others for each row

@@ -8,7 +8,6 @@ The name leaves out the adapter's own, which in memory comes after `lora_A`: it 
 """
 
 import dataclasses
-import re
 import warnings
 from collections.abc import Iterable
 from contextlib import contextmanager
@@ -23,9 +22,10 @@ from .foreign import refuse_foreign
 from .init import NITER
 from .kinds import config_class
 from .model_adapter import BASE_WEIGHT, PREFIX, ModelAdapter, new_adapter
+from .patterns import of_several
 from .stored import fitted, without_names
-from .types import Array, StrPath
-from .variants import PartialProjection
+from .types import StrPath
+from .written import as_written
 
 if TYPE_CHECKING:
     from .peft_model import PeftModel
@@ -61,45 +61,7 @@ def write_adapter(peft_model: "PeftModel", name: str, directory: StrPath, as_pla
             arrays[key_B] = xp.concatenate([arrays[key_B], -B], axis=1)
     with together(directory):
         write_safetensors(directory / WEIGHTS_FILE, arrays)
-        _config_for_file(config, model_adapter.adapters, arrays, as_plain_lora).save_pretrained(directory)
-
-
-def _config_for_file(config, adapters, arrays, as_plain_lora):
-    """The config, changed where the file holds other layers or ranks than it says: whole projections, doubled ranks."""
-    changes = {}
-    if any(isinstance(adapter, PartialProjection) for adapter in adapters.values()):
-        changes = _targets_as_layers(config, adapters)
-    keys = {target: f"{PREFIX}{target}.lora_A.weight" for target in adapters}
-    ranks = {t: len(arrays[keys[t]]) if keys[t] in arrays else adapter.r for t, adapter in adapters.items()}
-    growths = {t: ranks[t] / adapter.r for t, adapter in adapters.items()}
-    if set(growths.values()) != {1.0}:
-        if as_plain_lora:
-            changes["init_lora_weights"] = True
-        alphas = {t: adapter.lora_alpha * _alpha_growth(config, growths[t]) for t, adapter in adapters.items()}
-        growth = next(iter(growths.values())) if len(set(growths.values())) == 1 else 1.0
-        r, alpha = round(config.r * growth), config.lora_alpha * _alpha_growth(config, growth)
-        changes |= {"r": r, "lora_alpha": alpha}
-        changes["rank_pattern"] = {re.escape(t): own for t, own in ranks.items() if own != r}
-        changes["alpha_pattern"] = {re.escape(t): own for t, own in alphas.items() if own != alpha}
-    return dataclasses.replace(config, **changes, inference_mode=True)
-
-
-def _alpha_growth(config, growth):
-    """The factor for lora_alpha that leaves s as it was when the rank is multiplied by `growth`."""
-    factor = growth**0.5 if config.use_rslora else growth
-    return int(factor) if factor == int(factor) else factor  # lora_alpha stays a whole number
-
-
-def _targets_as_layers(config, adapters):
-    """The fields that name layers, with "c_attn", which a file holds whole, in the place of "c_attn.q" and the like."""
-    if config.exclude_modules:  # it may have left out parts in some of the layers: name the layers one by one
-        return {
-            "target_modules": list(adapters),
-            **dict.fromkeys(("exclude_modules", "layers_to_transform", "layers_pattern")),
-        }
-    parts = {part for adapter in adapters.values() if isinstance(adapter, PartialProjection) for part in adapter.names}
-    split = [(target, *target.rpartition(".")) for target in config.target_modules]
-    return {"target_modules": list(dict.fromkeys(head if tail in parts else target for target, head, _, tail in split))}
+        as_written(config, tuner.model, model_adapter.adapters, arrays, as_plain_lora).save_pretrained(directory)
 
 
 @one_version
@@ -109,12 +71,12 @@ def read_adapter(
     is_trainable: bool = False,
     beside: tuple[Iterable[str], Iterable[str]] = ((), ()),
     config: PeftConfig | None = None,
-) -> tuple[PeftConfig, ModelAdapter, dict[str, Array]]:
-    """(config, ModelAdapter, {name in the file: array}) of the adapter in `directory`, which fits `model`.
+) -> tuple[PeftConfig, ModelAdapter]:
+    """(config, ModelAdapter) of the adapter in `directory`, which fits `model`.
 
-    The ModelAdapter is in no layer yet, and does not hold the arrays yet: `fill` does that. FileNotFoundError if there
-    is no adapter; ValueError, with the file's name, if a file is damaged or does not fit. An all-zero B gives a
-    warning: such an adapter does nothing.
+    The ModelAdapter is in no layer yet, and the file's arrays are not in its tensors yet: attaching it does both.
+    FileNotFoundError if there is no adapter; ValueError, with the file's name, if a file is damaged or does not fit. An
+    all-zero B gives a warning: such an adapter does nothing.
     """
     directory = Path(directory)
     if not directory.is_dir():
@@ -128,15 +90,16 @@ def read_adapter(
         with nn.weightless():  # first without memory, to compare names and shapes: a wrong config may ask for terabytes
             expected = new_adapter(model, config, beside).bringing(bases)
         arrays = without_names(arrays, expected.tensors())
-        _check_fits(expected, arrays, path)
+        _check_fits(expected, arrays, path, config)
         model_adapter = new_adapter(model, config, beside).bringing(bases)
+        model_adapter.incoming = arrays
     decisive = [f"{PREFIX}{target}.{a.idle_if_zero}" for target, a in model_adapter.adapters.items() if a.idle_if_zero]
     zero = [key for key in decisive if not arrays[key].any()]
     if zero:
         warnings.warn(
             f"{path}: B is all zero in {len(zero)} layers, so they change nothing ({zero[0]}, ...)", stacklevel=6
         )
-    return config, model_adapter, arrays
+    return config, model_adapter
 
 
 def read_config(directory: StrPath) -> PeftConfig:
@@ -156,8 +119,11 @@ def _naming(directory):
         raise ValueError(named) from None
 
 
-def _check_fits(model_adapter, arrays, path):
-    """ValueError if the names and shapes of the arrays in the file `path` are not those of the adapter's tensors."""
+def _check_fits(model_adapter, arrays, path, config):
+    """ValueError if the names and shapes of the arrays in the file `path` are not those of the adapter's tensors.
+
+    It says so where the ranks depend on the order of the entries in rank_pattern, which PEFT's files do not keep.
+    """
     expected = {key: tensor.shape for key, tensor in model_adapter.tensors().items()}
     given = {key: tuple(array.shape) for key, array in arrays.items()}
     problems = [f"missing {key}" for key in expected if key not in given]
@@ -169,4 +135,10 @@ def _check_fits(model_adapter, arrays, path):
     ]
     if problems:
         more = f" and {len(problems) - 5} more" if len(problems) > 5 else ""
+        several = of_several(getattr(config, "rank_pattern", {}), model_adapter.adapters)
+        if several:
+            more += (
+                f". Several entries of rank_pattern match {several[0]}: the first counts, and PEFT sorts them in the "
+                f"file: put them into the order in which they were given, in {path.parent / CONFIG_FILE}"
+            )
         raise ValueError(f"{path} does not fit the model: {'; '.join(problems[:5])}{more}")

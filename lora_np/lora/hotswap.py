@@ -29,12 +29,12 @@ def hotswap_adapter(
     if adapter_name in tuner.merged:
         raise ValueError(f"hotswap_adapter: {adapter_name} is merged into the weights; call unmerge_adapter() first")
     folder = adapter_folder("hotswap_adapter", model_name_or_path, kwargs, ("model_name_or_path", "adapter_name"))
-    config, new, arrays = read_adapter(folder, tuner.model)
+    config, new = read_adapter(folder, tuner.model)
     before = tuner.peft_config[adapter_name]
     _check_alike(before, config, folder)
-    new.fill(arrays)
     old = tuner.adapter(adapter_name)
     _check_places(old, new, folder)
+    new.fill()
     config.inference_mode = before.inference_mode
     _swap(model, tuner, adapter_name, old.adapters, new.adapters, config)
 
@@ -54,8 +54,8 @@ def _check_places(old, new, folder):
     for name, adapter in new.adapters.items():
         own = old.adapters.get(name)
         more += [] if own is None or adapter.tensors().keys() == own.tensors().keys() else [name]
-    if more or old.copies or new.copies:
-        what = f"adapts {more[0]} in another way" if more else "or the adapter trains modules whole"
+    if more or old.copies or new.copies or new.biases or new.bases:
+        what = f"adapts {more[0]} in another way" if more else "or the adapter has weights of the model's own"
         raise RuntimeError(f"hotswap_adapter: {folder} {what}: delete_adapter and load_adapter instead")
 
 

@@ -89,6 +89,7 @@ class LoraModel(Tuner):
 
         This is where a plain layer becomes an adapted one.
         """
+        model_adapter.fill()
         for target, adapter in model_adapter.adapters.items():
             layer = self.adapted.get(target) or self._replace(target, wrapped)
             layer.set_adapters({**layer.adapters, name: adapter})
@@ -183,7 +184,8 @@ class LoraModel(Tuner):
                 raise ValueError(f"{name} is in 4 bits, too coarse for the update: merge into a base in float32")
             if id(layer.base_layer.weight) in shared:
                 raise ValueError(
-                    f"{name} shares its weight with another layer: merging would change both; untie_weights() first"
+                    f"{name} shares its weight with another layer, which merging would change too: untie_weights() "
+                    "first, or leave it out of target_modules"
                 )
 
     @nn.all_or_nothing

@@ -34,6 +34,8 @@ class ModelAdapter:
     shared    {name: Parameter or Buffer} of what the adapters of all layers have in common
     biases    {name: Parameter} of the model's own biases that are trained too
     bases     {name: Parameter} of the model's own weights that the adapter's file has others for
+    incoming  {name in the file: array} for `tensors()`, put into them when the adapter is attached to the model: some
+              are the model's own, which stay as they are until then
     """
 
     adapters: dict[str, Adapter]
@@ -41,6 +43,7 @@ class ModelAdapter:
     shared: dict[str, Tensor] = field(default_factory=dict)
     biases: dict[str, nn.Parameter] = field(default_factory=dict)
     bases: dict[str, nn.Parameter] = field(default_factory=dict)
+    incoming: dict[str, Array] = field(default_factory=dict)
 
     def tensors(self) -> dict[str, Tensor]:
         """{name in the file: Parameter or Buffer}: everything that is saved and loaded."""
@@ -67,16 +70,20 @@ class ModelAdapter:
             arrays |= {f"{PREFIX}{name}.{key}": array for key, array in adapter.saved_arrays().items()}
         return arrays
 
-    def fill(self, arrays: Mapping[str, Array]) -> None:
-        """Copy arrays {name in the file: array} into the tensors of these names, on their devices and in their dtypes.
+    def fill(self) -> None:
+        """Copy the arrays of `incoming` into the tensors of these names, on their devices and in their dtypes.
 
-        All copies are made before the first tensor changes.
+        All copies are made before the first tensor changes. What interrupts this must put them back: the model's
+        `attach` does.
         """
+        if not self.incoming:
+            return
         tensors = self.tensors()
-        new = {name: to_device(array, tensors[name].device) for name, array in arrays.items()}
+        new = {name: to_device(array, tensors[name].device) for name, array in self.incoming.items()}
         new = {name: array_module(a).array(a, dtype=tensors[name].dtype, copy=True) for name, a in new.items()}
         for name, array in new.items():
             tensors[name].data = array
+        self.incoming = {}
 
 
 def new_adapter(

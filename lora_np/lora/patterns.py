@@ -84,6 +84,11 @@ def first_match(patterns: Mapping[str, Any], name: str, default: Any) -> Any:
     return default
 
 
+def of_several(patterns: Mapping[str, Any], names: Iterable[str]) -> list[str]:
+    """Those of the names that several keys match, with different values: there the order of the keys decides."""
+    return [name for name in names if len({v for key, v in patterns.items() if _ending(key).fullmatch(name)}) > 1]
+
+
 def unmatched(patterns: Iterable[str], names: Iterable[str]) -> list[str]:
     """Those of the keys that match none of the names, in the way of `first_match`."""
     names = list(names)

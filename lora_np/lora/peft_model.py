@@ -305,7 +305,7 @@ class PeftModel(Persistent):
         config, arrays = combined(self.base_model, self.peft_config, names, list(weights), kind, options)
         self._check_beside(config)
         model_adapter = new_adapter(self.base_model.model, config, self._beside())
-        model_adapter.fill(arrays)
+        model_adapter.incoming = arrays
         self._attach(adapter_name, config, model_adapter)
 
     def disable_adapter(self) -> AbstractContextManager[None]:

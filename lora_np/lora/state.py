@@ -88,7 +88,8 @@ def set_peft_model_state_dict(
     if wrong and not ignore_mismatched_sizes:
         shapes = f"{tuple(given[wrong[0]].shape)} instead of {own[wrong[0]].shape}"
         raise ValueError(f"{wrong[0]} has shape {shapes}: this is another adapter's state ({len(wrong)} do not fit)")
-    adapter.fill({name: given[name] for name in given if name in own and name not in wrong})
+    adapter.incoming = {name: given[name] for name in given if name in own and name not in wrong}
+    adapter.fill()
     return LoadResult([name for name in own if name not in given], [name for name in given if name not in own])
 
 

@@ -40,7 +40,7 @@ def find_targets(
         target_modules = _default_targets(model)
     modules = own_modules(model) if modules is None else modules
     linear = [name for name, module in modules.items() if isinstance(module, LINEAR)]
-    if isinstance(target_modules, str) and target_modules.lower() == ALL_LINEAR:
+    if is_shorthand(target_modules):
         head = unwrapped(getattr(model, "get_output_embeddings", lambda: None)())
         found = [name for name in linear if modules[name] is not head]
     else:
@@ -211,6 +211,11 @@ def match_names(target_modules: Sequence[str], names: Collection[str], layers: C
 def ends_with(names, target):
     """Those of the dotted names that are `target` or end in it after a dot."""
     return [name for name in names if f".{name}".endswith(f".{target}")]
+
+
+def is_shorthand(target_modules: Any) -> bool:
+    """Is this a word for layers that depend on the model, and no name: "all-linear", or None for the usual ones?"""
+    return target_modules is None or (isinstance(target_modules, str) and target_modules.lower() == ALL_LINEAR)
 
 
 def _default_targets(model):

@@ -11,7 +11,7 @@ import os
 import stat
 import time
 from collections.abc import Callable
-from contextvars import ContextVar
+from contextvars import ContextVar, copy_context
 from pathlib import Path
 from typing import Any, BinaryIO, ParamSpec, TypeVar
 
@@ -39,14 +39,15 @@ def in_one_version(directory: StrPath, read: Callable[[], T]) -> T:
     end = time.monotonic() + PATIENCE
     while True:
         with contextlib.suppress(ReplacedMeanwhile), _View(folder) as view:
-            token = _views.set((*_views.get(), view))
-            try:
-                return read()
-            finally:
-                _views.reset(token)
+            return copy_context().run(_read_in, view, read)  # a context that ends with it, whatever interrupts it
         if time.monotonic() > end:
             raise OSError(f"{folder} is written to all the time: try again when that has ended")
         time.sleep(PAUSE)
+
+
+def _read_in(view, read):
+    _views.set((*_views.get(), view))
+    return read()
 
 
 def one_version(function: Callable[P, T]) -> Callable[P, T]:

@@ -29,12 +29,13 @@ class CheckpointError(OSError):
     """The last checkpoint of a run could not be written. What was trained is still in memory.
 
     run       the `TrainingRun`: `run.save(directory)` writes the checkpoint to another directory
+    reason    what kept it from being written, an OSError
     history   what `train` would have returned
     """
 
     def __init__(self, run: "TrainingRun", reason: OSError) -> None:
         super().__init__(f"{reason}; what was trained is still in memory, and error.run.save(directory) writes it")
-        self.run, self.errno = run, reason.errno
+        self.run, self.reason, self.errno = run, reason, reason.errno
         self.history: History = {**run.history, "interrupted": run.step < run.args.steps}
 
 
@@ -111,6 +112,8 @@ def _checked_progress(run: "TrainingRun", metadata: Mapping[str, Any]) -> tuple[
             f"is of step {step}, so it should have evaluations {{step, name: loss, ...}} in order, with finite "
             f"losses, up to that step: {evaluations!r:.80}"
         )
+    if min(rates, default=0) < 0:
+        raise ValueError(f"says that a learning rate was negative: {min(rates)}")
     return step, {"loss": losses, "learning_rate": rates, "evaluation": evaluations}
 
 

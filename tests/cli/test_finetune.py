@@ -186,6 +186,21 @@ def test_results_that_can_not_be_written_go_to_another_folder(tmp_path, text, mo
     assert not out.exists()
 
 
+def test_where_nothing_can_be_written_anywhere_one_sentence_says_so(tmp_path, text, monkeypatch, capsys):
+    from lora_np.cli import main
+
+    def full(path):
+        raise OSError(errno.ENOSPC, f"{path} cannot be written: No space left on device")
+
+    monkeypatch.setattr(storage.safetensors, "replacing", full)
+    few = ["--data", str(text), "--out", str(tmp_path / "out"), "--steps", "2", "--batch-size", "2", "--rank", "2"]
+    assert main(["finetune", *few]) == 2
+    said = capsys.readouterr()
+    *_, last = said.err.strip().splitlines()
+    assert re.search(r"No space left on device; there is no other folder to write to: what was trained is lost", last)
+    assert "error.run" not in said.out + said.err
+
+
 def test_a_second_run_into_the_same_folder_is_refused_before_it_trains(tmp_path, text):
     with storage.claimed(tmp_path / "out"), pytest.raises(BlockingIOError, match=r"another run is writing to .*out"):
         run(tmp_path, data=str(text))

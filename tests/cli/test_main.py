@@ -70,7 +70,10 @@ def test_finetune_then_resume_when_done(tmp_path, text, capsys):
         (["--steps", "0"], "steps must be a positive integer, got 0"),
         (["--batch-size", "0"], "batch_size must be at least 1, got 0"),
         (["--learning-rate", "-1"], "learning_rate must be positive, got -1.0"),
-        (["--target-modules", "lm_head"], "lm_head shares its weight with another layer: merging would change both"),
+        (
+            ["--target-modules", "lm_head"],
+            "lm_head shares its weight with another layer, which merging would change too",
+        ),
         (["--device", "gpu"], "unknown device 'gpu': expected 'cpu', 'cuda' or 'cuda:N'"),
     ],
 )

@@ -12,6 +12,7 @@ from lora_helpers import (
     TARGETS,
     fuzz,
     hugging_face_twin,
+    load_in_peft,
     peft_model,
     peft_twin,
     refusal,
@@ -100,6 +101,22 @@ def test_each_adapter_has_a_folder_of_its_own(tmp_path):
     loaded.set_adapter("other_name")
     model.set_adapter("second")
     np.testing.assert_array_equal(logits(loaded), logits(model))
+
+
+def test_a_file_with_biases_that_is_refused_leaves_the_models_own(tmp_path):
+    peft_model(["c_attn"], tiny_model(seed=1), bias="all").save_pretrained(tmp_path)
+    base = tiny_model()
+    expected = logits(base)
+    with pytest.raises(ValueError, match="an adapter's name"):
+        PeftModel.from_pretrained(base, tmp_path, adapter_name="no name")
+    np.testing.assert_array_equal(logits(base), expected)
+    adapted = peft_model(["c_fc"], base)
+    expected = logits(base)
+    with pytest.raises(ValueError, match="has adapters already"):
+        PeftModel.from_pretrained(base, tmp_path)
+    with pytest.raises(ValueError, match="adapters that train biases"):
+        adapted.load_adapter(tmp_path, "second")
+    np.testing.assert_array_equal(logits(base), expected)
 
 
 def test_selected_adapters_alone_are_written(tmp_path):
@@ -354,6 +371,21 @@ def test_the_order_of_patterns_is_kept_in_the_file(tmp_path):
     model = peft_model(["c_attn"], rank_pattern={r"h\.0\.attn.c_attn": 2, "c_attn": 3})
     model.save_pretrained(tmp_path)
     np.testing.assert_array_equal(logits(PeftModel.from_pretrained(tiny_model(), tmp_path)), logits(model))
+
+
+@pytest.mark.parity
+def test_ranks_that_peft_has_sorted_away_are_explained(tmp_path):
+    """PEFT sorts the entries when it writes them, so that another one is the first; nor can it load this file."""
+    base = tiny_model()
+    config = LoraConfig(target_modules=["c_attn"], rank_pattern={r"h\.1\..*": 2, "c_attn": 3})
+    peft_twin(base, config).save_pretrained(tmp_path)
+    with pytest.raises(RuntimeError, match="size mismatch"):
+        load_in_peft(base, tmp_path)
+    with pytest.raises(ValueError, match=r"Several entries of rank_pattern match transformer\.h\.1.*PEFT sorts them"):
+        PeftModel.from_pretrained(base, tmp_path)
+    edit(tmp_path, rank_pattern=config.rank_pattern)
+    model = PeftModel.from_pretrained(base, tmp_path)
+    assert [layer.r["default"] for _, layer in model.base_model.layers()] == [3, 2]
 
 
 def test_a_doubled_rank_wins_over_a_pattern_of_the_same_name(tmp_path):

@@ -60,7 +60,8 @@ def test_layers_that_the_new_one_leaves_out_are_zero(folder):
         ({"alpha_pattern": {"h.0": 1}}, ValueError, "alpha_pattern"),
         ({"targets": ["c_attn", "c_fc"]}, RuntimeError, "adapts transformer.h.0.mlp.c_fc in another way"),
         ({"lora_bias": True}, RuntimeError, "in another way"),
-        ({"modules_to_save": ["ln_f"]}, RuntimeError, "trains modules whole"),
+        ({"modules_to_save": ["ln_f"]}, RuntimeError, "weights of the model's own"),
+        ({"bias": "all"}, RuntimeError, "weights of the model's own"),
     ],
 )
 def test_what_does_not_fit_is_refused_and_changes_nothing(folder, options, kind, said):

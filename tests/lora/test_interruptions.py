@@ -9,6 +9,7 @@ from lora_helpers import logits_of, peft_model, snapshot, tiny_llama, tiny_model
 
 from lora_np import LoraConfig, PeftModel, get_peft_model, manual_seed
 from lora_np.lora.layer import AdaptedLayer
+from lora_np.storage import read_safetensors, write_safetensors
 
 pytestmark = pytest.mark.filterwarnings("ignore::UserWarning")
 
@@ -133,4 +134,32 @@ def test_interrupted_while_loading(tmp_path, first):
         )
     else:
         make, action = two_adapters, lambda model: model.load_adapter(tmp_path / "other", "loaded")
+    assert_all_or_nothing(make, action, state)
+
+
+@pytest.mark.parametrize("first", [False, True], ids=["load_adapter", "from_pretrained"])
+@pytest.mark.parametrize("what", ["biases", "base weights"])
+def test_interrupted_while_loading_what_changes_the_base(tmp_path, what, first):
+    """A file may have other biases, or a rounded base weight, for the model's own."""
+
+    def model_without():
+        manual_seed(0)
+        model = get_peft_model(plain(), LoraConfig(target_modules=["c_fc"]))
+        model.delete_adapter("default")
+        return model
+
+    adapter = peft_model(["c_attn"], tiny_model(seed=1, n_layer=1), bias="all" if what == "biases" else "none")
+    if what == "base weights":
+        adapter = peft_model(["c_attn"], plain())
+    adapter.save_pretrained(tmp_path)
+    if what == "base weights":
+        name = "transformer.h.0.attn.c_attn"
+        weight = plain().get_submodule(name).weight.data * np.float32(1.001)
+        arrays, _ = read_safetensors(tmp_path / "adapter_model.safetensors")
+        key = f"base_model.model.{name}.base_layer.weight"
+        write_safetensors(tmp_path / "adapter_model.safetensors", {**arrays, key: weight})
+    if first:
+        make, action = plain, lambda model: PeftModel.from_pretrained(model, tmp_path)
+    else:
+        make, action = model_without, lambda model: model.load_adapter(tmp_path, "loaded")
     assert_all_or_nothing(make, action, state)

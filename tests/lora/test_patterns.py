@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from lora_helpers import fuzz, peft_model, refusal, snapshot, tiny_llama, tiny_model
 
 from lora_np import LoraConfig, PeftModel
-from lora_np.lora.patterns import ENDING, LIMIT, check_expression, first_match, unmatched
+from lora_np.lora.patterns import ENDING, LIMIT, check_expression, first_match, of_several, unmatched
 from lora_np.lora.targets import own_modules
 
 ENDLESS = [
@@ -164,6 +164,12 @@ def test_the_first_that_matches_counts():
     assert [first_match(patterns, name, 0) for name in names] == [1, 2, 3]
     assert first_match({"ttn": 1}, "transformer.h.1.attn", 0) == 0
     assert unmatched(["attn", "ttn", "mlp"], names) == ["ttn"]
+
+
+def test_where_the_order_of_the_keys_decides():
+    names = ["h.0.attn", "h.1.attn", "h.1.mlp"]
+    assert of_several({"attn": 1, r"h\.1\..*": 2}, names) == ["h.1.attn"]
+    assert of_several({"attn": 1, r"h\.1\..*": 1, "ttn": 3}, names) == []
 
 
 WARNED = [

@@ -3,6 +3,7 @@
 LORA_NP_SEQUENCES_SECONDS    how long it tries; at least one round of sequences is run
 LORA_NP_SEQUENCES_SEED       the first round's number: each round has its own random numbers, the same in every run
 LORA_NP_SEQUENCES_ROUNDS     how many rounds it tries at most, however fast the machine is
+LORA_NP_SEQUENCES_SHRINK     1 looks for a short sequence that fails in the place of a long one, which takes minutes
 LORA_NP_SEQUENCES_INTERRUPT  exceptions are raised at random lines, too, unless it is 0
 """
 
@@ -14,7 +15,7 @@ import time
 from pathlib import Path
 
 import pytest
-from hypothesis import HealthCheck, seed, settings
+from hypothesis import HealthCheck, Phase, seed, settings
 from lora_sequences.differences import REFUSED_HERE
 
 import lora_np
@@ -22,6 +23,7 @@ import lora_np
 SECONDS = float(os.environ.get("LORA_NP_SEQUENCES_SECONDS", "10"))
 FIRST = int(os.environ.get("LORA_NP_SEQUENCES_SEED", "0"))
 ROUNDS = float(os.environ.get("LORA_NP_SEQUENCES_ROUNDS", "inf"))
+PHASES = tuple(Phase) if os.environ.get("LORA_NP_SEQUENCES_SHRINK", "0") != "0" else (Phase.generate,)
 
 
 @pytest.mark.parity
@@ -30,7 +32,7 @@ def test_any_sequence_of_operations_does_what_peft_does():
     from lora_sequences.machine import Sequences
 
     unhurried = {"deadline": None, "database": None, "suppress_health_check": list(HealthCheck)}
-    options = settings(max_examples=5, stateful_step_count=25, **unhurried)
+    options = settings(max_examples=5, stateful_step_count=25, phases=PHASES, **unhurried)
     end = time.monotonic() + SECONDS
     for number in itertools.count(FIRST):
         print(f"round {number}: LORA_NP_SEQUENCES_SEED={number} runs it first")

@@ -6,12 +6,14 @@ from hypothesis import note
 from hypothesis import strategies as st
 from hypothesis.stateful import initialize, precondition, rule
 from lora_helpers import relative
+from peft.utils.other import ModulesToSaveWrapper
 
 from lora_np import LoraConfig, get_peft_model
 from lora_np.lora.combine import KINDS, SIGN_METHODS
 from lora_sequences import sides
 from lora_sequences.differences import (
     OTHER_COMBINATION,
+    OTHER_COMBINED_LAYERS,
     OTHER_NUMBERS,
     OTHER_UNLOADED,
     REFUSED_HERE,
@@ -82,6 +84,10 @@ class Adapters(Workbench):
         action = lambda: self.ours.add_adapter(name, config)  # noqa: E731
         theirs = lambda: self.theirs.add_adapter(name, sides.peft_config(config))  # noqa: E731
         if self.both(f"add_adapter({name!r}, {short(config)})", action, theirs):
+            modules = [] if self.theirs is None else self.theirs.modules()
+            wrapped = any(isinstance(module, ModulesToSaveWrapper) for module in modules)
+            if wrapped and config.target_modules == "all-linear":
+                self.otherwise("all-linear leaves out the head", self.rebuild)
             self.shake(name)
 
     @with_adapters
@@ -91,7 +97,7 @@ class Adapters(Workbench):
         names = None if several is None else self.names(several)
         expected = self.merged_logits(names, unloading=True) if merge else None
         ours, theirs = self.ours, self.theirs
-        otherwise = reason_in(OTHER_NUMBERS, ours) or reason_in(OTHER_UNLOADED, ours, names)
+        otherwise = reason_in(OTHER_NUMBERS, ours, names) or reason_in(OTHER_UNLOADED, ours, names)
         result = {}
 
         def action():
@@ -119,7 +125,11 @@ class Adapters(Workbench):
         names = self.names(which) if isinstance(which, list) else [self.name(which)]
         given = names if isinstance(which, list) else names[0]
         action = lambda: self.ours.set_adapter(given)  # noqa: E731
-        self.both(f"set_adapter({given!r})", action, lambda: sides.activate(self.theirs, names))
+        done = self.both(f"set_adapter({given!r})", action, lambda: sides.activate(self.theirs, names))
+        biases = any(config.bias != "none" for config in self.ours.peft_config.values())
+        if done and biases and self.theirs is not None:
+            train = lambda: sides.train_biases(self.ours, self.theirs)  # noqa: E731
+            self.otherwise("set_adapter trains the biases, too", train)
 
     @with_adapters
     @rule(which=ANY)
@@ -194,8 +204,10 @@ class Adapters(Workbench):
             return
         if not reason_in(OTHER_COMBINATION, kind, configs, svd_rank):
             for target, layer in self.ours.base_model.layers():
-                if name in layer.adapters:
-                    module = self.theirs.get_submodule(f"base_model.model.{target}")
+                module = self.theirs.get_submodule(f"base_model.model.{target}")
+                if name in layer.adapters and name not in module.r:
+                    assert reason_in(OTHER_COMBINED_LAYERS, configs), f"PEFT combines nothing in {target}"
+                elif name in layer.adapters:
                     expected = module.get_delta_weight(name).detach().numpy()
                     assert np.allclose(layer.get_delta_weight(name), expected, rtol=1e-6, atol=1e-7), (
                         f"other ΔW in {target}, of {configs}"

@@ -5,6 +5,7 @@ REFUSED_BY_PEFT   (regular expression for PEFT's message, why it is done here th
 DONE_OTHERWISE    {what is done here: what PEFT does instead}; its model is then brought to the state of ours
 OTHER_NUMBERS     (name, in which states the two compute different numbers, reason)
 OTHER_COMBINATION (name, which combinations come out differently, reason)
+OTHER_COMBINED_LAYERS (name, which combinations are of other layers, reason)
 OTHER_UNLOADED    (name, which calls of merge_and_unload leave another model, reason)
 """
 
@@ -27,9 +28,11 @@ REFUSED_HERE = [
     ),
     ("there is an adapter .* already", "PEFT's add_weighted_adapter does nothing then, in silence"),
     ("trains .* whole: choose one", "PEFT drops one of the two; here it is said"),
+    ("was trained on another base model", "PEFT puts the file's base weight in the place of the model's, in silence"),
     ("must be alone on its layers", "PEFT adds adapters on what PiSSA left of the weight, which no file can say"),
 ]
 REFUSED_BY_PEFT = [
+    ("No matching LoRAs found", "PEFT looks for the combined layers as the first adapter's config filters them"),
     ("should follow the same target modules type", "what is combined is named layer by layer here"),
     ("Unsupported data type for the base layer", "PEFT has PiSSA and OLoRA for weights of at most 32 bits"),
     ("Please initialize PiSSA", "PEFT has PiSSA for weights of at most 32 bits"),
@@ -45,14 +48,22 @@ DONE_OTHERWISE = {
     "delete_adapter puts back what PiSSA took": "PEFT leaves the base without it",
     "the first of the others becomes active": "PEFT takes in each layer its first by the alphabet, or none",
     "an inactive adapter is frozen": "PEFT's load_adapter lets it be trained, though it takes no part",
+    "set_adapter trains the biases, too": "PEFT chooses the trained biases when an adapter is added, and then for good",
+    "all-linear leaves out the head": "PEFT adapts a head inside the wrapper that a deleted adapter has left",
+    "entries keep their order": "PEFT sorts a pattern's entries in the file, where the first that matches counts",
     "loading leaves the mode": "PEFT's load_adapter calls eval() unless the adapter is trained",
 }
 
 
-def _dora_beside_others(ours):
-    """Is there a layer where DoRA and another adapter take part at once?"""
-    active = ([layer.adapters[name] for name in layer.active_adapters] for _, layer in ours.base_model.layers())
+def _dora_beside_others(ours, names=None):
+    """Is there a layer where DoRA and another adapter take part at once? names: of those that are to be merged."""
+    parts = [(layer, names or layer.merged_adapters or None) for _, layer in ours.base_model.layers()]
+    active = ([layer.adapters[name] for name in layer.chosen(chosen)] for layer, chosen in parts)
     return any(len(adapters) > 1 and any(a.config.use_dora for a in adapters) for adapters in active)
+
+
+def _filters(config):
+    return config.exclude_modules, config.layers_to_transform, config.layers_pattern
 
 
 OTHER_NUMBERS = [
@@ -76,6 +87,13 @@ OTHER_COMBINATION = [
     ),
 ]
 
+OTHER_COMBINED_LAYERS = [
+    (
+        "filtered",
+        lambda configs: any(_filters(c) != _filters(configs[0]) for c in configs),
+        "PEFT combines only the layers that the first adapter's exclude_modules and layers_to_transform leave",
+    ),
+]
 OTHER_UNLOADED = [
     (
         "named, and trained whole",

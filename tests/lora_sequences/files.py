@@ -1,5 +1,7 @@
 """Rules that save and load, both ways."""
 
+import dataclasses
+import json
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +18,8 @@ from lora_sequences.sides import TOLERANCE, attempt, quietly
 from lora_sequences.snapshots import identities, snapshot
 from lora_sequences.workbench import ANY, REFUSALS, Workbench, with_adapters
 
+PATTERNS = ("rank_pattern", "alpha_pattern")
+
 
 class Files(Workbench):
     @with_adapters
@@ -31,14 +35,17 @@ class Files(Workbench):
         expected = sides.logits(self.alone(name))
         back = quietly(lambda: PeftModel.from_pretrained(self.plain.ours(), folder))
         config = self.ours.peft_config[name]
-        others_change = any(c.changes_base for n, c in self.ours.peft_config.items() if n != name)
-        if others_change or not self.unscaled(name):
-            pass  # no file says what another adapter took out of the base, nor a scaling set by hand
+        if self.others_change_base(name) or not self.unscaled(name):
+            pass  # no file says this
         elif not config.changes_base:
             assert np.array_equal(sides.logits(back), expected), "saved and loaded, and other logits"
         else:
             assert relative(sides.logits(back), expected) < TOLERANCE, "saved and loaded, and other logits"
         self.load_in_peft(folder, sides.logits(back), back)
+
+    def others_change_base(self, name):
+        """Has another adapter taken a part out of the base? No file says this of another adapter."""
+        return any(c.changes_base for n, c in self.ours.peft_config.items() if n != name)
 
     def unscaled(self, name):
         """Is the adapter's scaling the configured one? A file holds no other."""
@@ -71,14 +78,30 @@ class Files(Workbench):
         note(f"PEFT saves {name!r}")
         quietly(lambda: self.theirs.save_pretrained(folder, selected_adapters=[name]))
         folder = folder if name == "default" else folder / name
+        if self.sorted_otherwise(name):
+            self.otherwise("entries keep their order", lambda: self.put_in_order(folder, name))
         back = {}
         refusal = self.refusal_to_load(folder, back)
         if refusal:
             assert reason_for(REFUSED_HERE, refusal), f"PEFT's file is refused here, which is not listed: {refusal}"
             return
         self.folders.append(folder)
-        if self.unscaled(name):
+        if self.unscaled(name) and not self.others_change_base(name):
             assert relative(sides.logits(back["model"]), sides.logits(self.alone(name))) < TOLERANCE
+
+    def sorted_otherwise(self, name):
+        """Would a layer get another rank or alpha if the entries of the patterns were sorted?"""
+        config = self.ours.peft_config[name]
+        patterns = {field: dict(sorted(getattr(config, field).items())) for field in PATTERNS}
+        other = dataclasses.replace(config, **patterns)
+        targets = self.ours.base_model.adapter(name).adapters
+        return any(other.rank_and_alpha(target) != config.rank_and_alpha(target) for target in targets)
+
+    def put_in_order(self, folder, name):
+        """The entries of the patterns in the file, as they are in memory."""
+        path = folder / "adapter_config.json"
+        fields = {field: getattr(self.ours.peft_config[name], field) for field in PATTERNS}
+        path.write_text(json.dumps({**json.loads(path.read_text()), **fields}))
 
     def refusal_to_load(self, folder, back):
         model = self.plain.ours()
@@ -106,4 +129,5 @@ class Files(Workbench):
                 self.otherwise("an inactive adapter is frozen", freeze)
             self.otherwise("loading leaves the mode", lambda: self.theirs.train(self.ours.training))
         self.keep_biases()
+        self.keep_bases(name)
         self.copy_over()

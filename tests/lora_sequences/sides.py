@@ -94,6 +94,14 @@ def activate(theirs, names):
         theirs.base_model.set_adapter(list(names))
 
 
+def train_biases(ours, theirs):
+    """PEFT's model trains the biases that ours trains."""
+    own = dict(ours.named_parameters())
+    for name, p in their_parameters(theirs).items():
+        if name.endswith(".bias") and ".lora_" not in name and not p.requires_grad:
+            p.requires_grad_(own[name].requires_grad)
+
+
 def copy_numbers(ours, theirs):
     """Give PEFT's model the numbers of ours, and the scalings."""
     own = dict(ours.named_parameters())

@@ -162,6 +162,12 @@ class Workbench(RuleBasedStateMachine):
             for name, p in self.ours.base_model.biases(config.bias).items():
                 self.plain.put(name.replace(".base_layer.", "."), p.data)
 
+    def keep_bases(self, name):
+        """So are the base weights that an adapter's file brought."""
+        for target, adapter in self.ours.base_model.adapter(name).adapters.items():
+            if adapter.brings_base:
+                self.plain.put(f"{target}.weight", self.ours.base_model.adapted[target].base_layer.weight.data)
+
     # What must hold after each rule
 
     @invariant()

@@ -7,6 +7,7 @@ import time
 
 import numpy as np
 import pytest
+from interruption_helpers import Lines, interrupted
 from process_helpers import forks, start, wait
 
 from lora_np import storage
@@ -219,3 +220,16 @@ def test_a_folder_that_changes_all_the_time_is_given_up(tmp_path, monkeypatch):
 
     with pytest.raises(OSError, match="is written to all the time"):
         read(tmp_path)
+
+
+@pytest.mark.parametrize("kind", [KeyboardInterrupt, MemoryError])
+def test_after_an_interrupted_read_the_next_one_sees_what_is_there(tmp_path, kind):
+    """What one call has seen of a folder is never that of the next, at whichever line the first was broken off."""
+    path = tmp_path / "x.json"
+    write_json(path, {"version": 0})
+    lines = Lines()
+    lines.run(lambda: read_json(path))
+    for at in range(len(lines.lines)):
+        interrupted(lambda: read_json(path), at, kind)
+        write_json(path, {"version": at})
+        assert read_json(path) == {"version": at}, f"broken off at {lines.lines[at]}"
