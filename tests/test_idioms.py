@@ -1,11 +1,13 @@
 """What users of PEFT and Transformers type, as they type it: `tests/idioms/` has the lines, one file for each subject.
 
-Each file is run twice, with PEFT, Transformers and torch as it stands, and with lora_np in the places of their names; what
-it shows must be equal. The lines up to the first `# %% title` are run before each of the parts that follow, so that each
-part is a small program of its own. Of the names in it, these are given: MODEL and ADAPTER, folders that Transformers and
-PEFT saved (a GPT-2 of two blocks with a tokenizer; r=4 on c_attn), FOLDER, an empty one, and show(value), which compares.
+Each file is run twice, with PEFT, Transformers and torch as it stands, and with lora_np in the places of their names;
+what it shows must be equal. The lines up to the first `# %% title` are run before each of the parts that follow, so
+that each part is a small program of its own. Of the names in it, these are given: MODEL and ADAPTER, folders that
+Transformers and PEFT saved (a GPT-2 of two blocks with a tokenizer; r=4 on c_attn), OTHER, a second adapter (r=2 on
+c_attn), FOLDER, an empty one, and show(value), which compares. Random numbers differ: nothing shown may depend on them.
 """
 
+import enum
 import re
 from pathlib import Path
 
@@ -18,7 +20,7 @@ FILES = sorted((Path(__file__).parent / "idioms").glob("*.py"))
 PART = re.compile(r"^# %% (.*)$", re.MULTILINE)
 OURS = [  # what another library's line becomes
     (re.compile(r"^from (peft|transformers|torch)(\.[\w.]+)? import", re.MULTILINE), "from lora_np import"),
-    (re.compile(r"^import torch$", re.MULTILINE), "import lora_np as torch"),
+    (re.compile(r"^import (torch|peft|transformers)$", re.MULTILINE), r"import lora_np as \1"),
     (re.compile(r"return_tensors=\"pt\""), 'return_tensors="np"'),
 ]
 
@@ -40,6 +42,12 @@ def here(program):
 
 def plain(value):
     """What was shown, as numbers, strings, lists and dicts."""
+    if isinstance(value, enum.Enum):
+        return value.value
+    if type(value).__name__ in ("dtype", "device") or isinstance(value, np.dtype):
+        return str(value).removeprefix("torch.")
+    if isinstance(value, (set, frozenset)):
+        return sorted(map(plain, value))
     if isinstance(value, dict) or hasattr(value, "items"):
         return {key: plain(one) for key, one in value.items()}
     if isinstance(value, (list, tuple)):
@@ -89,11 +97,11 @@ def folders(tmp_path_factory):
         torch.nn.init.normal_(p, std=0.2)
     model.save_pretrained(root / "model")
     tokenizer.save_pretrained(root / "model")
-    adapter = peft.LoraConfig(
-        r=4, lora_alpha=8, target_modules=["c_attn"], init_lora_weights=False, task_type="CAUSAL_LM"
-    )
-    peft.get_peft_model(model, adapter).save_pretrained(root / "adapter")
-    return {"MODEL": str(root / "model"), "ADAPTER": str(root / "adapter")}
+    for name, r in (("adapter", 4), ("other", 2)):
+        options = {"target_modules": ["c_attn"], "init_lora_weights": False, "task_type": "CAUSAL_LM"}
+        base = GPT2LMHeadModel.from_pretrained(root / "model")
+        peft.get_peft_model(base, peft.LoraConfig(r=r, lora_alpha=8, **options)).save_pretrained(root / name)
+    return {name.upper(): str(root / name) for name in ("model", "adapter", "other")}
 
 
 @pytest.mark.parity

@@ -21,16 +21,18 @@ FLOORS = {
     "lora": {"autograd", "storage", "nn"},
     "models": {"autograd", "storage", "nn"},
     "training": {"autograd", "storage", "nn", "lora", "models"},
+    "auto_peft": {"storage", "lora", "models"},
     "costs": {"autograd", "nn", "lora", "models", "training"},
     "plots": {"storage"},
     "cli": {"autograd", "storage", "lora", "models", "training", "costs", "plots"},
     "__main__": {"cli"},
     "aliases": set(),
     "expect": set(),
+    "keywords": set(),
     "extras": set(),
     "refusals": set(),
     "settings": set(),
-    "__init__": {"autograd", "storage", "nn", "lora", "models", "training", "costs"},
+    "__init__": {"autograd", "storage", "nn", "lora", "models", "auto_peft", "training", "costs"},
 }
 FRAMEWORKS = {"torch", "jax", "tensorflow", "transformers", "peft", "keras", "flax", "mlx"}
 UNPICKLERS = {"pickle", "cPickle", "_pickle", "dill", "cloudpickle", "joblib", "shelve", "marshal"}
@@ -107,7 +109,7 @@ def test_every_part_has_a_floor():
 @pytest.mark.parametrize("path", sources(), ids=ids)
 def test_imports_run_down_the_floors(path):
     part = part_of(path)
-    below = {part, "aliases", "expect", "extras", "refusals", "settings"} | FLOORS.get(part, set())
+    below = {part, "aliases", "expect", "extras", "keywords", "refusals", "settings"} | FLOORS.get(part, set())
     above = parts_used(path.read_text(encoding="utf-8"), package_of(path)) - below
     if part == "__init__":
         above -= {"__version__"}

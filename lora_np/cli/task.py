@@ -137,8 +137,8 @@ class ExampleTask:
 Task = TextTask | ExampleTask
 
 
-def planned_steps(options: ResolvedOptions, data: TrainingData) -> int:
-    """The optimizer steps of a run: as many as are asked for, or as so many passes over the data take."""
+def planned_steps(options: ResolvedOptions, data: Any) -> int:
+    """The optimizer steps of a run: as many as are asked for, or as so many passes over the data's rows take."""
     if options.epochs is None:
         return options.steps
     return max(1, math.ceil(options.epochs * math.ceil(data.rows / options.batch_size)))

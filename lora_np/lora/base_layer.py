@@ -23,6 +23,16 @@ def arrays_of(layer: Layer) -> tuple[Array, Array | None]:
     return layer.weight.data, None if bias is None else bias.data
 
 
+def of_base(adapted: Any, attribute: str) -> Any:
+    """An attribute that an AdaptedLayer has by way of its base layer, as in PEFT; AttributeError for others."""
+    base = vars(adapted).get("base_layer")
+    if base is not None and attribute in ("weight", "bias"):
+        return getattr(base, attribute)
+    if base is not None and attribute == "get_base_layer":
+        return lambda: base
+    raise AttributeError(f"{type(adapted).__name__} and its adapters have no attribute {attribute!r}")
+
+
 def put_arrays(layer: Layer, weight: Array | None, bias: Array | None) -> None:
     """Give the layer these arrays, on the device and in the dtype of those it has; None leaves one as it is."""
     for name, array in (("weight", weight), ("bias", bias)):

@@ -24,18 +24,35 @@ class Call(NamedTuple):
 
 
 ORDINARY = Call()
+
+
+class Owner:
+    """Stands for an adapted model where a call says what it asks of the adapters, each for one. `usual`: of all calls.
+
+    It does not change: a model that is to be called in another way from now on gets another one.
+    """
+
+    def __init__(self, usual: Call = ORDINARY) -> None:
+        self.usual = usual
+
+
 # {what stands for an adapted model, its `owner`: Call}, or None outside any `calling`
 _calls: ContextVar[dict[Any, Call] | None] = ContextVar("lora_np_calls", default=None)
 
 
-def this_call(owner: object) -> Call:
+def this_call(owner: Owner | None) -> Call:
     """What the call that is running now asks of the adapted model that `owner` stands for."""
-    calls = _calls.get()
-    return ORDINARY if calls is None else calls.get(owner, ORDINARY)
+    usual, calls = ORDINARY if owner is None else owner.usual, _calls.get()
+    return usual if calls is None else calls.get(owner, usual)
+
+
+def in_block(owner: Owner) -> bool:
+    """Is this inside a block that leaves the adapters of this model out?"""
+    return (_calls.get() or {}).get(owner, ORDINARY).disabled
 
 
 @contextmanager
-def calling(owner: object, **changes: Any) -> Iterator[None]:
+def calling(owner: Owner, **changes: Any) -> Iterator[None]:
     """Inside this block, calls of that one adapted model have these fields of `Call`: `disabled=True`, or `rows=...`.
 
     owner: what stands for the model, `LoraModel.owner`.
@@ -44,7 +61,7 @@ def calling(owner: object, **changes: Any) -> Iterator[None]:
     calls = before or {}
     try:
         try:
-            _calls.set({**calls, owner: calls.get(owner, ORDINARY)._replace(**changes)})
+            _calls.set({**calls, owner: calls.get(owner, owner.usual)._replace(**changes)})
             yield
         finally:
             _calls.set(before)

@@ -9,10 +9,13 @@ from enum import StrEnum
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
+from ..keywords import NamedFields, Unused, check_unused
 from ..settings import changed_settings
 from ..storage import read_json, write_json
+from .accepted import accept_others, adapter_folder
 from .adapter import Target
 from .init import INITS, MOST_ITERATIONS, changes_base, initial_matrices, is_known
+from .kinds import config_class
 from .patterns import BLOCK, check_expression, check_names, check_patterns, first_match, shortened
 from .types import ABSENT, Array, StrPath
 
@@ -34,9 +37,18 @@ class TaskType(StrEnum):
     FEATURE_EXTRACTION = "FEATURE_EXTRACTION"
 
 
-@dataclass(kw_only=True)
-class PeftConfig:
-    """The settings that all kinds of adapters have. Abstract: subclasses add `r` and those of their own.
+class PeftType(StrEnum):
+    """The kinds of adapters that are here, in PEFT's words."""
+
+    LORA = "LORA"
+    VERA = "VERA"
+
+
+@dataclass
+class PeftConfig(NamedFields):
+    """The settings that all kinds of adapters have, in PEFT's order. Abstract: subclasses add `r` and their own.
+
+    They also have those of these that apply, as fields of their own (PEFT's order is so):
 
     target_modules       which layers: a list of names ("c_attn" means every layer whose name ends so), one string as a
                          regular expression for the whole dotted name, or "all-linear"; None for the model's usual ones.
@@ -51,26 +63,40 @@ class PeftConfig:
     fan_in_fan_out       whether the adapted layers store their weight (in, out), as GPT-2's Conv1D does
     """
 
-    target_modules: list[str] | str | None = None
-    layers_to_transform: list[int] | int | None = None
-    layers_pattern: list[str] | str | None = None
-    bias: str = "none"
-    modules_to_save: list[str] | None = None
-    fan_in_fan_out: bool = False
     task_type: TaskType | str | None = None
+    peft_type: PeftType | str | None = None
+    auto_mapping: dict[str, Any] | None = None
+    peft_version: str | None = None
     base_model_name_or_path: str | None = None
     revision: str | None = None
     inference_mode: bool = False
 
-    peft_type: ClassVar[str | None] = None
     r = lora_alpha = exclude_modules = ABSENT
     trainable_token_indices = ensure_weight_tying = ABSENT  # see `LoraConfig`
+    target_modules = layers_to_transform = layers_pattern = modules_to_save = ABSENT
+    bias, fan_in_fan_out = "none", False
+    is_prompt_learning = is_adaption_prompt = False  # PEFT's: what there is here is neither
     flags: ClassVar[tuple[str, ...]] = ("fan_in_fan_out",)  # fields that are True or False; None means False
-    refused: ClassVar[tuple[str, ...]] = ()  # PEFT's fields that change what is computed, for things that are not here
-    harmless: ClassVar[set[str]] = {"auto_mapping", "megatron_core", "peft_type", "peft_version"}  # they change nothing
+    unsupported: ClassVar[dict[str, Unused]] = {}  # PEFT's fields for things that are not here
+    harmless: ClassVar[set[str]] = {
+        "auto_mapping",
+        "megatron_core",
+        "peft_type",
+        "peft_version",
+    }  # in a file: no matter
     in_files: ClassVar[dict[str, dict[Any, Any]]] = {}  # {field: {value in a file: what it means when read}}
 
     def __post_init__(self):
+        own = type(self).peft_type
+        if self.peft_type not in (None, own) and own is not None:
+            raise ValueError(f"a {type(self).__name__} is of {own} adapters, got peft_type={self.peft_type!r}")
+        if self.task_type is not None:
+            self.task_type = _task_type(self.task_type)
+        if own is None:  # no kind's: what PEFT's users make to hold a task or a name
+            return
+        self.peft_type = own
+        given = {name: getattr(self, name) for name in self.unsupported}
+        check_unused(type(self).__name__, given, self.unsupported)
         for name in self.flags:
             if getattr(self, name) is None:
                 setattr(self, name, False)
@@ -87,8 +113,6 @@ class PeftConfig:
             raise ValueError(f"modules_to_save must be a list of names, got {self.modules_to_save!r}")
         if self.modules_to_save is not None:
             self.modules_to_save = check_names("modules_to_save", list(self.modules_to_save)) or None
-        if self.task_type is not None:
-            self.task_type = TaskType(self.task_type)
 
     def _check_layers(self):
         """ValueError for fields about blocks that have wrong types, or that go with a string, which names its own."""
@@ -118,10 +142,10 @@ class PeftConfig:
         return self.r, self.lora_alpha
 
     def to_dict(self) -> dict[str, Any]:
-        """The fields as they stand in adapter_config.json."""
-        fields = dataclasses.asdict(self)
-        fields["task_type"] = None if self.task_type is None else str(self.task_type)
-        return {**fields, "peft_type": self.peft_type}
+        """The fields by their names, as in PEFT."""
+        fields = {**dataclasses.asdict(self), "peft_type": self.peft_type and str(self.peft_type)}
+        fields.pop("runtime_config", None)  # it says how to run, not what
+        return {**fields, "task_type": self.task_type and str(self.task_type)}
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any], source: str = "the adapter's configuration") -> Self:
@@ -130,17 +154,20 @@ class PeftConfig:
         Unknown fields are warned about and ignored. A field of PEFT's that changes the computation and is not known
         here is a ValueError: ignoring it would give other numbers.
         """
+        if cls.peft_type is None:
+            return config_class(fields.get("peft_type", PeftType.LORA), source).from_dict(fields, source)
         if fields.get("peft_type", cls.peft_type) != cls.peft_type:
             raise ValueError(f"{source} is of a {fields['peft_type']} adapter, not of {cls.peft_type}")
-        for name in cls.refused:
-            if fields.get(name) not in NOTHING:
-                raise ValueError(f"{source} has {name} = {fields[name]!r}, which is not supported")
         names = {field.name for field in dataclasses.fields(cls)}
-        unknown = sorted(set(fields) - names - cls.harmless - set(cls.refused))
-        unknown = [name for name in unknown if fields[name] not in NOTHING]
+        given = {name: value for name, value in fields.items() if name not in cls.harmless}
+        unknown = sorted(name for name in given if name not in names and given[name] not in NOTHING)
         if unknown:
             warnings.warn(f"{source} has fields that are ignored: {', '.join(unknown)}", stacklevel=2)
-        values = {name: fields[name] for name in names & set(fields)}
+        values = {name: value for name, value in given.items() if name in names}
+        for name, (why, _) in cls.unsupported.items():
+            if why is not None and values.get(name) not in NOTHING:
+                raise ValueError(f"{source} has {name} = {fields[name]!r}, which is not supported: {why}")
+        values = {name: value for name, value in values.items() if name not in cls.unsupported}
         for name, meanings in cls.in_files.items():
             if isinstance(values.get(name), str):
                 values[name] = meanings.get(values[name].lower(), values[name])
@@ -149,15 +176,47 @@ class PeftConfig:
         except (TypeError, ValueError, AttributeError) as error:
             raise ValueError(f"{source}: {error}") from None
 
-    def save_pretrained(self, directory: StrPath) -> None:
-        """Write adapter_config.json; inference_mode is saved as true, as PEFT does."""
-        write_json(Path(directory) / CONFIG_FILE, {**self.to_dict(), "inference_mode": True})
+    def save_pretrained(self, save_directory: StrPath, **kwargs: Any) -> None:
+        """Write adapter_config.json, without fields that say nothing here. The other keywords are PEFT's."""
+        others = ("push_to_hub", "create_pr", "commit_message", "repo_id", "private")
+        accept_others("save_pretrained", kwargs, others, ("save_directory",))
+        unsaid = {name for name in ("auto_mapping", "peft_version") if getattr(self, name) is None}
+        fields = {n: value for n, value in self.to_dict().items() if n not in unsaid and n not in self.unsupported}
+        write_json(Path(save_directory) / CONFIG_FILE, fields)
 
     @classmethod
-    def from_pretrained(cls, directory: StrPath) -> Self:
-        """Read adapter_config.json. Errors: FileNotFoundError, or ValueError with the file's name."""
-        path = Path(directory) / CONFIG_FILE
-        return cls.from_dict(read_json(path), str(path))
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: StrPath, subfolder: str | None = None, **kwargs: Any
+    ) -> Self:
+        """Read adapter_config.json, of whatever kind it is. Errors: FileNotFoundError, or ValueError with its name.
+
+        subfolder: the folder in that folder. revision=, cache_dir=, token=, ...: for a name on the Hugging Face hub.
+        """
+        options = {**kwargs, "subfolder": subfolder}
+        folder = adapter_folder("from_pretrained", pretrained_model_name_or_path, options)
+        return cls.from_dict(read_json(folder / CONFIG_FILE), str(folder / CONFIG_FILE))
+
+
+DATA = "it is computed from training data, which a LoraConfig does not have; 'pissa' and 'olora' use the weights alone"
+NOT_IN_LORA = {  # PEFT's fields of LoraConfig for things that are not here: why, and the values that mean nothing
+    "megatron_config": Unused("Megatron's parallel layers are not here"),
+    "megatron_core": Unused(),
+    "loftq_config": Unused("LoftQ is not here; nn.quantize_model(model) quantises the base model", ({},)),
+    "eva_config": Unused(DATA),
+    "corda_config": Unused(DATA),
+    "lora_ga_config": Unused(DATA),
+    "velora_config": Unused("VeLoRA's smaller activations are not here; gradient_checkpointing_enable() saves memory"),
+    "alora_invocation_tokens": Unused("aLoRA, which begins at some token, is not here", ([],)),
+    "use_qalora": Unused("QALoRA is not here; nn.quantize_model(model) quantises the base model"),
+    "qalora_group_size": Unused(),
+    "monteclora_config": Unused("MonteCLoRA is not here"),
+    "layer_replication": Unused("each block is there once", ([],)),
+    "runtime_config": Unused(),
+    "target_parameters": Unused("adapters are beside whole layers; name those in target_modules", ([],)),
+    "use_bdlora": Unused("BD-LoRA is not here"),
+    "arrow_config": Unused("Arrow's routing among adapters is not here; adapter_names= names one for each row"),
+    "kasa_config": Unused("KaSA is not here"),
+}
 
 
 @dataclass
@@ -179,30 +238,52 @@ class LoraConfig(PeftConfig):
                          tied head follows. See `variants/tokens.py`
     ensure_weight_tying  a head that is tied to the embedding is adapted, or trained whole, as one with it, if
                          target_modules or modules_to_save name "embed_tokens" or "lm_head"; see `variants/tied.py`
+    The other fields are PEFT's for things that are not here: a value that would do something is a ValueError.
     """
 
+    peft_type: PeftType | str | None = PeftType.LORA
     r: int = 8
+    target_modules: list[str] | str | None = None
+    exclude_modules: list[str] | str | None = None
     lora_alpha: float = 8
     lora_dropout: float = 0.0
-    exclude_modules: list[str] | str | None = None
+    fan_in_fan_out: bool = False
+    bias: str = "none"
+    use_rslora: bool = False
+    modules_to_save: list[str] | None = None
+    init_lora_weights: bool | str = True
+    layers_to_transform: list[int] | int | None = None
+    layers_pattern: list[str] | str | None = None
     rank_pattern: dict[str, int] = field(default_factory=dict)
     alpha_pattern: dict[str, float] = field(default_factory=dict)
-    lora_bias: bool = False
-    init_lora_weights: bool | str = True
-    use_rslora: bool = False
-    use_dora: bool = False
+    megatron_config: dict[str, Any] | None = None
+    megatron_core: str | None = "megatron.core"
     trainable_token_indices: list[int] | dict[str, list[int]] | None = None
+    loftq_config: Any = field(default_factory=dict)
+    eva_config: Any = None
+    corda_config: Any = None
+    lora_ga_config: Any = None
+    use_dora: bool = False
+    velora_config: Any = None
+    alora_invocation_tokens: list[int] | None = None
+    use_qalora: bool = False
+    qalora_group_size: int = 16
+    monteclora_config: Any = None
+    layer_replication: list[tuple[int, int]] | None = None
+    runtime_config: Any = None
+    lora_bias: bool = False
+    target_parameters: list[str] | None = None
+    use_bdlora: Any = None
+    arrow_config: Any = None
+    kasa_config: Any = None
     ensure_weight_tying: bool = False
 
     __repr__ = changed_settings
-    peft_type = "LORA"
     flags = ("use_rslora", "use_dora", "lora_bias", "fan_in_fan_out", "ensure_weight_tying")
-    refused = (
-        *("alora_invocation_tokens", "arrow_config", "kasa_config", "layer_replication", "monteclora_config"),
-        *("target_parameters", "use_bdlora", "use_qalora"),
-    )
+    unsupported = NOT_IN_LORA
     # How A and B began, or how PEFT trains them: what they compute is the same.
     harmless = PeftConfig.harmless | {"qalora_group_size", "eva_config", "loftq_config", "velora_config"}
+    harmless |= {"runtime_config"}
     # ("mica" has B frozen in PEFT; trained on here, it is trained too.)
     in_files: ClassVar[dict[str, dict[Any, Any]]] = {"init_lora_weights": {"eva": True, "mica": True}}
 
@@ -284,6 +365,14 @@ def check_tokens(given: Any) -> Any:
             f"{shortened(given)}"
         )
     return sorted(rows) if isinstance(rows, set) else list(rows)
+
+
+def _task_type(given):
+    try:
+        return TaskType(given)
+    except ValueError:
+        known = ", ".join(repr(str(task)) for task in TaskType)
+        raise ValueError(f"task_type must be one of {known}, got {shortened(given)}") from None
 
 
 def check_ranks(*ranks: int, field_name: str = "r") -> None:

@@ -7,6 +7,7 @@ The weights are one array for each trained tensor, such as
 The name leaves out the adapter's own, which in memory comes after `lora_A`: it can be loaded under any name.
 """
 
+import dataclasses
 import warnings
 from collections.abc import Iterable
 from contextlib import contextmanager
@@ -69,6 +70,7 @@ def read_adapter(
     model: nn.Module,
     is_trainable: bool = False,
     beside: tuple[Iterable[str], Iterable[str]] = ((), ()),
+    config: PeftConfig | None = None,
 ) -> tuple[PeftConfig, ModelAdapter]:
     """(config, ModelAdapter) of the adapter in `directory`, which fits `model`.
 
@@ -80,7 +82,8 @@ def read_adapter(
     if not directory.is_dir():
         raise FileNotFoundError(f"{directory} is not a directory with an adapter in it")
     refuse_foreign(directory, WEIGHTS_FILE)
-    config, path = read_config(directory), directory / WEIGHTS_FILE
+    config = read_config(directory) if config is None else dataclasses.replace(config)
+    path = directory / WEIGHTS_FILE
     with _naming(directory):
         config, arrays, bases = fitted(config, read_safetensors(path)[0], model, path)
         config.inference_mode = not is_trainable

@@ -21,6 +21,11 @@ def config_class(peft_type: Any, source: Any) -> Any:
     return KINDS[peft_type][0]
 
 
+def peft_type_of(adapter: Adapter) -> str:
+    """The peft_type that an adapter's kind is of."""
+    return next(name for name, (_, kinds) in KINDS.items() if isinstance(adapter, kinds))
+
+
 def kind_of(config: Config, target: Target) -> type[Adapter]:
     """The kind of adapter that `config` puts beside a `Target`."""
     return target.kind or next(kind for kind in KINDS[config.peft_type][1] if kind.wanted(config, target))

@@ -16,8 +16,8 @@ from ..autograd import functional as F
 from ..autograd.devices import array_module
 from ..autograd.dispatch import matmul
 from .adapter import Adapter, Matrix, PerAdapter, Target, listed
-from .base_layer import arrays_of, oriented, put_arrays, reduced, with_arrays
-from .call import forward_rows, this_call
+from .base_layer import arrays_of, of_base, oriented, put_arrays, reduced, with_arrays
+from .call import Owner, forward_rows, this_call
 from .kinds import make_adapter
 from .types import Array, Config, Input, Layer
 
@@ -92,7 +92,9 @@ class AdaptedLayer(nn.Module):
         self.adapters: dict[str, Adapter] = {}
         self.active_adapters: list[str] = []
         self.merged_adapters: list[str] = []
-        self.owner: object = None  # stands for the adapted model, a call of which may leave adapters out: see `call.py`
+        self.owner: Owner | None = (
+            None  # stands for the adapted model, a call of which may leave adapters out: see `call.py`
+        )
         self._unmerged: tuple[Array, Array | None] | None = None  # weight and bias from before `merge`
         self._original: Array | None = None  # the weight from before PiSSA or OLoRA took a part out of it
 
@@ -188,11 +190,11 @@ class AdaptedLayer(nn.Module):
         pieces = {name: adapter.pieces() for name, adapter in self.adapters.items()}
         return {"base_layer": self.base_layer, **listed(pieces)}
 
-    def __getattr__(self, attribute: str) -> PerAdapter:
-        """What adapters have: `layer.lora_A["default"]`, `layer.scaling["default"]`, `layer.matrices("default")`."""
+    def __getattr__(self, attribute):
+        """What adapters have: `layer.lora_A["default"]`, `layer.matrices("default")`; or `weight`, the base layer's."""
         adapters = vars(self).get("adapters") or {}
         if attribute.startswith("_") or not any(hasattr(adapter, attribute) for adapter in adapters.values()):
-            raise AttributeError(f"{type(self).__name__} and its adapters have no attribute {attribute!r}")
+            return of_base(self, attribute)
         return PerAdapter(adapters, attribute)
 
 

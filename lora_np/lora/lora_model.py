@@ -8,8 +8,9 @@ from .. import nn
 from ..autograd import Tensor
 from .adapter import Adapter, listed
 from .base_layer import all_finite, note_untied, shared_weights, stay_finite, untie
-from .call import calling, this_call
+from .call import Owner, calling
 from .config import PeftConfig
+from .forwarding import Tuner
 from .kinds import wrapped
 from .layer import AdaptedLayer
 from .model_adapter import ModelAdapter, new_adapter
@@ -24,7 +25,7 @@ def adapters_in(model: nn.Module) -> list[Adapter]:
     return [adapter for layer in layers for adapter in layer.adapters.values()]
 
 
-class LoraModel(nn.Module):
+class LoraModel(Tuner):
     """A model whose targeted layers are wrapped, each in an `AdaptedLayer`. The model itself is `model`, not a copy.
 
     adapted  {dotted name: AdaptedLayer}, in the model's order
@@ -36,8 +37,9 @@ class LoraModel(nn.Module):
 
     def __init__(self, model: nn.Module) -> None:
         self.model: Any = model
+        self.peft_config, self.active_adapters = {}, []
         self.shared: dict[str, dict[str, Tensor]] = {}
-        self.owner = object()
+        self.owner = Owner()
         model.requires_grad_(False)
         self._list_layers()
 
@@ -108,7 +110,7 @@ class LoraModel(nn.Module):
         self.model.set_submodule(target, new)
         return new
 
-    def delete_adapter(self, name: str) -> None:
+    def detach(self, name: str) -> None:
         """Take the adapter `name` out of every layer; a layer without adapters is the plain layer again."""
         for target, layer in self.adapted.items():
             layer.delete_adapter(name)
@@ -121,13 +123,13 @@ class LoraModel(nn.Module):
         self.shared = {other: tensors for other, tensors in self.shared.items() if other != name}
         self._list_layers()
 
-    def rename_adapter(self, old: str, new: str) -> None:
+    def rename(self, old: str, new: str) -> None:
         """Give an adapter another name in every layer."""
         for module in (self.adapted | self.saved).values():
             module.rename_adapter(old, new)
         self.shared = {new if name == old else name: tensors for name, tensors in self.shared.items()}
 
-    def set_adapter(self, names: Collection[str], biases: Iterable[nn.Parameter] = ()) -> None:
+    def activate(self, names: Collection[str], biases: Iterable[nn.Parameter] = ()) -> None:
         """Make these adapters active and trainable, and the parameters in `biases` trainable; nothing else is."""
         self.model.requires_grad_(False)
         for layer in self.adapted.values():
@@ -204,12 +206,7 @@ class LoraModel(nn.Module):
         """A block inside which the model computes what it did before any adapter; trained biases stay."""
         return calling(self.owner, disabled=True)
 
-    @property
-    def is_disabled(self) -> bool:
-        """Is this inside such a block?"""
-        return this_call(self.owner).disabled
-
-    def unload(self, names: list[str] | None = None) -> Any:
+    def plain(self, names: list[str] | None = None) -> Any:
         """The model with no adapters: adapted layers become their base layers, as these now are.
 
         A module that was trained whole becomes the copy of these adapters (None: the active ones), or the original.

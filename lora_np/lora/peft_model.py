@@ -3,40 +3,58 @@
 import warnings
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
+from operator import attrgetter
 from typing import Any, ClassVar, Self
 
 from .. import nn
 from ..autograd.tensor import is_grad_enabled
 from ..expect import A_MODEL, expect
+from ..keywords import near_misses
 from ..refusals import refuses_here
-from ..storage import together
+from .accepted import accept, accept_dtype
 from .config import PeftConfig, TaskType, check_alpha
-from .files import read_adapter, write_adapter
 from .layer import AdaptedLayer
 from .lora_model import LoraModel
-from .model_adapter import ModelAdapter, new_adapter
-from .row_calls import BASE, checked_rows, generating, in_rows
+from .model_adapter import new_adapter
+from .names import check_new_name
+from .persistent import Persistent
+from .row_calls import checked_rows, generating, in_rows
 from .saved_modules import ModulesToSave
-from .status import LayerStatus, format_status, layer_status
-from .types import StrPath
-from .variants.tokens import check_disjoint
+from .status import TunerLayerStatus, TunerModelStatus, format_status, get_layer_status, get_model_status
 from .weighted import combined
 
 A_CONFIG = "a config, such as LoraConfig(r=8, target_modules=[...])"
 
 
 @refuses_here
-def get_peft_model(model: nn.Module, config: PeftConfig, adapter_name: str = "default") -> "PeftModel":
-    """Freeze `model`, put an adapter beside each layer that `config` targets, and return it as a PeftModel.
+@near_misses
+def get_peft_model(
+    model: nn.Module,
+    peft_config: PeftConfig,
+    adapter_name: str = "default",
+    mixed: bool = False,
+    autocast_adapter_dtype: bool = True,
+    revision: str | None = None,
+    low_cpu_mem_usage: bool = False,
+) -> "PeftModel":
+    """Freeze `model`, put an adapter beside each layer that `peft_config` targets, and return it as a PeftModel.
 
     The model is changed in place: its targeted layers are wrapped. ValueError, with nothing changed, if a target
-    matches no layer.
+    matches no layer. revision: that of the base model, to be noted in the config. The other keywords are PEFT's, and
+    change nothing here.
     """
-    return PeftModel.for_task(config)(model, config, adapter_name)
+    if mixed:
+        accept("get_peft_model", mixed=mixed)
+    made = PeftModel.for_task(peft_config)(model, peft_config, adapter_name, autocast_adapter_dtype, low_cpu_mem_usage)
+    if revision is not None:
+        peft_config.revision = revision
+    return made
 
 
-class PeftModel(nn.Module):
+class PeftModel(Persistent):
     """A model with named adapters. Calling it calls the model; the active adapters take part.
+
+    What it does not have itself, `peft_model.transformer` or `.get_input_embeddings()`, is the model's.
 
     base_model   the LoraModel that holds the model (`base_model.model`)
     peft_config  {adapter name: its PeftConfig}
@@ -46,31 +64,46 @@ class PeftModel(nn.Module):
     thread while no other one calls the model; see "Threads and processes" in the README.
     """
 
+    inner = "base_model"
     task_type: ClassVar[TaskType | None] = None
-
-    @classmethod
-    def for_task(cls, config: PeftConfig) -> type[Self]:
-        """The class for the task of a config, without a task PeftModel itself."""
-        task = getattr(config, "task_type", None)
-        return next((one for one in cls.__subclasses__() if task is not None and one.task_type == task), cls)
+    peft_config: Any = property(attrgetter("base_model.peft_config"))
+    active_adapters: Any = property(attrgetter("base_model.active_adapters"))
 
     def __init__(
         self,
         model: nn.Module,
-        config: PeftConfig,
+        peft_config: PeftConfig,
         adapter_name: str = "default",
-        model_adapter: ModelAdapter | None = None,
+        autocast_adapter_dtype: bool = True,
+        low_cpu_mem_usage: bool = False,
     ) -> None:
-        """model_adapter: the `ModelAdapter` that `config` means on `model`, where it is made already."""
+        if not autocast_adapter_dtype:
+            accept_dtype(type(self).__name__, model, autocast_adapter_dtype)
+        self._start(model, peft_config, adapter_name)
+
+    def _start(self, model, peft_config, adapter_name, model_adapter=None):
+        """model_adapter: the `ModelAdapter` that `peft_config` means on `model`, where it is made already."""
         expect(model, nn.Module, "model", A_MODEL)
-        expect(config, PeftConfig, "config", A_CONFIG)
-        if any(isinstance(module, (PeftModel, AdaptedLayer, ModulesToSave)) for module in model.modules()):
-            raise ValueError("this model has adapters already: use add_adapter(name, config) on its PeftModel")
-        self.peft_config: dict[str, PeftConfig] = {}
-        self.active_adapters: list[str] = []
-        self._check_new_name(adapter_name)
-        model_adapter = new_adapter(model, config) if model_adapter is None else model_adapter
-        self._begin(model, adapter_name, config, model_adapter)
+        expect(peft_config, PeftConfig, "peft_config", A_CONFIG)
+        for _, module in model.named_modules():
+            if isinstance(module, (PeftModel, AdaptedLayer, ModulesToSave)):
+                raise ValueError("this model has adapters already: use add_adapter(name, config) on its PeftModel")
+        check_new_name(adapter_name, ())
+        model_adapter = new_adapter(model, peft_config) if model_adapter is None else model_adapter
+        self._begin(model, adapter_name, peft_config, model_adapter)
+
+    @classmethod
+    def for_task(cls, config: PeftConfig) -> type[Self]:
+        """The class for the task of a config: for "CAUSAL_LM" PeftModelForCausalLM, without a task PeftModel itself."""
+        task = getattr(config, "task_type", None)
+        return next((one for one in cls.__subclasses__() if task is not None and one.task_type == task), cls)
+
+    @classmethod
+    def around(cls, base_model: Any) -> Self:
+        """A PeftModel of adapters that are in a model already: all that it knows is there."""
+        made = cls.__new__(cls)
+        made.base_model, made.training = base_model, base_model.model.training
+        return made
 
     @nn.all_or_nothing
     def _begin(self, model, name, config, model_adapter):
@@ -105,21 +138,25 @@ class PeftModel(nn.Module):
                 )
 
     @property
-    def config(self) -> Any:
-        """The base model's configuration."""
-        return self.base_model.model.config
+    def active_adapter(self) -> str | list[str]:
+        """The name of the active adapter; a list of names if there are several, or none."""
+        active = self.active_adapters
+        return active[0] if len(active) == 1 else list(active)
+
+    @property
+    def active_peft_config(self) -> PeftConfig:
+        """The configuration of the active adapter, the first one if there are several."""
+        self._check_known((self.active_adapters or [None])[0])
+        return self.peft_config[self.active_adapters[0]]
+
+    @property
+    def peft_type(self) -> Any:
+        """The kind of the adapters."""
+        return self.active_peft_config.peft_type
 
     def get_base_model(self) -> Any:
         """The model itself, its targeted layers still wrapped."""
         return self.base_model.model
-
-    def gradient_checkpointing_enable(self) -> None:
-        """Keep only the input of each block for the backward pass; see the base model's method."""
-        self.base_model.model.gradient_checkpointing_enable()
-
-    def gradient_checkpointing_disable(self) -> None:
-        """Keep what the backward pass needs, as usual."""
-        self.base_model.model.gradient_checkpointing_disable()
 
     def generate(self, *inputs: Any, adapter_names: Iterable[str] | None = None, **options: Any) -> Any:
         """Continue ids with the active adapters, or with those that adapter_names lists, one for each row; see the base
@@ -130,16 +167,24 @@ class PeftModel(nn.Module):
         """As `generate`, token by token; see the base model's stream."""
         return self.base_model.model.stream(*inputs, **generating(self, adapter_names, options))
 
-    def add_adapter(self, adapter_name: str, config: PeftConfig) -> None:
+    @near_misses
+    def add_adapter(
+        self,
+        adapter_name: str,
+        peft_config: PeftConfig,
+        low_cpu_mem_usage: bool = False,
+        autocast_adapter_dtype: bool = True,
+    ) -> None:
         """Add an adapter beside those that are there. It is inactive until `set_adapter`.
 
         PiSSA and OLoRA take a part out of the base weights at once, which is missing while the adapter is inactive.
         """
-        expect(config, PeftConfig, "config", A_CONFIG)
+        expect(peft_config, PeftConfig, "peft_config", A_CONFIG)
+        accept_dtype("add_adapter", self, autocast_adapter_dtype)
         self._refuse_change("adding an adapter")
         self._check_new_name(adapter_name)
-        self._check_beside(config)
-        self._attach(adapter_name, config, new_adapter(self.base_model.model, config, self._beside()))
+        self._check_beside(peft_config)
+        self._attach(adapter_name, peft_config, new_adapter(self.base_model.model, peft_config, self._beside()))
         self._warn_of_missing_parts()
 
     @nn.all_or_nothing
@@ -148,50 +193,36 @@ class PeftModel(nn.Module):
         if config.base_model_name_or_path is None:
             own = getattr(self.base_model.model, "config", None)
             config.base_model_name_or_path = getattr(own, "name_or_path", None)
-        self.peft_config = {**self.peft_config, name: config}
+        self.base_model.peft_config = {**self.peft_config, name: config}
 
-    def _beside(self):
-        return self.base_model.adapted, self.base_model.saved
+    @near_misses
+    def set_adapter(self, adapter_name: str | Iterable[str], inference_mode: bool = False) -> None:
+        """Make one adapter, or a list of them, active and trainable; the others become inactive.
 
-    def _check_beside(self, config):
-        """ValueError if such an adapter cannot be beside those that are there."""
-        configs = [*self.peft_config.values(), config]
-        if len(configs) > 1 and any(c.bias != "none" for c in configs):
-            raise ValueError("adapters that train biases change the base model: only one adapter at a time can do that")
-        if len({c.peft_type for c in configs}) > 1:
-            raise ValueError(f"one model takes adapters of one kind: {config.peft_type} beside {configs[0].peft_type}")
-
-    def _check_new_name(self, name):
-        if name in self.peft_config:
-            raise ValueError(f"there is an adapter {name!r} already: choose another name, or delete_adapter it first")
-        if not name or not name.isidentifier() or hasattr(nn.ModuleDict, name):
-            raise ValueError(
-                f"an adapter's name is made of letters, digits and _, no digit first, and is no method's: not {name!r}"
-            )
-        if name == BASE:
-            raise ValueError(f"{BASE!r} stands for the model without an adapter: choose another name")
-
-    def set_adapter(self, adapter_name: str | Iterable[str]) -> None:
-        """Make one adapter, or a list of them, active and trainable; the others become inactive."""
+        inference_mode: active, and not trained.
+        """
         names = self._names(adapter_name)
         self._refuse_change("switching adapters")
         self._check_one_copy(names)
         self._activate(names)
+        if inference_mode:
+            self.requires_grad_(False)
         self._warn_of_missing_parts()
 
     @nn.all_or_nothing
     def _activate(self, names):
-        self.active_adapters = names
+        self.base_model.active_adapters = names
         kinds = {self.peft_config[name].bias for name in names}
-        self.base_model.set_adapter(names, [p for kind in kinds for p in self.base_model.biases(kind).values()])
+        self.base_model.activate(names, [p for kind in kinds for p in self.base_model.biases(kind).values()])
 
+    @near_misses
     @nn.all_or_nothing
     def delete_adapter(self, adapter_name: str) -> None:
         """Remove an adapter. If it was the only active one, the first of the others becomes active."""
         self._check_known(adapter_name)
         self._refuse_change("deleting an adapter")
-        self.base_model.delete_adapter(adapter_name)
-        self.peft_config = {name: config for name, config in self.peft_config.items() if name != adapter_name}
+        self.base_model.detach(adapter_name)
+        self.base_model.peft_config = {n: config for n, config in self.peft_config.items() if n != adapter_name}
         if adapter_name in self.active_adapters:
             left = [name for name in self.active_adapters if name != adapter_name]
             self._activate(left or list(self.peft_config)[:1])
@@ -202,9 +233,19 @@ class PeftModel(nn.Module):
         self._check_known(old)
         self._check_new_name(new)
         self._refuse_change("renaming an adapter")
-        self.base_model.rename_adapter(old, new)
-        self.peft_config = {new if name == old else name: config for name, config in self.peft_config.items()}
-        self.active_adapters = [new if name == old else name for name in self.active_adapters]
+        self.base_model.rename(old, new)
+        configs = {new if name == old else name: config for name, config in self.peft_config.items()}
+        self.base_model.peft_config = configs
+        self.base_model.active_adapters = [new if name == old else name for name in self.active_adapters]
+
+    @near_misses
+    @nn.all_or_nothing
+    def set_requires_grad(self, adapter_names: str | Iterable[str], requires_grad: bool = True) -> None:
+        """Train these adapters or, with False, freeze them, whether they are active or not."""
+        for name in self._names(adapter_names) or []:
+            adapter = self.base_model.adapter(name)
+            for module in (*adapter.adapters.values(), *adapter.copies.values()):
+                module.requires_grad_(requires_grad)
 
     @nn.all_or_nothing
     def set_scale(self, adapter_name: str, scale: float) -> None:
@@ -218,19 +259,28 @@ class PeftModel(nn.Module):
         for adapter in self.base_model.adapter(adapter_name).adapters.values():
             adapter.rescale(scale)
 
+    @near_misses
     def add_weighted_adapter(
         self,
         adapters: list[str],
         weights: list[float],
         adapter_name: str,
         combination_type: str = "svd",
-        **options: Any,
+        svd_rank: int | None = None,
+        svd_clamp: float | None = None,
+        svd_full_matrices: bool = True,
+        svd_driver: str | None = None,
+        density: float | None = None,
+        majority_sign_method: str = "total",
     ) -> None:
         """Add an adapter that combines others; see `combine.combine` for the kinds and their options.
 
         Its scaling is 1 in every layer (lora_alpha = r, or √r with use_rslora). A layer that has only some of the
-        adapters combines those. Only plain LoRA on linear layers can be combined.
+        adapters combines those. Only plain LoRA on linear layers can be combined. svd_full_matrices and svd_driver are
+        PEFT's: how an SVD is computed, which changes nothing in its result.
         """
+        svd = {"svd_rank": svd_rank, "svd_clamp": svd_clamp}
+        options = {**svd, "density": density, "majority_sign_method": majority_sign_method}
         for name in adapters:
             self._check_known(name)
         self._check_new_name(adapter_name)
@@ -249,6 +299,7 @@ class PeftModel(nn.Module):
         """
         return self.base_model.disabled()
 
+    @near_misses
     def merge_adapter(self, adapter_names: Iterable[str] | None = None, safe_merge: bool = False) -> None:
         """Add the ΔW of these adapters (None: the active ones) to the weights: same results at the base's cost.
 
@@ -269,24 +320,28 @@ class PeftModel(nn.Module):
         self._refuse_if_disabled("unmerging")
         self.base_model.unmerge()
 
+    @near_misses
     @nn.all_or_nothing
-    def merge_and_unload(self, safe_merge: bool = False, adapter_names: Iterable[str] | None = None) -> Any:
+    def merge_and_unload(
+        self, progressbar: bool = False, safe_merge: bool = False, adapter_names: Iterable[str] | None = None
+    ) -> Any:
         """Merge these adapters (None: the active ones) and return the plain model, with no trace of LoRA in it.
 
         Where adapters are merged already, they are what is meant by None; with other names, RuntimeError.
+        progressbar: PEFT's; there is nothing to wait for here.
         """
         self._refuse_if_disabled("merging")
         names = self._names(adapter_names)
         self._check_one_copy(names or [])
         if names is not None or not self.base_model.merged:
             self.base_model.merge(safe_merge, names)
-        return self.base_model.unload(names or self.base_model.merged or None)
+        return self.base_model.plain(names or self.base_model.merged or None)
 
     @nn.all_or_nothing
     def unload(self) -> Any:
         """Return the plain base model, with any trained biases; the adapters are dropped."""
         self.base_model.forget_adapters()
-        return self.base_model.unload()
+        return self.base_model.plain()
 
     def get_nb_trainable_parameters(self) -> tuple[int, int]:
         """(trainable, all): how many numbers are trained, and how many there are, adapters included."""
@@ -298,82 +353,13 @@ class PeftModel(nn.Module):
         percent = 100 * trainable / total
         print(f"trainable params: {trainable:,d} || all params: {total:,d} || trainable%: {percent:.4f}")
 
-    def get_layer_status(self) -> list[LayerStatus]:
+    def get_layer_status(self) -> list[TunerLayerStatus]:
         """For each adapted layer its adapters, their ranks and scalings, and which are active or merged."""
-        return layer_status(self)
+        return get_layer_status(self)
+
+    def get_model_status(self) -> TunerModelStatus:
+        """The same for the whole model, with its parameters counted."""
+        return get_model_status(self)
 
     def __repr__(self) -> str:
         return format_status(self)
-
-    def save_pretrained(
-        self, directory: StrPath, selected_adapters: Iterable[str] | None = None, as_plain_lora: bool = False
-    ) -> None:
-        """Write adapters in PEFT's format: "default" into `directory`, each other into the folder of its name there.
-
-        selected_adapters   the names of those to write; None for all
-        as_plain_lora       write PiSSA and OLoRA adapters for the unchanged base model; see `files.write_adapter`
-        """
-        self._refuse_if_merged("saving")
-        names = list(self.peft_config if selected_adapters is None else selected_adapters)
-        for name in names:
-            self._check_known(name)
-        with together(directory):
-            for name in names:
-                write_adapter(self, name, directory, as_plain_lora)
-
-    def load_adapter(self, directory: StrPath, adapter_name: str, is_trainable: bool = False) -> None:
-        """Add the adapter saved in `directory` under a new name, inactive. With any error, the model is as it was."""
-        self._check_new_name(adapter_name)
-        self._refuse_change("loading an adapter")
-        config, model_adapter = read_adapter(directory, self.base_model.model, is_trainable, self._beside())
-        self._check_beside(config)
-        self._attach(adapter_name, config, model_adapter)
-        self._warn_of_missing_parts()
-
-    @classmethod
-    def from_pretrained(
-        cls, model: nn.Module, directory: StrPath, adapter_name: str = "default", is_trainable: bool = False
-    ) -> Self:
-        """`model` with the adapter that this library or PEFT saved in `directory`.
-
-        With any error, `model` is as it was. Frozen, for use and not for training, unless `is_trainable`.
-        """
-        expect(model, nn.Module, "model", A_MODEL)
-        config, model_adapter = read_adapter(directory, model, is_trainable)
-        return cls.for_task(config)(model, config, adapter_name, model_adapter)
-
-    def _names(self, given):
-        """One name or several as a list without repeats, None as None; KeyError if there is no such adapter."""
-        if given is None:
-            return None
-        if isinstance(given, bool):
-            raise TypeError(f"names of adapters were expected, not {given}: write safe_merge={given}")
-        names = [given] if isinstance(given, str) else list(dict.fromkeys(given))
-        for name in names:
-            self._check_known(name)
-        return names
-
-    def _check_one_copy(self, names):
-        """ValueError if two of these adapters train one module whole: only one copy of it can be in use."""
-        for target, module in self.base_model.saved_modules():
-            owners = [name for name in names if name in module.modules_to_save]
-            if len(owners) > 1:
-                raise ValueError(f"{' and '.join(owners)} each train {target} whole: only one of them can be active")
-        check_disjoint(self.base_model.adapted.values(), names)
-
-    def _check_known(self, name):
-        if name not in self.peft_config:
-            raise KeyError(f"no adapter {name!r}; there are {', '.join(map(repr, self.peft_config)) or 'none'}")
-
-    def _refuse_change(self, what):
-        self._refuse_if_disabled(what)
-        self._refuse_if_merged(what)
-
-    def _refuse_if_disabled(self, what):
-        if self.base_model.is_disabled:
-            raise RuntimeError(f"{what} inside disable_adapter(): the block's end would undo it; do it outside")
-
-    def _refuse_if_merged(self, what):
-        merged = ", ".join(self.base_model.merged)
-        if merged:
-            raise RuntimeError(f"{what} while {merged} is merged into the weights: call unmerge_adapter() first")

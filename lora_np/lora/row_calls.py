@@ -7,8 +7,7 @@ from typing import Any
 from ..autograd.threads import limit_threads
 from .call import calling
 from .lora_model import adapters_in
-
-BASE = "__base__"  # in adapter_names: no adapter for this row
+from .names import BASE
 
 
 def checked_rows(peft_model: Any, adapter_names: Iterable[str], rows: int | None = None) -> list[str]:

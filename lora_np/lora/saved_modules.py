@@ -16,7 +16,7 @@ class ModulesToSave(nn.Module):
         self.original_module = module
         self.modules_to_save = nn.ModuleDict()
         self.active_adapters: list[str] = []
-        self.owner: object = None  # see `AdaptedLayer.owner`
+        self.owner: Any = None  # see `AdaptedLayer.owner`
 
     def chosen(self, names: Iterable[str] | None = None) -> nn.Module:
         """The copy of that one of these adapters (None: the active ones) which has one, or the original."""

@@ -37,7 +37,7 @@ from .targets import (
     tied_targets,
     train_heads,
 )
-from .types import Array
+from .types import Array, Config
 from .variants.tokens import token_targets
 
 ORIGINALS = ("original_module", "modules_to_save")  # behind a module's name: what PEFT has inside it beside a copy
@@ -58,7 +58,7 @@ class Stored(NamedTuple):
     bases: dict[str, nn.Parameter]
 
 
-def fitted(config: PeftConfig, arrays: Mapping[str, Array], model: nn.Module, path: Path) -> Stored:
+def fitted(config: Config, arrays: Mapping[str, Array], model: nn.Module, path: Path) -> Stored:
     """The file `path`, with this configuration and these arrays, as it fits `model`; see the top of this module.
 
     Nothing is changed. ValueError, with the file's name, if it was trained on another base model.

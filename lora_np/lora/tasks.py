@@ -4,6 +4,12 @@ from .config import TaskType
 from .peft_model import PeftModel
 
 
+class PeftModelForCausalLM(PeftModel):
+    """A language model with adapters. What it does is a PeftModel's."""
+
+    task_type = TaskType.CAUSAL_LM
+
+
 class PeftModelForSequenceClassification(PeftModel):
     """A classifier with adapters, each of which trains the head, `score` or `classifier`, whole: `targets.HEADS`."""
 

@@ -24,7 +24,8 @@ def as_written(
     """The config for a file with these arrays, of an adapter with these {layer: Adapter} on `model`.
 
     It is changed where the file holds other layers or ranks than it says (whole projections, doubled ranks), and names
-    the layers where it has a word for them ("all-linear", None), which could mean others where the file is loaded.
+    the layers where it has a word for them ("all-linear", None), which could mean others where the file is loaded. As
+    in PEFT a file is for use: inference_mode.
     """
     changes: dict[str, Any] = {}
     if any(isinstance(adapter, PartialProjection) for adapter in adapters.values()):
@@ -36,7 +37,7 @@ def as_written(
         if as_plain_lora:
             changes["init_lora_weights"] = True
         changes |= _grown(config, adapters, ranks)
-    return dataclasses.replace(config, **changes) if changes else config
+    return dataclasses.replace(config, **changes, inference_mode=True)
 
 
 def _names(config, model, layers):
@@ -71,7 +72,8 @@ def _grown(config, adapters, ranks):
 
 def _alpha_growth(config, growth):
     """The factor for lora_alpha that leaves s as it was when the rank is multiplied by `growth`."""
-    return growth**0.5 if config.use_rslora else growth
+    factor = growth**0.5 if config.use_rslora else growth
+    return int(factor) if factor == int(factor) else factor  # lora_alpha stays a whole number
 
 
 def _targets_as_layers(config, adapters):

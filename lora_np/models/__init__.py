@@ -27,7 +27,13 @@ from .gpt2 import GPT2Config, GPT2LMHeadModel
 from .gpt_neox import GPTNeoXConfig, GPTNeoXForCausalLM
 from .kv_cache import KVCache
 from .llama import LlamaConfig, LlamaForCausalLM
-from .loading import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
+from .loading import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoTokenizer,
+    BitsAndBytesConfig,
+)
 from .mistral import MistralConfig, MistralForCausalLM
 from .olmo2 import Olmo2Config, Olmo2ForCausalLM
 from .phi3 import Phi3Config, Phi3ForCausalLM
@@ -39,10 +45,12 @@ from .tokenizers import ByteTokenizer, PretrainedTokenizer
 __getattr__ = moved_names(__name__)
 
 __all__ = [
+    "AutoConfig",
     "AutoModelForCausalLM",
     "AutoModelForSequenceClassification",
     "AutoTokenizer",
     "BaseStreamer",
+    "BitsAndBytesConfig",
     "ByteTokenizer",
     "EosTokenCriteria",
     "GPT2Config",

@@ -156,13 +156,15 @@ class SequenceClassifier(PretrainedModel):
         return self.language_model.get_input_embeddings(self)  # it looks at the transformer
 
     @classmethod
-    def from_pretrained(cls, name_or_path: str | PathLike[str], **options: Any) -> Self:
+    def from_pretrained(cls, pretrained_model_name_or_path: str | PathLike[str], **kwargs: Any) -> Self:
         """See `AutoModelForSequenceClassification.from_pretrained`. ValueError if the files are of another class."""
         from .loading.classifiers import AutoModelForSequenceClassification
 
-        model: Any = AutoModelForSequenceClassification.from_pretrained(name_or_path, **options)
+        model: Any = AutoModelForSequenceClassification.from_pretrained(pretrained_model_name_or_path, **kwargs)
         if not isinstance(model, cls):
-            raise ValueError(f"{name_or_path} is for a {type(model).__name__}, not for a {cls.__name__}")
+            raise ValueError(
+                f"{pretrained_model_name_or_path} is for a {type(model).__name__}, not for a {cls.__name__}"
+            )
         return model
 
 

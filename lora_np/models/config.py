@@ -4,8 +4,12 @@ import dataclasses
 import functools
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
+from os import PathLike
+from pathlib import Path
 from typing import Any, ClassVar, Self, get_type_hints
 
+from ..keywords import NamedFields
+from ..storage import write_json
 from ..storage.fields import Chance, Count, Depth, Fraction, OptionalId, Size, TokenIds, check_fields
 from .labels import LABELS, NUM_LABELS, label_fields, settle_labels
 
@@ -13,7 +17,7 @@ __all__ = ["Chance", "Count", "Depth", "Fraction", "ModelConfig", "OptionalId", 
 
 
 @dataclass
-class ModelConfig:
+class ModelConfig(NamedFields):
     """A model's shape, under the names of Hugging Face's config.json. Abstract: an architecture adds its fields.
 
     model_type     what config.json calls the architecture
@@ -56,6 +60,18 @@ class ModelConfig:
         """The fields of config.json."""
         own = {name: value for name, value in dataclasses.asdict(self).items() if name not in ("num_labels", *LABELS)}
         return {"model_type": self.model_type, "architectures": [self.architecture], **own, **label_fields(self)}
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | PathLike[str], **kwargs: Any) -> Self:
+        """The configuration in a model's directory or file; keywords that are fields take the place of what it says."""
+        from .loading.auto import load_config  # which imports this module
+
+        kind = None if cls is ModelConfig else cls
+        return load_config(f"{cls.__name__}.from_pretrained", pretrained_model_name_or_path, kind, **kwargs)
+
+    def save_pretrained(self, save_directory: str | PathLike[str]) -> None:
+        """Write config.json."""
+        write_json(Path(save_directory) / "config.json", self.to_dict())
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any]) -> Self:

@@ -1,7 +1,6 @@
 """What every model here has in common, whatever its head: reading ids, the transformer, its files, checkpointing."""
 
-from os import PathLike
-from pathlib import Path
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,8 +12,8 @@ from ..autograd.devices import on_gpu, to_numpy
 from ..autograd.shape_ops import check_ids
 from ..autograd.tensor import data
 from ..expect import expect_method
-from ..storage import remove, together, write_json, write_safetensors
 from .context import Context, one_row
+from .files import FilesOfModel
 from .kv_cache import KVCache
 from .resize import resize_token_embeddings
 from .rope import context_length
@@ -23,7 +22,7 @@ A_CONFIG = "a config, such as GPT2Config(...); by its name a model comes from Au
 Numbers = ArrayLike | Tensor  # what ids and masks may be given as: lists, arrays, Tensors
 
 
-class PretrainedModel(nn.Module):
+class PretrainedModel(FilesOfModel):
     """A transformer and a head. Abstract: `base.CausalLM` predicts tokens, `classification.py` classes.
 
     config              has vocab_size, max_position_embeddings, tie_word_embeddings, to_dict()
@@ -50,24 +49,10 @@ class PretrainedModel(nn.Module):
         context.close(ids.shape[1])
         return hidden
 
-    def save_pretrained(self, directory: str | PathLike[str]) -> None:
-        """Write config.json and model.safetensors, which Transformers loads too."""
-        with together(directory):
-            write_safetensors(Path(directory) / "model.safetensors", self.stored_state())
-            write_json(Path(directory) / "config.json", self.config_fields())
-            self.write_generation_config(directory)
-
-    def stored_state(self) -> dict[str, np.ndarray]:
-        """{name as files have it: array}."""
-        return self.state_dict()
-
-    def write_generation_config(self, directory: str | PathLike[str]) -> None:
-        """What is no language model's has none; another model's is removed."""
-        remove(Path(directory) / "generation_config.json")
-
-    def gradient_checkpointing_enable(self) -> None:
+    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: Mapping[str, Any] | None = None) -> None:
         """Keep only the input of each block for the backward pass, and compute the block again there.
 
+        gradient_checkpointing_kwargs: Transformers', for ways of torch's to do it; they change nothing here.
         Training SmolLM2 (4 x 256 tokens, all-linear) reached 820 MiB instead of 1938, and took 1.4 times as long.
         """
         self.gradient_checkpointing = True
@@ -82,10 +67,6 @@ class PretrainedModel(nn.Module):
         state: {name: anything with a shape}. resized: may that be a head of another size?
         """
         return state, []
-
-    def config_fields(self) -> dict[str, Any]:
-        """The fields of config.json."""
-        return self.config.to_dict()
 
     def get_input_embeddings(self) -> nn.Embedding:
         """The layer that turns ids into vectors."""

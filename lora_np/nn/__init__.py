@@ -3,6 +3,7 @@
 from . import functional, init, printing, utils
 from .activations import GELU, Identity, LogSoftmax, ReLU, SiLU, Softmax, Tanh
 from .all_or_nothing import all_or_nothing
+from .float_type import float_type
 from .initial import filled, is_weightless, normal, uniform, uninitialized, weightless, zeros
 from .layers import Conv1D, Dropout, Embedding, LayerNorm, Linear, RMSNorm
 from .losses import CrossEntropyLoss, MSELoss, NLLLoss
@@ -42,6 +43,7 @@ __all__ = [
     "dequantize_nf4",
     "evaluating",
     "filled",
+    "float_type",
     "functional",
     "init",
     "is_weightless",

@@ -1,12 +1,14 @@
 """LoraConfig: what it refuses, and what its file says."""
 
+import dataclasses
 import json
 import warnings
 
 import pytest
 from lora_helpers import refusal
 
-from lora_np import LoraConfig, TaskType
+from lora_np import LoraConfig, TaskType, lora
+from lora_np.lora import PeftConfig
 
 # What PEFT writes beyond this library's fields, at the value that means "not used".
 PEFT_EXTRAS = {
@@ -66,7 +68,73 @@ def test_every_field_has_the_default_that_it_has_in_peft():
 
     theirs = peft.LoraConfig()
     for name, value in LoraConfig().to_dict().items():
-        assert value == getattr(theirs, name), name
+        if name != "peft_version":  # that of the library
+            assert value == getattr(theirs, name), name
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("name", ["PeftConfig", "LoraConfig", "VeraConfig"])
+def test_the_fields_are_pefts_in_its_order(name):
+    import peft
+
+    ours, theirs = (dataclasses.fields(getattr(library, name)) for library in (lora, peft))
+    assert [field.name for field in ours] == [field.name for field in theirs]
+    assert list(getattr(lora, name)().to_dict()) == list(getattr(peft, name)().to_dict())
+
+
+NOT_HERE = {
+    "megatron_config": {"x": 1},
+    "loftq_config": {"loftq_bits": 4},
+    "eva_config": object(),
+    "corda_config": object(),
+    "lora_ga_config": object(),
+    "velora_config": {"num_groups": 2},
+    "alora_invocation_tokens": [5],
+    "use_qalora": True,
+    "monteclora_config": object(),
+    "layer_replication": [(0, 2)],
+    "target_parameters": ["experts.w"],
+    "use_bdlora": object(),
+    "arrow_config": object(),
+    "kasa_config": object(),
+}
+
+
+@pytest.mark.parametrize("field", NOT_HERE)
+def test_a_field_for_what_is_not_here_is_refused_by_its_name(field):
+    message = refusal(ValueError, lambda: LoraConfig(**{field: NOT_HERE[field]}))
+    assert message.startswith(f"LoraConfig: {field}=")
+
+
+@pytest.mark.parity
+def test_what_means_nothing_is_accepted():
+    import peft
+
+    given = peft.LoraConfig(target_modules=["c_attn"]).to_dict()
+    given["runtime_config"] = peft.LoraConfig().runtime_config
+    assert LoraConfig(**given).target_modules == ["c_attn"]
+
+
+@pytest.mark.parametrize(
+    ("given", "meant"),
+    [("alpha", "lora_alpha"), ("dropout", "lora_dropout"), ("rank", "'r'"), ("target_module", "target_modules")],
+)
+def test_a_keyword_that_is_no_field_gets_the_nearest(given, meant):
+    message = refusal(TypeError, lambda: LoraConfig(**{given: 1}))
+    assert message.startswith(f"LoraConfig has no option {given!r}")
+    assert meant in message
+
+
+def test_a_config_of_no_kind_holds_what_it_is_given():
+    assert PeftConfig(task_type="CAUSAL_LM", base_model_name_or_path="gpt2").task_type == TaskType.CAUSAL_LM
+
+
+def test_a_config_file_of_whatever_kind_is_read_by_peft_config(tmp_path):
+    lora.VeraConfig(r=3).save_pretrained(tmp_path / "in" / "vera")
+    LoraConfig(r=5, inference_mode=True).save_pretrained(tmp_path)
+    assert PeftConfig.from_pretrained(tmp_path) == LoraConfig(r=5, inference_mode=True)
+    found = PeftConfig.from_pretrained(tmp_path / "in", subfolder="vera", revision="main", token=None)
+    assert (type(found), found.r, found.peft_type) == (lora.VeraConfig, 3, lora.PeftType.VERA)
 
 
 @pytest.mark.parametrize(("alpha", "r", "scaling"), [(16, 8, 2.0), (1, 4, 0.25), (0.5, 1, 0.5), (0, 3, 0.0)])
@@ -176,13 +244,11 @@ def test_a_config_comes_back_from_its_file(tmp_path, no_warnings, options):
     config = LoraConfig(**options)
     config.save_pretrained(tmp_path)
     loaded = LoraConfig.from_pretrained(tmp_path)
-    assert loaded.inference_mode  # as PEFT saves it: a file is for use
-    loaded.inference_mode = False
     assert loaded == config
 
 
 def test_the_file_is_laid_out_as_pefts(tmp_path):
-    LoraConfig(target_modules=["c_attn"], r=4).save_pretrained(tmp_path)
+    LoraConfig(target_modules=["c_attn"], r=4, inference_mode=True).save_pretrained(tmp_path)
     text = (tmp_path / "adapter_config.json").read_text()
     fields = json.loads(text)
     assert text.rstrip("\n") == json.dumps(fields, indent=2, sort_keys=True)
@@ -350,3 +416,9 @@ def test_alpha_is_finite(alpha):
     for options in ({"lora_alpha": alpha}, {"alpha_pattern": {"c_attn": alpha}}):
         with pytest.raises(ValueError, match="lora_alpha must be finite"):
             LoraConfig(**options)
+
+
+def test_an_unknown_task_is_answered_with_those_there_are():
+    message = refusal(ValueError, lambda: LoraConfig(task_type="CAUSAL"))
+    assert message.startswith("task_type must be one of 'CAUSAL_LM', 'SEQ_CLS'")
+    assert message.endswith("got 'CAUSAL'")

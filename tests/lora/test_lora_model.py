@@ -16,7 +16,7 @@ def tuned(**adapters):
     tuner = LoraModel(tiny_model())
     for name, config in adapters.items():
         tuner.add_adapter(name, config)
-    tuner.set_adapter(list(adapters)[:1])
+    tuner.activate(list(adapters)[:1])
     return tuner
 
 
@@ -45,7 +45,7 @@ def test_layers_come_in_the_models_order():
 def test_only_active_adapters_are_trained():
     tuner = tuned(a=ATTENTION, m=MLP)
     for names in (["a"], ["m"], ["a", "m"], []):
-        tuner.set_adapter(names)
+        tuner.activate(names)
         trained = {name.split(".")[-2] for name, p in tuner.named_parameters() if p.requires_grad}
         assert trained == set(names)
         assert all("lora_" in name for name, p in tuner.named_parameters() if p.requires_grad)
@@ -54,7 +54,7 @@ def test_only_active_adapters_are_trained():
 
 def test_two_adapters_on_one_layer_are_added_up():
     tuner, ids = tuned(a=ATTENTION, b=ATTENTION), some_ids(tiny_model().config)
-    tuner.set_adapter(["a", "b"])
+    tuner.activate(["a", "b"])
     layer = tuner.layers()[0][1]
     layer.base_layer.weight.data = layer.base_layer.weight.data.astype(np.float64)
     expected = layer.base_layer.weight.data + layer.get_delta_weight("a") + layer.get_delta_weight("b")
@@ -66,12 +66,12 @@ def test_deleting_an_adapter_restores_layers_that_have_no_other():
     tuner = tuned(a=ATTENTION, both=LoraConfig(target_modules=["c_attn", "mlp.c_fc"]), m=MLP)
     block = tuner.model.transformer.h[0]
     held = block.mlp.c_proj.base_layer
-    tuner.delete_adapter("m")
+    tuner.detach("m")
     assert block.mlp.c_proj is held
     assert list(block.mlp.c_fc.lora_A) == ["both"]
     assert list(block.attn.c_attn.lora_A) == ["a", "both"]
-    tuner.delete_adapter("both")
-    tuner.delete_adapter("a")
+    tuner.detach("both")
+    tuner.detach("a")
     assert tuner.layers() == []
     assert isinstance(block.attn.c_attn, nn.Conv1D)
 
@@ -107,7 +107,7 @@ def test_merged_tells_what_is_merged():
         tuner.merge()
     tuner.unmerge()
     assert tuner.merged == []
-    tuner.set_adapter(["m"])
+    tuner.activate(["m"])
     tuner.merge()
     assert tuner.merged == ["m"]
 
@@ -137,7 +137,7 @@ def test_safe_merge_refuses_a_broken_adapter_and_changes_nothing(value, place):
 def test_unload_gives_back_the_very_layers():
     tuner = tuned(a=ATTENTION, m=MLP)
     layers = {name: layer.base_layer for name, layer in tuner.layers()}
-    model = tuner.unload()
+    model = tuner.plain()
     assert model is tuner.model
     assert all(model.get_submodule(name) is layer for name, layer in layers.items())
     assert not any(isinstance(module, LoraLinear) for module in model.modules())
@@ -147,7 +147,7 @@ def with_a_bias():
     """Half precision, and a bias on the branch that is finite beside the layer, but not in it."""
     tuner = LoraModel(tiny_model().to(dtype=np.float16))
     tuner.add_adapter("a", LoraConfig(target_modules=["c_attn"], lora_bias=True, fan_in_fan_out=True))
-    tuner.set_adapter(["a"])
+    tuner.activate(["a"])
     tuner.layers()[0][1].lora_B["a"].bias.data[3] = 1e6
     return tuner, "transformer.h.0.attn.c_attn"
 
@@ -172,6 +172,6 @@ def test_safe_merge_looks_at_all_that_a_merge_changes(broken):
 def test_safe_merge_leaves_the_copies_of_other_adapters_aside():
     tuner, _ = with_a_copy()
     tuner.add_adapter("m", MLP)
-    tuner.set_adapter(["m"])
+    tuner.activate(["m"])
     tuner.merge(safe_merge=True)
     assert tuner.merged == ["m"]

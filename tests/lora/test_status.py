@@ -4,7 +4,7 @@ from lora_helpers import peft_model
 
 from lora_np import LoraConfig
 
-NAMES = [f"transformer.h.{i}.{name}" for i in (0, 1) for name in ("attn.c_attn", "mlp.c_fc")]
+NAMES = [f"model.transformer.h.{i}.{name}" for i in (0, 1) for name in ("attn.c_attn", "mlp.c_fc")]
 
 
 def two_adapters():
@@ -24,7 +24,7 @@ def test_the_status_of_each_layer():
     status = two_adapters().get_layer_status()
     assert [s.name for s in status] == NAMES
     attention, mlp = status[:2]
-    assert attention.module_type == mlp.module_type == "Conv1D"
+    assert attention.module_type == mlp.module_type == "lora.Linear"
     assert attention.available_adapters == ["default", "other"]
     assert mlp.available_adapters == ["default"]
     assert attention.active_adapters == ["default"]
@@ -64,9 +64,9 @@ def test_the_printed_table():
     head, titles, *rows = str(model).splitlines()
     assert head == f"PeftModel of GPT2LMHeadModel: {trained:,d} of {total:,d} parameters are trained"
     assert titles.split() == ["layer", "kind", "adapter", "rank", "scaling", "state"]
-    assert rows[0].split() == [NAMES[0], "Conv1D", "default", "4", "2", "active,", "trained"]
-    assert rows[1].split() == [NAMES[0], "Conv1D", "other", "3", "2", "inactive"]
-    assert rows[2].split() == [NAMES[1], "Conv1D", "default", "2", "4", "active,", "trained"]
+    assert rows[0].split() == [NAMES[0].removeprefix("model."), "Conv1D", "default", "4", "2", "active,", "trained"]
+    assert rows[1].split() == [NAMES[0].removeprefix("model."), "Conv1D", "other", "3", "2", "inactive"]
+    assert rows[2].split() == [NAMES[1].removeprefix("model."), "Conv1D", "default", "2", "4", "active,", "trained"]
     assert len(rows) == 6
     print(model)  # the table is also what print shows
 

@@ -14,7 +14,7 @@ from ...autograd import functional as F
 from ...autograd.random import random_seed
 from ...settings import changed_settings
 from ..adapter import Adapter, Target
-from ..config import PeftConfig, check_dropout, check_ranks
+from ..config import PeftConfig, PeftType, check_dropout, check_ranks
 from ..types import Array, Layer
 
 
@@ -28,14 +28,21 @@ class VeraConfig(PeftConfig):
     projection_prng_key  the seed of A and B; they are saved too, as other libraries draw other numbers from it
     """
 
+    peft_type: PeftType | str | None = PeftType.VERA
     r: int = 256
+    target_modules: list[str] | str | None = None
     projection_prng_key: int = 0
     save_projection: bool = True
     vera_dropout: float = 0.0
     d_initial: float = 0.1
+    fan_in_fan_out: bool = False
+    bias: str = "none"
+    modules_to_save: list[str] | None = None
     init_weights: bool = True
+    layers_to_transform: list[int] | int | None = None
+    layers_pattern: list[str] | str | None = None
+
     __repr__ = changed_settings
-    peft_type = "VERA"
 
     def __post_init__(self):
         super().__post_init__()

@@ -3,8 +3,16 @@
 auto.py and classifiers.py (by name or path), checkpoints.py (directories), gguf.py, fetch.py (what pip brings).
 """
 
-from .auto import AutoModelForCausalLM, AutoTokenizer
+from .auto import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 from .checkpoints import load_pretrained
 from .classifiers import AutoModelForSequenceClassification
+from .quantization import BitsAndBytesConfig
 
-__all__ = ["AutoModelForCausalLM", "AutoModelForSequenceClassification", "AutoTokenizer", "load_pretrained"]
+__all__ = [
+    "AutoConfig",
+    "AutoModelForCausalLM",
+    "AutoModelForSequenceClassification",
+    "AutoTokenizer",
+    "BitsAndBytesConfig",
+    "load_pretrained",
+]

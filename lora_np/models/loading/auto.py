@@ -1,5 +1,6 @@
 """`from_pretrained` by name or path, as in Transformers."""
 
+import dataclasses
 import difflib
 import os
 import re
@@ -8,40 +9,48 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
-from ...expect import expect_path
-from ...extras import require
+from ...expect import expect, expect_path
 from ...storage import open_gguf, read_json
+from ...storage.hub import from_hub
 from ..base import CausalLM
+from ..config import ModelConfig
 from ..tokenizers import PretrainedTokenizer, load_tokenizer, tokenizer_from_gguf
 from ..tokenizers.base import BaseTokenizer
 from . import fetch
-from .checkpoints import gguf_fields, load_pretrained
+from .checkpoints import SHARDED, SINGLE, classes_at, gguf_fields, load_pretrained
+from .options import changes_of, hub_options, set_attributes, wanted_device, wanted_dtype
+from .quantization import quantized
 
 TINY_PYTHON = "tiny-python"  # the shipped base: a byte-level GPT pretrained on the standard library's source
 HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "merges.txt"]
 
 
-def resolve(name_or_path: str | PathLike, gguf_file: str | None = None) -> Path:
+def resolve(name_or_path: str | PathLike, gguf_file: str | None = None, **options: Any) -> Path:
     """Where a model's files are: a directory, or one GGUF file.
 
     name_or_path: a shipped model's name, one that `lora-np fetch` brought, a path, or a name on the Hugging Face hub
-    ("owner/model"), which is downloaded. FileNotFoundError, in one sentence, if it is none of these.
+    ("owner/model"), which is downloaded. FileNotFoundError, in one sentence, if it is none
+    of these. options: `subfolder`, the folder in that folder, and for the hub those of `storage/hub.py`.
     """
-    expect_path(name_or_path, "name_or_path", "a model's name or path")
+    expect_path(name_or_path, "pretrained_model_name_or_path", "a model's name or path")
     name, path = str(name_or_path), Path(name_or_path)
     shipped = resources.files("lora_np.models") / "pretrained" / name
     if name == TINY_PYTHON and shipped.is_dir():
         return Path(str(shipped))
     if os.path.isdir(path) or path.suffix == ".gguf":  # pathlib's raises OSError where a name is too long for one
-        return path if gguf_file is None else path / gguf_file
+        return path / (options.get("subfolder") or "") / (gguf_file or "")
     if name in fetch.FETCHABLE:
         found = fetch.cached(name)
         if found is None:
             raise FileNotFoundError(f"{name!r} has not been fetched yet: run  lora-np fetch {name}")
         return found
     if re.fullmatch(r"[\w.-]+/[\w.-]+", name):
-        directory = _from_hub(name, gguf_file)
-        return directory if gguf_file is None else directory / gguf_file
+        folder = options.pop("subfolder", None) or ""
+        patterns = [f"{folder}/{pattern}".lstrip("/") for pattern in ([gguf_file] if gguf_file else HUB_FILES)]
+        try:
+            return from_hub(name, patterns, **options) / folder / (gguf_file or "")
+        except ValueError:  # a name that the hub cannot have
+            raise _unknown(name) from None
     raise _unknown(name)
 
 
@@ -56,61 +65,143 @@ def _unknown(name: str) -> FileNotFoundError:
     )
 
 
-def _from_hub(name: str, gguf_file: str | None) -> Path:
-    """The directory that a model on the hub was downloaded to: the files that are needed, no pickles."""
-    missing = f"there is no directory {name!r}, and"
-    hub = require("huggingface_hub", f"{missing} downloading a model", "hub")
-    from huggingface_hub.errors import GatedRepoError, HFValidationError, RepositoryNotFoundError
-
-    try:
-        return Path(hub.snapshot_download(name, allow_patterns=[gguf_file] if gguf_file else HUB_FILES))
-    except HFValidationError:
-        raise _unknown(name) from None
-    except GatedRepoError:
-        raise FileNotFoundError(
-            f"{missing} the model of this name on the Hugging Face hub is given to those only who have accepted its "
-            f"terms at https://huggingface.co/{name} and are logged in (hf auth login)"
-        ) from None
-    except RepositoryNotFoundError:
-        raise FileNotFoundError(f"{missing} no such model on the Hugging Face hub") from None
-    except Exception:  # without a network, behind a broken proxy, ...: errors of several libraries
-        raise FileNotFoundError(
-            f"{missing} the Hugging Face hub cannot be reached to look for a model of this name: "
-            "give a path, or try again with a network"
-        ) from None
-
-
 def config_fields(name_or_path: str | PathLike) -> dict[str, Any]:
     """The fields of a model's config.json as a dict; `name_or_path` may also be a config.json itself."""
-    if Path(name_or_path).suffix == ".json":
-        return read_json(name_or_path)
-    path = resolve(name_or_path)
+    return read_json(name_or_path) if _is_json(name_or_path) else fields_at(resolve(name_or_path))
+
+
+def fields_at(path: Path) -> dict[str, Any]:
+    """The fields of config.json of what `resolve` found."""
     return gguf_fields(open_gguf(path)) if path.suffix == ".gguf" else read_json(path / "config.json")
+
+
+def _is_json(name_or_path):
+    return Path(name_or_path).suffix == ".json"
+
+
+def load_language_model(
+    call: str,
+    name_or_path: str | PathLike,
+    kind: type[Any] | None = None,
+    gguf_file: str | None = None,
+    device: str = "cpu",
+    config: ModelConfig | str | PathLike | None = None,
+    **options: Any,
+) -> Any:
+    """The model `name_or_path` in evaluation mode; see `AutoModelForCausalLM.from_pretrained`.
+
+    call: the function as the user wrote it. kind: the class that the model should be of, or None.
+    """
+    place = options.pop("device_map", None)
+    bits = options.pop("quantization_config", None) or {"load_in_4bit": bool(options.pop("load_in_4bit", False))}
+    dtype = wanted_dtype(options.pop("dtype", None), options.pop("torch_dtype", None))
+    path = resolve(name_or_path, gguf_file, subfolder=options.pop("subfolder", None), **hub_options(options))
+    refuse_adapter(path, name_or_path)
+    own = {} if config is None else as_config(config).to_dict()
+    fields, source = (fields_at(path), path) if config is None or kind is not None else (own, "config")
+    config_class, model_class = classes_at(fields, source)
+    if kind is not None and not issubclass(model_class, kind):
+        raise ValueError(f"{path} has a {model_class.__name__}: load it with that, or with AutoModelForCausalLM")
+    model = load_pretrained(path, changes={**own, **changes_of(call, config_class, options)})
+    model.config.name_or_path = str(name_or_path)
+    return quantized(model, bits).to(wanted_device(device, place), dtype)
+
+
+def refuse_adapter(path: Path, name: str | PathLike) -> None:
+    """ValueError if a folder has an adapter in it, and no model."""
+    if (path / "adapter_config.json").is_file() and not any((path / file).is_file() for file in (SINGLE, SHARDED)):
+        raise ValueError(
+            f"{name} has an adapter and no model: AutoPeftModelForCausalLM.from_pretrained loads both, or "
+            "PeftModel.from_pretrained(model, folder) puts it on a model"
+        )
+
+
+def as_config(config: ModelConfig | str | PathLike) -> ModelConfig:
+    """A configuration, given as one or as the name or path of a model."""
+    return config if isinstance(config, ModelConfig) else AutoConfig.from_pretrained(config)
 
 
 class AutoModelForCausalLM:
     """Loads whichever language model a directory or file holds."""
 
-    @staticmethod
-    def from_pretrained(name_or_path: str | PathLike, gguf_file: str | None = None, device: str = "cpu") -> CausalLM:
-        """The model `name_or_path` on `device`, in float32 and in evaluation mode.
+    @classmethod
+    def from_pretrained(
+        cls,
+        pretrained_model_name_or_path: str | PathLike,
+        gguf_file: str | None = None,
+        device: str = "cpu",
+        **kwargs: Any,
+    ) -> CausalLM:
+        """The model on `device`, in float32 and in evaluation mode.
 
-        gguf_file: the name of a GGUF file in that directory or repository. Errors: see `resolve` and
-        `checkpoints.load_pretrained`.
+        gguf_file: the name of a GGUF file in that directory or repository. Of Transformers' keywords there are
+
+        dtype, torch_dtype   float16, float32 ("auto" too) or float64, in any spelling
+        device_map           one device: "cpu", "cuda:0", {"": 0}; "auto" is a GPU if there is one
+        quantization_config  a BitsAndBytesConfig, for a base in 4 bits
+        config               a configuration in the place of the file's; so is any field of it, attn_pdrop=0.0
+        subfolder            the folder in that folder
+        revision, cache_dir, token, local_files_only, force_download   for names on the Hugging Face hub
+
+        Others are accepted where they change nothing here (attn_implementation=, trust_remote_code=), and else refused
+        with a reason: ValueError. TypeError for unknown ones. Errors: see `resolve`, `checkpoints.load_pretrained`.
         """
-        model = load_pretrained(resolve(name_or_path, gguf_file))
-        model.config.name_or_path = str(name_or_path)
-        return model.to(device)
+        call = "AutoModelForCausalLM.from_pretrained"
+        return load_language_model(call, pretrained_model_name_or_path, None, gguf_file, device, **kwargs)
+
+    @classmethod
+    def from_config(cls, config: ModelConfig, **kwargs: Any) -> CausalLM:
+        """A new model of this configuration, with random weights, in training mode. dtype=: as above."""
+        expect(config, ModelConfig, "config", "a configuration, such as AutoConfig.from_pretrained(...) gives it")
+        dtype = wanted_dtype(kwargs.pop("dtype", None), kwargs.pop("torch_dtype", None))
+        changes = changes_of("AutoModelForCausalLM.from_config", type(config), kwargs)
+        model = classes_at(config.to_dict(), "config")[1](dataclasses.replace(config, **changes))
+        return model.to(dtype=dtype)
+
+
+class AutoConfig:
+    """Reads whichever configuration a directory or file holds."""
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: str | PathLike, **kwargs: Any) -> ModelConfig:
+        """The configuration of a model; keywords that are fields of it take the place of what the file says."""
+        return load_config("AutoConfig.from_pretrained", pretrained_model_name_or_path, None, **kwargs)
+
+    @classmethod
+    def for_model(cls, model_type: str, **kwargs: Any) -> ModelConfig:
+        """A new configuration of the architecture that config.json calls `model_type`."""
+        return classes_at({"model_type": model_type}, "AutoConfig.for_model")[0](**kwargs)
+
+
+def load_config(call: str, name_or_path: str | PathLike, kind: type[ModelConfig] | None = None, **options: Any) -> Any:
+    """The configuration of the model `name_or_path`. kind: the class that it should be of, or None."""
+    where = {"subfolder": options.pop("subfolder", None), **hub_options(options)}
+    path = resolve(name_or_path, options.pop("gguf_file", None), **where) if not _is_json(name_or_path) else None
+    fields = read_json(name_or_path) if path is None else fields_at(path)
+    config_class = classes_at(fields, path or name_or_path)[0]
+    if kind is not None and not issubclass(config_class, kind):
+        raise ValueError(f"{name_or_path} has a {config_class.__name__}: read it with that, or with AutoConfig")
+    config: Any = config_class.from_dict({**fields, **changes_of(call, config_class, options)})
+    config.name_or_path = str(name_or_path)
+    return config
 
 
 class AutoTokenizer:
     """Loads whichever tokenizer a directory or file holds."""
 
-    @staticmethod
-    def from_pretrained(name_or_path: str | PathLike, gguf_file: str | None = None) -> BaseTokenizer:
-        """The tokenizer of the model `name_or_path`; arguments as for `AutoModelForCausalLM.from_pretrained`."""
-        path = resolve(name_or_path, gguf_file)
-        return load_gguf_tokenizer(path) if path.suffix == ".gguf" else load_tokenizer(path)
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | PathLike, gguf_file: str | None = None, **kwargs: Any
+    ) -> BaseTokenizer:
+        """The tokenizer of a model; subfolder= and what is for the hub as for `AutoModelForCausalLM.from_pretrained`.
+
+        padding_side=, pad_token= and other attributes of the tokenizer are set. use_fast= and the like are accepted.
+        """
+        where = {"subfolder": kwargs.pop("subfolder", None), **hub_options(kwargs)}
+        path = resolve(pretrained_model_name_or_path, gguf_file, **where)
+        tokenizer = load_gguf_tokenizer(path) if path.suffix == ".gguf" else load_tokenizer(path)
+        set_attributes(tokenizer, {name: value for name, value in kwargs.items() if name not in where})
+        return tokenizer
 
 
 def load_gguf_tokenizer(path: str | PathLike) -> PretrainedTokenizer:

@@ -22,6 +22,7 @@ from ...storage.tensors import TensorFile
 from ..architectures import classes_of
 from ..base import CausalLM
 from ..classification import classifier_named
+from ..config import ModelConfig
 from ..generation import GenerationConfig
 from ..labels import with_changes
 from ..pretrained_model import PretrainedModel
@@ -49,9 +50,11 @@ class Wanted:
     drawn: list[str] = field(default_factory=list)
 
 
-def load_pretrained(path: str | PathLike, gguf_file: str | None = None) -> CausalLM:
-    """The language model at `path`, in float32 and in evaluation mode; see `load_model`."""
-    return load_model(path, gguf_file, Wanted())
+def load_pretrained(
+    path: str | PathLike, gguf_file: str | None = None, changes: Mapping[str, Any] | None = None
+) -> CausalLM:
+    """The language model at `path`, in float32 and in evaluation mode; see `load_model`. changes: see `Wanted`."""
+    return load_model(path, gguf_file, Wanted(changes=changes or {}))
 
 
 def load_model(path: str | PathLike, gguf_file: str | None, wanted: Wanted) -> Any:
@@ -60,6 +63,7 @@ def load_model(path: str | PathLike, gguf_file: str | None, wanted: Wanted) -> A
     path: a directory with config.json and model.safetensors (or its shards and their index), written by a model's
     `save_pretrained` or by Transformers; a GGUF file; or, with `gguf_file`, the directory that holds one. The
     weights may be stored as float32, float16, bfloat16, or in GGUF in blocks of a few bits.
+    changes: {field: value} of the configuration, in the place of the file's.
 
     FileNotFoundError if a file is missing; ValueError, with the file's name, if it is damaged, of an unknown
     architecture, or does not hold exactly the weights that the configuration asks for.
@@ -145,6 +149,12 @@ def _check_is_wanted(fields, model_class, path):
     if other is not None:
         name = other.__name__
         raise ValueError(f"{path} is of a {name}: load it with AutoModelForSequenceClassification.from_pretrained")
+
+
+def classes_at(fields: Mapping[str, Any], path: str | PathLike) -> tuple[type[ModelConfig], type[CausalLM]]:
+    """`architectures.classes_of`; its ValueError names the file."""
+    with _naming(path):
+        return classes_of(fields)
 
 
 @contextlib.contextmanager

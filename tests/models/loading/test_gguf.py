@@ -101,7 +101,9 @@ def test_logits_are_transformers_from_the_same_file(tmp_path, make, coding):
 
 
 @pytest.mark.parametrize("coding", TOLERANCE)
-@pytest.mark.parametrize("make", [lambda: llama(attention_bias=True, mlp_bias=True), gpt2, neox], ids=str)
+@pytest.mark.parametrize(
+    "make", [lambda: llama(attention_bias=True, mlp_bias=True), gpt2, neox], ids=("llama", "gpt2", "neox")
+)
 def test_each_coding_is_read_as_the_gguf_package_writes_it(tmp_path, make, coding):
     """Biases too, which Transformers leaves out. The order of the rows is the F32 test's matter."""
     gguf = the_gguf_package()

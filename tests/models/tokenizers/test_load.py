@@ -472,7 +472,9 @@ SPACES = (
 @pytest.mark.parity
 @pytest.mark.parametrize("add_prefix_space", [None, True, False])
 @pytest.mark.parametrize("legacy", [None, True, False])
-@pytest.mark.parametrize("make", [trained, *(functools.partial(sentencepiece_like, p) for p in PREFIXES)], ids=str)
+@pytest.mark.parametrize(
+    "make", [trained, *(functools.partial(sentencepiece_like, p) for p in PREFIXES)], ids=("bytes", *PREFIXES)
+)
 def test_spaces_beside_special_tokens_are_those_of_the_class(tmp_path, make, legacy, add_prefix_space):
     import transformers
 

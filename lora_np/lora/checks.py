@@ -1,0 +1,70 @@
+"""What a PeftModel looks at before it changes anything: names, what is beside, and what is merged or left out."""
+
+from typing import TYPE_CHECKING
+
+from .call import in_block
+from .config import PeftConfig
+from .errors import UnknownAdapterError
+from .forwarding import Forwarding
+from .names import check_new_name
+from .variants.tokens import check_disjoint
+
+if TYPE_CHECKING:
+    from .lora_model import LoraModel
+
+
+class Checked(Forwarding):
+    """The part of a `PeftModel` that refuses. Abstract."""
+
+    base_model: "LoraModel"
+    peft_config: dict[str, PeftConfig]
+
+    def _beside(self):
+        return self.base_model.adapted, self.base_model.saved
+
+    def _check_beside(self, config):
+        """ValueError if such an adapter cannot be beside those that are there."""
+        configs = [*self.peft_config.values(), config]
+        if len(configs) > 1 and any(c.bias != "none" for c in configs):
+            raise ValueError("adapters that train biases change the base model: only one adapter at a time can do that")
+        if len({c.peft_type for c in configs}) > 1:
+            raise ValueError(f"one model takes adapters of one kind: {config.peft_type} beside {configs[0].peft_type}")
+
+    def _check_new_name(self, name):
+        check_new_name(name, self.peft_config)
+
+    def _names(self, given):
+        """One name or several as a list without repeats, None as None; KeyError if there is no such adapter."""
+        if given is None:
+            return None
+        if isinstance(given, bool):
+            raise TypeError(f"names of adapters were expected, not {given}: write safe_merge={given}")
+        names = [given] if isinstance(given, str) else list(dict.fromkeys(given))
+        for name in names:
+            self._check_known(name)
+        return names
+
+    def _check_one_copy(self, names):
+        """ValueError if two of these adapters train one module whole: only one copy of it can be in use."""
+        for target, module in self.base_model.saved_modules():
+            owners = [name for name in names if name in module.modules_to_save]
+            if len(owners) > 1:
+                raise ValueError(f"{' and '.join(owners)} each train {target} whole: only one of them can be active")
+        check_disjoint(self.base_model.adapted.values(), names)
+
+    def _check_known(self, name):
+        if name not in self.peft_config:
+            raise UnknownAdapterError(name, self.peft_config)
+
+    def _refuse_change(self, what):
+        self._refuse_if_disabled(what)
+        self._refuse_if_merged(what)
+
+    def _refuse_if_disabled(self, what):
+        if in_block(self.base_model.owner):
+            raise RuntimeError(f"{what} inside disable_adapter(): the block's end would undo it; do it outside")
+
+    def _refuse_if_merged(self, what):
+        merged = ", ".join(self.base_model.merged)
+        if merged:
+            raise RuntimeError(f"{what} while {merged} is merged into the weights: call unmerge_adapter() first")

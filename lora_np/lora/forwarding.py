@@ -1,0 +1,98 @@
+"""Attributes that are another's, as in PEFT: a PeftModel has those of its LoraModel, which has those of the model.
+
+So `peft_model.transformer` is the model's, and `peft_model.base_model.merge_adapter()` is what it is on the PeftModel.
+Python asks `__getattr__` only for what it has not found, so that nothing that is there gets slower.
+"""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, ClassVar
+
+from .. import nn
+from .call import Call, Owner, in_block, this_call
+
+if TYPE_CHECKING:
+    from .config import PeftConfig
+
+ON_BOTH = frozenset(  # what PEFT's users call on a LoraModel, and a PeftModel does here
+    (
+        *("active_adapter", "add_weighted_adapter", "delete_adapter", "merge_adapter", "merge_and_unload"),
+        *("set_adapter", "set_requires_grad", "unload", "unmerge_adapter"),
+    )
+)
+
+
+class Forwarding(nn.Module):
+    """A module around another one, whose attributes it has too. Abstract.
+
+    inner   the name of the attribute that holds the other one
+    """
+
+    inner: ClassVar[str]
+
+    def __getattr__(self, name: str) -> Any:
+        """The other one's attribute; AttributeError, with this class and the model's, if it has none."""
+        inner = vars(self).get(self.inner)  # while a copy is being made there is none yet
+        if inner is None or name.startswith("__"):
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+        try:
+            return getattr(inner, name)
+        except AttributeError:
+            raise AttributeError(f"{type(self).__name__} of {_model(inner)} has no attribute {name!r}") from None
+
+
+class Tuner(Forwarding):
+    """What PEFT's users find on `peft_model.base_model`. Abstract: `LoraModel` puts the adapters into the layers.
+
+    peft_config      {adapter name: its PeftConfig}
+    active_adapters  the names of those that take part
+    """
+
+    inner = "model"
+    peft_config: dict[str, "PeftConfig"]
+    active_adapters: list[str]
+    adapted: dict[str, Any]
+    saved: dict[str, Any]
+    owner: Owner
+    _list_layers: Callable[[], None]
+
+    def __getattr__(self, name: str) -> Any:
+        """What a PeftModel around this does, or the model's attribute."""
+        if name in ON_BOTH and "model" in vars(self):
+            from .peft_model import PeftModel  # which imports this module
+
+            return getattr(PeftModel.around(self), name)
+        return super().__getattr__(name)
+
+    @property
+    def is_disabled(self) -> bool:
+        """Are the adapters left out here: in a block of `disable_adapter`, or until `enable_adapter_layers`?"""
+        return this_call(self.owner).disabled
+
+    @nn.all_or_nothing
+    def disable_adapter_layers(self) -> None:
+        """Leave all adapters out, and do not train them, until `enable_adapter_layers`."""
+        self._switch(False)
+        for layer in self.adapted.values():
+            for adapter in layer.adapters.values():
+                adapter.requires_grad_(False)
+        for module in self.saved.values():
+            module.modules_to_save.requires_grad_(False)
+
+    @nn.all_or_nothing
+    def enable_adapter_layers(self) -> None:
+        """Have the active adapters take part again, to be trained."""
+        self._switch(True)
+        self.set_adapter(self.active_adapters)
+
+    def _switch(self, on):
+        if in_block(self.owner):
+            raise RuntimeError("switching adapter layers inside disable_adapter(): do it outside of the block")
+        self.owner = Owner(Call(disabled=not on))  # a new one: what is being computed goes on with the other
+        self._list_layers()
+
+
+def _model(inner):
+    """The name of the class of the model inside all wrappers."""
+    while isinstance(inner, Forwarding):
+        inner = vars(inner).get(inner.inner)
+    return type(inner).__name__

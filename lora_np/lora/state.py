@@ -1,0 +1,107 @@
+"""An adapter's numbers by their names in PEFT's files, without a file: taken from a model, and put into one."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from .. import nn
+from ..autograd import Tensor
+from ..autograd.tensor import data
+from ..storage import read_safetensors
+from .accepted import accept, adapter_folder
+from .call import Owner
+from .errors import UnknownAdapterError
+from .files import WEIGHTS_FILE
+from .forwarding import Tuner
+from .lora_model import LoraModel
+from .model_adapter import PREFIX, ModelAdapter
+from .persistent import LoadResult
+from .stored import without_names
+from .types import StrPath
+
+
+def tuner_of(model: Any) -> LoraModel:
+    """The LoraModel of a PeftModel, or of a model that `inject_adapter_in_model` gave adapters."""
+    base = getattr(model, "base_model", model)
+    if isinstance(base, LoraModel):
+        return base
+    if not isinstance(getattr(model, "peft_config", None), dict):
+        raise ValueError(f"this {type(model).__name__} has no adapters: get_peft_model(model, config) gives it one")
+    made = LoraModel.__new__(LoraModel)
+    made.model, made.shared, made.owner = model, {}, Owner()
+    made.peft_config = model.peft_config
+    made._list_layers()
+    made.active_adapters = list(dict.fromkeys(n for layer in made.adapted.values() for n in layer.active_adapters))
+    return made
+
+
+def tensors_of(tuner: Tuner, adapter_name: str) -> tuple[ModelAdapter, dict[str, Tensor]]:
+    """(the adapter, {name in PEFT's files: Parameter or Buffer}). KeyError and ValueError if there is none."""
+    if adapter_name not in tuner.peft_config:
+        raise UnknownAdapterError(adapter_name, tuner.peft_config)
+    adapter = tuner.adapter(adapter_name)
+    adapter.biases = tuner.biases(tuner.peft_config[adapter_name].bias)
+    return adapter, adapter.tensors()
+
+
+def get_peft_model_state_dict(
+    model: nn.Module,
+    state_dict: Mapping[str, Any] | None = None,
+    adapter_name: str = "default",
+    unwrap_compiled: bool = False,
+    save_embedding_layers: bool | str = "auto",
+) -> dict[str, Tensor]:
+    """{name in PEFT's files: Tensor} of one adapter. The arrays in them are the model's own, and not copies.
+
+    model: a PeftModel, or one from `inject_adapter_in_model`, whose names have no "base_model.model." in front.
+    state_dict: what `model.state_dict()` gave, to take the numbers from there. The other keywords are PEFT's.
+    """
+    accept("get_peft_model_state_dict", save_embedding_layers=save_embedding_layers)
+    tuner = tuner_of(model)
+    found = {name: Tensor(p.data) for name, p in tensors_of(tuner, adapter_name)[1].items()}
+    if state_dict is not None:
+        places = {id(p): name for name, p in (*model.named_parameters(), *model.named_buffers())}
+        own = tensors_of(tuner, adapter_name)[1]
+        found = {name: Tensor(data(state_dict[places[id(p)]])) for name, p in own.items()}
+    return {name.removeprefix(_prefix(model)): value for name, value in found.items()}
+
+
+@nn.all_or_nothing
+def set_peft_model_state_dict(
+    model: nn.Module,
+    peft_model_state_dict: Mapping[str, Any],
+    adapter_name: str = "default",
+    ignore_mismatched_sizes: bool = False,
+    low_cpu_mem_usage: bool = False,
+) -> LoadResult:
+    """Copy {name in PEFT's files: array or Tensor} into one adapter.
+
+    The result names the adapter's tensors that were not among them (missing_keys), and those that are no tensors of
+    the adapter (unexpected_keys). ValueError for wrong shapes, or with ignore_mismatched_sizes they stay as they are.
+    """
+    tuner = tuner_of(model)
+    if tuner.merged:
+        raise RuntimeError(f"{', '.join(tuner.merged)} is merged into the weights: call unmerge_adapter() first")
+    adapter, own = tensors_of(tuner, adapter_name)
+    given = {_prefix(model) + name: data(value) for name, value in peft_model_state_dict.items()}
+    given = without_names(given, own)
+    wrong = [name for name in given if name in own and tuple(given[name].shape) != own[name].shape]
+    if wrong and not ignore_mismatched_sizes:
+        shapes = f"{tuple(given[wrong[0]].shape)} instead of {own[wrong[0]].shape}"
+        raise ValueError(f"{wrong[0]} has shape {shapes}: this is another adapter's state ({len(wrong)} do not fit)")
+    adapter.incoming = {name: given[name] for name in given if name in own and name not in wrong}
+    adapter.fill()
+    return LoadResult([name for name in own if name not in given], [name for name in given if name not in own])
+
+
+def load_peft_weights(
+    model_id: StrPath, device: str | None = None, key_mapping: dict[str, str] | None = None, **kwargs: Any
+) -> dict[str, Tensor]:
+    """{name: Tensor} of what is in an adapter's folder, for `set_peft_model_state_dict`; subfolder=, revision=, ..."""
+    accept("load_peft_weights", key_mapping=key_mapping)
+    folder = adapter_folder("load_peft_weights", model_id, kwargs)
+    return {name: Tensor(array) for name, array in read_safetensors(folder / WEIGHTS_FILE)[0].items()}
+
+
+def _prefix(model):
+    """What stands in front of names in files, and in the names of a model without a PeftModel around it does not."""
+    return "" if isinstance(getattr(model, "base_model", model), Tuner) else PREFIX

@@ -1,0 +1,86 @@
+"""An adapter's numbers replaced by another file's: wholly or not at all."""
+
+import numpy as np
+import pytest
+from lora_helpers import logits_of, peft_model, refusal, snapshot, tiny_model
+
+from lora_np import PeftModel, hotswap_adapter
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """make(targets, **options): the folder of an adapter with random numbers."""
+
+    def make(name="new", targets=("c_attn",), seed=5, **options):
+        model = peft_model(list(targets), init_lora_weights=False, **options)
+        for i, p in enumerate(p for p in model.parameters() if p.requires_grad):
+            p.data = np.random.default_rng(seed + i).standard_normal(p.shape).astype(np.float32) * 0.1
+        model.save_pretrained(tmp_path / name)
+        return tmp_path / name
+
+    return make
+
+
+@pytest.mark.parametrize(
+    "options", [{"r": 4}, {"r": 1}, {"r": 7, "lora_alpha": 3}, {"r": 4, "rank_pattern": {"h.0": 2}}]
+)
+def test_it_computes_as_the_adapter_loaded_by_itself(folder, options):
+    model = peft_model(["c_attn"], init_lora_weights=False, r=4)
+    before = [id(p) for p in model.parameters()]
+    hotswap_adapter(model, folder(**options), "default")
+    assert [id(p) for p in model.parameters()] == before  # so an optimizer goes on with them
+    expected = PeftModel.from_pretrained(tiny_model(), folder(**options))
+    np.testing.assert_array_equal(logits_of(model), logits_of(expected))
+    assert model.get_nb_trainable_parameters()[0] > 0
+
+
+def test_it_is_saved_as_what_it_is_now(folder, tmp_path):
+    model = peft_model(["c_attn"], init_lora_weights=False, r=4)
+    hotswap_adapter(model, folder(r=2, lora_alpha=6), "default")
+    model.save_pretrained(tmp_path / "again")
+    again = PeftModel.from_pretrained(tiny_model(), tmp_path / "again")
+    np.testing.assert_array_equal(logits_of(again), logits_of(model))
+
+
+def test_layers_that_the_new_one_leaves_out_are_zero(folder):
+    model = peft_model(["c_attn", "c_fc"], init_lora_weights=False)
+    new = folder(targets=["c_attn"])
+    hotswap_adapter(model, new, "default")
+    np.testing.assert_allclose(
+        logits_of(model), logits_of(PeftModel.from_pretrained(tiny_model(), new)), rtol=1e-5, atol=1e-6
+    )
+
+
+@pytest.mark.parametrize(
+    ("options", "kind", "said"),
+    [
+        ({"use_rslora": True}, ValueError, "use_rslora=True, and the adapter False"),
+        ({"use_dora": True}, ValueError, "use_dora"),
+        ({"lora_dropout": 0.5}, ValueError, "lora_dropout"),
+        ({"alpha_pattern": {"h.0": 1}}, ValueError, "alpha_pattern"),
+        ({"targets": ["c_attn", "c_fc"]}, RuntimeError, "adapts transformer.h.0.mlp.c_fc in another way"),
+        ({"lora_bias": True}, RuntimeError, "in another way"),
+        ({"modules_to_save": ["ln_f"]}, RuntimeError, "weights of the model's own"),
+        ({"bias": "all"}, RuntimeError, "weights of the model's own"),
+    ],
+)
+def test_what_does_not_fit_is_refused_and_changes_nothing(folder, options, kind, said):
+    model = peft_model(["c_attn"], init_lora_weights=False)
+    before, new = snapshot(model), folder(**options)
+    message = refusal(kind, lambda: hotswap_adapter(model, new, "default"))
+    assert message.startswith("hotswap_adapter: ")
+    assert said in message
+    assert snapshot(model) == before
+
+
+def test_a_merged_adapter_stays(folder):
+    model = peft_model(["c_attn"], init_lora_weights=False)
+    new = folder()
+    model.merge_adapter()
+    assert "unmerge_adapter() first" in refusal(ValueError, lambda: hotswap_adapter(model, new, "default"))
+
+
+def test_misspelt_keywords(folder):
+    model, new = peft_model(["c_attn"]), folder()
+    message = refusal(TypeError, lambda: hotswap_adapter(model, new, "default", subfolde="x"))
+    assert "did you mean 'subfolder'?" in message

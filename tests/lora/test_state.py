@@ -1,0 +1,98 @@
+"""An adapter's numbers by name, without a file."""
+
+import numpy as np
+import pytest
+from lora_helpers import logits_of, peft_model, refusal, snapshot, tiny_model
+
+from lora_np import (
+    LoraConfig,
+    PeftModel,
+    VeraConfig,
+    get_peft_model,
+    get_peft_model_state_dict,
+    inject_adapter_in_model,
+    load_peft_weights,
+    set_peft_model_state_dict,
+)
+from lora_np.storage import read_safetensors
+
+
+def random_model(seed=0, **options):
+    model = peft_model(["c_attn"], init_lora_weights=False, **options)
+    for i, p in enumerate(p for p in model.parameters() if p.requires_grad):
+        p.data = np.random.default_rng(seed + i).standard_normal(p.shape).astype(np.float32) * 0.1
+    return model
+
+
+KINDS = [{}, {"use_dora": True}, {"lora_bias": True}, {"bias": "all"}, {"modules_to_save": ["ln_f"]}]
+
+
+@pytest.mark.parametrize("options", KINDS)
+def test_it_is_what_the_file_holds(tmp_path, options):
+    model = random_model(**options)
+    model.save_pretrained(tmp_path)
+    held, _ = read_safetensors(tmp_path / "adapter_model.safetensors")
+    for state in (get_peft_model_state_dict(model), load_peft_weights(tmp_path)):
+        assert state.keys() == held.keys()
+        for name, array in held.items():
+            np.testing.assert_array_equal(state[name].data, array)
+
+
+@pytest.mark.parametrize("options", KINDS)
+def test_another_model_computes_the_same_with_it(options):
+    model, other = random_model(**options), random_model(seed=50, **options)
+    result = set_peft_model_state_dict(other, get_peft_model_state_dict(model))
+    assert result == ([], [])
+    np.testing.assert_array_equal(logits_of(other), logits_of(model))
+
+
+def test_vera_has_what_its_layers_share():
+    model = get_peft_model(tiny_model(), VeraConfig(r=3, target_modules=["c_attn"]))
+    assert {"base_model.vera_A", "base_model.vera_B"} <= get_peft_model_state_dict(model).keys()
+
+
+def test_the_numbers_may_come_from_a_state_of_the_model():
+    model = random_model()
+    state = {name: array + 1 for name, array in model.state_dict().items()}
+    plain, taken = get_peft_model_state_dict(model), get_peft_model_state_dict(model, state)
+    for name, tensor in plain.items():
+        np.testing.assert_array_equal(taken[name].data, tensor.data + 1)
+
+
+def test_what_is_missing_and_what_is_too_much():
+    model = random_model()
+    state = get_peft_model_state_dict(model)
+    first = next(iter(state))
+    given = {name: value for name, value in state.items() if name != first} | {"nowhere.lora_A.weight": state[first]}
+    assert set_peft_model_state_dict(model, given) == ([first], ["nowhere.lora_A.weight"])
+
+
+def test_other_shapes_are_refused_or_left():
+    model = random_model()
+    before, state = snapshot(model), get_peft_model_state_dict(random_model(r=7))
+    message = refusal(ValueError, lambda: set_peft_model_state_dict(model, state))
+    assert "has shape (7, 16) instead of (4, 16)" in message
+    assert snapshot(model) == before
+    assert set_peft_model_state_dict(model, state, ignore_mismatched_sizes=True) == ([], [])
+    assert snapshot(model) == before
+
+
+def test_not_while_it_is_merged():
+    model = random_model()
+    state = get_peft_model_state_dict(model)
+    model.merge_adapter()
+    assert "unmerge_adapter() first" in refusal(RuntimeError, lambda: set_peft_model_state_dict(model, state))
+
+
+def test_a_model_without_adapters_is_refused():
+    assert "has no adapters" in refusal(ValueError, lambda: get_peft_model_state_dict(tiny_model()))
+
+
+def test_a_model_with_an_injected_adapter():
+    model = random_model()
+    state = {n.removeprefix("base_model.model."): t for n, t in get_peft_model_state_dict(model).items()}
+    config = LoraConfig(r=4, target_modules=["c_attn"], fan_in_fan_out=True)
+    injected = inject_adapter_in_model(config, tiny_model(), state_dict=state)
+    assert get_peft_model_state_dict(injected).keys() == state.keys()
+    assert not isinstance(injected, PeftModel)
+    np.testing.assert_allclose(logits_of(injected), logits_of(model), rtol=1e-6)

@@ -1,0 +1,29 @@
+"""Names of floating-point types, as users write them."""
+
+import numpy as np
+import pytest
+from lora_helpers import refusal
+
+from lora_np import nn
+
+
+@pytest.mark.parametrize("given", [np.float16, np.dtype("float16"), "float16", "torch.float16", "half", "torch.half"])
+def test_every_spelling(given):
+    assert nn.float_type(given) == np.float16
+
+
+@pytest.mark.parity
+def test_torchs_own():
+    import torch
+
+    assert [nn.float_type(d).name for d in (torch.half, torch.float32, torch.double)] == [
+        "float16",
+        "float32",
+        "float64",
+    ]
+    assert "NumPy has no bfloat16" in refusal(ValueError, lambda: nn.float_type(torch.bfloat16, "torch_dtype"))
+
+
+@pytest.mark.parametrize("given", ["int8", np.int64, "floaty", 32, None, "torch.complex64"])
+def test_others_are_refused_by_name(given):
+    assert refusal(ValueError, lambda: nn.float_type(given, "torch_dtype")).startswith("torch_dtype must be one of")

@@ -1,0 +1,57 @@
+"""A model and its adapter from the adapter's folder alone."""
+
+import numpy as np
+import pytest
+from lora_helpers import logits_of, refusal, tiny_model
+
+from lora_np import (
+    AutoModelForCausalLM,
+    AutoPeftModelForCausalLM,
+    LoraConfig,
+    PeftConfig,
+    PeftModelForCausalLM,
+    get_peft_model,
+)
+
+
+@pytest.fixture
+def folder(tmp_path):
+    tiny_model().save_pretrained(tmp_path / "base")
+    base = AutoModelForCausalLM.from_pretrained(tmp_path / "base")
+    config = LoraConfig(
+        target_modules=["c_attn"], init_lora_weights=False, task_type="CAUSAL_LM", fan_in_fan_out=True, r=2
+    )
+    model = get_peft_model(base, config)
+    model.save_pretrained(tmp_path / "adapters" / "mine")
+    return tmp_path / "adapters" / "mine", logits_of(model.eval())
+
+
+def test_both_are_loaded(folder):
+    model = AutoPeftModelForCausalLM.from_pretrained(folder[0])
+    assert isinstance(model, PeftModelForCausalLM)
+    np.testing.assert_array_equal(logits_of(model), folder[1])
+    assert model.get_nb_trainable_parameters()[0] == 0
+
+
+def test_keywords_go_where_they_belong(folder):
+    config = PeftConfig.from_pretrained(folder[0])
+    config.lora_alpha = 0
+    model = AutoPeftModelForCausalLM.from_pretrained(
+        folder[0].parent, "a", True, config, subfolder="mine", token=None, dtype="float64", device_map="cpu"
+    )
+    assert (model.active_adapter, model.dtype.name) == ("a", "float64")
+    np.testing.assert_allclose(logits_of(model), logits_of(tiny_model()), rtol=1e-4, atol=1e-5)
+    assert model.get_nb_trainable_parameters()[0] > 0
+
+
+def test_a_misspelt_keyword(folder):
+    message = refusal(TypeError, lambda: AutoPeftModelForCausalLM.from_pretrained(folder[0], dtpye="float32"))
+    assert "did you mean 'dtype'?" in message
+
+
+def test_an_adapter_that_does_not_say_its_base(tmp_path):
+    config = LoraConfig(target_modules=["c_attn"], fan_in_fan_out=True)
+    get_peft_model(tiny_model(), config).save_pretrained(tmp_path)
+    message = refusal(ValueError, lambda: AutoPeftModelForCausalLM.from_pretrained(tmp_path))
+    assert "base_model_name_or_path" in message
+    assert "PeftModel.from_pretrained(model, folder)" in message
