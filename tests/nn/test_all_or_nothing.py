@@ -107,9 +107,9 @@ def test_a_module_is_moved_and_filled_wholly_or_not_at_all(action):
 
 @pytest.mark.gpu
 def test_too_little_memory_on_the_gpu_leaves_the_module_where_it_was(monkeypatch):
-    from lora_np.nn import module
+    from lora_np.nn import placement
 
-    left, to_device = [2], module.to_device
+    left, to_device = [2], placement.to_device
 
     def full(array, device):
         left[0] -= 1
@@ -117,7 +117,7 @@ def test_too_little_memory_on_the_gpu_leaves_the_module_where_it_was(monkeypatch
             raise MemoryError
         return to_device(array, device)
 
-    monkeypatch.setattr(module, "to_device", full)
+    monkeypatch.setattr(placement, "to_device", full)
     model = two_layers()
     before = state(model)
     with pytest.raises(MemoryError):

@@ -243,7 +243,7 @@ def test_ids_and_labels_on_the_gpu_stay_there_and_give_the_same(monkeypatch, kin
         expected = [p.grad.get() for p in model.parameters() if p.requires_grad]
         model.zero_grad()
         with monkeypatch.context() as patch:
-            for place in ("models.base", "models.output", "autograd.functional", "autograd.fused.loss"):
+            for place in ("models.pretrained_model", "models.output", "autograd.functional", "autograd.fused.loss"):
                 patch.setattr(f"lora_np.{place}.to_numpy", fetched)
             found = model(**{name: cupy.asarray(x) for name, x in batch.items()})
             found.loss.backward()
