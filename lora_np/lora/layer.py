@@ -92,9 +92,7 @@ class AdaptedLayer(nn.Module):
         self.adapters: dict[str, Adapter] = {}
         self.active_adapters: list[str] = []
         self.merged_adapters: list[str] = []
-        self.owner: Owner | None = (
-            None  # stands for the adapted model, a call of which may leave adapters out: see `call.py`
-        )
+        self.owner: Owner | None = None  # of the adapted model, a call of which may leave adapters out (call.py)
         self._unmerged: tuple[Array, Array | None] | None = None  # weight and bias from before `merge`
         self._original: Array | None = None  # the weight from before PiSSA or OLoRA took a part out of it
 
