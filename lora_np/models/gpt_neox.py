@@ -15,6 +15,7 @@ import numpy as np
 from .. import nn
 from ..autograd import Tensor
 from ..autograd import functional as F
+from ..nn.parts import Parts
 from .activations import ACTIVATIONS, check_activation
 from .base import CausalLM
 from .config import Chance, Depth, Fraction, ModelConfig, OptionalId, Size, TokenIds
@@ -96,6 +97,7 @@ class GPTNeoXAttention(nn.Module):
         C, bias = config.hidden_size, config.attention_bias
         self.layer, self.heads, self.dropout = layer, config.num_attention_heads, config.attention_dropout
         self.query_key_value = nn.Linear(C, 3 * C, bias)
+        self.query_key_value.parts = Parts(dict.fromkeys("qkv", C), groups=self.heads)
         self.dense = nn.Linear(C, C, bias)
 
     def forward(self, x: Tensor, context: Context, angles: Sequence[np.ndarray]) -> Tensor:

@@ -7,8 +7,12 @@ import pytest
 from lora_helpers import (
     assert_equal_to_peft,
     assert_exchanged_with_peft,
+    assert_merges,
+    gradients,
     hugging_face_twin,
+    load_in_peft,
     logits_of,
+    perturbed,
     randomize,
     relative,
     some_ids,
@@ -23,7 +27,16 @@ from model_helpers import (
     some_labels,
 )
 
-from lora_np import AutoModelForCausalLM, GPTNeoXConfig, GPTNeoXForCausalLM, KVCache, LoraConfig, no_grad
+from lora_np import (
+    AutoModelForCausalLM,
+    GPTNeoXConfig,
+    GPTNeoXForCausalLM,
+    KVCache,
+    LoraConfig,
+    PeftModel,
+    get_peft_model,
+    no_grad,
+)
 from lora_np.autograd import threads
 from lora_np.cli import main
 from lora_np.costs import estimate_step_memory, flops
@@ -261,6 +274,52 @@ class TestLora:
 
     def test_files_are_exchanged_with_peft(self, targets, tmp_path):
         assert_exchanged_with_peft(self.config(targets), tiny_neox(), tmp_path)
+
+
+PARTS = [["query_key_value.q"], ["query_key_value.q", "query_key_value.v"], ["query_key_value.k", "dense"]]
+
+
+class TestParts:
+    """q, k or v alone, though each head has all three."""
+
+    def adapted(self, targets, model=None):
+        config = LoraConfig(r=3, lora_alpha=5, init_lora_weights=False, target_modules=targets)
+        return perturbed(get_peft_model(model or tiny_neox(), config))
+
+    @pytest.mark.parametrize("part", "qkv")
+    def test_it_changes_the_rows_of_that_part_of_each_head(self, part):
+        layer = self.adapted([f"query_key_value.{part}"]).get_base_model().gpt_neox.layers[0].attention.query_key_value
+        x = np.random.default_rng(3).standard_normal((5, 16)).astype(np.float32)
+        change = (layer(x).data - layer.base_layer(x).data).reshape(5, 2, 3, 8)  # (N, H, 3, D)
+        chosen = "qkv".index(part)
+        assert (change[:, :, chosen] != 0).all()
+        np.testing.assert_array_equal(np.delete(change, chosen, axis=2), 0)
+
+    @pytest.mark.parametrize("targets", PARTS, ids=str)
+    def test_it_merges(self, targets):
+        assert_merges(self.adapted(targets), 2e-6)
+
+    @pytest.mark.parity
+    @pytest.mark.parametrize("targets", PARTS, ids=str)
+    def test_a_saved_adapter_loads_here_and_in_peft(self, targets, tmp_path):
+        model = self.adapted(targets)
+        model.save_pretrained(tmp_path)
+        again = PeftModel.from_pretrained(tiny_neox(), tmp_path)
+        assert relative(logits_of(again), logits_of(model)) < 1e-6
+        assert relative(logits_of(load_in_peft(tiny_neox(), tmp_path), some_ids(model.config)), logits_of(model)) < 2e-5
+
+    def test_gradients_are_those_of_the_whole(self, tmp_path):
+        model = self.adapted(["query_key_value.q", "query_key_value.v"])
+        model.save_pretrained(tmp_path)
+        whole = PeftModel.from_pretrained(tiny_neox(), tmp_path, is_trainable=True)
+        found, expected = gradients(model), gradients(whole)
+        for name, gradient in found.items():
+            if "lora_A" in name:
+                assert relative(gradient, expected[name]) < 2e-6, name
+                continue
+            rows = expected[name].reshape(2, 3, 8, 6).swapaxes(0, 1).reshape(3, 16, 6)  # (3, H·D, 2r)
+            blocks = [rows[0, :, :3], rows[2, :, 3:]]
+            assert relative(gradient, np.concatenate(blocks)) < 2e-6, name
 
 
 @pytest.mark.parity

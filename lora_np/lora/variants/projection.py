@@ -26,6 +26,7 @@ class PartialProjection(LowRankAdapter):
     def __init__(self, config: Config, target: Target) -> None:
         super().__init__(config, target)
         self.names = target.layer.parts  # {name: width} of all parts of the projection
+        self.groups = getattr(self.names, "groups", 1)  # in how many pieces their rows lie among each other
         self.chosen = target.parts
 
     @classmethod
@@ -58,4 +59,8 @@ class PartialProjection(LowRankAdapter):
         for part, width in self.names.items():
             columns = [found[part] if other == part else xp.zeros((width, r), B.dtype) for other in self.chosen]
             rows.append(concatenate(columns, axis=1))
-        return concatenate(rows)
+        whole = concatenate(rows)
+        if self.groups == 1:
+            return whole
+        pieces = whole.reshape(len(rows), self.groups, -1, whole.shape[1])
+        return pieces.swapaxes(0, 1).reshape(whole.shape)
