@@ -4,7 +4,6 @@ A keyword that changes nothing here is accepted with the values that change noth
 is a ValueError that says why. One that no such function has is a TypeError that names the nearest.
 """
 
-import dataclasses
 import difflib
 import functools
 import inspect
@@ -70,7 +69,7 @@ class NamedFields:
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         """The object, its fields not set yet."""
-        names = [field.name for field in dataclasses.fields(cls)]  # type: ignore[arg-type]
+        names = list(vars(cls).get("__dataclass_fields__", ()))  # those that are for __init__ alone, too (InitVar)
         for name in kwargs:
             if name not in names:
                 raise TypeError(unknown_keyword(cls.__name__, name, names))
