@@ -38,7 +38,7 @@ MOVED = {  # {old module: (new modules, ...)}, all without the leading "lora_np.
     "models.causal_lm": ("models.base",),
     "models.checkpoints": ("models.loading.checkpoints",),
     "models.fetch": ("models.loading.fetch",),
-    "models.gguf": ("models.loading.gguf",),
+    "models.gguf": ("models.loading.gguf", "models.loading.gguf_names", "models.loading.gguf_config"),
     "models.generation.defaults": ("models.generation.config", "models.generation.options"),
     "models.generation.sampling": ("models.generation.generate", "models.generation.run"),
     "models.sampling": ("models.generation.generate", "models.generation.run"),

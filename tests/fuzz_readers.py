@@ -129,7 +129,7 @@ def generation_config(directory):
 
     def read():
         model = used(directory)
-        model.generation_config = {**model.generation_config, "max_new_tokens": 3}
+        model.generation_config.max_new_tokens = 3
         try:
             model.generate([[1, 2]])
         except ValueError as error:

@@ -59,8 +59,8 @@ CASES = {  # the argument: what gives it, and of what kinds it may well be
     "get_peft_model: config": (lambda x: lora_np.get_peft_model(tiny(), x), []),
     "add_adapter: config": (lambda x: lora_np.get_peft_model(tiny(), CONFIG).add_adapter("b", x), []),
     "PeftModel.from_pretrained: model": (lambda x: lora_np.PeftModel.from_pretrained(x, "nowhere"), []),
-    "PeftModel.from_pretrained: directory": (lambda x: lora_np.PeftModel.from_pretrained(tiny(), x), ["text"]),
-    "load_adapter: directory": (lambda x: lora_np.get_peft_model(tiny(), CONFIG).load_adapter(x, "b"), ["text"]),
+    "PeftModel.from_pretrained: model_id": (lambda x: lora_np.PeftModel.from_pretrained(tiny(), x), ["text"]),
+    "load_adapter: model_id": (lambda x: lora_np.get_peft_model(tiny(), CONFIG).load_adapter(x, "b"), ["text"]),
     "save_pretrained: directory": (lambda x: tiny().save_pretrained(x), ["text"]),
     "PeftModel.save_pretrained: directory": (
         lambda x: lora_np.get_peft_model(tiny(), CONFIG).save_pretrained(x),

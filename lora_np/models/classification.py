@@ -203,4 +203,5 @@ def classifier_named(fields: Mapping[str, Any]) -> type[SequenceClassifier] | No
     """The classifier that the fields of a config.json say they are of; None if they are of no classifier."""
     names = fields.get("architectures")
     known = {model.__name__: model for model in CLASSIFIERS.values()}
-    return next((known[name] for name in names if name in known), None) if isinstance(names, list) else None
+    given = [name for name in names if isinstance(name, str)] if isinstance(names, list) else []
+    return next((known[name] for name in given if name in known), None)

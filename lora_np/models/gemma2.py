@@ -3,7 +3,7 @@
 Every other block sees the nearest tokens only. A norm's weight is stored less 1, and embeddings are multiplied by √C.
 """
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from operator import attrgetter
 from typing import Any, ClassVar
 
@@ -35,7 +35,7 @@ class Gemma2Config(LlamaConfig):
     tie_word_embeddings: bool = True
     bos_token_id: OptionalId = 2
     eos_token_id: TokenIds = 1
-    pad_token_id: OptionalId = 0
+    pad_token_id: OptionalId = field(default=0, kw_only=True)
     query_pre_attn_scalar: Size = 256
     sliding_window: Size = 4096
     layer_types: list[str] | None = None

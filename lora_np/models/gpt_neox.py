@@ -46,7 +46,6 @@ class GPTNeoXConfig(ModelConfig):
     layer_norm_eps: Fraction = 1e-5
     bos_token_id: OptionalId = 0
     eos_token_id: TokenIds = 2
-    pad_token_id: OptionalId = None
     tie_word_embeddings: bool = False
     use_parallel_residual: bool = True
     rope_parameters: dict | None = None

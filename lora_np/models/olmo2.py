@@ -1,6 +1,6 @@
 """OLMo 2 (OLMo Team, 2024): a Llama with norms behind attention and MLP, and on queries and keys, none in front."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from .. import nn
@@ -18,7 +18,7 @@ class Olmo2Config(LlamaConfig):
     rms_norm_eps: Fraction = 1e-5
     bos_token_id: OptionalId = None
     eos_token_id: TokenIds = 50279
-    pad_token_id: OptionalId = 1
+    pad_token_id: OptionalId = field(default=1, kw_only=True)
     mlp_bias: ClassVar[bool] = False  # type: ignore[misc]
 
     model_type, architecture = "olmo2", "Olmo2ForCausalLM"

@@ -44,7 +44,7 @@ class CausalLMOutput(ModelOutput):
             self._logits, self.loss = None, F.linear_cross_entropy(hidden, head.weight, targets, softcap=softcap)
             self._used = head.weight.data, head.weight.node()
         else:  # no labels, or a head of another kind, such as one with an adapter
-            self._logits = self._computed()
+            self._logits = self._of_head()
             self.loss = None if targets is None else F.cross_entropy(self._logits, targets)
 
     def has(self, name: str) -> bool:
@@ -67,10 +67,10 @@ class CausalLMOutput(ModelOutput):
                     "the head's weights have changed since this forward pass: ask for .logits before that"
                 )
             with contextlib.nullcontext() if self.grad_enabled else no_grad():
-                self._logits = self._computed()
+                self._logits = self._of_head()
         return self._logits
 
-    def _computed(self):
+    def _of_head(self):
         logits = self.head(self.hidden)
         return logits if self.softcap is None else F.softcap(logits, self.softcap)
 

@@ -4,7 +4,7 @@ The parts can be adapted alone: target_modules=["qkv_proj.q", "gate_up_proj.up"]
 """
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, ClassVar
 
 from .. import nn
@@ -31,7 +31,7 @@ class Phi3Config(LlamaConfig):
     original_max_position_embeddings: Size = 4096
     rms_norm_eps: Fraction = 1e-5
     eos_token_id: TokenIds = 32000
-    pad_token_id: OptionalId = 32000
+    pad_token_id: OptionalId = field(default=32000, kw_only=True)
     sliding_window: Size | None = None
     attention_bias: ClassVar[bool] = False  # type: ignore[misc]
     mlp_bias: ClassVar[bool] = False  # type: ignore[misc]

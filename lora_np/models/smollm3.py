@@ -1,6 +1,6 @@
 """SmolLM3 (Bakouch et al., 2025): a Llama of whose layers each fourth does not turn queries and keys (NoPE)."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from ..autograd import Tensor
@@ -26,7 +26,7 @@ class SmolLM3Config(LlamaConfig):
     tie_word_embeddings: bool = True
     bos_token_id: OptionalId = 128000
     eos_token_id: TokenIds = 128001
-    pad_token_id: OptionalId = 128004
+    pad_token_id: OptionalId = field(default=128004, kw_only=True)
     use_sliding_window: bool = False
     sliding_window: Size | None = None
     no_rope_layers: list[int] | None = None

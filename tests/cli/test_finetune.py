@@ -285,15 +285,3 @@ def test_a_folder_of_texts(tmp_path, text):
     assert "Texts read from" in report
     assert ": 2; left out, as they are no texts: c.bin" in report
     assert "corpus" in result["history"]["evaluation"][0]
-
-
-def test_where_nothing_can_be_written_it_says_so(tmp_path, text, monkeypatch):
-    def full(path):
-        raise OSError(errno.ENOSPC, "No space left on device")
-
-    monkeypatch.setattr(storage.safetensors, "replacing", full)
-    monkeypatch.setenv("HOME", str(tmp_path / "home"))
-    lines = []
-    with pytest.raises(OSError, match="no folder is left that can be written to, and so nothing was saved: ") as error:
-        finetune(FinetuneOptions(out=str(tmp_path / "out"), data=str(text), **FEW), say=lines.append)
-    assert "error.run" not in str(error.value) + "".join(lines)

@@ -98,7 +98,8 @@ def load_language_model(
     path = resolve(name_or_path, gguf_file, subfolder=options.pop("subfolder", None), **hub_options(options))
     refuse_adapter(path, name_or_path)
     own = {} if config is None else as_config(config).to_dict()
-    fields, source = (fields_at(path), path) if config is None or kind is not None else (own, "config")
+    said = path if path.suffix == ".gguf" else path / "config.json"
+    fields, source = (fields_at(path), said) if config is None or kind is not None else (own, "config")
     config_class, model_class = classes_at(fields, source)
     if kind is not None and not issubclass(model_class, kind):
         raise ValueError(f"{path} has a {model_class.__name__}: load it with that, or with AutoModelForCausalLM")
@@ -178,7 +179,7 @@ def load_config(call: str, name_or_path: str | PathLike, kind: type[ModelConfig]
     where = {"subfolder": options.pop("subfolder", None), **hub_options(options)}
     path = resolve(name_or_path, options.pop("gguf_file", None), **where) if not _is_json(name_or_path) else None
     fields = read_json(name_or_path) if path is None else fields_at(path)
-    config_class = classes_at(fields, path or name_or_path)[0]
+    config_class = classes_at(fields, name_or_path if path is None or path.suffix else path / "config.json")[0]
     if kind is not None and not issubclass(config_class, kind):
         raise ValueError(f"{name_or_path} has a {config_class.__name__}: read it with that, or with AutoConfig")
     config: Any = config_class.from_dict({**fields, **changes_of(call, config_class, options)})
