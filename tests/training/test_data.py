@@ -129,7 +129,7 @@ def test_load_text_reads_utf8(tmp_path):
     ("content", "error", "message"),
     [
         pytest.param(None, FileNotFoundError, r"my\.txt does not exist", id="missing"),
-        pytest.param("folder", FileNotFoundError, r"my\.txt is a directory", id="directory"),
+        pytest.param("folder", ValueError, r"the folder .*my\.txt has no text to learn from", id="directory"),
         pytest.param(b"", ValueError, r"my\.txt is empty", id="empty"),
         pytest.param(b" \n\t\n\n ", ValueError, r"my\.txt is empty", id="whitespace"),
         pytest.param(b"abc\xff\xfe", ValueError, r"my\.txt is not UTF-8 text.* byte 3", id="not-utf8"),
