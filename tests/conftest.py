@@ -66,10 +66,12 @@ def _seeded():
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config, items):
     """GPU tests run when `-m` asks for them. Parity tests are skipped by the name of the oracle that is missing, or
-    refused where CI requires it. What uses SmolLM2 has a marker, so that `-m smollm2` finds it."""
+    refused where CI requires it. What uses SmolLM2 or Gemma 3 has a marker, so that `-m smollm2` finds it."""
     for item in items:
         if "smollm2_gguf" in getattr(item, "fixturenames", ()):
             item.add_marker("smollm2")
+        if "gemma3_gguf" in getattr(item, "fixturenames", ()):
+            item.add_marker("gemma3")
     if "gpu" not in config.getoption("markexpr"):
         on_gpu = [item for item in items if item.get_closest_marker("gpu")]
         config.hook.pytest_deselected(items=on_gpu)

@@ -63,7 +63,7 @@ def test_each_course_is_transformers_step_by_step(name, options, total, warmup):
     from transformers import get_scheduler
 
     if name == "polynomial" and total == warmup:
-        pytest.skip("Transformers divides by zero there")
+        warmup -= 1  # Transformers divides by zero there
     rate = 0.02
     optimizer = torch.optim.SGD([torch.nn.Parameter(torch.zeros(1))], lr=rate)
     kwargs = {"num_warmup_steps": warmup, "num_training_steps": total, "scheduler_specific_kwargs": options}
