@@ -7,6 +7,7 @@ from collections import defaultdict
 from pathlib import Path
 
 import lora_np
+from lora_np.autograd import locks, threads
 
 PACKAGE = str(Path(lora_np.__file__).parent) + os.sep
 EVERY_LINE = os.environ.get("LORA_NP_EVERY_LINE") == "1"  # and each time that it is run; takes hours
@@ -38,6 +39,18 @@ class Lines:
             return action()
         finally:
             sys.settrace(before)
+            _let_go()
+
+
+def _let_go():
+    """Let go of locks that are still held.
+
+    A trace also raises where a `with` block is left, before it lets go of its lock: no signal can come there.
+    """
+    while locks.leaves._is_owned():
+        locks.leaves.release()
+    if threads._process.one_at_a_time.locked():
+        threads._process.one_at_a_time.release()
 
 
 def points_of(action):
