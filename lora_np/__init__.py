@@ -18,7 +18,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 from . import aliases
-from .autograd import Tensor, gradcheck, manual_seed, no_grad, torch_names
+from .autograd import Tensor, gradcheck, manual_seed, no_grad
 
 if TYPE_CHECKING:  # for editors; Python reads the parts one by one, when a name is asked for that it has not found yet
     from .auto_peft import AutoPeftModelForCausalLM
@@ -217,6 +217,8 @@ def __getattr__(name):
     """
     if name in _PARTS:
         return importlib.import_module(f".{name}", __name__)
+    from .autograd import torch_names
+
     if name in torch_names.NAMES:
         return torch_names.NAMES[name]
     if name == "optim":
@@ -230,4 +232,6 @@ def __getattr__(name):
 
 
 def __dir__():
+    from .autograd import torch_names
+
     return sorted({*globals(), *__all__, *_PARTS, *torch_names.NAMES, "optim"})

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..autograd import manual_seed
-from ..lora import LoraConfig, PeftModel, get_peft_model
+from ..lora import PeftModel
 from ..lora.analysis import format_parameter_table
 from ..models import AutoModelForSequenceClassification, AutoTokenizer
 from ..models.rope import context_length
@@ -23,7 +23,7 @@ from ..models.tokenizers.base import BaseTokenizer
 from ..storage import together, write_json
 from ..training import LabelledData, accuracy, load_labelled, split_labelled
 from ..training.labelled import Labelled, predicted
-from .finetune import _moved, _train
+from .finetune import _moved, _train, with_new_adapter
 from .model import check_vocabulary
 from .options import FinetuneOptions, ResolvedOptions
 from .output import Output, output_directory
@@ -102,15 +102,7 @@ def _adapted(model: Any, options: ResolvedOptions) -> PeftModel:
     """The classifier with a fresh adapter."""
     if options.gradient_checkpointing:
         model.gradient_checkpointing_enable()
-    config = LoraConfig(
-        r=options.rank,
-        lora_alpha=options.alpha,
-        lora_dropout=options.dropout,
-        target_modules=options.targets,
-        task_type="SEQ_CLS",
-        fan_in_fan_out=model.config.model_type == "gpt2",
-    )
-    return get_peft_model(model, config)
+    return with_new_adapter(model, options, "SEQ_CLS")
 
 
 def _train_and_report(

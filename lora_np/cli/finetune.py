@@ -210,6 +210,11 @@ def _adapted(model: CausalLM, options: ResolvedOptions) -> PeftModel:
     manual_seed(options.seed)
     if options.adapter is not None:
         return PeftModel.from_pretrained(model, options.adapter, is_trainable=True)
+    return with_new_adapter(model, options, "CAUSAL_LM")
+
+
+def with_new_adapter(model: Any, options: ResolvedOptions, task_type: str) -> PeftModel:
+    """The model with a fresh adapter for a task. ValueError if its rank is above the size of every layer."""
     largest = max(map(max, linear_layers(model.config.to_dict()).values()))
     if options.rank > largest:
         raise ValueError(f"rank {options.rank} is above the size of every layer (the largest has {largest}): take less")
@@ -218,7 +223,7 @@ def _adapted(model: CausalLM, options: ResolvedOptions) -> PeftModel:
         lora_alpha=options.alpha,
         lora_dropout=options.dropout,
         target_modules=options.targets,
-        task_type="CAUSAL_LM",
+        task_type=task_type,
         fan_in_fan_out=model.config.model_type == "gpt2",
     )
     return get_peft_model(model, config)
