@@ -77,7 +77,9 @@ class TrainingArguments:
     save_strategy: str | None = dataclasses.field(default=None, metadata=ASIDE)
     gradient_checkpointing: bool = dataclasses.field(default=False, metadata=ASIDE)
 
-    __repr__ = changed_settings
+    def __repr__(self) -> str:
+        unset: dict[str, Any] = {"warmup_steps": None}
+        return changed_settings(self, {"warmup_steps": dataclasses.replace(self, **unset).warmup_steps})
 
     def __post_init__(self) -> None:
         for name in ("steps", "accumulation", "eval_every", "checkpoint_every"):
