@@ -101,13 +101,14 @@ class Adapters(Workbench):
         result = {}
 
         def action():
-            result["ours"] = ours.merge_and_unload(safe, names) if merge else ours.unload()
+            result["ours"] = ours.merge_and_unload(safe_merge=safe, adapter_names=names) if merge else ours.unload()
 
         def their_action():
             end = theirs.base_model.merge_and_unload if merge else theirs.base_model.unload
             result["theirs"] = end(safe_merge=safe, adapter_names=names) if merge else end()
 
-        if not self.both(f"merge_and_unload({safe}, {names})" if merge else "unload()", action, their_action):
+        what = f"merge_and_unload({safe}, {names})" if merge else "unload()"
+        if not self.both(what, action, their_action, ends=True):
             return
         plain = result["ours"]
         if merge:

@@ -27,8 +27,11 @@ class Files(Workbench):
     def save(self, which, as_plain_lora):
         """What is saved here comes back bit for bit, here; and PEFT computes the same with it."""
         name, folder = self.name(which), Path(self.temporary.name) / f"ours{len(self.folders)}"
-        action = lambda: self.ours.save_pretrained(folder, [name], as_plain_lora)  # noqa: E731
-        if self.refused_here(f"save_pretrained(..., [{name!r}], {as_plain_lora})", action) is not None:
+        chosen = {"selected_adapters": [name], "as_plain_lora": as_plain_lora}
+        action = lambda: self.ours.save_pretrained(folder, **chosen)  # noqa: E731
+        refusal = self.refused_here(f"save_pretrained(..., {chosen})", action)
+        if refusal is not None:
+            assert reason_for(REFUSED_HERE, refusal), f"not saved, which is not listed: {refusal}"
             return
         folder = folder if name == "default" else folder / name
         self.folders.append(folder)

@@ -77,8 +77,11 @@ class Workbench(RuleBasedStateMachine):
         assert after == before, f"{what} was refused and changed the model:\n{changes(before[0], after[0])}"
         return message
 
-    def both(self, what, action, their_action):
-        """Do it on both sides; True if it is done here. One may refuse it and the other not where that is listed."""
+    def both(self, what, action, their_action, ends=False):
+        """Do it on both sides; True if it is done here. One may refuse it and the other not where that is listed.
+
+        ends: are there no adapters afterwards?
+        """
         refusal = self.refused_here(what, action)
         if self.theirs is None:
             return refusal is None
@@ -89,7 +92,7 @@ class Workbench(RuleBasedStateMachine):
             assert their_refusal, f"refused here, and PEFT does it, which is not listed: {refusal}"
         elif their_refusal:
             assert reason_for(REFUSED_BY_PEFT, their_refusal), f"PEFT refuses it, which is not listed: {their_refusal}"
-        if their_refusal:
+        if their_refusal and (refusal or not ends):
             self.rebuild()
         return refusal is None
 
