@@ -69,7 +69,8 @@ class NamedFields:
 
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         """The object, its fields not set yet."""
-        names = list(vars(cls).get("__dataclass_fields__", ()))  # those that are for __init__ alone, too (InitVar)
+        author = next(kind for kind in cls.__mro__ if "__init__" in vars(kind))  # a subclass may have its own, or none
+        names = list(vars(author).get("__dataclass_fields__", kwargs))  # those for __init__ alone, too (InitVar)
         for name in kwargs:
             if name not in names:
                 raise TypeError(unknown_keyword(cls.__name__, name, names))

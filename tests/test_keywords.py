@@ -55,3 +55,22 @@ def test_fields_of_a_dataclass():
 
     assert Settings(size=3) == Settings(3)
     assert refusal(TypeError, lambda: Settings(sise=3)) == "Settings has no option 'sise'; did you mean 'size'?"
+
+
+def test_fields_of_a_class_derived_from_a_dataclass():
+    @dataclass
+    class Settings(NamedFields):
+        size: int = 1
+
+    class Other(Settings):
+        pass
+
+    class Own(Settings):
+        def __init__(self, colour):
+            super().__init__(2)
+            self.colour = colour
+
+    assert Other(size=3).size == 3
+    assert refusal(TypeError, lambda: Other(sise=3)) == "Other has no option 'sise'; did you mean 'size'?"
+    own = Own(colour="red")
+    assert (own.size, own.colour) == (2, "red")
