@@ -41,6 +41,20 @@ class PeftType(StrEnum):
     """The kinds of adapters that are here, in PEFT's words."""
 
     LORA = "LORA"
+    ADALORA = "ADALORA"
+    DELORA = "DELORA"
+    FOURIERFT = "FOURIERFT"
+    HIRA = "HIRA"
+    HRA = "HRA"
+    IA3 = "IA3"
+    LOHA = "LOHA"
+    LOKR = "LOKR"
+    MISS = "MISS"
+    OFT = "OFT"
+    RANDLORA = "RANDLORA"
+    SHIRA = "SHIRA"
+    TINYLORA = "TINYLORA"
+    VBLORA = "VBLORA"
     VERA = "VERA"
 
 
