@@ -1,7 +1,8 @@
 """LoRA. Read `layer.py` first: it is the idea, on one page. Then, for LoRA on a whole model:
 
     adapter.py, kinds.py               what a kind of adapter says about itself, and which kinds there are
-    config.py, init.py, targets.py     the settings, how A and B are initialised, which layers get an adapter
+    peft_config.py, config.py          the settings of all kinds, and of LoRA
+    init.py, targets.py                how A and B are initialised, which layers get an adapter
     patterns.py                        names and regular expressions in the settings
     model_adapter.py, lora_model.py, peft_model.py     one adapter on a model, all of them, and PEFT's names
     files.py, written.py, stored.py    PEFT's files, what their config says, and what is unusual in some of them
@@ -27,7 +28,7 @@ from typing import TYPE_CHECKING
 
 from ..aliases import moved_names
 from . import variants
-from .config import LoraConfig, PeftConfig, PeftType, TaskType
+from .config import LoraConfig
 from .errors import UnknownAdapterError
 from .family import FAMILY
 from .helpers import (
@@ -40,6 +41,7 @@ from .helpers import (
 from .hotswap import hotswap_adapter
 from .layer import LoraLinear
 from .lora_model import LoraModel
+from .peft_config import PeftConfig, PeftType, TaskType
 from .peft_model import PeftModel, get_peft_model
 from .state import get_peft_model_state_dict, load_peft_weights, set_peft_model_state_dict
 from .status import TunerLayerStatus, TunerModelStatus, get_layer_status, get_model_status
