@@ -31,6 +31,7 @@ MOVED = {  # {old module: (new modules, ...)}, all without the leading "lora_np.
     "lora.model": ("lora.peft_model",),
     "lora.projection": ("lora.variants.projection",),
     "lora.tuner": ("lora.lora_model",),
+    "lora.variants.vera": ("lora.family.vera",),
     "lora.memory": ("costs.memory", "costs.step_memory"),
     "lora.sizes": ("costs.parameters", "costs.operations"),
     "lora.step_memory": ("costs.step_memory",),

@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 import pytest
 
 from lora_np import LoraConfig, TrainingArguments
-from lora_np.lora.variants.vera import VeraConfig
+from lora_np.lora.family.vera import VeraConfig
 from lora_np.settings import changed_settings
 
 

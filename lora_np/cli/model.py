@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from ..lora import PeftModel, TaskType
-from ..lora.config import CONFIG_FILE
 from ..lora.files import WEIGHTS_FILE
+from ..lora.peft_config import CONFIG_FILE
 from ..models import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 from ..models.base import CausalLM
 from ..models.loading.auto import TINY_PYTHON

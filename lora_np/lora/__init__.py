@@ -1,7 +1,8 @@
 """LoRA. Read `layer.py` first: it is the idea, on one page. Then, for LoRA on a whole model:
 
     adapter.py, kinds.py               what a kind of adapter says about itself, and which kinds there are
-    config.py, init.py, targets.py     the settings, how A and B are initialised, which layers get an adapter
+    peft_config.py, config.py          the settings of all kinds, and of LoRA
+    init.py, targets.py                how A and B are initialised, which layers get an adapter
     patterns.py                        names and regular expressions in the settings
     model_adapter.py, lora_model.py, peft_model.py     one adapter on a model, all of them, and PEFT's names
     files.py, written.py, stored.py    PEFT's files, what their config says, and what is unusual in some of them
@@ -12,7 +13,8 @@
 
 What goes beyond it:
 
-    variants/                          the other kinds, one file each
+    variants/                          what settings of LoraConfig make of LoRA, one file each
+    family/                            LoRA's relatives, with configurations of their own, one file each
     saved_modules.py, tied_heads.py    modules trained whole, and heads that follow an embedding whose rows are trained
     tasks.py                           PeftModels by what they are for
     combine.py, weighted.py            several adapters made into one
@@ -21,10 +23,14 @@ What goes beyond it:
     types.py                           short names for annotations
 """
 
+import importlib
+from typing import TYPE_CHECKING
+
 from ..aliases import moved_names
 from . import variants
-from .config import LoraConfig, PeftConfig, PeftType, TaskType
+from .config import LoraConfig
 from .errors import UnknownAdapterError
+from .family import FAMILY
 from .helpers import (
     cast_mixed_precision_params,
     check_if_peft_model,
@@ -35,29 +41,70 @@ from .helpers import (
 from .hotswap import hotswap_adapter
 from .layer import LoraLinear
 from .lora_model import LoraModel
+from .peft_config import PeftConfig, PeftType, TaskType
 from .peft_model import PeftModel, get_peft_model
 from .state import get_peft_model_state_dict, load_peft_weights, set_peft_model_state_dict
 from .status import TunerLayerStatus, TunerModelStatus, get_layer_status, get_model_status
 from .tasks import PeftModelForCausalLM, PeftModelForSequenceClassification
 from .variants.embedding import LoraEmbedding
-from .variants.vera import VeraConfig
 
-__getattr__ = moved_names(__name__)
+if TYPE_CHECKING:
+    from .family.adalora import AdaLoraConfig
+    from .family.delora import DeloraConfig
+    from .family.fourierft import FourierFTConfig
+    from .family.hira import HiraConfig
+    from .family.hra import HRAConfig
+    from .family.ia3 import IA3Config
+    from .family.loha import LoHaConfig
+    from .family.lokr import LoKrConfig
+    from .family.miss import MissConfig
+    from .family.oft import OFTConfig
+    from .family.randlora import RandLoraConfig
+    from .family.shira import ShiraConfig
+    from .family.tinylora import TinyLoraConfig
+    from .family.vblora import VBLoRAConfig
+    from .family.vera import VeraConfig
+
+_moved = moved_names(__name__)
+
+
+def __getattr__(name):
+    """The configuration of one of LoRA's relatives, whose file is read now; or a name that has moved."""
+    for module, config, *_ in FAMILY.values():
+        if name == config:
+            found = globals()[name] = getattr(importlib.import_module(f".family.{module}", __name__), name)
+            return found
+    return _moved(name)
+
 
 __all__ = [
+    "AdaLoraConfig",
+    "DeloraConfig",
+    "FourierFTConfig",
+    "HRAConfig",
+    "HiraConfig",
+    "IA3Config",
+    "LoHaConfig",
+    "LoKrConfig",
     "LoraConfig",
     "LoraEmbedding",
     "LoraLinear",
     "LoraModel",
+    "MissConfig",
+    "OFTConfig",
     "PeftConfig",
     "PeftModel",
     "PeftModelForCausalLM",
     "PeftModelForSequenceClassification",
     "PeftType",
+    "RandLoraConfig",
+    "ShiraConfig",
     "TaskType",
+    "TinyLoraConfig",
     "TunerLayerStatus",
     "TunerModelStatus",
     "UnknownAdapterError",
+    "VBLoRAConfig",
     "VeraConfig",
     "cast_mixed_precision_params",
     "check_if_peft_model",

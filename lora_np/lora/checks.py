@@ -3,10 +3,10 @@
 from typing import TYPE_CHECKING
 
 from .call import in_block
-from .config import PeftConfig
 from .errors import UnknownAdapterError
 from .forwarding import Forwarding
 from .names import check_new_name
+from .peft_config import PeftConfig
 from .variants.tokens import check_disjoint
 
 if TYPE_CHECKING:

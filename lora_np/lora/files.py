@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING
 from .. import nn
 from ..autograd.devices import array_module
 from ..storage import one_version, read_json, read_safetensors, together, write_safetensors
-from .config import CONFIG_FILE, PeftConfig
 from .foreign import refuse_foreign
 from .init import NITER
 from .kinds import config_class
 from .model_adapter import BASE_WEIGHT, PREFIX, ModelAdapter, new_adapter, resized_weights
 from .patterns import of_several
+from .peft_config import CONFIG_FILE, PeftConfig
 from .stored import fitted, without_names
 from .types import StrPath
 from .written import as_written

@@ -11,7 +11,7 @@ from .. import nn
 from .call import Call, Owner, in_block, this_call
 
 if TYPE_CHECKING:
-    from .config import PeftConfig
+    from .peft_config import PeftConfig
 
 ON_BOTH = frozenset(  # what PEFT's users call on a LoraModel, and a PeftModel does here
     (

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 
 from .. import nn
-from .config import PeftConfig
 from .layer import AdaptedLayer, LowRankAdapter
+from .peft_config import PeftConfig
 from .peft_model import PeftModel
 from .state import set_peft_model_state_dict
 from .types import StrPath

@@ -1,8 +1,13 @@
-"""Which kinds of adapters there are, and for which layers: two tables that `variants/__init__.py` fills."""
+"""Which kinds of adapters there are, and for which layers: two tables.
 
+`variants/__init__.py` fills them for LoRA; the kinds of `family/` join when one is first asked for.
+"""
+
+import importlib
 from typing import Any
 
 from .adapter import Adapter, Target, dtype_beside
+from .family import FAMILY
 from .types import Config, Layer
 
 KINDS: dict[str, tuple[Any, tuple[type[Adapter], ...]]] = {}  # {peft_type: (configuration, kinds, special ones first)}
@@ -14,11 +19,21 @@ def register(peft_type: str, config_class: type, *kinds: type[Adapter]) -> None:
     KINDS[peft_type] = config_class, kinds
 
 
+def known(peft_type: str) -> tuple[Any, tuple[type[Adapter], ...]]:
+    """(class of the configurations, kinds) of a peft_type. The file of a relative of LoRA is read now. KeyError."""
+    if peft_type not in KINDS:
+        module, *names = FAMILY[peft_type]
+        found = importlib.import_module(f".family.{module}", __package__)
+        register(peft_type, *(getattr(found, name) for name in names))
+    return KINDS[peft_type]
+
+
 def config_class(peft_type: Any, source: Any) -> Any:
     """The class of the configurations of this type. ValueError, in which `source` names the file, if it is unknown."""
-    if not isinstance(peft_type, str) or peft_type not in KINDS:
-        raise ValueError(f"{source} is of a {peft_type} adapter; known here are {', '.join(KINDS)}")
-    return KINDS[peft_type][0]
+    names = dict.fromkeys([*KINDS, *FAMILY])
+    if not isinstance(peft_type, str) or peft_type not in names:
+        raise ValueError(f"{source} is of a {peft_type} adapter; known here are {', '.join(names)}")
+    return known(peft_type)[0]
 
 
 def peft_type_of(adapter: Adapter) -> str:
@@ -28,7 +43,7 @@ def peft_type_of(adapter: Adapter) -> str:
 
 def kind_of(config: Config, target: Target) -> type[Adapter]:
     """The kind of adapter that `config` puts beside a `Target`."""
-    return target.kind or next(kind for kind in KINDS[config.peft_type][1] if kind.wanted(config, target))
+    return target.kind or next(kind for kind in known(config.peft_type)[1] if kind.wanted(config, target))
 
 
 def make_adapter(config: Config, target: Target) -> Adapter:

@@ -9,11 +9,11 @@ from ..autograd import Tensor
 from .adapter import Adapter, listed
 from .base_layer import all_finite, note_untied, shared_weights, stay_finite, untie
 from .call import Owner, calling
-from .config import PeftConfig
 from .forwarding import Tuner
 from .kinds import wrapped
 from .layer import AdaptedLayer
 from .model_adapter import ModelAdapter, new_adapter
+from .peft_config import PeftConfig
 from .saved_modules import ModulesToSave
 from .targets import biases_of, own_modules
 from .tied_heads import followed, tie_heads

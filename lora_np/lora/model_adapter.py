@@ -13,10 +13,10 @@ from ..autograd.devices import array_module, to_device
 from ..refusals import warn
 from .adapter import Adapter, Target
 from .base_layer import shared_weights
-from .config import PeftConfig
 from .init import check_rank
 from .kinds import kind_of, make_adapter
 from .layer import AdaptedLayer
+from .peft_config import PeftConfig
 from .saved_modules import ModulesToSave, copied
 from .targets import (
     HEADS,

@@ -12,11 +12,11 @@ from ..expect import A_MODEL, expect
 from ..keywords import near_misses
 from ..refusals import refuses_here
 from .accepted import accept, accept_dtype
-from .config import PeftConfig, TaskType, check_alpha
 from .layer import AdaptedLayer
 from .lora_model import LoraModel
 from .model_adapter import new_adapter
 from .names import check_new_name
+from .peft_config import PeftConfig, TaskType, check_alpha
 from .persistent import Persistent
 from .row_calls import checked_rows, generating, in_rows
 from .saved_modules import ModulesToSave

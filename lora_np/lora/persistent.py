@@ -8,8 +8,8 @@ from ..expect import A_MODEL, expect
 from ..storage import together
 from .accepted import accept, accept_dtype, accept_others, adapter_folder
 from .checks import Checked
-from .config import PeftConfig
 from .files import read_adapter, write_adapter
+from .peft_config import PeftConfig
 from .types import StrPath
 
 

@@ -24,8 +24,8 @@ import numpy as np
 
 from .. import nn
 from ..autograd.devices import to_numpy
-from .config import PeftConfig
 from .model_adapter import BASE_WEIGHT, PREFIX
+from .peft_config import PeftConfig
 from .targets import (
     biases_of,
     ends_with,

@@ -7,10 +7,10 @@ from typing import Any
 
 from .. import nn
 from ..refusals import warn
-from .config import PeftConfig, TaskType
 from .kinds import is_adaptable
 from .layer import AdaptedLayer
 from .patterns import BLOCK, unmatched
+from .peft_config import PeftConfig, TaskType
 from .saved_modules import ModulesToSave
 from .tied_heads import TiedHead
 

@@ -1,6 +1,6 @@
 """PeftModels by what the model is for, under PEFT's names: `get_peft_model` and `from_pretrained` choose among them."""
 
-from .config import TaskType
+from .peft_config import TaskType
 from .peft_model import PeftModel
 
 

@@ -7,8 +7,8 @@ from typing import Any
 
 from .. import nn
 from .adapter import Adapter
-from .config import PeftConfig
 from .model_adapter import PREFIX
+from .peft_config import PeftConfig
 from .targets import is_shorthand, targets_of
 from .types import Array
 from .variants import PartialProjection

@@ -14,7 +14,7 @@ from ...autograd import functional as F
 from ...autograd.random import random_seed
 from ...settings import changed_settings
 from ..adapter import Adapter, Target
-from ..config import PeftConfig, PeftType, check_dropout, check_ranks
+from ..peft_config import PeftConfig, PeftType, check_dropout, check_ranks
 from ..types import Array, Layer
 
 
