@@ -73,6 +73,11 @@ class FourierFTConfig(PeftConfig):
         for key, n in self.n_frequency_pattern.items():
             check_ranks(n, field_name=f"n_frequency_pattern[{key!r}]")
 
+    @property
+    def r(self) -> int:  # type: ignore[override]
+        """n, under the name that other kinds have for what says how large an adapter is."""
+        return self.n_frequency
+
     def rank_and_alpha(self, name: str) -> tuple[int, float]:
         """(n, s) of the layer with this dotted name."""
         return first_match(self.n_frequency_pattern or {}, name, self.n_frequency), self.scaling

@@ -63,7 +63,7 @@ class FamilyTests:
     def layer(self, kind, **options):
         """One adapted layer in float64, its adapter moved, and that adapter's one Parameter."""
         layer = LoraLinear(LAYERS[kind]().to(dtype=np.float64))
-        layer.add_adapter("a", self.config(**{"fan_in_fan_out": kind == "conv1d", **self.fewer, **options}))
+        layer.add_adapter("a", self.config("gpt2" if kind == "conv1d" else "llama", **{**self.fewer, **options}))
         layer.active_adapters = ["a"]
         (p,) = perturbed(layer.adapters["a"], scale=0.3).parameters()
         return layer, p
