@@ -1,4 +1,4 @@
-"""Operations on whole matrices, which some kinds of adapters are made of. Each has its backward inside, as in `ops.py`."""
+"""Operations on whole matrices, of which some kinds of adapters are made. Each has its backward inside, as in `ops.py`."""
 
 import numpy as np
 
@@ -38,7 +38,7 @@ def skew_symmetric(entries, size):
 
 
 def inverse_fourier(coefficients, places, shape):
-    r"""Y = Re(F⁻¹(C)), where C (M, N) has these real `coefficients` (n,) at `places`, of its M N entries, and zeros else.
+    r"""Y = Re(F⁻¹(C)), where C (M, N) has these real `coefficients` (n,) at `places`, of its M N entries, zeros else.
 
         Y[p, q] = 1/(M N) Σ C[j, k] cos(2π (j p / M + k q / N))
 

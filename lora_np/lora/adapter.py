@@ -85,7 +85,9 @@ class Adapter(nn.Module):
             raise ValueError(f"{config.peft_type} adapts linear layers here; {target.name} is an Embedding")
         if target.parts:
             parts = ", ".join(f"{target.name}.{part}" for part in target.parts)
-            raise ValueError(f"{config.peft_type} adapts whole layers, not {parts}: target_modules should name them whole")
+            raise ValueError(
+                f"{config.peft_type} adapts whole layers, not {parts}: target_modules should name them whole"
+            )
 
     @classmethod
     def shared(cls, config: Config, targets: list[Target]) -> dict[str, Tensor]:
@@ -143,7 +145,8 @@ def in_order(adapters: Sequence[Adapter]) -> list[Adapter]:
     """
     found: list[Adapter] = []
     for first_outside, group in groupby(adapters, key=attrgetter("first_outside")):
-        found += reversed(list(group)) if first_outside else group
+        row = list(group)
+        found += row[::-1] if first_outside else row
     return found
 
 
@@ -167,7 +170,7 @@ def listed(pieces: Mapping[str, Mapping[str, Any]]) -> dict[str, nn.Module]:
             if piece not in tables:
                 kinds = (nn.ModuleDict, nn.ParameterDict, nn.BufferDict)
                 tables[piece] = next(kind for kind in kinds if isinstance(value, kind.kind))()
-            tables[piece][name] = value
+            setattr(tables[piece], name, value)  # AdaLoRA's lora_A is a Parameter, LoRA's a Module: both have a place
     return tables
 
 

@@ -110,7 +110,7 @@ class AdaptedLayer(nn.Module):
         adapters = [self.adapters[name] for name in names]
         if len(adapters) == 1 and adapters[0].fused and isinstance(self.base_layer, (nn.Linear, nn.Conv1D)):
             return adapters[0].fused(self.base_layer, x)
-        x, pairs = inputs_of(adapters, x)  # [(adapter, what it gets)]: x, unless one after it multiplies (family/oft.py)
+        x, pairs = inputs_of(adapters, x)  # x itself for all, unless one of them multiplies: family/oft.py
         y = base = self.base_layer(x)
         for adapter, own in pairs:
             y = adapter.applied(self.base_layer, own, base, y)

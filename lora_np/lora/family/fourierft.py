@@ -99,7 +99,9 @@ class FourierFTAdapter(Adapter):
         super().check(config, target)
         most = target.layer.out_features * target.layer.in_features
         if target.r > most:
-            raise ValueError(f"n_frequency = {target.r}: the weight of {target.name} has {most} entries; that is the most")
+            raise ValueError(
+                f"n_frequency = {target.r}: the weight of {target.name} has {most} entries; that is the most"
+            )
 
     def delta(self) -> Tensor:
         """ΔW (out, in), differentiable."""

@@ -50,7 +50,7 @@ class HRAConfig(PeftConfig):
 
     peft_type: PeftType | str | None = PeftType.HRA
     r: int = 8
-    apply_GS: bool = False
+    apply_GS: bool = False  # noqa: N815  PEFT's name
     target_modules: list[str] | str | None = None
     exclude_modules: list[str] | str | None = None
     init_weights: bool = True
@@ -77,16 +77,16 @@ class HRAAdapter(Multiplicative):
             warn(f"r={target.r} is odd: its reflections do not undo each other, and training starts off the base model")
         pairs = pairs and target.r % 2 == 0 and not nn.is_weightless()
         drawn = nn.uniform((shape[0], shape[1] // 2), (2 / shape[1]) ** 0.5) if pairs else None
-        self.hra_u = nn.Parameter(
-            nn.uniform(shape, shape[1] ** -0.5) if drawn is None else np.repeat(drawn, 2, axis=1)
-        )
+        self.hra_u = nn.Parameter(nn.uniform(shape, shape[1] ** -0.5) if drawn is None else np.repeat(drawn, 2, axis=1))
 
     @classmethod
     def check(cls, config: HRAConfig, target: Target) -> None:
         super().check(config, target)
         if config.apply_GS and target.r > target.layer.in_features:
             width = target.layer.in_features
-            raise ValueError(f"apply_GS: r = {target.r} directions of {target.name}'s {width} inputs cannot be orthogonal")
+            raise ValueError(
+                f"apply_GS: r = {target.r} directions of {target.name}'s {width} inputs cannot be orthogonal"
+            )
 
     def factors(self) -> tuple[Tensor, Tensor]:
         """U (in, r) with columns of length one, and T (r, r)."""

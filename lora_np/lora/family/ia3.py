@@ -62,7 +62,9 @@ class IA3Config(PeftConfig):
         self.feedforward_modules = check_names("feedforward_modules", self.feedforward_modules)
         others = self._no_targets()
         if others:
-            raise ValueError(f"feedforward_modules has {', '.join(others)}, which target_modules has not: name it there")
+            raise ValueError(
+                f"feedforward_modules has {', '.join(others)}, which target_modules has not: name it there"
+            )
 
     def _no_targets(self):
         """The names in feedforward_modules that are not in target_modules, where both are lists."""

@@ -101,7 +101,9 @@ class OFTConfig(PeftConfig):
             raise ValueError(f"eps must not be negative, got {self.eps}")
         check_ranks(self.num_cayley_neumann_terms, field_name="num_cayley_neumann_terms")
         if self.num_cayley_neumann_terms > MOST_TERMS:
-            raise ValueError(f"num_cayley_neumann_terms must be at most {MOST_TERMS}, got {self.num_cayley_neumann_terms}")
+            raise ValueError(
+                f"num_cayley_neumann_terms must be at most {MOST_TERMS}, got {self.num_cayley_neumann_terms}"
+            )
 
     @classmethod
     def from_dict(cls, fields: Mapping[str, Any], source: str = "the adapter's configuration") -> Self:
@@ -165,7 +167,7 @@ class OFTAdapter(Multiplicative):
         return p
 
     def _some_at_rest(self, R):
-        """The blocks, of which in training the part `module_dropout` is I, drawn anew at each call; not if they share."""
+        """The blocks, of which the part `module_dropout` is I in training, drawn at each call; not if they share."""
         resting = int(self.config.module_dropout * len(R.data)) if self.training and len(R.data) > 1 else 0
         if not resting:
             return R

@@ -16,7 +16,6 @@ class TestIA3(FamilyTests):
     without_names = {"feedforward_modules": []}
 
 
-
 @pytest.mark.parametrize(("base", "numbers"), [(tiny_model, 2 * (48 + 64)), (tiny_llama, 2 * (8 + 8 + 24))])
 def test_the_usual_layers_of_each_architecture(base, numbers):
     model = get_peft_model(base(), IA3Config(fan_in_fan_out=base is tiny_model))
