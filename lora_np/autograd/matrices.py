@@ -1,4 +1,4 @@
-"""Operations on whole matrices, of which some kinds of adapters are made. Each has its backward inside, as in `ops.py`."""
+"""Operations on whole matrices, of which some kinds of adapters are made. Written as those in `ops.py` are."""
 
 import numpy as np
 

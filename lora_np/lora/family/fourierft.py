@@ -74,7 +74,7 @@ class FourierFTConfig(PeftConfig):
             check_ranks(n, field_name=f"n_frequency_pattern[{key!r}]")
 
     @property
-    def r(self) -> int:  # type: ignore[override]
+    def r(self) -> int:
         """n, under the name that other kinds have for what says how large an adapter is."""
         return self.n_frequency
 

@@ -22,6 +22,7 @@ PEFT has HRA for Linear layers and not for GPT-2's Conv1D.
 """
 
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 
@@ -35,7 +36,7 @@ from ...refusals import warn
 from ...settings import changed_settings
 from ..adapter import Target
 from ..peft_config import PeftConfig, PeftType, check_ranks
-from ..types import Array
+from ..types import Array, Input
 from .multiplicative import Multiplicative
 
 
@@ -70,14 +71,14 @@ class HRAConfig(PeftConfig):
 class HRAAdapter(Multiplicative):
     """The directions, `hra_u` (in, r), beside one linear layer; their lengths do not count."""
 
+    hra_u: Any  # a Parameter
+
     def __init__(self, config: HRAConfig, target: Target) -> None:
         super().__init__(config, target)
-        shape, pairs = (target.layer.in_features, target.r), config.init_weights and not config.apply_GS
-        if pairs and target.r % 2:
+        pairs = config.init_weights and not config.apply_GS
+        if pairs and target.r % 2 and not nn.is_weightless():
             warn(f"r={target.r} is odd: its reflections do not undo each other, and training starts off the base model")
-        pairs = pairs and target.r % 2 == 0 and not nn.is_weightless()
-        drawn = nn.uniform((shape[0], shape[1] // 2), (2 / shape[1]) ** 0.5) if pairs else None
-        self.hra_u = nn.Parameter(nn.uniform(shape, shape[1] ** -0.5) if drawn is None else np.repeat(drawn, 2, axis=1))
+        self.hra_u = nn.Parameter(directions(target.layer.in_features, target.r, pairs))
 
     @classmethod
     def check(cls, config: HRAConfig, target: Target) -> None:
@@ -97,7 +98,7 @@ class HRAAdapter(Multiplicative):
         U = U / (U * U).sum(axis=0).sqrt()
         return U, inverse(upper_triangle(F.linear(U.T, U.T), 1) + half)
 
-    def turned(self, x: Tensor) -> Tensor:
+    def turned(self, x: Input) -> Tensor:
         """x Mᵀ = x - x U Tᵀ Uᵀ."""
         U, T = self.factors()
         return x - F.linear(F.linear(x @ U, T), U)
@@ -109,9 +110,17 @@ class HRAAdapter(Multiplicative):
         return array_module(U).eye(len(U), dtype=U.dtype) - U @ T.T @ U.T
 
 
-def orthonormal(U: Tensor) -> Tensor:
+def directions(width: int, r: int, pairs: bool) -> Array:
+    """U (width, r) at the start: uniform, and in equal pairs where that is wanted and r is even."""
+    if pairs and r % 2 == 0 and not nn.is_weightless():
+        return np.repeat(nn.uniform((width, r // 2), (r // 2) ** -0.5), 2, axis=1)
+    drawn: Array = nn.uniform((width, r), r**-0.5)
+    return drawn
+
+
+def orthonormal(U: Any) -> Tensor:
     """The columns of U by Gram-Schmidt: from each, what the ones before it have of it is taken; then length one."""
-    found: list[Tensor] = []
+    found: list[Any] = []
     for i in range(U.shape[1]):
         u = U[:, i : i + 1]
         for other in found:

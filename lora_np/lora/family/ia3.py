@@ -95,16 +95,18 @@ class IA3Config(PeftConfig):
 class IA3Adapter(Multiplicative):
     """l, `ia3_l` (out, 1), or (1, in) in a feed-forward layer, beside one linear layer."""
 
+    ia3_l: Any  # a Parameter
+
     def __init__(self, config: IA3Config, target: Target) -> None:
         super().__init__(config, target)
         self.feedforward = config.is_feedforward(target.name)
         shape = (1, target.layer.in_features) if self.feedforward else (target.layer.out_features, 1)
         self.ia3_l = nn.Parameter(nn.filled(shape, 1.0) if config.init_ia3_weights else nn.normal(shape, 1.0))
 
-    def changed_input(self, x: Tensor) -> Tensor:
+    def changed_input(self, x: Input) -> Input:
         return (x * self.ia3_l.reshape(-1)).astype(x.dtype) if self.feedforward else x
 
-    def applied(self, layer: Layer, x: Input, base: Tensor, y: Tensor) -> Tensor:
+    def applied(self, layer: Layer, x: Input, base: Tensor, y: Any) -> Any:
         return y if self.feedforward else y * self.ia3_l.reshape(-1)
 
     def merged(self, layer: Layer, weight: Array, bias: Array | None) -> tuple[Array, Array | None]:

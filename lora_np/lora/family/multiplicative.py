@@ -6,6 +6,8 @@ What a product does to W depends on W: each output looks at the same inputs as b
 starts at the base model. R is never multiplied into W but to merge: turning x costs less.
 """
 
+from typing import Any
+
 from ...autograd import Tensor
 from ..adapter import Adapter, Target
 from ..base_layer import oriented
@@ -21,7 +23,7 @@ class Multiplicative(Adapter):
     def __init__(self, config: Config, target: Target) -> None:
         self.config, self.r, self.beside = config, target.r, (target.layer,)
 
-    def turned(self, x: Tensor) -> Tensor:
+    def turned(self, x: Input) -> Any:
         """x R, x (..., in)."""
         raise NotImplementedError
 
@@ -29,14 +31,14 @@ class Multiplicative(Adapter):
         """R (in, in)."""
         raise NotImplementedError
 
-    def changed_input(self, x: Tensor) -> Tensor:
+    def changed_input(self, x: Input) -> Input:
         return self.turned(x).astype(x.dtype)
 
-    def applied(self, layer: Layer, x: Input, base: Tensor, y: Tensor) -> Tensor:
+    def applied(self, layer: Layer, x: Input, base: Tensor, y: Any) -> Any:
         """The result as it is: what went into the layer was changed."""
         return y
 
-    def update(self, layer: Layer, x: Tensor, base: Tensor) -> Tensor:
+    def update(self, layer: Layer, x: Input, base: Tensor) -> Any:
         """What it adds to `base` = layer(x): base(x R) - base(x)."""
         turned = layer(self.changed_input(x))
         return self.applied(layer, x, turned, turned) - base

@@ -39,7 +39,7 @@ from ...refusals import warn
 from ...settings import changed_settings
 from ..adapter import Matrix, Target
 from ..peft_config import PeftConfig, PeftType, check_alpha, check_dropout, check_ranks
-from ..types import Array
+from ..types import Array, Input
 from .multiplicative import Multiplicative
 
 THIS_FORMULA = (0, 18)  # PEFT's version from which on Neumann's series is this one
@@ -120,7 +120,7 @@ class OFTConfig(PeftConfig):
         name, wanted = ("r", self.r) if self.r else ("oft_block_size", self.oft_block_size)
         divisors = (d for d in range(1, width + 1) if width % d == 0)
         found = min(divisors, key=lambda d: abs(d - wanted))  # of two as near, the smaller one
-        if found != wanted:
+        if found != wanted and not nn.is_weightless():
             warn(f"{name}={wanted} does not divide an input of {width}: {found} is taken")
         return (found, width // found) if self.r else (width // found, found)
 
@@ -135,6 +135,7 @@ class OFTAdapter(Multiplicative):
     """Q's entries above the diagonal, `oft_R` (n, b (b - 1) / 2), beside one linear layer; (1, ...) if blocks share."""
 
     first_outside = True
+    r: int
 
     def __init__(self, config: OFTConfig, target: Target) -> None:
         super().__init__(config, target)
@@ -142,12 +143,12 @@ class OFTAdapter(Multiplicative):
         shape = (1 if config.block_share else self.r, self.size * (self.size - 1) // 2)
         self.oft_R = Matrix(nn.zeros(shape) if config.init_weights else nn.normal(shape, 0.1))
 
-    def turned(self, x: Tensor) -> Tensor:
+    def turned(self, x: Input) -> Any:
         """Each block of x (..., in), of size b, times its own R (b, b)."""
         rows = x.reshape(-1, self.r, self.size).swapaxes(0, 1)  # (n, rows, b)
         return (rows @ self._some_at_rest(self.rotations())).swapaxes(0, 1).reshape(x.shape)
 
-    def rotations(self) -> Tensor:
+    def rotations(self) -> Any:
         """R's blocks (n, b, b), or (1, b, b)."""
         Q = skew_symmetric(self._entries(), self.size)
         one = array_module(Q.data).eye(self.size, dtype=Q.dtype)
@@ -186,7 +187,7 @@ class OFTAdapter(Multiplicative):
         return R.reshape(self.r * self.size, -1)
 
 
-def neumann(Q: Tensor, one: Array, terms: int) -> Tensor:
+def neumann(Q: Any, one: Array, terms: int) -> Any:
     """I + 2Q + 2Q² + ... + 2Qᵏ⁻¹ + Qᵏ, k = terms - 1, of matrices Q (..., b, b) and I; for 3 terms, too, k = 3."""
     last = max(terms - 1, 3) if terms > 2 else 1
     R, power = Q * (2.0 if terms > 1 else 0.0) + one, Q
