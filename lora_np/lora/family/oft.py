@@ -30,11 +30,11 @@ from typing import Any, Self
 import numpy as np
 
 from ... import nn
-from ...autograd import Tensor, no_grad
+from ...autograd import no_grad
 from ...autograd.devices import array_module
 from ...autograd.matrices import inverse, skew_symmetric
 from ...autograd.random import generator
-from ...autograd.tensor import needs_grad
+from ...autograd.tensor import needs_grad, record
 from ...refusals import warn
 from ...settings import changed_settings
 from ..adapter import Matrix, Target
@@ -157,15 +157,17 @@ class OFTAdapter(Multiplicative):
         return inverse(Q + one) * 2.0 - one  # as (I - Q)(I + Q)⁻¹ = (2I - (I + Q))(I + Q)⁻¹
 
     def _entries(self):
-        """Q's entries; with coft those of a Q that is short enough, which from now on are those that are trained."""
+        """Q's entries; with coft those of a Q that is short enough, which a pass with gradients writes down.
+
+        The gradient is that of the shorter ones, as they are what is trained from then on.
+        """
         p = self.oft_R.weight
         if not self.config.coft:
             return p
         entries = shortened_to(p.data, self.config.eps / len(p.data) ** 0.5)
-        if not needs_grad(p)[0]:
-            return Tensor(entries)
-        p.data = entries
-        return p
+        if needs_grad(p)[0]:
+            p.data[...] = entries
+        return record(entries, (p,), lambda dy: (dy,))
 
     def _some_at_rest(self, R):
         """The blocks, of which the part `module_dropout` is I in training, drawn at each call; not if they share."""

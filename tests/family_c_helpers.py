@@ -1,5 +1,6 @@
 """What is tested alike of IA3, FourierFT, OFT and HRA: one class, from which the tests of each kind are derived."""
 
+import copy
 import dataclasses
 import inspect
 import json
@@ -9,6 +10,7 @@ import numpy as np
 import pytest
 from lora_helpers import (
     assert_merges,
+    gradients,
     hugging_face_twin,
     logits_of,
     perturbed,
@@ -20,7 +22,7 @@ from lora_helpers import (
     tiny_model,
 )
 
-from lora_np import AdamW, PeftModel, Tensor, get_peft_model, lora, nn
+from lora_np import AdamW, PeftModel, Tensor, get_peft_model, lora, manual_seed, nn
 from lora_np.autograd.gradcheck import gradcheck
 from lora_np.lora.layer import LoraLinear
 from lora_np.storage import read_safetensors
@@ -101,7 +103,7 @@ class FamilyTests:
     @pytest.mark.parametrize("kind", LAYERS)
     def test_the_gradients_are_those_of_finite_differences(self, kind):
         rng = np.random.default_rng(0)
-        for options in ({}, *self.variants):
+        for options in ({}, *self.variants if kind == "linear" else ()):
             layer, p = self.layer(kind, **options)
             p.requires_grad = True
             x = Tensor(rng.standard_normal((2, 3, 6)), requires_grad=True)
@@ -135,6 +137,38 @@ class FamilyTests:
         assert relative(logits_of(model), both) > 1e-3
         model.delete_adapter("b")
         np.testing.assert_array_equal(logits_of(model), logits_of(tiny_model()))
+
+    def test_recomputed_in_the_backward_pass(self):
+        for options in ({}, *self.variants, *self.untestable_by_differences):
+            model, found = self.model(**options).train(), []
+            for _ in range(2):
+                manual_seed(1)
+                found.append(gradients(model))
+                model.gradient_checkpointing_enable()
+            assert set(found[0]) == set(found[1])
+            for name, gradient in found[0].items():
+                assert relative(found[1][name], gradient) < 1e-5, name
+
+    untestable_by_differences = []
+
+    def test_on_a_base_in_four_bits(self):
+        base = tiny_llama(hidden_size=64, intermediate_size=64)
+        nn.quantize_model(base)
+        plain = logits_of(base)
+        model = perturbed(get_peft_model(base, self.config("llama")), scale=0.3)
+        assert relative(logits_of(model), plain) > 1e-3
+        assert all((gradient != 0).any() for gradient in gradients(model).values())
+        assert "in 4 bits" in refusal(ValueError, model.merge_adapter)
+
+    def test_a_copy_is_one_of_its_own(self):
+        model = self.model()
+        twin = copy.deepcopy(model)
+        expected = logits_of(model)
+        perturbed(model.requires_grad_(True))
+        np.testing.assert_array_equal(logits_of(twin), expected)
+        layer = twin.base_model.layers()[0][1]
+        merged = layer.merged_parameters()[0] - layer.base_layer.weight.data
+        np.testing.assert_allclose(layer.get_delta_weight("default"), merged, atol=1e-5)
 
     def test_beside_a_base_in_16_bits(self):
         model = self.model(dtype=np.float16)
