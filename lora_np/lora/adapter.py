@@ -86,7 +86,7 @@ class Adapter(nn.Module):
         if target.parts:
             parts = ", ".join(f"{target.name}.{part}" for part in target.parts)
             raise ValueError(
-                f"{config.peft_type} adapts whole layers, not {parts}: target_modules should name them whole"
+                f"{config.peft_type} adapts whole layers: name them whole in target_modules, not as {parts}"
             )
 
     @classmethod
