@@ -103,7 +103,7 @@ class FamilyTests:
     @pytest.mark.parametrize("kind", LAYERS)
     def test_the_gradients_are_those_of_finite_differences(self, kind):
         rng = np.random.default_rng(0)
-        for options in ({}, *self.variants if kind == "linear" else ()):
+        for options in ({}, *(self.variants if kind == "linear" else ())):
             layer, p = self.layer(kind, **options)
             p.requires_grad = True
             x = Tensor(rng.standard_normal((2, 3, 6)), requires_grad=True)
