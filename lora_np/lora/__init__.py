@@ -16,7 +16,7 @@ What goes beyond it:
     variants/                          what settings of LoraConfig make of LoRA, one file each
     family/                            LoRA's relatives, with configurations of their own, one file each
     saved_modules.py, tied_heads.py    modules trained whole, and heads that follow an embedding whose rows are trained
-    tasks.py                           PeftModels by what they are for
+    tasks.py, mixed_model.py           PeftModels by what they are for, and one for several kinds of adapters
     combine.py, weighted.py            several adapters made into one
     status.py, analysis.py             what is there, and what was learned
     state.py, hotswap.py, helpers.py   what PEFT's users call beside a PeftModel
@@ -41,6 +41,7 @@ from .helpers import (
 from .hotswap import hotswap_adapter
 from .layer import LoraLinear
 from .lora_model import LoraModel
+from .mixed_model import PeftMixedModel
 from .peft_config import PeftConfig, PeftType, TaskType
 from .peft_model import PeftModel, get_peft_model
 from .state import get_peft_model_state_dict, load_peft_weights, set_peft_model_state_dict
@@ -93,6 +94,7 @@ __all__ = [
     "MissConfig",
     "OFTConfig",
     "PeftConfig",
+    "PeftMixedModel",
     "PeftModel",
     "PeftModelForCausalLM",
     "PeftModelForSequenceClassification",

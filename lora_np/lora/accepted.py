@@ -13,13 +13,11 @@ from ..storage.hub import HUB_OPTIONS, from_hub
 from .types import StrPath
 
 FILES = ["adapter_config.json", "adapter_model.safetensors"]
-ONE_KIND = "a model takes adapters of one kind here (PEFT's PeftMixedModel is what takes several)"
 OFFLOAD = "adapters are where their layers are"
 NAMES = "rename the tensors in the file"
 PICKLE = "that is a pickle, which runs code when it is read; adapters are written as safetensors"
 EMBEDDINGS = "they are the base model's; name those that are trained in modules_to_save"
 UNUSED = {
-    "mixed": Unused(ONE_KIND),
     "low_cpu_mem_usage": Unused(),
     "ephemeral_gpu_offload": Unused(OFFLOAD),
     "key_mapping": Unused(NAMES, ()),

@@ -1,6 +1,8 @@
 """What a kind of adapter says about itself, once; everything else (files, checks, counts, status) follows from it."""
 
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
+from itertools import groupby
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -53,6 +55,7 @@ class Adapter(nn.Module):
     initial         (A, B, s): its initialisation took s·B A out of the base weight; None if it took nothing
     brings_base     did its file have another weight for its layer, which was put there? Then it is saved with it
     fused           None, or a method (layer, x) -> layer's result and update in one operation
+    first_outside   of several of the kind in a row, is the first the outermost? See `in_order`
     """
 
     names_in_file: Mapping[str, str] = {}
@@ -62,6 +65,7 @@ class Adapter(nn.Module):
     brings_base = False
     initial: tuple[Array, Array, float] | None = None
     fused: Callable[[Layer, Input], Tensor] | None = None
+    first_outside = False
     r: int | None = None
     lora_alpha: float | None = None
     scaling = 1.0
@@ -79,6 +83,11 @@ class Adapter(nn.Module):
         """ValueError, before anything is changed, if this kind cannot be beside that layer."""
         if isinstance(target.layer, nn.Embedding):
             raise ValueError(f"{config.peft_type} adapts linear layers here; {target.name} is an Embedding")
+        if target.parts:
+            parts = ", ".join(f"{target.name}.{part}" for part in target.parts)
+            raise ValueError(
+                f"{config.peft_type} adapts whole layers: name them whole in target_modules, not as {parts}"
+            )
 
     @classmethod
     def shared(cls, config: Config, targets: list[Target]) -> dict[str, Tensor]:
@@ -92,6 +101,10 @@ class Adapter(nn.Module):
     def applied(self, layer: Layer, x: Input, base: Tensor, y: Any) -> Tensor:
         """What the layer gives with it, where it gives `y` with the adapters before it: y + update."""
         return y + self.update(layer, x, base)
+
+    def changed_input(self, x: Input) -> Input:
+        """What the layer, with the adapters before this one, gets in the place of x. Only some kinds change it."""
+        return x
 
     def delta_weight(self) -> Array:
         """ΔW (out, in), in float32 or better."""
@@ -124,6 +137,28 @@ class Adapter(nn.Module):
         return {name: p.data for name, p in self.tensors().items()}
 
 
+def in_order(adapters: Sequence[Adapter]) -> list[Adapter]:
+    """The adapters of a layer from the innermost to the outermost: each acts on what those before it made of the layer.
+
+    For kinds that add, the order does not matter. For those that multiply it is the given one, or as the kind says:
+    of OFT adapters in a row the first is the outermost, as it is in PEFT.
+    """
+    found: list[Adapter] = []
+    for first_outside, group in groupby(adapters, key=attrgetter("first_outside")):
+        row = list(group)
+        found += row[::-1] if first_outside else row
+    return found
+
+
+def inputs_of(adapters: Sequence[Adapter], x: Input) -> tuple[Input, list[tuple[Adapter, Input]]]:
+    """(what the layer gets, [(adapter, what it gets)] `in_order`), where x goes into the layer with these adapters."""
+    pairs = []
+    for adapter in reversed(in_order(adapters)):
+        pairs.append((adapter, x))
+        x = adapter.changed_input(x)
+    return x, pairs[::-1]
+
+
 def listed(pieces: Mapping[str, Mapping[str, Any]]) -> dict[str, nn.Module]:
     """{adapter's name: {piece's name: value}} the other way round: {piece's name: {adapter's name: value}}.
 
@@ -135,7 +170,7 @@ def listed(pieces: Mapping[str, Mapping[str, Any]]) -> dict[str, nn.Module]:
             if piece not in tables:
                 kinds = (nn.ModuleDict, nn.ParameterDict, nn.BufferDict)
                 tables[piece] = next(kind for kind in kinds if isinstance(value, kind.kind))()
-            tables[piece][name] = value
+            setattr(tables[piece], name, value)  # AdaLoRA's lora_A is a Parameter, LoRA's a Module: both have a place
     return tables
 
 

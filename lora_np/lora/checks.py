@@ -27,8 +27,16 @@ class Checked(Forwarding):
         configs = [*self.peft_config.values(), config]
         if len(configs) > 1 and any(c.bias != "none" for c in configs):
             raise ValueError("adapters that train biases change the base model: only one adapter at a time can do that")
-        if len({c.peft_type for c in configs}) > 1:
-            raise ValueError(f"one model takes adapters of one kind: {config.peft_type} beside {configs[0].peft_type}")
+        self._check_kinds(configs)
+
+    def _check_kinds(self, configs):
+        """ValueError if adapters of these kinds cannot be on one model."""
+        kinds = dict.fromkeys(str(config.peft_type) for config in configs)
+        if len(kinds) > 1:
+            raise ValueError(
+                f"one model takes adapters of one kind, not {' beside '.join(kinds)}; "
+                "get_peft_model(model, config, mixed=True) makes one that takes several"
+            )
 
     def _check_new_name(self, name):
         check_new_name(name, self.peft_config)

@@ -15,7 +15,7 @@ from ..autograd import Tensor
 from ..autograd import functional as F
 from ..autograd.devices import array_module
 from ..autograd.dispatch import matmul
-from .adapter import Adapter, Matrix, PerAdapter, Target, listed
+from .adapter import Adapter, Matrix, PerAdapter, Target, in_order, inputs_of, listed
 from .base_layer import arrays_of, of_base, oriented, put_arrays, reduced, with_arrays
 from .call import Owner, forward_rows, this_call
 from .kinds import make_adapter
@@ -110,9 +110,10 @@ class AdaptedLayer(nn.Module):
         adapters = [self.adapters[name] for name in names]
         if len(adapters) == 1 and adapters[0].fused and isinstance(self.base_layer, (nn.Linear, nn.Conv1D)):
             return adapters[0].fused(self.base_layer, x)
+        x, pairs = inputs_of(adapters, x)  # x itself for all, unless one of them multiplies: family/oft.py
         y = base = self.base_layer(x)
-        for adapter in adapters:
-            y = adapter.applied(self.base_layer, x, base, y)
+        for adapter, own in pairs:
+            y = adapter.applied(self.base_layer, own, base, y)
         return y.astype(base.dtype)  # A and B are in float32, also beside a base in float16
 
     def has(self, name: str) -> bool:
@@ -136,8 +137,7 @@ class AdaptedLayer(nn.Module):
     def rename_adapter(self, old: str, new: str) -> None:
         """Give an adapter another name."""
         names = {name: new if name == old else name for name in self.adapters}
-        active = [names[name] for name in self.active_adapters]
-        self.set_adapters({names[name]: adapter for name, adapter in self.adapters.items()}, active)
+        self.set_adapters({names[n]: a for n, a in self.adapters.items()}, [names[n] for n in self.active_adapters])
 
     def set_adapters(self, adapters: dict[str, Adapter], active: list[str] | None = None) -> None:
         """Have just these adapters. active: the names of those that take part; if None, those that did and are left."""
@@ -161,8 +161,8 @@ class AdaptedLayer(nn.Module):
         """(weight, bias) with these adapters in them (None: active): W + Σ ΔW, in float32 or better, rounded once."""
         base, bias = arrays_of(self.base_layer)
         weight = oriented(self.base_layer, base).astype(np.result_type(base.dtype, np.float32))
-        for name in self.chosen(names):
-            weight, bias = self.adapters[name].merged(self.base_layer, weight, bias)
+        for adapter in in_order([self.adapters[name] for name in self.chosen(names)]):
+            weight, bias = adapter.merged(self.base_layer, weight, bias)
         return array_module(base).ascontiguousarray(oriented(self.base_layer, weight), dtype=base.dtype), bias
 
     def merge(self, weight: Array, bias: Array | None, names: list[str] | None = None) -> None:

@@ -109,6 +109,7 @@ def new_adapter(
     cannot be such an adapter.
     """
     modules = own_modules(model)
+    config.settle(model)
     if config.task_type in HEADS:
         train_heads(config, modules)
     wanted, saved = targets_of(model, config, modules), saved_modules_of(modules, config)
@@ -217,6 +218,8 @@ def _check_weights(model, config, targets):
 
 def _correct_orientation(config, layers):
     """Layers know their own `fan_in_fan_out`: a config that says otherwise is put right, with a warning."""
+    if "fan_in_fan_out" not in config.__dict__:  # a kind that has no such setting
+        return
     linear = next((layer for layer in layers if not isinstance(layer, nn.Embedding)), None)
     if linear is not None and config.fan_in_fan_out != linear.fan_in_fan_out:
         kind = type(linear).__name__

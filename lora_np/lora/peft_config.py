@@ -94,6 +94,7 @@ class PeftConfig(NamedFields):
         "peft_version",
     }  # in a file: no matter
     in_files: ClassVar[dict[str, dict[Any, Any]]] = {}  # {field: {value in a file: what it means when read}}
+    usual_targets: ClassVar[dict[str, list[str]]] = {}  # {model_type: target_modules}, where they are not LoRA's
 
     def __post_init__(self):
         own = type(self).peft_type
@@ -116,6 +117,7 @@ class PeftConfig(NamedFields):
         if self.bias not in biases:
             raise ValueError(f"bias must be one of {', '.join(map(repr, biases))}, got {self.bias!r}")
         self.target_modules = check_names("target_modules", self.target_modules)
+        self.exclude_modules = check_names("exclude_modules", self.exclude_modules)
         if isinstance(self.target_modules, list) and not self.target_modules:
             raise ValueError("target_modules is empty: name at least one module, or 'all-linear'")
         if isinstance(self.modules_to_save, str):
@@ -140,6 +142,12 @@ class PeftConfig(NamedFields):
             raise ValueError("layers_pattern says where block numbers stand: it needs layers_to_transform")
         if isinstance(self.target_modules, str) and self.layers_to_transform is not None:
             raise ValueError("layers_to_transform goes with a list of target_modules; a string can name its own blocks")
+
+    def settle(self, model: Any) -> None:
+        """Put into fields that are None what they mean for this model, as PEFT does, before layers are looked for."""
+        if self.usual_targets and self.target_modules is None:
+            usual = self.usual_targets.get(model_type_of(model))
+            self.target_modules = usual and list(usual)
 
     @property
     def changes_base(self) -> bool:
@@ -212,6 +220,11 @@ def _task_type(given):
     except ValueError:
         known = ", ".join(repr(str(task)) for task in TaskType)
         raise ValueError(f"task_type must be one of {known}, got {shortened(given)}") from None
+
+
+def model_type_of(model: Any) -> str:
+    """The model_type in a model's config, "gpt2"; "" if there is none."""
+    return getattr(getattr(model, "config", None), "model_type", "")
 
 
 def check_ranks(*ranks: int, field_name: str = "r") -> None:

@@ -11,7 +11,7 @@ from ..autograd.tensor import is_grad_enabled
 from ..expect import A_MODEL, expect
 from ..keywords import near_misses
 from ..refusals import refuses_here
-from .accepted import accept, accept_dtype
+from .accepted import accept_dtype
 from .layer import AdaptedLayer
 from .lora_model import LoraModel
 from .model_adapter import new_adapter
@@ -40,12 +40,16 @@ def get_peft_model(
     """Freeze `model`, put an adapter beside each layer that `peft_config` targets, and return it as a PeftModel.
 
     The model is changed in place: its targeted layers are wrapped. ValueError, with nothing changed, if a target
-    matches no layer. revision: that of the base model, to be noted in the config. The other keywords are PEFT's, and
-    change nothing here.
+    matches no layer. mixed: for adapters of several kinds, see `mixed_model.py`. revision: that of the base model, to
+    be noted in the config. The other keywords are PEFT's, and change nothing here.
     """
     if mixed:
-        accept("get_peft_model", mixed=mixed)
-    made = PeftModel.for_task(peft_config)(model, peft_config, adapter_name, autocast_adapter_dtype, low_cpu_mem_usage)
+        from .mixed_model import PeftMixedModel  # which imports this module
+
+        made: PeftModel = PeftMixedModel(model, peft_config, adapter_name)
+    else:
+        kind = PeftModel.for_task(peft_config)
+        made = kind(model, peft_config, adapter_name, autocast_adapter_dtype, low_cpu_mem_usage)
     if revision is not None:
         peft_config.revision = revision
     return made

@@ -151,7 +151,7 @@ def _rows(name, layer):
     """(the layer's name, the rest of the line) for each adapter of a layer."""
     status = _of_layer(name, layer)
     for adapter in layer.adapters:
-        rank, scaling = status.r[adapter], status.scaling[adapter]
+        rank, scaling = status.r[adapter] or "-", status.scaling[adapter]
         facts = f"{type(layer.base_layer).__name__:<10} {adapter:<12} {rank:>4} {scaling:>8.4g}"
         yield name, f"{facts}  {_state(status, adapter)}"
 

@@ -64,6 +64,7 @@ def fitted(config: Config, arrays: Mapping[str, Array], model: nn.Module, path: 
     Nothing is changed. ValueError, with the file's name, if it was trained on another base model.
     """
     modules = own_modules(model)
+    config.settle(model)
     train_heads(config, modules)
     found = {}
     for key, array in arrays.items():

@@ -54,7 +54,6 @@ CALLS = {
 @pytest.mark.parametrize(
     ("call", "given", "said"),
     [
-        ("get_peft_model", {"mixed": True}, "mixed=True is not supported: a model takes adapters of one kind"),
         ("from_pretrained", {"ephemeral_gpu_offload": True}, "ephemeral_gpu_offload=True"),
         ("from_pretrained", {"key_mapping": {"a": "b"}}, "rename the tensors"),
         ("load_adapter", {"key_mapping": {"a": "b"}}, "rename the tensors"),
