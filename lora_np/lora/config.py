@@ -9,7 +9,7 @@ from ..keywords import Unused
 from ..settings import changed_settings
 from .adapter import Target
 from .init import INITS, MOST_ITERATIONS, changes_base, initial_matrices, is_known
-from .patterns import check_names, check_patterns, first_match, shortened
+from .patterns import check_patterns, first_match, shortened
 from .peft_config import PeftConfig, PeftType, check_alpha, check_dropout, check_ranks
 from .types import Array
 
@@ -120,7 +120,6 @@ class LoraConfig(PeftConfig):
         check_dropout("lora_dropout", self.lora_dropout)
         super().__post_init__()
         self._check_init()
-        self.exclude_modules = check_names("exclude_modules", self.exclude_modules)
         self.trainable_token_indices = check_tokens(self.trainable_token_indices)
 
     def _check_init(self):

@@ -2,7 +2,7 @@
 
 import dataclasses
 import warnings
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -12,7 +12,7 @@ from ..keywords import NamedFields, Unused, check_unused
 from ..storage import read_json, write_json
 from .accepted import accept_others, adapter_folder
 from .kinds import config_class
-from .patterns import BLOCK, check_expression, check_names, shortened
+from .patterns import BLOCK, check_expression, check_names, check_patterns, shortened
 from .types import ABSENT, StrPath
 
 CONFIG_FILE = "adapter_config.json"
@@ -116,6 +116,7 @@ class PeftConfig(NamedFields):
         if self.bias not in biases:
             raise ValueError(f"bias must be one of {', '.join(map(repr, biases))}, got {self.bias!r}")
         self.target_modules = check_names("target_modules", self.target_modules)
+        self.exclude_modules = check_names("exclude_modules", self.exclude_modules)
         if isinstance(self.target_modules, list) and not self.target_modules:
             raise ValueError("target_modules is empty: name at least one module, or 'all-linear'")
         if isinstance(self.modules_to_save, str):
@@ -235,3 +236,15 @@ def check_dropout(name: str, p: float) -> None:
     """ValueError, with the field's name, unless p is in [0, 1)."""
     if isinstance(p, bool) or not isinstance(p, (int, float)) or not 0 <= p < 1:
         raise ValueError(f"{name} must be in [0, 1), got {shortened(p)}")
+
+
+def checked_patterns(
+    field_name: str, patterns: dict[str, Any] | None, check: Callable[[str, Any], None]
+) -> dict[str, Any]:
+    """A field such as rank_pattern, {name or expression: value}, with None as {}; `check` looks at each value."""
+    if not patterns:
+        return {}
+    check_patterns(field_name, patterns)
+    for key, value in patterns.items():
+        check(f"{field_name}[{key!r}]", value)
+    return patterns
