@@ -2,7 +2,7 @@
 
 import dataclasses
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 from pathlib import Path
@@ -12,7 +12,7 @@ from ..keywords import NamedFields, Unused, check_unused
 from ..storage import read_json, write_json
 from .accepted import accept_others, adapter_folder
 from .kinds import config_class
-from .patterns import BLOCK, check_expression, check_names, check_patterns, shortened
+from .patterns import BLOCK, check_expression, check_names, shortened
 from .types import ABSENT, StrPath
 
 CONFIG_FILE = "adapter_config.json"
@@ -224,6 +224,11 @@ def check_ranks(*ranks: int, field_name: str = "r") -> None:
             raise ValueError(f"{field_name} must be at most {LARGEST_RANK}, got {shortened(r)}")
 
 
+def check_rank(field_name: str, r: int) -> None:
+    """`check_ranks` of one, with the arguments in the order of the checks below."""
+    check_ranks(r, field_name=field_name)
+
+
 def check_alpha(field_name: str, alpha: float) -> None:
     """ValueError, with the field's name, unless this is a number that a float32 can hold."""
     if not isinstance(alpha, (int, float)) or isinstance(alpha, bool):
@@ -236,15 +241,3 @@ def check_dropout(name: str, p: float) -> None:
     """ValueError, with the field's name, unless p is in [0, 1)."""
     if isinstance(p, bool) or not isinstance(p, (int, float)) or not 0 <= p < 1:
         raise ValueError(f"{name} must be in [0, 1), got {shortened(p)}")
-
-
-def checked_patterns(
-    field_name: str, patterns: dict[str, Any] | None, check: Callable[[str, Any], None]
-) -> dict[str, Any]:
-    """A field such as rank_pattern, {name or expression: value}, with None as {}; `check` looks at each value."""
-    if not patterns:
-        return {}
-    check_patterns(field_name, patterns)
-    for key, value in patterns.items():
-        check(f"{field_name}[{key!r}]", value)
-    return patterns

@@ -24,8 +24,8 @@ from ...autograd.shape_ops import where
 from ...settings import changed_settings
 from ..adapter import Adapter, Target, dtype_beside
 from ..base_layer import oriented
-from ..patterns import first_match
-from ..peft_config import PeftConfig, PeftType, check_alpha, check_dropout, check_ranks, checked_patterns
+from ..patterns import checked_patterns, first_match
+from ..peft_config import PeftConfig, PeftType, check_alpha, check_dropout, check_rank, check_ranks
 from ..types import Array, Layer
 
 SHORTEST = 1e-4  # what a shorter row of A or column of B counts as
@@ -65,9 +65,7 @@ class DeloraConfig(PeftConfig):
         check_ranks(self.r)
         check_alpha("delora_lambda", self.delora_lambda)
         check_dropout("module_dropout", self.module_dropout)
-        self.rank_pattern = checked_patterns(
-            "rank_pattern", self.rank_pattern, lambda name, r: check_ranks(r, field_name=name)
-        )
+        self.rank_pattern = checked_patterns("rank_pattern", self.rank_pattern, check_rank)
         self.lambda_pattern = checked_patterns("lambda_pattern", self.lambda_pattern, check_alpha)
 
     def rank_and_alpha(self, name: str) -> tuple[int, float]:

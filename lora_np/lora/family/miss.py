@@ -30,7 +30,7 @@ from ...settings import changed_settings
 from ..adapter import Adapter, Target, dtype_beside
 from ..base_layer import oriented
 from ..patterns import shortened
-from ..peft_config import PeftConfig, PeftType, check_dropout, check_ranks
+from ..peft_config import PeftConfig, PeftType, check_dropout, check_rank, check_ranks
 from ..types import Array, Layer
 
 VARIANTS = (True, False, "bat", "mini")
@@ -59,13 +59,14 @@ class MissConfig(PeftConfig):
     modules_to_save: list[str] | None = None
 
     __repr__ = changed_settings
+    flags = ()
 
     def __post_init__(self):
         if self.bias == "MiSS_only":  # as PEFT's documentation spells it
             self.bias = "miss_only"
         super().__post_init__()
         check_ranks(self.r)
-        check_ranks(self.mini_r, field_name="mini_r")
+        check_rank("mini_r", self.mini_r)
         check_dropout("miss_dropout", self.miss_dropout)
         if self.init_weights is None:
             self.init_weights = False

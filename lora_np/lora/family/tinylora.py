@@ -30,7 +30,7 @@ from ..adapter import Adapter, Target, dtype_beside
 from ..base_layer import oriented
 from ..init import pissa
 from ..patterns import shortened
-from ..peft_config import PeftConfig, PeftType, check_alpha, check_dropout, check_ranks
+from ..peft_config import PeftConfig, PeftType, check_alpha, check_dropout, check_rank, check_ranks
 from ..types import Array, Input, Layer
 
 
@@ -69,7 +69,7 @@ class TinyLoraConfig(PeftConfig):
     def __post_init__(self):
         super().__post_init__()
         check_ranks(self.r)
-        check_ranks(self.u, field_name="u")
+        check_rank("u", self.u)
         check_dropout("tinylora_dropout", self.tinylora_dropout)
         check_alpha("init_v_bound", self.init_v_bound)
         check_alpha("weight_tying", self.weight_tying)

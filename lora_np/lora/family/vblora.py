@@ -29,7 +29,7 @@ from ...autograd.shape_ops import embedding, swapaxes
 from ...autograd.softmax import softmax
 from ...settings import changed_settings
 from ..adapter import Adapter, Target
-from ..peft_config import PeftConfig, PeftType, check_alpha, check_dropout, check_ranks
+from ..peft_config import PeftConfig, PeftType, check_alpha, check_dropout, check_rank
 from ..types import Array, Layer
 
 BANK = "base_model.vblora_vector_bank"  # its name in a file
@@ -74,7 +74,7 @@ class VBLoRAConfig(PeftConfig):
     def __post_init__(self):
         super().__post_init__()
         for name in ("r", "num_vectors", "vector_length", "topk"):
-            check_ranks(getattr(self, name), field_name=name)
+            check_rank(name, getattr(self, name))
         if self.topk > self.num_vectors:
             raise ValueError(f"topk = {self.topk} is more than num_vectors = {self.num_vectors}")
         check_dropout("vblora_dropout", self.vblora_dropout)
