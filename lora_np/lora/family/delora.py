@@ -59,6 +59,7 @@ class DeloraConfig(PeftConfig):
 
     __repr__ = changed_settings
     flags = ("init_weights",)
+    patterns = ("rank_pattern", "lambda_pattern")
 
     def __post_init__(self):
         super().__post_init__()
