@@ -9,6 +9,7 @@ import numpy as np
 
 from .. import nn
 from ..autograd import Tensor
+from ..nn.parameter import STATE
 from .types import Array, Config, Input, Layer
 
 
@@ -49,6 +50,7 @@ class Adapter(nn.Module):
     trained, a Buffer is not. Files, checks, counts and parameter groups are read off them.
 
     names_in_file   {own name: name in the file} where the two differ
+    in_common       the attributes that hold Parameters of `shared`, which all its layers train together
     learns_faster   the attributes whose Parameters LoRA+ gives a higher rate
     idle_if_zero    the name in the file of a tensor: where it is all zero, the adapter changes nothing
     plain           is it ΔW = s·B A and nothing else? Only such adapters can be combined
@@ -59,6 +61,7 @@ class Adapter(nn.Module):
     """
 
     names_in_file: Mapping[str, str] = {}
+    in_common: tuple[str, ...] = ()
     learns_faster: tuple[str, ...] = ()
     idle_if_zero: str | None = None
     plain = False
@@ -90,8 +93,8 @@ class Adapter(nn.Module):
             )
 
     @classmethod
-    def shared(cls, config: Config, targets: list[Target]) -> dict[str, Tensor]:
-        """{name: Buffer or Parameter}: what the adapters of one name have in common in all layers."""
+    def shared(cls, config: Config, targets: list[Target]) -> dict[str, Any]:
+        """{name: Buffer, Parameter or Module of these}: what the adapters of one name have in common in all layers."""
         return {}
 
     def update(self, layer: Layer, x: Input, base: Tensor) -> Tensor:
@@ -118,13 +121,14 @@ class Adapter(nn.Module):
         """Set the scaling to `factor` times the configured one."""
         raise ValueError(f"{type(self).__name__} has no scaling that could be changed")
 
-    def pieces(self) -> dict[str, nn.Module | nn.Parameter]:
-        """{attribute: Module or Parameter}: what it does not share with the adapters of other layers."""
-        return {name: value for name, value in vars(self).items() if isinstance(value, (nn.Module, nn.Parameter))}
+    def pieces(self) -> dict[str, Any]:
+        """{attribute: Module, Parameter or Buffer}: what it does not share with the adapters of other layers."""
+        kinds = nn.Module, nn.Parameter, nn.Buffer
+        return {n: value for n, value in vars(self).items() if isinstance(value, kinds) and n not in self.in_common}
 
-    def tensors(self) -> dict[str, nn.Parameter]:
-        """{name in a file: Parameter}: what is trained."""
-        return {self.names_in_file.get(name, name): p for name, p in self.named_parameters()}
+    def tensors(self) -> dict[str, Any]:
+        """{name in a file: Parameter or Buffer}: what is saved and loaded; a Parameter is trained."""
+        return {self.names_in_file.get(name, name): tensor for name, tensor in flattened(self.pieces()).items()}
 
     parameters_of = tensors  # under its earlier name
 
@@ -135,6 +139,23 @@ class Adapter(nn.Module):
     def saved_arrays(self) -> dict[str, Array]:
         """{name in a file: array}."""
         return {name: p.data for name, p in self.tensors().items()}
+
+    def read(self, arrays: dict[str, Array], prefix: str) -> None:
+        """Bring a file's arrays to the form of `tensors()`, in place: of {name: array}, those that begin with `prefix`.
+
+        For kinds whose files have another form, or that must look at the numbers. ValueError if they make no sense.
+        """
+
+
+def flattened(pieces: Mapping[str, Any]) -> dict[str, Any]:
+    """{dotted name: Parameter or Buffer} of these {name: Module, Parameter or Buffer}."""
+    found: dict[str, Any] = {}
+    for name, value in pieces.items():
+        if isinstance(value, nn.Module):
+            found |= {f"{name}.{key}": tensor for key, tensor in value._named(STATE)}
+        else:
+            found[name] = value
+    return found
 
 
 def in_order(adapters: Sequence[Adapter]) -> list[Adapter]:

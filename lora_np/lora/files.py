@@ -89,7 +89,7 @@ def read_adapter(
         config.inference_mode = not is_trainable
         with nn.weightless():  # first without memory, to compare names and shapes: a wrong config may ask for terabytes
             expected = new_adapter(model, config, beside).bringing(bases)
-        arrays = without_names(arrays, expected.tensors())
+        arrays = expected.read(without_names(arrays, expected.tensors()), path)
         _check_fits(expected, arrays, path, config)
         model_adapter = new_adapter(model, config, beside).bringing(bases)
         model_adapter.incoming = arrays

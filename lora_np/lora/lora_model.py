@@ -131,7 +131,7 @@ class LoraModel(Tuner):
 
     def activate(self, names: Collection[str], biases: Iterable[nn.Parameter] = ()) -> None:
         """Make these adapters active and trainable, and the parameters in `biases` trainable; nothing else is."""
-        self.model.requires_grad_(False)
+        (self if self.shared else self.model).requires_grad_(False)
         for layer in self.adapted.values():
             layer.active_adapters = [name for name in names if name in layer.adapters]
             for name in layer.active_adapters:

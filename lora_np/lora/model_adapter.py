@@ -11,7 +11,7 @@ from .. import nn
 from ..autograd import Tensor
 from ..autograd.devices import array_module, to_device
 from ..refusals import warn
-from .adapter import Adapter, Target
+from .adapter import Adapter, Target, flattened
 from .base_layer import shared_weights
 from .init import check_rank
 from .kinds import kind_of, make_adapter
@@ -44,7 +44,7 @@ class ModelAdapter:
 
     adapters  {layer: Adapter}
     copies    {module: its trained copy}, for `modules_to_save`
-    shared    {name: Parameter or Buffer} of what the adapters of all layers have in common
+    shared    {name: Parameter, Buffer or Module} of what the adapters of all layers have in common
     biases    {name: Parameter} of the model's own biases that are trained too
     bases     {name: Parameter} of the model's own weights that the adapter's file has others for
     incoming  {name in the file: array} for `tensors()`, put into them when the adapter is attached to the model: some
@@ -53,7 +53,7 @@ class ModelAdapter:
 
     adapters: dict[str, Adapter]
     copies: dict[str, nn.Module] = field(default_factory=dict)
-    shared: dict[str, Tensor] = field(default_factory=dict)
+    shared: dict[str, Any] = field(default_factory=dict)
     biases: dict[str, nn.Parameter] = field(default_factory=dict)
     bases: dict[str, nn.Parameter] = field(default_factory=dict)
     incoming: dict[str, Array] = field(default_factory=dict)
@@ -63,9 +63,14 @@ class ModelAdapter:
         found: dict[str, Tensor] = {}
         for name, adapter in self.adapters.items():
             found |= {f"{PREFIX}{name}.{key}": p for key, p in adapter.tensors().items()}
+        return found | self._beside_layers()
+
+    def _beside_layers(self):
+        """Those of `tensors()` that are no layer's adapter's."""
+        found = {}
         for name, module in self.copies.items():
             found |= {f"{PREFIX}{name}.{key}": p for key, p in module.named_parameters()}
-        found |= {f"base_model.{name}": tensor for name, tensor in self.shared.items()}
+        found |= {f"base_model.{name}": tensor for name, tensor in flattened(self.shared).items()}
         found |= {PREFIX + name: p for name, p in {**self.biases, **self.bases}.items()}
         return found
 
@@ -78,10 +83,20 @@ class ModelAdapter:
 
     def saved_arrays(self) -> dict[str, Array]:
         """{name in the file: array}."""
-        arrays = {name: tensor.data for name, tensor in self.tensors().items()}
+        arrays: dict[str, Array] = {}
         for name, adapter in self.adapters.items():
             arrays |= {f"{PREFIX}{name}.{key}": array for key, array in adapter.saved_arrays().items()}
-        return arrays
+        return arrays | {name: tensor.data for name, tensor in self._beside_layers().items()}
+
+    def read(self, arrays: Mapping[str, Array], source: Any) -> dict[str, Array]:
+        """The {name: array} of a file, in the form of `tensors()`. ValueError, with the `source`, if they are wrong."""
+        found = dict(arrays)
+        for name, adapter in self.adapters.items():
+            try:
+                adapter.read(found, f"{PREFIX}{name}.")
+            except ValueError as error:
+                raise ValueError(f"{source}: {error}") from None
+        return found
 
     def fill(self) -> None:
         """Copy the arrays of `incoming` into the tensors of these names, on their devices and in their dtypes.
@@ -128,10 +143,10 @@ def new_adapter(
         _check_others(model.get_submodule(target.name), changes, target)
     if config.changes_base:
         _check_weights(model, config, [target for target in targets if not isinstance(target.layer, nn.Embedding)])
-    shared: dict[str, Tensor] = {}
+    shared: dict[str, Any] = {}
     for kind in dict.fromkeys(kinds):
         shared |= kind.shared(config, targets)
-    for tensor in shared.values():
+    for tensor in flattened(shared).values():
         tensor.data = to_device(tensor.data, targets[0].layer.device)
     adapters = {target.name: make_adapter(config, target._replace(shared=shared)) for target in targets}
     for adapter in adapters.values():

@@ -85,6 +85,8 @@ class PeftConfig(NamedFields):
     target_modules = layers_to_transform = layers_pattern = modules_to_save = ABSENT
     bias, fan_in_fan_out = "none", False
     is_prompt_learning = is_adaption_prompt = False  # PEFT's: what there is here is neither
+    prefix: ClassVar[str] = ""  # what stands in front of "_only" in `bias`, where it is not the peft_type
+    patterns: ClassVar[tuple[str, ...]] = ("rank_pattern", "alpha_pattern")  # fields whose keys are layers
     flags: ClassVar[tuple[str, ...]] = ("fan_in_fan_out",)  # fields that are True or False; None means False
     unsupported: ClassVar[dict[str, Unused]] = {}  # PEFT's fields for things that are not here
     harmless: ClassVar[set[str]] = {
@@ -113,7 +115,7 @@ class PeftConfig(NamedFields):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} must be True or False, got {getattr(self, name)!r}")
         self._check_layers()
-        biases = ("none", "all", f"{self.peft_type.lower()}_only")
+        biases = ("none", "all", f"{self.prefix or self.peft_type.lower()}_only")
         if self.bias not in biases:
             raise ValueError(f"bias must be one of {', '.join(map(repr, biases))}, got {self.bias!r}")
         self.target_modules = check_names("target_modules", self.target_modules)
@@ -234,6 +236,11 @@ def check_ranks(*ranks: int, field_name: str = "r") -> None:
             raise ValueError(f"{field_name} must be an integer of at least 1, got {r!r}")
         if r > LARGEST_RANK:
             raise ValueError(f"{field_name} must be at most {LARGEST_RANK}, got {shortened(r)}")
+
+
+def check_rank(field_name: str, r: int) -> None:
+    """`check_ranks` of one, with the arguments in the order of the checks below."""
+    check_ranks(r, field_name=field_name)
 
 
 def check_alpha(field_name: str, alpha: float) -> None:

@@ -83,7 +83,7 @@ def set_peft_model_state_dict(
         raise RuntimeError(f"{', '.join(tuner.merged)} is merged into the weights: call unmerge_adapter() first")
     adapter, own = tensors_of(tuner, adapter_name)
     given = {_prefix(model) + name: data(value) for name, value in peft_model_state_dict.items()}
-    given = without_names(given, own)
+    given = adapter.read(without_names(given, own), "peft_model_state_dict")
     wrong = [name for name in given if name in own and tuple(given[name].shape) != own[name].shape]
     if wrong and not ignore_mismatched_sizes:
         shapes = f"{tuple(given[wrong[0]].shape)} instead of {own[wrong[0]].shape}"

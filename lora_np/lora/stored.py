@@ -111,7 +111,7 @@ def _plain_name(key, modules):
     plain = plain.replace(".token_adapter.base_layer.", ".base_layer.")
     while plain.startswith(PREFIX):
         plain = plain.removeprefix(PREFIX)
-    shared = re.fullmatch(r"base_model\.\w+", plain)
+    shared = re.fullmatch(r"base_model\.\w+(\.\d+)?", plain)
     return PREFIX + plain if _split(plain, modules)[0] and not shared else key
 
 
