@@ -79,6 +79,8 @@ class Adapter(nn.Module):
         """ValueError, before anything is changed, if this kind cannot be beside that layer."""
         if isinstance(target.layer, nn.Embedding):
             raise ValueError(f"{config.peft_type} adapts linear layers here; {target.name} is an Embedding")
+        if target.parts:
+            raise ValueError(f"{config.peft_type} adapts whole layers, not {', '.join(target.parts)} of {target.name}")
 
     @classmethod
     def shared(cls, config: Config, targets: list[Target]) -> dict[str, Tensor]:

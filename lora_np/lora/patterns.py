@@ -8,7 +8,7 @@ of what has w ways has up to w^LENGTH. A repetition whose end is clear has one w
 
 import functools
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from re import _parser  # type: ignore[attr-defined]  # the only reader of expressions that agrees with `re`
 from typing import Any
 
@@ -74,6 +74,16 @@ def check_patterns(field_name: str, patterns: Mapping[str, Any]) -> None:
         found += check_expression(field_name, key, ENDING)
         if found > LIMIT:
             raise ValueError(f"{field_name} could take for ever to match: write its names with fewer * and +")
+
+
+def checked_patterns(field_name: str, patterns: Any, check: Callable[[str, Any], None]) -> dict[str, Any]:
+    """A `rank_pattern` or `alpha_pattern`, {} for None. ValueError as above, or as check(name, value) says."""
+    if not patterns:
+        return {}
+    check_patterns(field_name, patterns)
+    for key, value in patterns.items():
+        check(f"{field_name}[{key!r}]", value)
+    return patterns
 
 
 def first_match(patterns: Mapping[str, Any], name: str, default: Any) -> Any:

@@ -223,6 +223,11 @@ def check_ranks(*ranks: int, field_name: str = "r") -> None:
             raise ValueError(f"{field_name} must be at most {LARGEST_RANK}, got {shortened(r)}")
 
 
+def check_rank(field_name: str, r: int) -> None:
+    """`check_ranks` of one, with the arguments in the order of the checks below."""
+    check_ranks(r, field_name=field_name)
+
+
 def check_alpha(field_name: str, alpha: float) -> None:
     """ValueError, with the field's name, unless this is a number that a float32 can hold."""
     if not isinstance(alpha, (int, float)) or isinstance(alpha, bool):
