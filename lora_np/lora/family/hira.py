@@ -12,7 +12,8 @@ Beside an embedding A is (r, vocabulary) and B (dim, r), and A is zero at first:
 Source: Huang et al., 2025, "HiRA: Parameter-Efficient Hadamard High-Rank Adaptation for Large Language Models". Its
 claim: better than LoRA and its relatives on commonsense reasoning, dialogue and mathematics, from as many numbers.
 
-PEFT's `get_delta_weight` gives B A; here, as for all kinds, it is what is added to W.
+PEFT's `get_delta_weight` gives B A; here, as for all kinds, it is what is added to W. `rank_pattern` counts here; PEFT
+0.21 makes all layers of a first adapter of rank r, so a file with other ranks is not one that it reads.
 """
 
 from dataclasses import dataclass, field

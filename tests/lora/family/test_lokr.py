@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from family_a_helpers import (
+    OneLayer,
     adapted,
     assert_comes_back,
     assert_equal_in_peft,
@@ -52,15 +53,8 @@ def test_what_it_consists_of_and_what_is_trained():
     assert names_of(both) == {"lokr_w1_a", "lokr_w1_b", "lokr_w2_a", "lokr_w2_b"}
     assert both.get_nb_trainable_parameters()[0] == 2 * ((4 + 4) + (4 + 4) + (4 + 4) + (4 + 6))
     # The number in the module's docstring
-    wide = get_peft_model(Wide(), LoKrConfig(target_modules=["layer"]))
+    wide = get_peft_model(OneLayer(768, 768), LoKrConfig(target_modules=["layer"]))
     assert wide.get_nb_trainable_parameters()[0] == 1088
-
-
-class Wide(nn.Module):
-    """A layer of GPT-2's width."""
-
-    def __init__(self):
-        self.layer = nn.Linear(768, 768)
 
 
 @each_shape
