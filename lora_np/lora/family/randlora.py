@@ -8,7 +8,7 @@ B (D, n, r), which stay as they are. A layer trains λ (r, n) and γ (n, d):
     A'[k n + j] = λ[k, j] A[k] ∘ γ[j]   (r n, d)          B'[:, j r + k] = B[:, j, k]   (D, n r)
 
 (PEFT numbers the rows of A' and the columns of B' differently, as shown. The bases are random, so it does not matter,
-but for files it is kept.) If the outputs are the narrower side, ΔW is (B' A')ᵀ.
+but for files it is kept.) PEFT's files have A and B once more for each layer; here they are once there. If the outputs are the narrower side, ΔW is (B' A')ᵀ.
 
 Trained are n (r + d) numbers, about d (1 + d / r): the larger r is, the fewer, unlike LoRA, and more than LoRA's
 r (d + D) where r is small. The rank of ΔW is up to d, all that W has. λ is zero at first, so that training starts at
@@ -138,13 +138,9 @@ def _basis(config: RandLoraConfig, shape: tuple[int, ...], narrow: int) -> Array
         return nn.zeros(shape)
     if not config.sparse and not config.very_sparse:
         drawn = nn.uniform(shape, 1.0)
-        return in_bfloat16(drawn / drawn.std(ddof=1))
+        return drawn / drawn.std(ddof=1)
     chance = 1 / (2 * (narrow**0.5 if config.very_sparse else 3))
     drawn = generator().random(shape, dtype=np.float32)
     signs = (drawn > 1 - chance).astype(np.float32) - (drawn < chance)
     return signs / np.float32(max(signs.std(ddof=1), np.finfo(np.float32).tiny))
 
-
-def in_bfloat16(array: Array) -> Array:
-    """The float32 numbers cut to the 8 bits of bfloat16, in which PEFT keeps these bases."""
-    return (array.view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32)

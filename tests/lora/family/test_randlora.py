@@ -76,8 +76,6 @@ def test_the_bases_follow_from_the_key_and_have_a_deviation_of_one(basis):
             smallest = 2 / 3 if "sparse" in basis else 1 - 1 / 10
             assert (array == 0).mean() == pytest.approx(smallest, abs=0.03)
             assert len(np.unique(np.abs(array))) == 2
-        else:
-            assert not (array.view(np.uint32) & 0xFFFF).any()  # PEFT keeps them in bfloat16
 
 
 @pytest.mark.parametrize(("dtype", "tolerance"), [(np.float32, 1e-5), (np.float64, 1e-12)])
@@ -150,14 +148,14 @@ class TestAgainstPeft:
 
     @each_base
     def test_logits_and_gradients_of_our_files_there(self, base, tmp_path):
-        assert_equal_in_peft(moved(RandLoraConfig, base, **OPTIONS), base, tmp_path)
+        assert_equal_in_peft(moved(RandLoraConfig, base, scale=0.1, **OPTIONS), base, tmp_path)
 
     @each_base
     def test_in_float64(self, base, tmp_path):
         assert_equal_in_peft(moved(RandLoraConfig, base, np.float64, **OPTIONS), base, tmp_path, np.float64)
 
     def test_sparse_bases_of_ours_there(self, tmp_path):
-        assert_equal_in_peft(moved(RandLoraConfig, "llama", **OPTIONS, very_sparse=True), "llama", tmp_path)
+        assert_equal_in_peft(moved(RandLoraConfig, scale=0.1, **OPTIONS, very_sparse=True), "llama", tmp_path)
 
     @pytest.mark.parametrize(("base", "basis"), [("gpt2", {}), ("llama", {}), ("llama", {"sparse": True})])
     def test_their_files_here(self, base, basis, tmp_path):
