@@ -18,7 +18,7 @@ from lora_helpers import (
     tiny_model,
 )
 
-from lora_np import PeftModel, get_peft_model, nn
+from lora_np import PeftModel, get_peft_model, manual_seed, nn
 from lora_np.autograd import Tensor
 from lora_np.autograd.gradcheck import gradcheck
 from lora_np.storage import read_safetensors
@@ -38,6 +38,7 @@ class OneLayer(nn.Module):
 def adapted(kind, base="llama", dtype=np.float32, **options):
     """A tiny model in evaluation mode with an adapter of this configuration's class, as it is at first."""
     make, targets = BASES[base]
+    manual_seed(6)
     if base == "gpt2" and "fan_in_fan_out" in {field.name for field in dataclasses.fields(kind)}:
         options = {"fan_in_fan_out": True, **options}
     return get_peft_model(make().to(dtype=dtype), kind(**{"target_modules": targets, **options}))
@@ -67,7 +68,8 @@ def assert_equal_in_peft(ours, base, directory, dtype=np.float32):
 
     ours.save_pretrained(directory)
     theirs = twin_of_file(base, directory, dtype)
-    assert ours.get_nb_trainable_parameters()[0] == theirs.get_nb_trainable_parameters()[0]
+    count = sum(p.numel() for n, p in theirs.named_parameters() if p.requires_grad and "ranknum" not in n)
+    assert ours.get_nb_trainable_parameters()[0] == count  # of a model in float64 PEFT trains that too, by mistake
     ids = some_ids(ours.config)
     logits = theirs(input_ids=torch.tensor(ids)).logits
     loss = torch.nn.functional.cross_entropy(logits[:, :-1].flatten(0, 1), torch.tensor(ids[:, 1:]).flatten())

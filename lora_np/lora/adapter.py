@@ -1,6 +1,6 @@
 """What a kind of adapter says about itself, once; everything else (files, checks, counts, status) follows from it."""
 
-from collections.abc import Callable, Iterator, Mapping, MutableMapping
+from collections.abc import Callable, Iterator, Mapping, MutableMapping, Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -53,6 +53,8 @@ class Adapter(nn.Module):
     initial         (A, B, s): its initialisation took s·B A out of the base weight; None if it took nothing
     brings_base     did its file have another weight for its layer, which was put there? Then it is saved with it
     fused           None, or a method (layer, x) -> layer's result and update in one operation
+    together        do the adapters of one name do more in training than learn? See `loss_term` and `after_step`
+    model_methods   {PEFT's name of a method of the model: that of the one here}
     """
 
     names_in_file: Mapping[str, str] = {}
@@ -62,6 +64,8 @@ class Adapter(nn.Module):
     brings_base = False
     initial: tuple[Array, Array, float] | None = None
     fused: Callable[[Layer, Input], Tensor] | None = None
+    together = False
+    model_methods: Mapping[str, str] = {}
     r: int | None = None
     lora_alpha: float | None = None
     scaling = 1.0
@@ -106,6 +110,25 @@ class Adapter(nn.Module):
     def rescale(self, factor: float) -> None:
         """Set the scaling to `factor` times the configured one."""
         raise ValueError(f"{type(self).__name__} has no scaling that could be changed")
+
+    @classmethod
+    def loss_term(cls, config: Config, adapters: Sequence[Any]) -> Tensor | None:
+        """What the adapters of one name add to the model's loss; None for nothing."""
+        return None
+
+    @classmethod
+    def after_step(cls, config: Config, name: str, adapters: Mapping[str, Any], step: int) -> None:
+        """What becomes of {layer: Adapter}, all called `name`, after step number `step` (from 0) of training.
+
+        The optimizer has changed the weights, and the gradients are still there.
+        """
+
+    def run_state(self) -> dict[str, Array]:
+        """{name: array} of what `after_step` has to know of earlier steps: a checkpoint keeps it."""
+        return {}
+
+    def put_run_state(self, arrays: Mapping[str, Array]) -> None:
+        """Take such arrays over. ValueError if they are not those of this adapter."""
 
     def pieces(self) -> dict[str, nn.Module | nn.Parameter]:
         """{attribute: Module or Parameter}: what it does not share with the adapters of other layers."""

@@ -85,6 +85,8 @@ class PeftConfig(NamedFields):
     target_modules = layers_to_transform = layers_pattern = modules_to_save = ABSENT
     bias, fan_in_fan_out = "none", False
     is_prompt_learning = is_adaption_prompt = False  # PEFT's: what there is here is neither
+    prefix: ClassVar[str] = ""  # what stands in front of "_only" in `bias`, where it is not the peft_type
+    patterns: ClassVar[tuple[str, ...]] = ("rank_pattern", "alpha_pattern")  # fields whose keys are layers
     flags: ClassVar[tuple[str, ...]] = ("fan_in_fan_out",)  # fields that are True or False; None means False
     unsupported: ClassVar[dict[str, Unused]] = {}  # PEFT's fields for things that are not here
     harmless: ClassVar[set[str]] = {
@@ -112,7 +114,7 @@ class PeftConfig(NamedFields):
             if not isinstance(getattr(self, name), bool):
                 raise ValueError(f"{name} must be True or False, got {getattr(self, name)!r}")
         self._check_layers()
-        biases = ("none", "all", f"{self.peft_type.lower()}_only")
+        biases = ("none", "all", f"{self.prefix or self.peft_type.lower()}_only")
         if self.bias not in biases:
             raise ValueError(f"bias must be one of {', '.join(map(repr, biases))}, got {self.bias!r}")
         self.target_modules = check_names("target_modules", self.target_modules)
@@ -149,6 +151,10 @@ class PeftConfig(NamedFields):
     def rank_and_alpha(self, name: str) -> tuple[int, float | None]:
         """(r, lora_alpha) of the layer with this dotted name."""
         return self.r, self.lora_alpha
+
+    def in_file_of(self, adapters: Mapping[str, Any]) -> dict[str, Any]:
+        """{field: value} that a file with these {layer: Adapter} says in the place of what stands here."""
+        return {}
 
     def to_dict(self) -> dict[str, Any]:
         """The fields by their names, as in PEFT."""

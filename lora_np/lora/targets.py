@@ -163,7 +163,7 @@ def warn_of_unused(config: PeftConfig, modules: Mapping[str, Any], targets: Coll
 
     modules: the model's own; targets: the names of those that get an adapter.
     """
-    for field in ("rank_pattern", "alpha_pattern"):
+    for field in config.patterns:
         patterns = getattr(config, field, None)
         unused = unmatched(patterns, targets) if patterns else []
         if unused:

@@ -7,8 +7,9 @@ B (D, n, r), which stay as they are. A layer trains λ (r, n) and γ (n, d):
 
     A'[k n + j] = λ[k, j] A[k] ∘ γ[j]   (r n, d)          B'[:, j r + k] = B[:, j, k]   (D, n r)
 
-(PEFT numbers the rows of A' and the columns of B' differently, as shown. The bases are random, so it does not matter,
-but for files it is kept.) PEFT's files have A and B once more for each layer; here they are once there. If the outputs are the narrower side, ΔW is (B' A')ᵀ.
+If the outputs are the narrower side, ΔW is (B' A')ᵀ. (PEFT numbers the rows of A' and the columns of B' differently, as
+shown. The bases are random, so it does not matter, but for files it is kept. PEFT's files have A and B once more for
+each layer; here they are there once. PEFT reads that, with a warning.)
 
 Trained are n (r + d) numbers, about d (1 + d / r): the larger r is, the fewer, unlike LoRA, and more than LoRA's
 r (d + D) where r is small. The rank of ΔW is up to d, all that W has. λ is zero at first, so that training starts at
@@ -143,4 +144,3 @@ def _basis(config: RandLoraConfig, shape: tuple[int, ...], narrow: int) -> Array
     drawn = generator().random(shape, dtype=np.float32)
     signs = (drawn > 1 - chance).astype(np.float32) - (drawn < chance)
     return signs / np.float32(max(signs.std(ddof=1), np.finfo(np.float32).tiny))
-
