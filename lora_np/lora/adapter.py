@@ -113,7 +113,7 @@ class Adapter(nn.Module):
 
     @classmethod
     def loss_term(cls, config: Config, adapters: Sequence[Any]) -> Tensor | None:
-        """What the adapters of one name add to the model's loss; None for nothing."""
+        """What the adapters of one name add to the loss of a model that has a `task_type`; None for nothing."""
         return None
 
     @classmethod

@@ -4,8 +4,9 @@ r"""AdaLoRA: LoRA in the form of a singular value decomposition, whose ranks go 
 
 Q (r, in) is `lora_A`, Λ (r, 1) `lora_E`, P (out, r) `lora_B`: r (in + out + 1) numbers are trained. A row of Q, its λ
 and its column of P are a triplet. The loss gets orth_reg_weight times the mean of ‖QQᵀ - I‖ and ‖PᵀP - I‖ over all
-layers (Frobenius norms), so that triplets stay apart and |λ| says how much one does. As in PEFT it is part of `.loss`
-also in evaluation. Λ is zero at first, so that training starts at the base model. It merges.
+layers (Frobenius norms), so that triplets stay apart and |λ| says how much one does. As in PEFT it is part of `.loss`,
+also in evaluation, of a PeftModel with a `task_type`, and of its `base_model`. Λ is zero at first, so that training
+starts at the base model. It merges.
 
 All layers begin with init_r triplets. At each step every number w of them has a sensitivity |w·dL/dw|, smoothed to I
 with beta1, and an uncertainty, the smoothed (beta2) distance from I. A triplet's score is the product of the two at λ,
@@ -241,6 +242,10 @@ class AdaLoraAdapter(Adapter):
         RuntimeError if there are no gradients to look at.
         """
         last = config.total_step - config.tfinal  # type: ignore[operator]
+        if step == 0 and config.orth_reg_weight and not config.task_type:
+            warn(
+                "AdaLoRA: as in PEFT, a model without a task_type has no orthogonality in its loss; give it 'CAUSAL_LM'"
+            )
         if step < last:
             watched = [adapter.watched() for adapter in adapters.values()]
             for adapter, smooth in zip(adapters.values(), watched, strict=True):

@@ -29,7 +29,15 @@ from lora_np.training.optim import SGD
 
 each_base = pytest.mark.parametrize("base", ["gpt2", "llama"])
 ALONE = {"total_step": 10, "orth_reg_weight": 0}  # without the term in the loss
-SCHEDULE = {"init_r": 4, "target_r": 2, "tinit": 1, "tfinal": 3, "deltaT": 2, "total_step": 10}
+SCHEDULE = {
+    "task_type": "CAUSAL_LM",
+    "init_r": 4,
+    "target_r": 2,
+    "tinit": 1,
+    "tfinal": 3,
+    "deltaT": 2,
+    "total_step": 10,
+}
 
 
 def adapters_of(model):
@@ -98,7 +106,7 @@ def test_the_distance_from_orthogonal_rows():
 
 
 def test_the_loss_has_the_term_while_the_adapter_is_trained_and_on():
-    model, ids = moved(AdaLoraConfig, total_step=10), some_ids(tiny_llama().config)
+    model, ids = moved(AdaLoraConfig, total_step=10, task_type="CAUSAL_LM"), some_ids(tiny_llama().config)
     plain = moved(AdaLoraConfig, **ALONE)
     np.testing.assert_array_equal(logits_of(model), logits_of(plain))
 
@@ -112,6 +120,15 @@ def test_the_loss_has_the_term_while_the_adapter_is_trained_and_on():
     assert loss(model.base_model) == loss(model)
     model.set_adapter("default", inference_mode=True)
     assert loss(model) == loss(plain)
+
+
+def test_a_model_without_a_task_has_no_term_as_in_peft_and_training_says_so():
+    model, ids = moved(AdaLoraConfig, total_step=10), some_ids(tiny_llama().config)
+    expected = moved(AdaLoraConfig, **ALONE)(ids, labels=ids).loss.item()
+    assert model(ids, labels=ids).loss.item() == expected
+    assert model.base_model(ids, labels=ids).loss.item() > expected
+    with pytest.warns(UserWarning, match="no orthogonality in its loss"):
+        steps_of(model, 1)
 
 
 def test_the_budget_falls_to_the_target_and_the_choice_becomes_final():
@@ -280,14 +297,19 @@ class TestAgainstPeft:
 
     @pytest.mark.parametrize(("base", "dtype"), [("gpt2", np.float64), ("llama", np.float32)])
     def test_logits_and_gradients_of_our_files_there(self, base, dtype, tmp_path):
-        assert_equal_in_peft(moved(AdaLoraConfig, base, dtype, init_r=5, **ALONE), base, tmp_path, dtype)
+        model = moved(AdaLoraConfig, base, dtype, init_r=5, total_step=10)
+        assert_equal_in_peft(model, base, tmp_path, dtype)  # without a task, both without the term in the loss
 
     @each_base
     def test_their_files_here(self, base, tmp_path):
         import peft
 
         config = peft.AdaLoraConfig(
-            target_modules=BASES[base][1], fan_in_fan_out=base == "gpt2", init_r=3, init_lora_weights=False, total_step=5
+            target_modules=BASES[base][1],
+            fan_in_fan_out=base == "gpt2",
+            init_r=3,
+            init_lora_weights=False,
+            total_step=5,
         )
         assert_read_from_peft(config, base, tmp_path)
 

@@ -16,7 +16,7 @@ from family_a_helpers import (
 )
 from lora_helpers import assert_merges, logits_of, refusal, relative, tiny_llama
 
-from lora_np import get_peft_model, nn
+from lora_np import get_peft_model
 from lora_np.lora import RandLoraConfig
 
 each_base = pytest.mark.parametrize("base", ["gpt2", "llama"])
