@@ -19,7 +19,7 @@ PEFT's `get_delta_weight` gives B A; here, as for all kinds, it is what is added
 from dataclasses import dataclass, field
 
 from ... import nn
-from ...autograd import Tensor
+from ...autograd import Tensor, ops
 from ...autograd import functional as F
 from ...autograd.dispatch import matmul
 from ...autograd.shape_ops import embedding, transpose
@@ -106,7 +106,7 @@ class HiraAdapter(Adapter):
         A, B = self.matrices()
         if self.of_ids:
             return F.linear(embedding(transpose(A), x), B) * base
-        return F.linear(self.hira_dropout(x), (B @ A) * oriented(layer, layer.weight.data))
+        return F.linear(self.hira_dropout(x), ops.matmul(B, A) * oriented(layer, layer.weight.data))
 
     def delta_weight(self) -> Array:
         """W ∘ B A, with the W that the layer has now: ask while nothing is merged into it."""

@@ -17,7 +17,7 @@ PEFT has no LoHa beside GPT-2's Conv1D; here ΔW is turned for it, as everywhere
 from dataclasses import dataclass
 
 from ... import nn
-from ...autograd import Tensor
+from ...autograd import Tensor, ops
 from ...autograd import functional as F
 from ...autograd.dispatch import matmul
 from ...settings import changed_settings
@@ -65,8 +65,8 @@ class LoHaAdapter(LycorisAdapter):
 
     def product(self, x: Tensor) -> Tensor:
         """s·(B₁A₁ ∘ B₂A₂) x."""
-        weight = (self.hada_w1_a @ self.hada_w1_b) * (self.hada_w2_a @ self.hada_w2_b) * self.scaling
-        return F.linear(x, weight)
+        weight = ops.matmul(self.hada_w1_a, self.hada_w1_b) * ops.matmul(self.hada_w2_a, self.hada_w2_b)
+        return F.linear(x, weight * self.scaling)
 
     def delta_weight(self) -> Array:
         first = matmul(self.hada_w1_a.data, self.hada_w1_b.data)

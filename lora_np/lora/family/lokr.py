@@ -23,6 +23,7 @@ from ... import nn
 from ...autograd import Tensor
 from ...autograd import functional as F
 from ...autograd.devices import array_module
+from ...autograd.shape_ops import reshape, swapaxes
 from ...settings import changed_settings
 from ..adapter import Target
 from ..patterns import shortened
@@ -118,9 +119,9 @@ class LoKrAdapter(LycorisAdapter):
     def product(self, x: Tensor) -> Tensor:
         """s·W₁ X W₂ᵀ, x (..., in) as X (..., m, n)."""
         first, second = self.matrices()
-        rows = F.linear(x.reshape(*x.shape[:-1], self.m, self.n), second)  # (..., m, k)
-        y = F.linear(rows.swapaxes(-1, -2), first).swapaxes(-1, -2)  # (..., l, k)
-        return y.reshape(*x.shape[:-1], self.l * self.k) * self.scaling
+        rows = F.linear(reshape(x, *x.shape[:-1], self.m, self.n), second)  # (..., m, k)
+        y = swapaxes(F.linear(swapaxes(rows, -1, -2), first), -1, -2)  # (..., l, k)
+        return reshape(y, *x.shape[:-1], self.l * self.k) * self.scaling
 
     def delta_weight(self) -> Array:
         first, second = (matrix.data for matrix in self.matrices())

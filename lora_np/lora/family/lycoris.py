@@ -66,6 +66,8 @@ class LycorisAdapter(Adapter):
     of it is with `module_dropout`: masks of a layer's weight, not of its inputs, so one batch has one mask.
     """
 
+    r: int
+    lora_alpha: float
     rescaled = True  # are the outputs that are left divided by the fraction that they are?
 
     def __init__(self, config: Any, target: Target) -> None:

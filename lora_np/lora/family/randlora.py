@@ -28,6 +28,7 @@ from ... import nn
 from ...autograd import Tensor
 from ...autograd import functional as F
 from ...autograd.random import generator, random_seed
+from ...autograd.shape_ops import reshape, transpose
 from ...settings import changed_settings
 from ..adapter import Adapter, Target
 from ..patterns import shortened
@@ -89,6 +90,8 @@ class RandLoraAdapter(Adapter):
     """λ, `randlora_lambda`, and γ, `randlora_gamma`, beside one linear layer."""
 
     idle_if_zero = "randlora_lambda"
+    r: int
+    lora_alpha: float
 
     def __init__(self, config: RandLoraConfig, target: Target) -> None:
         layer, self.r, self.lora_alpha = target.layer, target.r, target.lora_alpha
@@ -114,13 +117,13 @@ class RandLoraAdapter(Adapter):
         """(A' (r n, d), B' (D, n r))."""
         A, B = (buffer.data for buffer in self.bases.values())
         rows, columns = A[:, :, : self.narrow], B[: self.wide, : self.count]
-        first = self.randlora_lambda.reshape(self.r, self.count, 1) * rows * self.randlora_gamma
-        return first.reshape(self.r * self.count, self.narrow), columns.reshape(self.wide, self.count * self.r)
+        first = reshape(self.randlora_lambda, self.r, self.count, 1) * rows * self.randlora_gamma
+        return reshape(first, self.r * self.count, self.narrow), columns.reshape(self.wide, self.count * self.r)
 
     def update(self, layer: Layer, x: Tensor, base: Tensor) -> Tensor:
         """s·B' A' dropout(x), or s·A'ᵀ B'ᵀ dropout(x)."""
         A, B = self.matrices()
-        first, second = (B.T, A.T) if self.turned else (A, B)
+        first, second = (B.T, transpose(A)) if self.turned else (A, B)
         return F.linear(F.linear(self.randlora_dropout(x), first), second) * self.scaling
 
     def delta_weight(self) -> Array:

@@ -23,6 +23,7 @@ from lora_np import LoraConfig, PeftModel, get_peft_model, nn, train
 from lora_np.autograd.gradcheck import gradcheck
 from lora_np.lora import AdaLoraConfig
 from lora_np.lora.family.adalora import from_orthogonal
+from lora_np.lora.family.triplets import budget
 from lora_np.storage import read_json
 from lora_np.training import TrainingArguments
 from lora_np.training.optim import SGD
@@ -127,7 +128,7 @@ def test_a_model_without_a_task_has_no_term_as_in_peft_and_training_says_so():
     expected = moved(AdaLoraConfig, **ALONE)(ids, labels=ids).loss.item()
     assert model(ids, labels=ids).loss.item() == expected
     assert model.base_model(ids, labels=ids).loss.item() > expected
-    with pytest.warns(UserWarning, match="no orthogonality in its loss"):
+    with pytest.warns(UserWarning, match="without a task_type lacks the term"):
         steps_of(model, 1)
 
 
@@ -139,12 +140,12 @@ def test_the_budget_falls_to_the_target_and_the_choice_becomes_final():
         steps_of(model, 1, step, optimizer)
         kept.append(sum(int((a.lora_E.data != 0).sum()) for a in adapters_of(model)))
     assert kept[:2] == [16, 16]  # until tinit, and where deltaT does not divide the step
-    assert kept[2] == config.budget(2, 16, 4) < 16
+    assert kept[2] == budget(config, 2, 4) < 16
     assert kept[7:] == [8, 8, 8]
     chosen = {name: sum(bits) for name, bits in config.rank_pattern.items()}
     assert list(chosen) == [f"{name}.lora_E.default" for name, _ in model.base_model.layers()]
     assert sum(chosen.values()) == 8
-    assert not any(adapter.smooth for adapter in adapters_of(model))
+    assert not any(adapter.triplets.smooth for adapter in adapters_of(model))
 
 
 def test_a_file_has_the_triplets_that_are_left(tmp_path):
@@ -167,8 +168,8 @@ def test_a_file_has_the_triplets_that_are_left(tmp_path):
 def test_what_does_something_is_saved_also_where_it_was_not_chosen(tmp_path):
     model = adapted(AdaLoraConfig, **SCHEDULE)
     steps_of(model, 4)
-    adapter = next(a for a in adapters_of(model) if not a.left.all())
-    adapter.lora_E.data[~adapter.left] = 0.3  # as the optimizer does where deltaT is not 1
+    adapter = next(a for a in adapters_of(model) if not a.triplets.left.all())
+    adapter.lora_E.data[~adapter.triplets.left] = 0.3  # as the optimizer does where deltaT is not 1
     model.save_pretrained(tmp_path)
     assert relative(logits_of(PeftModel.from_pretrained(tiny_llama(), tmp_path)), logits_of(model)) < 1e-6
 
@@ -177,7 +178,8 @@ def test_a_layer_may_be_left_without_any_triplet(tmp_path):
     model = adapted(AdaLoraConfig, **SCHEDULE)
     steps_of(model, 10)
     adapter = adapters_of(model)[0]
-    adapter.choose(np.zeros(4, bool))
+    adapter.triplets.left = np.zeros(4, bool)
+    adapter.drop(True)
     model.save_pretrained(tmp_path)
     loaded = PeftModel.from_pretrained(tiny_llama(), tmp_path, is_trainable=True)
     assert adapters_of(loaded)[0].r == 0
