@@ -58,6 +58,8 @@ class Adapter(nn.Module):
     brings_base     did its file have another weight for its layer, which was put there? Then it is saved with it
     fused           None, or a method (layer, x) -> layer's result and update in one operation
     first_outside   of several of the kind in a row, is the first the outermost? See `in_order`
+    together        do the adapters of one name do more in training than learn? See `loss_term` and `after_step`
+    model_methods   {PEFT's name of a method of the model: that of the one here}
     """
 
     names_in_file: Mapping[str, str] = {}
@@ -69,6 +71,8 @@ class Adapter(nn.Module):
     initial: tuple[Array, Array, float] | None = None
     fused: Callable[[Layer, Input], Tensor] | None = None
     first_outside = False
+    together = False
+    model_methods: Mapping[str, str] = {}
     r: int | None = None
     lora_alpha: float | None = None
     scaling = 1.0
@@ -120,6 +124,25 @@ class Adapter(nn.Module):
     def rescale(self, factor: float) -> None:
         """Set the scaling to `factor` times the configured one."""
         raise ValueError(f"{type(self).__name__} has no scaling that could be changed")
+
+    @classmethod
+    def loss_term(cls, config: Config, adapters: Sequence[Any]) -> Tensor | None:
+        """What the adapters of one name add to the loss of a model that has a `task_type`; None for nothing."""
+        return None
+
+    @classmethod
+    def after_step(cls, config: Config, name: str, adapters: Mapping[str, Any], step: int) -> None:
+        """What becomes of {layer: Adapter}, all called `name`, after step number `step` (from 0) of training.
+
+        The optimizer has changed the weights, and the gradients are still there.
+        """
+
+    def run_state(self) -> dict[str, Array]:
+        """{name: array} of what `after_step` has to know of earlier steps: a checkpoint keeps it."""
+        return {}
+
+    def put_run_state(self, arrays: Mapping[str, Array]) -> None:
+        """Take such arrays over. ValueError if they are not those of this adapter."""
 
     def pieces(self) -> dict[str, Any]:
         """{attribute: Module, Parameter or Buffer}: what it does not share with the adapters of other layers."""

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 
 from .. import nn
 from .call import Call, Owner, in_block, this_call
+from .in_training import add_terms, in_training, method_of_kinds
 
 if TYPE_CHECKING:
     from .peft_config import PeftConfig
@@ -56,12 +57,27 @@ class Tuner(Forwarding):
     _list_layers: Callable[[], None]
 
     def __getattr__(self, name: str) -> Any:
-        """What a PeftModel around this does, or the model's attribute."""
+        """What a PeftModel around this does, the model's attribute, or a method that the adapters' kind has."""
         if name in ON_BOTH and "model" in vars(self):
             from .peft_model import PeftModel  # which imports this module
 
             return getattr(PeftModel.around(self), name)
-        return super().__getattr__(name)
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            own = method_of_kinds(vars(self).get("peft_config", {}), name)
+            if own is None:
+                raise
+            return getattr(self, own)
+
+    def with_terms(self, output: Any) -> Any:
+        """What the model returned, its loss with what the adapters' kind adds to it."""
+        return add_terms(self, output)
+
+    def after_step(self, step: int) -> None:
+        """What the adapters' kind does after step number `step` (from 0) of training, before gradients are cleared."""
+        for kind, config, name, adapters in in_training(self):
+            kind.after_step(config, name, adapters, step)
 
     @property
     def is_disabled(self) -> bool:

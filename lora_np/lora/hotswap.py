@@ -44,7 +44,7 @@ def _check_alike(before, config, folder):
         own, other = getattr(before, name, None), getattr(config, name, None)
         if own != other:
             raise ValueError(f"hotswap_adapter: {folder} has {name}={other!r}, and the adapter {own!r}")
-    if not isinstance(config, LoraConfig) or before.changes_base or config.changes_base:
+    if type(config) is not LoraConfig or before.changes_base or config.changes_base:
         raise ValueError("hotswap_adapter is for LoRA adapters that leave the base weights alone, as PEFT's is")
 
 

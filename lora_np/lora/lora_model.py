@@ -44,7 +44,7 @@ class LoraModel(Tuner):
         self._list_layers()
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
-        return self.model(*args, **kwargs)
+        return self.with_terms(self.model(*args, **kwargs))
 
     def held(self) -> dict[str, nn.Module]:
         """The model, and what adapters share under PEFT's names: `vera_A.default`."""

@@ -94,8 +94,9 @@ def first_match(patterns: Mapping[str, Any], name: str, default: Any) -> Any:
     return default
 
 
-def of_several(patterns: Mapping[str, Any], names: Iterable[str]) -> list[str]:
+def of_several(patterns: Mapping[str, Any] | None, names: Iterable[str]) -> list[str]:
     """Those of the names that several keys match, with different values: there the order of the keys decides."""
+    patterns = patterns or {}
     return [name for name in names if len({v for key, v in patterns.items() if _ending(key).fullmatch(name)}) > 1]
 
 

@@ -160,6 +160,10 @@ class PeftConfig(NamedFields):
         """(r, lora_alpha) of the layer with this dotted name."""
         return self.r, self.lora_alpha
 
+    def in_file_of(self, adapters: Mapping[str, Any]) -> dict[str, Any]:
+        """{field: value} that a file with these {layer: Adapter} says in the place of what stands here."""
+        return {}
+
     def to_dict(self) -> dict[str, Any]:
         """The fields by their names, as in PEFT."""
         fields = {**dataclasses.asdict(self), "peft_type": self.peft_type and str(self.peft_type)}

@@ -126,7 +126,8 @@ class PeftModel(Persistent):
         if self.training and is_grad_enabled():
             self._refuse_if_merged("training")
         if adapter_names is None:
-            return self.base_model.model(*args, **kwargs)
+            inner = self.base_model if self.task_type else self.base_model.model  # as in PEFT: see `Adapter.loss_term`
+            return inner(*args, **kwargs)
         ids = kwargs.get("input_ids", args[0] if args else None)
         names = checked_rows(self, adapter_names, 0 if ids is None else len(ids))
         with in_rows(self, names):

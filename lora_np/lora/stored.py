@@ -90,7 +90,10 @@ def fitted(config: Config, arrays: Mapping[str, Array], model: nn.Module, path: 
 
 
 def without_names(arrays: Mapping[str, Array], expected: Iterable[str]) -> dict[str, Array]:
-    """The arrays, with the adapter's own name taken out of names in which it still stands: lora_A.default.weight."""
+    """The arrays, with the adapter's own name taken out of names in which it still stands: lora_A.default.weight.
+
+    What all layers share may be there once more for each of them, as PEFT writes RandLoRA's bases: that is left out.
+    """
     expected, found = set(expected), dict(arrays)
     for key in [key for key in found if key not in expected]:
         parts = key.split(".")
@@ -99,7 +102,13 @@ def without_names(arrays: Mapping[str, Array], expected: Iterable[str]) -> dict[
             if plain in expected and (plain not in found or np.array_equal(found[plain], found[key])):
                 found[plain] = found.pop(key)
                 break
-    return found
+    return {key: array for key, array in found.items() if key in expected or not _is_repeated(key, found, expected)}
+
+
+def _is_repeated(key, arrays, expected):
+    """Is this array the same as one that all layers share?"""
+    shared = f"base_model.{key.rpartition('.')[2]}"
+    return shared in expected and shared in arrays and np.array_equal(arrays[shared], arrays[key])
 
 
 def _plain_name(key, modules):

@@ -37,7 +37,7 @@ def as_written(
         if as_plain_lora:
             changes["init_lora_weights"] = True
         changes |= _grown(config, adapters, ranks)
-    return dataclasses.replace(config, **changes, inference_mode=True)
+    return dataclasses.replace(config, **{**changes, **config.in_file_of(adapters)}, inference_mode=True)
 
 
 def _names(config, model, layers):

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ..autograd.devices import to_device
+from ..autograd.devices import to_device, to_numpy
+from ..lora.in_training import put_run_state, run_state
+from ..nn import Module
 from ..refusals import warn
 from ..storage import read_safetensors, write_safetensors
 from .best import Best
@@ -21,7 +23,7 @@ if TYPE_CHECKING:
     from .loop import TrainingRun
 
 CHECKPOINT = "checkpoint.safetensors"
-OPTIMIZER, MODEL, BEST = "optimizer.", "model.", "best."  # how the names in the file begin
+OPTIMIZER, MODEL, BEST, ADAPTERS = "optimizer.", "model.", "best.", "adapters."  # how the names in the file begin
 # Arguments that older checkpoints do not name, and what they were
 ADDED = {"load_best": False, "adam_epsilon": 1e-8, "lr_scheduler_type": "warmup_cosine"}
 ADDED |= dict.fromkeys(("lr_scheduler_kwargs", "warmup_ratio", "num_train_epochs", "per_device_train_batch_size"))
@@ -46,7 +48,8 @@ class CheckpointError(OSError):
 def save_checkpoint(run: "TrainingRun", directory: str | PathLike[str], is_last: bool = True) -> None:
     """Write the checkpoint: trained parameters, optimizer state, step and history in one file, replaced at once.
 
-    With `load_best`, the best parameters too. Of several processes, the first writes: all have the same to write.
+    With `load_best`, the best parameters too; and what adapters know of earlier steps. Of several processes, the first
+    writes: all have the same to write.
     FloatingPointError, and the file stays as it was, if a number is not finite. If it cannot be written, that is a
     CheckpointError where it is the last; otherwise a warning, and the one before stays.
     """
@@ -56,6 +59,7 @@ def save_checkpoint(run: "TrainingRun", directory: str | PathLike[str], is_last:
         for name, value in run.optimizer.state_dict().items():
             arrays[f"{OPTIMIZER}{name}"] = np.asarray(value) if isinstance(value, int) else value
         arrays |= {f"{BEST}{name}": array for name, array in run.best.weights.items()}
+        arrays |= {f"{ADAPTERS}{name}": to_numpy(array) for name, array in run_state(run.model).items()}
         state = {"step": run.step, "history": run.history, "arguments": run.arguments()}
         try:
             write_safetensors(Path(directory) / CHECKPOINT, arrays, {"run": json.dumps(state)})
@@ -82,14 +86,16 @@ def load_checkpoint(run: "TrainingRun", directory: str | PathLike[str]) -> None:
         optimizer_state = _optimizer_state(run.optimizer, arrays, step)
     except ValueError as error:
         raise ValueError(f"{path} {error}") from None
-    before = {name: p.data for name, p in run.trainable.items()}
+    before, known = {name: p.data for name, p in run.trainable.items()}, run_state(run.model)
     others = run.optimizer.state, run.step, run.history, run.best, run.watch.saved_step
     try:
         put(run.trainable, weights)
+        _put_of_adapters(run.model, _beginning_with(ADAPTERS, arrays), path)
         run.optimizer.state, run.step, run.history, run.best = optimizer_state, step, history, best
         run.watch.saved_step = step
     except BaseException:
         put(run.trainable, before)
+        put_run_state(run.model, known)
         run.optimizer.state, run.step, run.history, run.best, run.watch.saved_step = others
         raise
 
@@ -135,6 +141,13 @@ def _in_order(evaluations: list[Any], last: int) -> bool:
     losses = [loss for e in evaluations for name, loss in e.items() if name != "step"]
     in_order = all(a < b for a, b in zip([-1, *steps], [*steps, last + 1], strict=True))
     return in_order and all(map(_is_finite, losses))
+
+
+def _put_of_adapters(model: Module, arrays: Mapping[str, Array], path: Path) -> None:
+    try:
+        put_run_state(model, arrays)
+    except ValueError as error:
+        raise ValueError(f"{path} {error}") from None
 
 
 def _fitting(prefix: str, arrays: Mapping[str, Array], trainable: Trained) -> dict[str, Array]:

@@ -8,13 +8,13 @@ watch.py         losses that are not finite; interruption.py: Ctrl-C; progress.p
 parallel/        one step from several batches or processes; a step that a GPU has recorded
 """
 
-import math
 import threading
 from collections.abc import Mapping, Sequence
 from os import PathLike
 from typing import Any
 
 from ..autograd import manual_seed
+from ..lora.in_training import step_hook
 from ..nn import Module
 from ..refusals import refuses_here
 from .arguments import TrainingArguments, check_given
@@ -47,15 +47,14 @@ class TrainingRun:
         identity: Mapping[str, Any] | None = None,
         communicator: Communicator | SoloCommunicator | None = None,
     ) -> None:
-        self.model, self.args, self.identity = model, args, identity or {}
-        self.communicator = communicator or SoloCommunicator()
+        self.model, self.args, self.step = model, args, 0
+        self.identity, self.communicator = identity or {}, communicator or SoloCommunicator()
         self.trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
         groups = parameter_groups(model, args.learning_rate, args.weight_decay, args.loraplus_lr_ratio)
         self.optimizer = AdamW(groups, betas=args.betas, eps=args.adam_epsilon)
         self.highest_rates = [group["lr"] for group in self.optimizer.param_groups]
-        self.step = 0
         self.history: History = {"loss": [], "learning_rate": [], "evaluation": []}
-        self.watch, self.best = Watch(self), Best(self.trainable)
+        self.watch, self.best, self.after_step = Watch(self), Best(self.trainable), step_hook(model)
         self.is_joint = args.accumulation > 1 or self.communicator.size > 1
         self.recorded = None if self.is_joint else recorded_step(model, self.optimizer, args.max_grad_norm)
 
@@ -68,9 +67,10 @@ class TrainingRun:
 
     def update_weights(self) -> None:
         """From gradients to the next weights; the gradients are forgotten."""
-        norm = clip_grad_norm_(self.trainable.values(), self.args.max_grad_norm or math.inf)
+        norm = clip_grad_norm_(self.trainable.values(), self.args.max_grad_norm or float("inf"))
         with self.watch.changing_weights(norm):
             self.optimizer.step()
+            self.after_step(self.step)
         self.optimizer.zero_grad()
 
     def one_step(self, data: TrainingData) -> int:

@@ -301,7 +301,7 @@ DAMAGES = {
     "another rank": (fields(r=5), ValueError, [WEIGHTS, A0, "(4, 16) instead of (5, 16)"]),
     "another target": (fields(target_modules=["c_fc"]), ValueError, [WEIGHTS, "missing", "unexpected", "c_attn"]),
     "unknown target": (fields(target_modules=["q_proj"]), ValueError, [CONFIG, "'q_proj'", "c_proj"]),
-    "unknown kind": (fields(peft_type="LOHA"), ValueError, [CONFIG, "LOHA"]),
+    "unknown kind": (fields(peft_type="BOFT"), ValueError, [CONFIG, "BOFT"]),
     "unsupported": (fields(use_qalora=True), ValueError, [CONFIG, "use_qalora = True"]),
     "rank is no number": (fields(r="4"), ValueError, [CONFIG, "'4'"]),
     "alpha is no number": (fields(lora_alpha="8"), ValueError, [CONFIG, "lora_alpha", "'8'"]),
