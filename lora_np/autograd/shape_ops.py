@@ -76,6 +76,28 @@ def concatenate(tensors, axis=0):
     return record(xp.concatenate(arrays, axis=axis), tuple(tensors), backward)
 
 
+def stack_padded(matrices, length, dtype, turned=False):
+    """y (n, length, C): n matrices (r_i, C), or with `turned` (C, r_i), r_i <= length, one behind the other.
+
+    Rows that a matrix lacks are zero. Each one's gradient is its own rows of dy, turned back, in its own dtype.
+    """
+    needs, arrays = needs_grad(*matrices), [operand(m).T if turned else operand(m) for m in matrices]
+    xp, shape = array_module(arrays[0]), (len(arrays), length, arrays[0].shape[1])
+    kinds = [(len(a), a.dtype, need) for a, need in zip(arrays, needs, strict=True)]
+    if all(len(a) == length for a in arrays):
+        out = xp.stack(arrays, out=xp.empty(shape, dtype))
+    else:
+        out = xp.zeros(shape, dtype)
+        for place, a in zip(out, arrays, strict=True):
+            place[: len(a)] = a
+
+    def backward(dy):
+        found = (d[:r].astype(kind, copy=False) if need else None for d, (r, kind, need) in zip(dy, kinds, strict=True))
+        return tuple(d.T if turned and d is not None else d for d in found)
+
+    return record(out, tuple(matrices), backward)
+
+
 def where(condition, a, b):
     """y = a where `condition` holds, else b. da = dy where it holds, db = dy where it does not."""
     mask = operand(condition)
