@@ -106,7 +106,7 @@ def _states(adapters):
     return [part for adapter in adapters if adapter is not None for part in _state(adapter)]
 
 
-def grouped(adapters: list[Adapter | None], places: list[list[int]], dtype: Any) -> list[Group]:
+def grouped(adapters: list[Any], places: list[list[int]], dtype: Any) -> list[Group]:
     """The groups of these adapters, of which each has the rows at its place in `places`; None has no update.
 
     In a group the ranks are at most a factor of two apart, so that less than half of it is padding.

@@ -3,10 +3,10 @@
     pip install -e '.[parity]'
     python tests/benchmarks/rows.py [--rows 64] [--adapters 64] [--tokens 16] [--new-tokens 8] [--turns 5] [--blocks 30]
 
-SmolLM2-135M's shape with random weights, and adapters of rank 8 on all linear layers. Measured are the forward pass and
-greedy decoding, of the base, of this library with `adapter_names`, and of PEFT with the same weights and names. The
-systems take turns in one process; ratios are of times that lie next to each other, their median and their range. What is
-computed must be the same: logits to 2e-5 of the largest, tokens wherever two are not about equally likely.
+SmolLM2-135M's shape with random weights, and adapters of rank 8 on all linear layers. Measured are the forward pass
+and greedy decoding, of the base, of this library with `adapter_names`, and of PEFT with the same weights and names.
+The systems take turns in one process; ratios are of times that lie next to each other, their median and their range.
+What is computed must be the same: logits to 2e-5 of the largest, and tokens, where no two are about equally likely.
 """
 
 import argparse
