@@ -7,6 +7,7 @@ SmolLM2-135M's shape with random weights, and adapters of rank 8 on all linear l
 and greedy decoding, of the base, of this library with `adapter_names`, and of PEFT with the same weights and names.
 The systems take turns in one process; ratios are of times that lie next to each other, their median and their range.
 What is computed must be the same: logits to 2e-5 of the largest, and tokens, where no two are about equally likely.
+On a machine that others use too, `OMP_NUM_THREADS=1 python tests/benchmarks/rows.py --clock cpu` says more.
 """
 
 import argparse
@@ -23,6 +24,7 @@ import lora_np
 
 PAUSE = 0.3  # seconds between systems: thread pools spin for a while before they sleep
 RANK = 8
+CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
 def models(options, folder):
@@ -99,16 +101,16 @@ def check(what, found, expected):
         print(f"  texts: {int((found == expected).all(axis=1).sum())} of {len(found)} rows are equal")
 
 
-def timed(functions, turns):
-    """{system: [seconds]}, the systems taking turns; the first turn is not counted, and its results are checked."""
+def timed(functions, turns, clock):
+    """First the results of each system, then {system: [seconds]}; they take turns, and the first is not counted."""
     seconds, results = {name: [] for name in functions}, {}
     for turn in range(turns + 1):
         for name, function in functions.items():
             time.sleep(PAUSE)
-            start = time.perf_counter()
+            start = clock()
             result = function()
             if turn:
-                seconds[name].append(time.perf_counter() - start)
+                seconds[name].append(clock() - start)
             else:
                 results[name] = result
             del result
@@ -130,11 +132,14 @@ def main():
     for name, default in (("rows", 64), ("adapters", 64), ("tokens", 16), ("new-tokens", 8), ("turns", 5)):
         parser.add_argument(f"--{name}", type=int, default=default)
     parser.add_argument("--blocks", type=int, default=SMOLLM2["layers"], help="of the model; SmolLM2 has 30")
+    parser.add_argument(
+        "--clock", choices=CLOCKS, default="wall", help="cpu: with OMP_NUM_THREADS=1, where others work too"
+    )
     options = parser.parse_args()
     print(f"{len(os.sched_getaffinity(0))} cores, {options}")
     with tempfile.TemporaryDirectory() as folder:
         for what, functions in systems(options, folder).items():
-            results, seconds = timed(functions, options.turns)
+            results, seconds = timed(functions, options.turns, CLOCKS[options.clock])
             check(what, results["rows"], results["PEFT"])
             for name, found in seconds.items():
                 print(f"  {what}, {name:<5} {1e3 * statistics.median(found):8.0f} ms")
