@@ -81,18 +81,20 @@ def stack_padded(matrices, length, dtype, turned=False):
 
     Rows that a matrix lacks are zero. Each one's gradient is its own rows of dy, turned back, in its own dtype.
     """
-    needs, arrays = needs_grad(*matrices), [operand(m).T if turned else operand(m) for m in matrices]
-    xp, shape = array_module(arrays[0]), (len(arrays), length, arrays[0].shape[1])
-    kinds = [(len(a), a.dtype, need) for a, need in zip(arrays, needs, strict=True)]
-    if all(len(a) == length for a in arrays):
+    arrays = [data(m).T if turned else data(m) for m in matrices]
+    heights, needs, xp = [len(a) for a in arrays], needs_grad(*matrices), array_module(arrays[0])
+    shape = len(arrays), length, arrays[0].shape[1]
+    if min(heights) == length:
         out = xp.stack(arrays, out=xp.empty(shape, dtype))
     else:
         out = xp.zeros(shape, dtype)
-        for place, a in zip(out, arrays, strict=True):
-            place[: len(a)] = a
+        for place, a, height in zip(out, arrays, heights, strict=True):
+            place[:height] = a
+    kinds = [a.dtype for a in arrays] if any(needs) else []
 
     def backward(dy):
-        found = (d[:r].astype(kind, copy=False) if need else None for d, (r, kind, need) in zip(dy, kinds, strict=True))
+        found = (d[:height] if need else None for d, height, need in zip(dy, heights, needs, strict=True))
+        found = [None if d is None else d.astype(kind, copy=False) for d, kind in zip(found, kinds, strict=True)]
         return tuple(d.T if turned and d is not None else d for d in found)
 
     return record(out, tuple(matrices), backward)

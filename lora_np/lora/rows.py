@@ -18,8 +18,8 @@ from ..autograd.shape_ops import concatenate, stack_padded
 from .adapter import Adapter
 from .types import Array, Input
 
-MATRICES = ("lora_A.weight.data", "lora_A.weight._node", "lora_B.weight.data", "lora_B.weight._node")
-_state = attrgetter(*MATRICES)  # of an adapter; a write in place by an optimizer gives a Parameter another `_node`
+_weights = attrgetter("lora_A.weight", "lora_B.weight")  # of an adapter
+_array, _node = attrgetter("data"), attrgetter("_node")  # a write in place by an optimizer takes a Parameter's node
 
 
 class Group(NamedTuple):
@@ -36,11 +36,33 @@ class Group(NamedTuple):
 
 
 class Kept(NamedTuple):
-    """The groups of one layer, and what they were made from: the adapters, and their arrays as they were."""
+    """The groups of one layer, and what they were made from, as it was: to be looked at again before each use.
 
-    adapters: list[Adapter | None]
-    state: list[Any]
+    dtypes     of the input, and that in which the updates are computed
+    table      the layer's {name: Adapter}, which is replaced and not written to
+    adapters   those in the groups; `dropping`: those with dropout, which in training are not for the groups
+    weights    their matrices, with the `arrays` and the `nodes` that these had
+    """
+
+    dtypes: tuple[Any, Any]
     groups: list[Group]
+    table: dict[str, Adapter]
+    adapters: list[Any]
+    dropping: list[Any]
+    weights: list[Any]
+    arrays: list[Any]
+    nodes: list[Any]
+
+    def holds(self, layer: Any, x: Input) -> bool:
+        """Would the groups be the same if they were made now?"""
+        return (
+            layer.adapters is self.table
+            and x.dtype == self.dtypes[0]
+            and not any(adapter.lora_dropout.training for adapter in self.dropping)
+            and all(map(is_, self.weights, _weights_of(self.adapters)))
+            and all(map(is_, self.arrays, map(_array, self.weights)))
+            and all(map(is_, self.nodes, map(_node, self.weights)))
+        )
 
 
 class Rows:
@@ -64,37 +86,26 @@ class Rows:
         """An `AdaptedLayer`'s result where row i of the batch x goes through the adapter names[i]."""
         if x.ndim == 1:  # positions, which are the same for every row
             x = np.broadcast_to(x, (len(self.names), len(x)))
-        adapters = [layer.adapters.get(name) for name in self.places]
-        apart = {name for name, a in zip(self.places, adapters, strict=True) if not (a is None or _stacks(a))}
+        kept = None if self.kept is None or is_grad_enabled() else self.kept.get(id(layer))
+        if kept is not None and kept.holds(layer, x):
+            return _together(layer, x, kept.dtypes[1], kept.groups)
+        table = layer.adapters
+        apart = {name for name in self.places if name in table and not _stacks(table[name])}
         if len(self.places) == 1 or len(apart) == len(self.places):
             return one_by_one(layer, x, self.names)
-        if not apart:
-            return self._together(layer, x, adapters)
-        return _in_two(layer, x, self.names, apart)
+        if apart:
+            return _in_two(layer, x, self.names, apart)
+        return self._anew(layer, x, {name: table[name] for name in self.places if name in table})
 
-    def _together(self, layer, x, adapters):
-        """The base's result for all rows at once, and then the updates, group by group."""
-        y = base = layer.forward_with([], x)
-        if any(a is not None for a in adapters):
-            dtype = np.result_type(x.dtype, *{a.lora_A.weight.dtype for a in adapters if a is not None})
-            x, y = x.astype(dtype), y.astype(dtype)  # A and B are in float32, also beside a base in float16
-            for group in self._groups(layer, adapters, dtype):
-                y = F.lora_rows(y, x, group.A, group.B, [a.scaling for a in group.adapters], group.rows)
-        return y.astype(base.dtype)
-
-    def _groups(self, layer, adapters, dtype):
-        """The groups of a layer: kept ones if nothing has changed, else new ones."""
-        if self.kept is None or is_grad_enabled():
-            return grouped(adapters, list(self.places.values()), dtype)
-        kept = self.kept.get(id(layer))
-        if kept is None or kept.adapters != adapters or not all(map(is_, kept.state, _states(adapters))):
-            for adapter in adapters:
-                for p in () if adapter is None else adapter.matrices():
-                    p.node()
-            state = _states(adapters)  # before they are read: what is written meanwhile is seen the next time
-            kept = Kept(adapters, state, grouped(adapters, list(self.places.values()), dtype))
-            self.kept[id(layer)] = kept
-        return kept.groups
+    def _anew(self, layer, x, adapters):
+        """The same, where all these {name: Adapter} can be stacked."""
+        dtype = np.result_type(x.dtype, *{p.dtype for p in _weights_of(adapters.values())}) if adapters else x.dtype
+        keeping = self.kept is not None and not is_grad_enabled()
+        made_from = _made_from(layer.adapters, adapters.values()) if keeping else None
+        groups = grouped(list(adapters.values()), [self.places[name] for name in adapters], len(self.names), dtype)
+        if made_from is not None:
+            self.kept[id(layer)] = Kept((x.dtype, dtype), groups, *made_from)
+        return _together(layer, x, dtype, groups)
 
 
 def _stacks(adapter):
@@ -102,27 +113,44 @@ def _stacks(adapter):
     return adapter.stacks and not (adapter.lora_dropout.p and adapter.lora_dropout.training)
 
 
-def _states(adapters):
-    return [part for adapter in adapters if adapter is not None for part in _state(adapter)]
+def _weights_of(adapters):
+    return [weight for adapter in adapters for weight in _weights(adapter)]
 
 
-def grouped(adapters: list[Any], places: list[list[int]], dtype: Any) -> list[Group]:
-    """The groups of these adapters, of which each has the rows at its place in `places`; None has no update.
+def _made_from(table, adapters):
+    """The last fields of `Kept`, noted before the arrays are read: what is written meanwhile is seen next time."""
+    adapters = list(adapters)
+    weights = _weights_of(adapters)
+    nodes = [weight.node() for weight in weights]
+    return table, adapters, [a for a in adapters if a.lora_dropout.p], weights, [w.data for w in weights], nodes
+
+
+def _together(layer, x, dtype, groups):
+    """The base's result for all rows at once, and then the updates, group by group."""
+    y = base = layer.forward_with([], x)
+    if groups:
+        x, y = x.astype(dtype), y.astype(dtype)  # A and B are in float32, also beside a base in float16
+    for group in groups:
+        y = F.lora_rows(y, x, group.A, group.B, [a.scaling for a in group.adapters], group.rows)
+    return y.astype(base.dtype)
+
+
+def grouped(adapters: list[Any], places: list[list[int]], batch: int, dtype: Any) -> list[Group]:
+    """The groups of these adapters, each with the numbers of its rows among the `batch` ones.
 
     In a group the ranks are at most a factor of two apart, so that less than half of it is padding.
     """
     found: dict[tuple[int, int], list[int]] = {}
     for i, adapter in enumerate(adapters):
-        if adapter is not None:
-            found.setdefault((len(places[i]), (adapter.lora_A.weight.shape[0] - 1).bit_length()), []).append(i)
-    batch = np.arange(sum(map(len, places)))
+        r = adapter.lora_A.weight.shape[0]
+        found.setdefault((len(places[i]), (r - 1).bit_length()), []).append(i)
     groups = []
     for chosen in found.values():
         rows, members = np.array([places[i] for i in chosen]), [adapters[i] for i in chosen]
-        A, B = ([a.matrices()[which] for a in members] for which in (0, 1))
-        r = max(len(a) for a in A)
-        in_order = np.array_equal(rows.ravel(), batch)
-        stacks = stack_padded(A, r, dtype), stack_padded(B, r, dtype, turned=True)
+        weights = _weights_of(members)
+        r = max(map(len, weights[::2]))
+        stacks = stack_padded(weights[::2], r, dtype), stack_padded(weights[1::2], r, dtype, turned=True)
+        in_order = np.array_equal(rows.ravel(), np.arange(batch))
         groups.append(Group(members, None if in_order else rows, *stacks))
     return groups
 

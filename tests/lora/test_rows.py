@@ -159,7 +159,7 @@ def test_ranks_that_lie_far_apart_are_not_padded_to_the_largest():
     model = many("llama", "ranks")
     layer = next(iter(model.base_model.adapted.values()))
     adapters = [layer.adapters[name] for name in "abcde"]
-    groups = rows.grouped(adapters, [[i] for i in range(5)], np.float32)
+    groups = rows.grouped(adapters, [[i] for i in range(5)], 5, np.float32)
     assert sorted(sorted(a.r for a in group.adapters) for group in groups) == [[1], [2], [3, 4], [8]]
 
 
