@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # for editors; Python reads the parts one by one, when a name
     from .auto_peft import AutoPeftModelForCausalLM
     from .lora import (
         AdaLoraConfig,
+        AdapterCache,
         DeloraConfig,
         FourierFTConfig,
         HiraConfig,
@@ -134,6 +135,7 @@ __all__ = [
     "AdaLoraConfig",
     "Adam",
     "AdamW",
+    "AdapterCache",
     "AutoConfig",
     "AutoModelForCausalLM",
     "AutoModelForSequenceClassification",

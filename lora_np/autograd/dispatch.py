@@ -46,6 +46,7 @@ OPERATIONS = {
     # pairs
     "linear": Operation(fused, cuda=float32),
     "lora_linear": Operation(fused, cuda=float32),
+    "lora_rows": Operation(fused),  # one segmented kernel would go here
     "layer_norm": Operation(fused, cuda=float32),
     "rms_norm": Operation(fused, cuda=float32),
     "gelu": Operation(fused, cuda=float32),

@@ -49,6 +49,24 @@ def lora_linear(x, weight, bias, lora_A, lora_B, scaling, fan_in_fan_out=False, 
     return _apply("lora_linear", inputs, scaling, fan_in_fan_out, mask)
 
 
+def lora_rows(y, x, lora_A, lora_B, scalings, rows=None):
+    """y with scalings[g] · x A_gᵀ B_gᵀ added in the rows of the batch that are rows[g]; see `fused.lora_rows_forward`.
+
+    y (B, ..., out), x (B, ..., in), lora_A (n, r, in), lora_B (n, r, out): the B_gᵀ. rows: integers (n, c), none twice,
+    or None where the batch has those of each g in turn.
+    """
+    (n, r, fan_in), fan_out = lora_A.shape, lora_B.shape[-1]
+    _check_width(x, fan_in, "lora_rows")
+    _check_width(y, fan_out, "lora_rows")
+    if lora_B.shape != (n, r, fan_out) or x.shape[:-1] != y.shape[:-1] or len(scalings) != n:
+        shapes = f"{lora_A.shape} and {lora_B.shape}, x {x.shape}, y {y.shape}, {len(scalings)} scalings"
+        raise ValueError(f"lora_rows: A (n, r, in) and B (n, r, out) do not fit the rest: {shapes}")
+    if x.shape[0] % n if rows is None else rows.ndim != 2 or len(rows) != n:
+        found = "no rows" if rows is None else f"rows {rows.shape}"
+        raise ValueError(f"lora_rows: {n} adapters need rows ({n}, c) of the {x.shape[0]} in the batch, got {found}")
+    return _apply("lora_rows", (y, x, lora_A, lora_B), scalings, rows)
+
+
 def layer_norm(x, weight, bias, eps=1e-5):
     """Each row of x (..., C) to mean 0 and variance 1, then times weight plus bias; see `fused.layer_norm_forward`."""
     _check_width(x, weight.shape[0], "layer_norm")

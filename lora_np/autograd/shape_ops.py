@@ -76,6 +76,30 @@ def concatenate(tensors, axis=0):
     return record(xp.concatenate(arrays, axis=axis), tuple(tensors), backward)
 
 
+def stack_padded(matrices, length, dtype, turned=False):
+    """y (n, length, C): n matrices (r_i, C), or with `turned` (C, r_i), r_i <= length, one behind the other.
+
+    Rows that a matrix lacks are zero. Each one's gradient is its own rows of dy, turned back, in its own dtype.
+    """
+    arrays = [data(m).T if turned else data(m) for m in matrices]
+    heights, needs, xp = [len(a) for a in arrays], needs_grad(*matrices), array_module(arrays[0])
+    shape = len(arrays), length, arrays[0].shape[1]
+    if min(heights) == length:
+        out = xp.stack(arrays, out=xp.empty(shape, dtype))
+    else:
+        out = xp.zeros(shape, dtype)
+        for place, a, height in zip(out, arrays, heights, strict=True):
+            place[:height] = a
+    kinds = [a.dtype for a in arrays] if any(needs) else []
+
+    def backward(dy):
+        found = (d[:height] if need else None for d, height, need in zip(dy, heights, needs, strict=True))
+        found = [None if d is None else d.astype(kind, copy=False) for d, kind in zip(found, kinds, strict=True)]
+        return tuple(d.T if turned and d is not None else d for d in found)
+
+    return record(out, tuple(matrices), backward)
+
+
 def where(condition, a, b):
     """y = a where `condition` holds, else b. da = dy where it holds, db = dy where it does not."""
     mask = operand(condition)

@@ -9,7 +9,7 @@
     foreign.py                         folders of other programs
     checks.py, persistent.py, forwarding.py, tasks.py  parts of a PeftModel: what it refuses, files, others' attributes
     accepted.py                        PEFT's keywords that mean nothing here
-    call.py                            adapters for one call: none, or others for each row
+    call.py, row_calls.py, rows.py     adapters for one call: none, or others for each row
 
 What goes beyond it:
 
@@ -19,6 +19,7 @@ What goes beyond it:
     tasks.py, mixed_model.py           PeftModels by what they are for, and one for several kinds of adapters
     combine.py, weighted.py            several adapters made into one
     status.py, analysis.py             what is there, and what was learned
+    adapter_cache.py                   more adapters than there is room for at once
     state.py, hotswap.py, helpers.py   what PEFT's users call beside a PeftModel
     types.py                           short names for annotations
 """
@@ -28,6 +29,7 @@ from typing import TYPE_CHECKING
 
 from ..aliases import moved_names
 from . import variants
+from .adapter_cache import AdapterCache
 from .config import LoraConfig
 from .errors import UnknownAdapterError
 from .family import FAMILY
@@ -80,6 +82,7 @@ def __getattr__(name):
 
 __all__ = [
     "AdaLoraConfig",
+    "AdapterCache",
     "DeloraConfig",
     "FourierFTConfig",
     "HRAConfig",

@@ -54,6 +54,8 @@ class Adapter(nn.Module):
     learns_faster   the attributes whose Parameters LoRA+ gives a higher rate
     idle_if_zero    the name in the file of a tensor: where it is all zero, the adapter changes nothing
     plain           is it ΔW = s·B A and nothing else? Only such adapters can be combined
+    stacks          is `update` s·B(A(dropout(x))) and nothing else, with `lora_A` and `lora_B`? Then, where rows of a
+                    batch have adapters of their own, those of many are computed as one: see rows.py
     initial         (A, B, s): its initialisation took s·B A out of the base weight; None if it took nothing
     brings_base     did its file have another weight for its layer, which was put there? Then it is saved with it
     fused           None, or a method (layer, x) -> layer's result and update in one operation
@@ -67,6 +69,7 @@ class Adapter(nn.Module):
     learns_faster: tuple[str, ...] = ()
     idle_if_zero: str | None = None
     plain = False
+    stacks = False
     brings_base = False
     initial: tuple[Array, Array, float] | None = None
     fused: Callable[[Layer, Input], Tensor] | None = None

@@ -4,23 +4,19 @@ It travels with the call and is not written into the layers. So several threads 
 an interruption leaves nothing behind, and a block that is computed again for its gradient finds what it found first.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from contextlib import contextmanager
 from contextvars import ContextVar
 from typing import Any, NamedTuple
 
-import numpy as np
-
-from ..autograd import Tensor
-from ..autograd.shape_ops import concatenate
-from .types import Input
+from .rows import Rows
 
 
 class Call(NamedTuple):
-    """disabled: are the adapters left out?  rows: an adapter's name for each row of the batch, or None."""
+    """disabled: are the adapters left out?  rows: which adapter each row of the batch goes through, or None."""
 
     disabled: bool = False
-    rows: tuple[str, ...] | None = None
+    rows: Rows | None = None
 
 
 ORDINARY = Call()
@@ -67,15 +63,3 @@ def calling(owner: Owner, **changes: Any) -> Iterator[None]:
             _calls.set(before)
     finally:
         _calls.set(before)  # once more: Ctrl-C may have come just before the line above
-
-
-def forward_rows(layer: Any, x: Input, names: Sequence[str]) -> Tensor:
-    """An `AdaptedLayer`'s result where row i of the batch goes through the adapter names[i]: one pass per adapter."""
-    if x.ndim == 1:  # positions, which are the same for every row
-        x = np.broadcast_to(x, (len(names), len(x)))
-    rows: dict[str, list[int]] = {}
-    for i, name in enumerate(names):
-        rows.setdefault(name, []).append(i)
-    parts = [layer.forward_with([n] if n in layer.adapters else [], x[np.array(i)]) for n, i in rows.items()]
-    order = np.argsort([i for group in rows.values() for i in group])
-    return concatenate(parts)[order]

@@ -17,7 +17,7 @@ from ..autograd.devices import array_module
 from ..autograd.dispatch import matmul
 from .adapter import Adapter, Matrix, PerAdapter, Target, in_order, inputs_of, listed
 from .base_layer import arrays_of, of_base, oriented, put_arrays, reduced, with_arrays
-from .call import Owner, forward_rows, this_call
+from .call import Owner, this_call
 from .kinds import make_adapter
 from .types import Array, Config, Input, Layer
 
@@ -63,7 +63,7 @@ class LowRankAdapter(Adapter):
 class LoraAdapter(LowRankAdapter):
     """Plain LoRA beside one linear layer."""
 
-    plain = True
+    plain = stacks = True
 
     def update(self, layer: Layer, x: Tensor, base: Tensor) -> Tensor:
         """s·B(A(dropout(x))), which is added to the layer's own result, `base`."""
@@ -102,7 +102,7 @@ class AdaptedLayer(nn.Module):
         if call.disabled:
             return self.without_adapters()(x)
         if call.rows is not None:
-            return forward_rows(self, x, call.rows)  # each row of the batch with its own adapter
+            return call.rows.forward(self, x)  # each row of the batch with its own adapter
         return self.forward_with([] if self.merged_adapters else self.active_adapters, x)  # merged: they are in W
 
     def forward_with(self, names: list[str], x: Input) -> Tensor:

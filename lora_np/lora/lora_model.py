@@ -51,15 +51,15 @@ class LoraModel(Tuner):
         return {"model": self.model, **listed(self.shared)}
 
     def _list_layers(self) -> None:
-        self.adapted: dict[str, AdaptedLayer] = {}
-        self.saved: dict[str, ModulesToSave] = {}
+        adapted: dict[str, Any] = {}
+        saved: dict[str, Any] = {}
         for name, module in self.model.named_modules():
-            if isinstance(module, AdaptedLayer):
-                self.adapted[name] = module
-            elif isinstance(module, ModulesToSave):
-                self.saved[name] = module
-        for wrapper in (self.adapted | self.saved).values():
-            wrapper.owner = self.owner
+            if isinstance(module, (AdaptedLayer, ModulesToSave)):
+                (adapted if isinstance(module, AdaptedLayer) else saved)[name] = module
+                module.owner = self.owner
+        # As a whole, once all is found: other threads may be reading the ones before, such as those whose adapters
+        # an AdapterCache keeps in use while it loads others.
+        self.adapted, self.saved = adapted, saved
         tie_heads(self)
 
     def layers(self) -> list[tuple[str, AdaptedLayer]]:

@@ -18,7 +18,7 @@ from .model_adapter import new_adapter
 from .names import check_new_name
 from .peft_config import PeftConfig, TaskType, check_alpha
 from .persistent import Persistent
-from .row_calls import checked_rows, generating, in_rows
+from .row_calls import checked_rows, generating, in_rows, rows_of
 from .saved_modules import ModulesToSave
 from .status import TunerLayerStatus, TunerModelStatus, format_status, get_layer_status, get_model_status
 from .weighted import combined
@@ -130,7 +130,7 @@ class PeftModel(Persistent):
             return inner(*args, **kwargs)
         ids = kwargs.get("input_ids", args[0] if args else None)
         names = checked_rows(self, adapter_names, 0 if ids is None else len(ids))
-        with in_rows(self, names):
+        with in_rows(self, rows_of(names, kwargs.get("past_key_values"))):
             return self.base_model(*args, **kwargs)
 
     def _warn_of_missing_parts(self):

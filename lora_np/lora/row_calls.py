@@ -3,11 +3,16 @@
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, ExitStack
 from typing import Any
+from weakref import WeakKeyDictionary
 
 from ..autograd.threads import limit_threads
 from .call import calling
 from .lora_model import adapters_in
 from .names import BASE
+from .rows import Rows
+
+# {what a caller keeps of a text that is being written, its `past_key_values`: the Rows of the calls so far}
+_texts: WeakKeyDictionary[Any, Rows] = WeakKeyDictionary()
 
 
 def checked_rows(peft_model: Any, adapter_names: Iterable[str], rows: int | None = None) -> list[str]:
@@ -27,12 +32,22 @@ def checked_rows(peft_model: Any, adapter_names: Iterable[str], rows: int | None
     return names
 
 
-def in_rows(peft_model: Any, names: list[str]) -> AbstractContextManager[Any]:
+def in_rows(peft_model: Any, rows: Rows) -> AbstractContextManager[Any]:
     """What a call of the model is made in. One thread: the layers look rows up by their place in the whole batch."""
     stack = ExitStack()
-    stack.enter_context(calling(peft_model.base_model.owner, rows=tuple(names)))
+    stack.enter_context(calling(peft_model.base_model.owner, rows=rows))
     stack.enter_context(limit_threads(1))
     return stack
+
+
+def rows_of(names: list[str], cache: Any = None) -> Rows:
+    """The `Rows` of a call. With a `cache`, which one text has for all its calls, the same for all of these."""
+    if cache is None:
+        return Rows(names)
+    found = _texts.get(cache)
+    if found is None or found.names != tuple(names):
+        found = _texts[cache] = Rows(names, keep=True)
+    return found
 
 
 def generating(peft_model: Any, adapter_names: Iterable[str] | None, options: dict[str, Any]) -> dict[str, Any]:
@@ -43,7 +58,7 @@ def generating(peft_model: Any, adapter_names: Iterable[str] | None, options: di
 
     def row_calls(rows: int, times: int) -> Callable[[], AbstractContextManager[Any]]:
         """The text has each row of the batch so many `times`: for beams, and for several results."""
-        repeated = [name for name in checked_rows(peft_model, names, rows) for _ in range(times)]
+        repeated = Rows((name for name in checked_rows(peft_model, names, rows) for _ in range(times)), keep=True)
         return lambda: in_rows(peft_model, repeated)
 
     return {**options, "row_calls": row_calls}

@@ -7,7 +7,7 @@ from .. import nn
 from ..autograd import Tensor
 from .adapter import Adapter
 from .base_layer import with_arrays
-from .call import forward_rows, this_call
+from .call import this_call
 from .layer import AdaptedLayer
 from .saved_modules import ModulesToSave
 from .types import Layer
@@ -72,7 +72,7 @@ class TiedHead(nn.Module):
             same = plain is source.base_layer
             return (self.base_layer if same else with_arrays(self.base_layer, plain.weight.data, None))(x)
         if call.rows is not None:
-            return forward_rows(self, x, call.rows)
+            return call.rows.forward(self, x)
         return self.forward_with([] if source.merged_adapters else source.active_adapters, x)
 
     def forward_with(self, names: list[str], x: Tensor) -> Tensor:

@@ -1,5 +1,7 @@
 """The fused pairs on Tensors: options reach them, frozen inputs stay frozen, and wrong shapes are named."""
 
+import re
+
 import numpy as np
 import pytest
 from helpers import assert_close, check_gradients, gradients
@@ -190,3 +192,23 @@ def test_self_attention_names_a_shape_that_does_not_fit(xp, shape, heads):
 def test_gelu_names_an_unknown_form(xp, approximate):
     with pytest.raises(ValueError, match=rf"approximate must be 'none' or 'tanh', got {approximate!r}"):
         F.gelu(Tensor(xp.ones(2)), approximate)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"x": (4, 2, 6)}, "lora_rows expects a last axis of length 3, got shape (4, 2, 6)"),
+        ({"y": (4, 2, 6), "B": (2, 1, 5)}, "lora_rows expects a last axis of length 5, got shape (4, 2, 6)"),
+        ({"B": (2, 3, 5)}, "A (n, r, in) and B (n, r, out) do not fit the rest: (2, 1, 3) and (2, 3, 5)"),
+        ({"y": (3, 2, 5)}, "x (4, 2, 3), y (3, 2, 5), 2 scalings"),
+        ({"scalings": [1.0]}, "1 scalings"),
+        ({"y": (3, 2, 5), "x": (3, 2, 3)}, "2 adapters need rows (2, c) of the 3 in the batch, got no rows"),
+        ({"rows": np.array([0, 1])}, "2 adapters need rows (2, c) of the 4 in the batch, got rows (2,)"),
+    ],
+    ids=str,
+)
+def test_rows_that_do_not_fit_are_named(xp, changes, message):
+    shapes = {"y": (4, 2, 5), "x": (4, 2, 3), "A": (2, 1, 3), "B": (2, 1, 5), "scalings": [1.0, 2.0], "rows": None}
+    given = [xp.zeros(value) if isinstance(value, tuple) else value for value in {**shapes, **changes}.values()]
+    with pytest.raises(ValueError, match=re.escape(message)):
+        F.lora_rows(*given)

@@ -257,6 +257,25 @@ def test_index_like_torch(xp, a, name):
     compare_with_torch(lambda a: a[index], lambda a: a[as_torch(ADVANCED[name])], [a], xp, "float64")
 
 
+@pytest.mark.parametrize("turned", [False, True])
+@pytest.mark.parametrize("heights", [(2, 2, 2), (1, 3, 2)], ids=str)
+def test_stack_padded_fills_up_with_zeros(xp, rng, heights, turned):
+    matrices = [rng.standard_normal((4, r) if turned else (r, 4)) for r in heights]
+    expected = np.zeros((3, 3, 4))
+    for place, matrix in zip(expected, matrices, strict=True):
+        place[: len(matrix.T if turned else matrix)] = matrix.T if turned else matrix
+    arrays = [xp.asarray(matrix) for matrix in matrices]
+    assert_close(shape_ops.stack_padded(arrays, 3, np.float64, turned), expected)
+    check_gradients(lambda *tensors: shape_ops.stack_padded(tensors, 3, np.float64, turned), *arrays)
+
+
+def test_stack_padded_brings_each_gradient_back_in_its_own_dtype(xp, rng):
+    arrays = [xp.asarray(rng.standard_normal((2, 3)), dtype) for dtype in ("float32", "float64")]
+    y, found = gradients(lambda *tensors: shape_ops.stack_padded(tensors, 2, np.float64), arrays)
+    assert y.dtype == np.float64
+    assert [d.dtype for d in found] == [np.float32, np.float64]
+
+
 def test_integers_move_without_a_gradient(xp):
     x = Tensor(xp.arange(6))
     for y in (x.reshape(2, 3), x[::2], x[x], shape_ops.concatenate([x, x]), x.reshape(2, 3).T):

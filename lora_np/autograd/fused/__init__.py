@@ -43,6 +43,7 @@ from .loss import (
 )
 from .norm import layer_norm_backward, layer_norm_forward, rms_norm_backward, rms_norm_forward
 from .rotary import rotary_backward, rotary_forward
+from .rows import lora_rows_backward, lora_rows_forward
 
 __all__ = [
     "attention_backward",
@@ -64,6 +65,8 @@ __all__ = [
     "linear_forward",
     "lora_linear_backward",
     "lora_linear_forward",
+    "lora_rows_backward",
+    "lora_rows_forward",
     "relu_backward",
     "relu_forward",
     "rms_norm_backward",

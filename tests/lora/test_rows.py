@@ -1,0 +1,350 @@
+"""Rows with adapters of their own, computed together: the plain form, one adapter after the other, and PEFT."""
+
+import gc
+import weakref
+from concurrent.futures import ThreadPoolExecutor
+
+import numpy as np
+import pytest
+from lora_helpers import hugging_face_twin, peft_model, relative, some_ids, tiny_llama, tiny_model
+
+from lora_np import SGD, KVCache, LoraConfig, hotswap_adapter, no_grad
+from lora_np.lora import rows
+from lora_np.lora.adapter import Adapter
+from lora_np.lora.kinds import KINDS
+from lora_np.lora.layer import LoraAdapter
+from lora_np.lora.rows import Rows, one_by_one
+from lora_np.nn import quantize_model
+
+LINEAR = {"gpt2": ["c_attn", "c_fc", "c_proj"], "llama": ["q_proj", "v_proj", "o_proj", "gate_proj", "down_proj"]}
+NAMES = ["b", "c", "a", "__base__", "b", "d", "a", "b", "__base__", "e"]
+
+# What the adapters a, b, c, ... have apart from r=2 and alpha 3.
+ADAPTERS = {
+    "alike": [{}] * 5,
+    "ranks": [{"r": 1}, {"r": 3}, {"r": 2}, {"r": 8}, {"r": 4}],
+    "alphas": [{"lora_alpha": 1}, {"lora_alpha": 9}, {"use_rslora": True}, {"lora_alpha": 0.5}, {}],
+    "rank_pattern": [{"rank_pattern": {r".*\.0\..*": 4}}, {}, {"alpha_pattern": {r".*\.1\..*": 7}}, {}, {}],
+    "other layers": [
+        *({"layers_to_transform": [0]}, {"layers_to_transform": [1]}, {"targets": ["c_fc", "v_proj"]}, {}),
+        {"targets": ["c_attn", "q_proj"]},
+    ],
+    "embeddings": [{"targets": ["wte", "wpe", "embed_tokens"]}, {}, {"targets": ["c_fc", "embed_tokens"]}, {}, {}],
+    "other kinds": [{"use_dora": True}, {}, {"lora_bias": True}, {}, {}],
+    "parts": [{"targets": ["c_attn.q", "c_fc", "o_proj"]}, {}, {}, {"targets": ["c_attn.v", "v_proj"]}, {}],
+    "dropout": [{"lora_dropout": 0.5}, {}, {"lora_dropout": 0.4}, {}, {}],
+}
+
+
+def many(kind="llama", adapters="ranks", base=None):
+    """A model with the adapters a to e, random and far from each other."""
+    base = {"gpt2": tiny_model, "llama": tiny_llama}[kind]() if base is None else base
+    there = [name for name, _ in base.named_modules()]
+    model = None
+    for name, given in zip("abcde", ADAPTERS[adapters], strict=True):
+        options = {"r": 2, "lora_alpha": 3, "init_lora_weights": False, "fan_in_fan_out": kind == "gpt2", **given}
+        targets = [t for t in options.pop("targets", LINEAR[kind]) if any(n.endswith(t.split(".")[0]) for n in there)]
+        if model is None:
+            model = peft_model(targets, base, name, **options)
+        else:
+            model.add_adapter(name, LoraConfig(target_modules=targets, **options))
+    for seed, (name, p) in enumerate(model.named_parameters()):
+        if "lora_" in name:
+            p.data = (0.3 * np.random.default_rng(seed).standard_normal(p.shape)).astype(p.dtype)
+    return model.eval()
+
+
+def plainly(monkeypatch):
+    """Have every layer take one adapter after the other."""
+    monkeypatch.setattr(Rows, "forward", lambda self, layer, x: one_by_one(layer, broadcast(x, self.names), self.names))
+
+
+def broadcast(x, names):
+    return np.broadcast_to(x, (len(names), len(x))) if x.ndim == 1 else x
+
+
+def computed(model, names=NAMES, **told):
+    """{"logits" or a parameter's name: array}: the logits, and the gradients of all that any adapter has."""
+    ids = some_ids(model.config, batch=len(names), time=5)
+    for name in model.peft_config:
+        model.set_requires_grad(name)
+    model.zero_grad()
+    out = model(input_ids=ids, labels=ids, adapter_names=names, **told)
+    found = {"logits": out.logits.numpy().copy()}
+    out.loss.backward()
+    return found | {name: p.grad for name, p in model.named_parameters() if p.grad is not None}
+
+
+def assert_plain(model, monkeypatch, tolerance, names=NAMES):
+    found = computed(model, names)
+    with monkeypatch.context() as patch:
+        plainly(patch)
+        expected = computed(model, names)
+    assert found.keys() == expected.keys()
+    assert len(found) > 1
+    for name, array in expected.items():
+        assert found[name].dtype == array.dtype, name
+        assert relative(found[name], array) < tolerance, name
+
+
+@pytest.mark.parametrize("kind", LINEAR)
+@pytest.mark.parametrize("adapters", [a for a in ADAPTERS if a != "dropout"])
+def test_logits_and_gradients_are_those_of_the_plain_form(kind, adapters, monkeypatch):
+    assert_plain(many(kind, adapters), monkeypatch, 2e-5)
+
+
+@pytest.mark.parametrize("adapters", ["ranks", "alphas", "other layers", "other kinds"])
+def test_in_float64_to_ten_digits(adapters, monkeypatch):
+    assert_plain(many("llama", adapters, tiny_llama().to(np.float64)), monkeypatch, 1e-10)
+
+
+@pytest.mark.parametrize("base", ["float16", "4 bits", "checkpointing"])
+def test_on_other_bases(base, monkeypatch):
+    model = tiny_model()
+    if base == "4 bits":
+        model = quantize_model(model)
+    model = many("gpt2", "ranks", model.to(np.float16) if base == "float16" else model)
+    if base == "checkpointing":
+        model.gradient_checkpointing_enable()
+    assert_plain(model, monkeypatch, 2e-2 if base == "float16" else 2e-5)
+
+
+@pytest.mark.parametrize(
+    "names",
+    [["c"], ["__base__"], ["b"] * 3, ["a", "b"], list("aabbccddee"), list("eddccbba"), ["a"] * 7 + ["b"], NAMES * 2],
+    ids=len,
+)
+def test_any_batch(names, monkeypatch):
+    assert_plain(many(), monkeypatch, 2e-5, names) if set(names) != {"__base__"} else None
+    model = many()
+    with no_grad():
+        ids = some_ids(model.config, batch=len(names))
+        found = model(ids, adapter_names=names).logits.numpy().copy()
+        plainly(monkeypatch)
+        assert relative(found, model(ids, adapter_names=names).logits.numpy()) < 2e-5
+
+
+def test_dropout_is_drawn_as_in_the_plain_form_and_off_in_evaluation(monkeypatch):
+    model = many("llama", "dropout")
+    assert_plain(model, monkeypatch, 2e-5)
+    calls = counted(monkeypatch, rows, "one_by_one")
+    computed(model.train())
+    assert calls
+    calls.clear()
+    computed(model.eval())
+    assert not calls
+
+
+def counted(monkeypatch, place, name):
+    """A list that gets the result of each call of a function."""
+    found, function = [], getattr(place, name)
+
+    def counting(*args, **kwargs):
+        found.append(function(*args, **kwargs))
+        return found[-1]
+
+    monkeypatch.setattr(place, name, counting)
+    return found
+
+
+def test_a_layer_is_one_product_of_the_base_and_one_of_the_adapters(monkeypatch):
+    model = many("llama", "alike")
+    updates, bases = counted(monkeypatch, rows.F, "lora_rows"), counted(monkeypatch, rows.F, "linear")
+    model(some_ids(model.config, batch=5), adapter_names=list("dbace"))
+    assert len(updates) == len(model.base_model.adapted) == 10
+    assert len(bases) == 15  # those of the layers without adapters, and the head's, among them
+
+
+def test_ranks_that_lie_far_apart_are_not_padded_to_the_largest():
+    model = many("llama", "ranks")
+    layer = next(iter(model.base_model.adapted.values()))
+    adapters = [layer.adapters[name] for name in "abcde"]
+    groups = rows.grouped(adapters, [[i] for i in range(5)], 5, np.float32)
+    assert sorted(sorted(a.r for a in group.adapters) for group in groups) == [[1], [2], [3, 4], [8]]
+
+
+def test_what_kinds_say_of_stacking_is_so():
+    """`stacks` promises LoRA's own update: a kind that computes another one must not inherit it."""
+    for _, kinds in KINDS.values():
+        for kind in kinds:
+            same = getattr(kind, "update", None) is LoraAdapter.update and kind.fused is LoraAdapter.fused
+            assert not kind.stacks or same, kind
+    assert LoraAdapter.stacks
+    assert not Adapter.stacks
+
+
+class TestText:
+    """Writing: the stacks are made once for each text, and anew where an adapter has changed."""
+
+    def stream(self, model, change=None, after=2, names=NAMES, steps=5, **options):
+        """The tokens (rows, steps); `change(model)` comes after so many."""
+        found, ids = [], some_ids(model.config, batch=len(names), time=3)
+        told = {"max_new_tokens": steps, "eos_token_id": [], "adapter_names": names, **options}
+        for step, tokens in enumerate(model.stream(ids, **told), start=1):
+            found.append(tokens)
+            if step == after and change is not None:
+                change(model)
+        return np.stack(found, axis=1)
+
+    def test_stacks_are_made_once(self, monkeypatch):
+        model, made = many("llama", "alike"), counted(monkeypatch, rows, "stack_padded")
+        counts = []
+        for steps in (1, 5):
+            made.clear()
+            model.generate(some_ids(model.config, 5, 3), max_new_tokens=steps, adapter_names=list("abcde"))
+            counts.append(len(made))
+        assert counts == [2 * len(model.base_model.adapted)] * 2
+
+    def test_stacks_go_when_the_text_is_written(self, monkeypatch):
+        model, made = many("llama", "alike"), counted(monkeypatch, rows, "stack_padded")
+        result = model.generate(
+            some_ids(model.config, 5, 3), max_new_tokens=3, adapter_names=list("abcde"), return_dict_in_generate=True
+        )
+        stacks = [weakref.ref(stack.data) for stack in made]
+        made.clear()
+        gc.collect()
+        assert len(stacks) == 20
+        assert not any(stack() is not None for stack in stacks)
+        assert result.past_key_values is not None
+
+    def test_a_loop_of_ones_own_has_them_as_long_as_its_cache(self, monkeypatch):
+        model, made = many(), counted(monkeypatch, rows, "stack_padded")
+        ids, cache, logits, counts = some_ids(model.config, len(NAMES), 6), KVCache(6), [], []
+        with no_grad():
+            for t in range(6):
+                out = model(ids[:, t : t + 1], past_key_values=cache, adapter_names=NAMES)
+                logits.append(out.logits.numpy()[:, -1].copy())
+                counts.append(len(made))
+            expected = model(ids, adapter_names=NAMES).logits.numpy()
+            assert relative(np.stack(logits, 1), expected) < 2e-5
+            assert set(counts) == {len(made) // 2}  # what reads the whole at once keeps nothing, so makes its own
+            stacks = [weakref.ref(stack.data) for stack in made[: counts[0]]]
+            cache.length = 5
+            model(ids[:, 5:], past_key_values=cache, adapter_names=NAMES[::-1])  # other rows: other stacks
+        del cache, out
+        made.clear()
+        gc.collect()
+        assert not any(stack() is not None for stack in stacks)
+
+    @pytest.mark.parametrize(
+        "change",
+        [
+            "set_scale",
+            "scaling",
+            "weights",
+            "optimizer",
+            "in place",
+            "load_state_dict",
+            "swapped",
+            "deleted",
+            "train",
+            "to float64",
+        ],
+    )
+    def test_a_change_between_two_tokens_counts_from_the_next_on(self, change, monkeypatch, tmp_path):
+        def make():
+            model = many("llama", "dropout")
+            model.set_requires_grad("b")
+            return model
+
+        change = getattr(self, "change_" + change.replace(" ", "_"))
+        found, unchanged = (self.stream(make(), how) for how in (change, None))
+        plainly(monkeypatch)
+        np.testing.assert_array_equal(found, self.stream(make(), change))
+        if change not in (self.change_train, self.change_to_float64):
+            assert (found != unchanged).any()
+
+    def change_set_scale(self, model):
+        model.set_scale("b", -20)
+
+    def change_scaling(self, model):
+        for layer in model.base_model.adapted.values():
+            layer.scaling["a"] *= -20
+
+    def parameters(self, model, name="b"):
+        return [p for a in model.base_model.adapter(name).adapters.values() for p in a.matrices()]
+
+    def change_weights(self, model):
+        for p in self.parameters(model):
+            p.data = p.data[::-1].copy() * 5
+
+    def change_optimizer(self, model):
+        for p in self.parameters(model):
+            p.grad = np.random.default_rng(0).standard_normal(p.shape).astype(np.float32)
+        SGD(self.parameters(model), lr=2.0).step()
+
+    def change_in_place(self, model):
+        with no_grad():
+            for p in self.parameters(model):
+                p *= -3
+
+    def change_load_state_dict(self, model):
+        for adapter in model.base_model.adapter("b").adapters.values():
+            adapter.load_state_dict({name: -3 * p.data for name, p in adapter.named_parameters()})
+
+    def change_swapped(self, model):
+        import tempfile
+
+        with tempfile.TemporaryDirectory() as folder:
+            other = many("llama", "dropout")
+            for p in self.parameters(other):
+                p.data = -5 * p.data
+            other.save_pretrained(folder)
+            hotswap_adapter(model, f"{folder}/b", "b")
+
+    def change_deleted(self, model):
+        model.delete_adapter("b")
+        model.add_adapter("b", LoraConfig(r=4, lora_alpha=40, target_modules=["q_proj"], init_lora_weights=False))
+        for p in self.parameters(model):
+            p.data = np.random.default_rng(p.size).standard_normal(p.shape).astype(np.float32)
+
+    def change_train(self, model):
+        model.train()  # a text is written without dropout all the same
+
+    def change_to_float64(self, model):
+        for p in self.parameters(model):
+            p.data = p.data.astype(np.float64)
+
+    @pytest.mark.parametrize("options", [{"num_beams": 3}, {"num_beams": 2, "num_return_sequences": 2}], ids=str)
+    def test_beams_are_those_of_the_plain_form(self, options, monkeypatch):
+        model, ids = many(), some_ids(many().config, len(NAMES), 3)
+        told = {"max_new_tokens": 4, "eos_token_id": [], "adapter_names": NAMES, **options}
+        found = model.generate(ids, **told)
+        plainly(monkeypatch)
+        np.testing.assert_array_equal(found, model.generate(ids, **told))
+
+    def test_threads_write_their_own_texts(self):
+        model = many()
+        batches = [NAMES, NAMES[::-1], list("abcde") * 2, ["b", "__base__"] * 5]
+        expected = [self.stream(model, names=names) for names in batches]
+        with ThreadPoolExecutor(4) as pool:
+            found = list(pool.map(lambda names: self.stream(model, names=names), batches * 2))
+        for tokens, right in zip(found, expected * 2, strict=True):
+            np.testing.assert_array_equal(tokens, right)
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("kind", LINEAR)
+def test_logits_and_gradients_are_pefts(kind, tmp_path):
+    import peft
+    import torch
+
+    model = many(kind, "ranks")
+    model.save_pretrained(tmp_path)
+    twin = peft.PeftModel.from_pretrained(
+        hugging_face_twin({"gpt2": tiny_model, "llama": tiny_llama}[kind]()), tmp_path / "a", adapter_name="a"
+    )
+    for name in "bcde":
+        twin.load_adapter(tmp_path / name, adapter_name=name)
+    for name, p in twin.named_parameters():
+        p.requires_grad_(".lora_" in name)
+    ids = some_ids(model.config, batch=len(NAMES), time=5)
+    tensor = torch.tensor(ids)
+    expected = twin.eval()(input_ids=tensor, labels=tensor, adapter_names=NAMES)
+    expected.loss.backward()
+    found = computed(model)
+    assert relative(found.pop("logits"), expected.logits.detach()) < 2e-5
+    theirs = {name: p.grad.numpy() for name, p in twin.named_parameters() if p.grad is not None}
+    assert found.keys() == theirs.keys()
+    for name, gradient in found.items():
+        assert relative(gradient, theirs[name]) < 2e-5, name
