@@ -109,14 +109,19 @@ if TYPE_CHECKING:  # for editors; Python reads the parts one by one, when a name
         SGD,
         Adam,
         AdamW,
+        AdamW8bit,
         DataCollatorForLanguageModeling,
         DataCollatorForSeq2Seq,
         ExampleData,
+        GaLoreAdamW,
         LambdaLR,
         TextData,
         Trainer,
         TrainingArguments,
         clip_grad_norm_,
+        create_lorafa_optimizer,
+        create_loraplus_optimizer,
+        create_riemannian_optimizer,
         default_data_collator,
         evaluate,
         get_constant_schedule,
@@ -133,6 +138,7 @@ __all__ = [
     "AdaLoraConfig",
     "Adam",
     "AdamW",
+    "AdamW8bit",
     "AutoConfig",
     "AutoModelForCausalLM",
     "AutoModelForSequenceClassification",
@@ -152,6 +158,7 @@ __all__ = [
     "GPT2LMHeadModel",
     "GPTNeoXConfig",
     "GPTNeoXForCausalLM",
+    "GaLoreAdamW",
     "Gemma2Config",
     "Gemma2ForCausalLM",
     "Gemma3ForCausalLM",
@@ -211,6 +218,9 @@ __all__ = [
     "cast_mixed_precision_params",
     "check_if_peft_model",
     "clip_grad_norm_",
+    "create_lorafa_optimizer",
+    "create_loraplus_optimizer",
+    "create_riemannian_optimizer",
     "default_data_collator",
     "evaluate",
     "get_constant_schedule",
@@ -233,7 +243,7 @@ __all__ = [
     "train",
 ]
 
-_PARTS = ("lora", "models", "auto_peft", "training", "costs", "nn", "storage")
+_PARTS = ("lora", "models", "auto_peft", "training", "costs", "nn", "storage", "optimizers")
 _UNLISTED = ("models.generation",)  # and parts whose names are found too, though few ask for them
 _moved = aliases.moved_names(__name__)
 
