@@ -25,7 +25,12 @@ from .riemannian import create_riemannian_optimizer
 from .schedule import warmup_cosine
 from .sgd import SGD
 
+OPTIMIZERS = {"adamw": AdamW, "adamw_8bit": AdamW8bit, "galore_adamw": GaLoreAdamW}  # {TrainingArguments.optim: class}
+SAME = {"adamw": ("adamw_torch", "adamw_torch_fused", "adamw_hf"), "adamw_8bit": ("adamw_bnb_8bit", "adamw_torch_8bit")}
+
 __all__ = [
+    "OPTIMIZERS",
+    "SAME",
     "SGD",
     "Adam",
     "AdamW",
