@@ -48,7 +48,7 @@ def intruder_dimensions(
 ) -> Intruders:
     """Which of the first `top_k` left-singular vectors y_j of W + ΔW are intruders: max_i |cos(y_j, x_i)| < threshold.
 
-    x_i are all left-singular vectors of W. W and ΔW (out, in); in float64. (Section 3, definition 1.) ValueError if
+    x_i are all left-singular vectors of W. W and ΔW (out, in); in float64. (The paper's definition.) ValueError if
     their shapes differ, or for a top_k below 1 or a negative threshold.
     """
     weight, update = (to_numpy(data(x)).astype(np.float64) for x in (W, delta))
@@ -109,9 +109,8 @@ def reduce_intruder_dimension(
         layer = peft_model.base_model.adapted[target]
         reduced, count = _reduced(layer, adapter, top_k, threshold_epsilon, mitigation_lambda)
         say(f"{PREFIX}{target}: " + (f"Intruders: {count}" if count else "No intruders"))
-        if reduced is not None:
-            names = [name for X in adapter.matrices() for name, p in adapter.tensors().items() if p is X]
-            arrays |= {f"{PREFIX}{target}.{name}": X for name, X in zip(names, reduced, strict=True)}
+        names = [name for X in adapter.matrices() for name, p in adapter.tensors().items() if p is X]
+        arrays |= {f"{PREFIX}{target}.{name}": X for name, X in zip(names, reduced, strict=True)}
     peft_model.add_adapter(new_adapter_name, dataclasses.replace(peft_model.peft_config[old_adapter_name]))
     set_peft_model_state_dict(peft_model, arrays, new_adapter_name)
     say(f"Enabling new adapter {new_adapter_name}")
@@ -119,16 +118,18 @@ def reduce_intruder_dimension(
 
 
 def _reduced(layer, adapter, top_k, threshold, mitigation_lambda):
-    """((A, B) of the reduced adapter of one layer or None, how many intruders there are)."""
+    """((A, B) of the reduced adapter of one layer, how many intruders there are)."""
     weight = to_numpy(layer.oriented(arrays_of(layer.base_layer)[0])).astype(np.float64)
     delta = to_numpy(adapter.delta_weight()).astype(np.float64)
     merged = np.linalg.svd(weight + delta, full_matrices=False)
     found = _found(weight, merged, top_k, threshold)
+    # The new adapter has the configured scaling, whatever the old one's is set to now.
+    s = adapter.config.scaling_of(adapter.r, adapter.lora_alpha)
     if not found.indices:
-        return None, 0
+        A, B = (X.data for X in adapter.matrices())
+        return (A, B if adapter.scaling == s else B * (adapter.scaling / s)), 0
     (U, S, Vt), j = merged, found.indices
     wanted = delta + (mitigation_lambda - 1) * (U[:, j] * S[j]) @ Vt[j]
-    # The new adapter has the configured scaling, whatever the old one's is set to now.
-    A, B = truncated_svd(wanted / adapter.config.scaling_of(adapter.r, adapter.lora_alpha), adapter.r)
+    A, B = truncated_svd(wanted / s, adapter.r)
     roots = np.sqrt(np.linalg.norm(B, axis=0))  # B has the singular values, A none
     return (roots[:, None] * A, B / np.where(roots > 0, roots, 1)), len(found.indices)

@@ -13,11 +13,13 @@ from lora_helpers import (
     tiny_model,
 )
 
+from lora_np import manual_seed
 from lora_np.lora.intruders import intruder_dimensions, reduce_intruder_dimension
 
 
 def with_intruders(targets=("q_proj", "down_proj"), scale=4.0, model=None, **options):
-    """An adapter so large that it brings directions of its own into some layers."""
+    """An adapter so large that it brings directions of its own into some layers; always the same."""
+    manual_seed(0)
     model = peft_model(targets, tiny_llama() if model is None else model, r=3, **options)
     for i, adapter in enumerate(model.base_model.adapter("default").adapters.values()):
         adapter.matrices()[1].data *= scale if i % 2 else 0.05  # in every other layer
@@ -25,14 +27,12 @@ def with_intruders(targets=("q_proj", "down_proj"), scale=4.0, model=None, **opt
 
 
 def test_a_direction_that_w_does_not_have_is_an_intruder():
-    W = np.diag([5.0, 4.0, 3.0, 0.0])
-    W[3, 3] = 0.1
-    turned = np.zeros((4, 4))
+    W = np.diag([5.0, 4.0, 3.0, 0.1])
     mixed = np.full(4, 0.5)  # equally like all of W's vectors
-    turned += 20 * np.outer(mixed, mixed)
-    found = intruder_dimensions(W, turned, top_k=2, threshold_epsilon=0.8)
+    turned = 20 * np.outer(mixed, mixed)
+    found = intruder_dimensions(W, turned, top_k=1, threshold_epsilon=0.8)
     assert found.indices == [0]
-    assert found.cosines.shape == (2,)
+    assert found.cosines.shape == (1,)
     np.testing.assert_allclose(found.singular_values, np.linalg.svd(W + turned)[1])
     assert intruder_dimensions(W, 0 * W).indices == []
     np.testing.assert_allclose(intruder_dimensions(W, 0.1 * W).cosines, 1)
@@ -51,20 +51,25 @@ def test_the_cosines_are_the_definition_s(rng):
 @pytest.mark.parity
 @pytest.mark.filterwarnings("ignore::UserWarning")
 @pytest.mark.parametrize(
-    ("options", "settings"),
+    ("dtype", "tolerance", "options", "settings"),
     [
-        ({}, {}),
-        ({"use_rslora": True, "rank_pattern": {"down_proj": 5}}, {"top_k": 4, "mitigation_lambda": 0.3}),
-        ({}, {"threshold_epsilon": 0.8, "mitigation_lambda": 0.0}),
+        (np.float32, 1e-5, {}, {}),
+        (np.float64, 1e-10, {"use_rslora": True, "rank_pattern": {"down_proj": 5}}, {"top_k": 4}),
+        (np.float64, 1e-10, {}, {"threshold_epsilon": 0.8, "mitigation_lambda": 0.0}),
     ],
-    ids=["defaults", "ranks", "whole"],
+    ids=["float32", "ranks", "taken out whole"],
 )
-def test_pefts_numbers(tmp_path, options, settings):
+def test_pefts_numbers(tmp_path, dtype, tolerance, options, settings):
+    import torch
     from peft.tuners.lora.intruders import reduce_intruder_dimension as theirs
 
-    model = with_intruders(**options)
+    model = with_intruders(model=tiny_llama().to(dtype=dtype), **options)
     model.save_pretrained(tmp_path)
-    twin = load_in_peft(tiny_llama(), tmp_path)
+    twin = load_in_peft(tiny_llama(), tmp_path).to(torch.float64 if dtype == np.float64 else torch.float32)
+    values = dict(model.named_parameters())
+    with torch.no_grad():
+        for name, p in twin.named_parameters():
+            p.copy_(torch.tensor(values[name].data))
     lines, expected = [], []
     reduce_intruder_dimension(model, logging_sink=lines.append, **settings)
     theirs(twin, logging_sink=expected.append, **settings)
@@ -74,8 +79,8 @@ def test_pefts_numbers(tmp_path, options, settings):
     modules = dict(twin.named_modules())
     for name, layer in model.base_model.layers():
         delta = modules[f"base_model.model.{name}"].get_delta_weight("intruder_reduced").detach().numpy()
-        assert relative(layer.delta_weight("intruder_reduced"), delta) < 1e-5
-    assert relative(logits_of(model), logits_of(twin)) < 2e-5
+        assert relative(layer.delta_weight("intruder_reduced"), delta) < tolerance
+    assert relative(logits_of(model), logits_of(twin)) < 2e-5  # (its norms are in float32)
 
 
 @pytest.mark.parametrize("targets", [["c_attn", "mlp.c_proj"], ["wte", "c_fc"]], ids=str)
