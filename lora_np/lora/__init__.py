@@ -17,8 +17,9 @@ What goes beyond it:
     family/                            LoRA's relatives, with configurations of their own, one file each
     saved_modules.py, tied_heads.py    modules trained whole, and heads that follow an embedding whose rows are trained
     tasks.py                           PeftModels by what they are for
-    combine.py, weighted.py            several adapters made into one
+    combine.py, knots.py, weighted.py  several adapters made into one
     status.py, analysis.py             what is there, and what was learned
+    intruders.py, conversion.py        what an update brings that W had not; any update as LoRA
     state.py, hotswap.py, helpers.py   what PEFT's users call beside a PeftModel
     types.py                           short names for annotations
 """
@@ -29,6 +30,7 @@ from typing import TYPE_CHECKING
 from ..aliases import moved_names
 from . import variants
 from .config import LoraConfig
+from .conversion import convert_to_lora, extract_lora, save_as_lora
 from .errors import UnknownAdapterError
 from .family import FAMILY
 from .helpers import (
@@ -39,6 +41,7 @@ from .helpers import (
     rescale_adapter_scale,
 )
 from .hotswap import hotswap_adapter
+from .intruders import reduce_intruder_dimension
 from .layer import LoraLinear
 from .lora_model import LoraModel
 from .peft_config import PeftConfig, PeftType, TaskType
@@ -108,6 +111,8 @@ __all__ = [
     "VeraConfig",
     "cast_mixed_precision_params",
     "check_if_peft_model",
+    "convert_to_lora",
+    "extract_lora",
     "get_layer_status",
     "get_model_status",
     "get_peft_model",
@@ -116,7 +121,9 @@ __all__ = [
     "inject_adapter_in_model",
     "load_peft_weights",
     "prepare_model_for_kbit_training",
+    "reduce_intruder_dimension",
     "rescale_adapter_scale",
+    "save_as_lora",
     "set_peft_model_state_dict",
     "variants",
 ]
