@@ -93,7 +93,7 @@ def convert_to_lora(
         raise ValueError(
             f"{adapter_name} trains biases, which LoRA's A and B cannot hold: bias='none' and no lora_bias"
         )
-    if all(peft_type_of(adapter) == "LORA" and adapter.plain for adapter in own.adapters.values()):
+    if all(adapter.plain and adapter.initial is None for adapter in own.adapters.values()):
         warn(f"{adapter_name} is plain LoRA already: it is only brought to another rank")
     deltas = {target: _delta(target, tuner.adapted[target], adapter) for target, adapter in own.adapters.items()}
     if not deltas:
@@ -162,7 +162,7 @@ def extract_lora(
                 weight.astype(np.result_type(weight.dtype, np.float32)) for weight in changed[f"{target}.weight"]
             )
             deltas[target] = oriented(layer, new - old)
-    left = sorted(changed - {f"{target}.weight" for target in deltas})
+    left = sorted(changed.keys() - {f"{target}.weight" for target in deltas})
     if not deltas:
         raise ValueError(
             f"none of the layers of target_modules has changed; what has: {', '.join(left[:3]) or 'nothing'}"
