@@ -56,9 +56,9 @@ def check_rank(rank: Any) -> None:
     """ValueError or TypeError unless it is a rank, or a part of the energy."""
     if isinstance(rank, bool) or not isinstance(rank, numbers.Real):
         raise TypeError(f"rank should be a whole number, or a float in (0, 1], got {rank!r:.60}")
-    if isinstance(rank, numbers.Integral) and rank < 1:
+    if isinstance(rank, numbers.Integral) and int(rank) < 1:
         raise ValueError(f"rank must be at least 1, got {rank}")
-    if not isinstance(rank, numbers.Integral) and not 0 < rank <= 1:
+    if not isinstance(rank, numbers.Integral) and not 0 < float(rank) <= 1:
         raise ValueError(f"a rank that is a float is a part of the energy, in (0, 1]; got {rank}")
 
 
