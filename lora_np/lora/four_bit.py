@@ -12,6 +12,7 @@ import numpy as np
 
 from .. import nn
 from ..autograd import Tensor
+from ..autograd.devices import array_module
 from ..autograd.tensor import data
 from ..refusals import warn
 from .types import Array
@@ -34,7 +35,7 @@ def requantization_error(
 
 def _errors(quantized, weight, summed):
     lost, whole, update = (
-        float(np.linalg.norm(x.astype(np.float64)))
+        float(array_module(x).linalg.norm(x.astype(np.float64)))
         for x in (nn.dequantize_nf4(quantized) - summed, summed, summed - weight)
     )
     return lost / whole if whole else 0.0, lost / update if update else (float("inf") if lost else 0.0)

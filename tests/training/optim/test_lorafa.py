@@ -1,11 +1,13 @@
 """LoRA-FA: A is frozen, and B's gradient is the one whose change of the weight is nearest to the loss's."""
 
+import weakref
+
 import numpy as np
 import pytest
 from lora_helpers import relative, some_ids, tiny_llama
 from optimizer_helpers import TARGETS, adapted, as_in_a_file, losses_of, steps_together, twin_of
 
-from lora_np import AdamW, VeraConfig, create_lorafa_optimizer, get_peft_model
+from lora_np import AdamW, Tensor, VeraConfig, create_lorafa_optimizer, get_peft_model
 from lora_np.training.optim.lorafa import nearest_gradient
 
 
@@ -60,6 +62,22 @@ def test_what_is_not_a_or_b_of_a_linear_layer_gets_adamws_step():
     assert {name for name, is_same in same.items() if not is_same} == {
         name for name in same if ".lora_A." in name or ".lora_B." in name
     }
+
+
+@pytest.mark.parametrize("frozen", [True, False])
+def test_the_inputs_of_a_layer_are_kept_only_for_a(frozen):
+    """The saving of memory that the paper is about."""
+    model = adapted()
+    if frozen:
+        create_lorafa_optimizer(model, 3, 6, 1e-3)
+    layer = model.base_model.layers()[0][1]
+    x = Tensor(np.ones((5, 16))) * 2.0
+    kept = weakref.ref(x.data)
+    y = layer(x)
+    del x
+    assert (kept() is None) == frozen
+    y.sum().backward()
+    assert layer.adapters["default"].matrices()[1].grad is not None
 
 
 def test_parts_of_a_projection_have_their_own_inverses():
