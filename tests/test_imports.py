@@ -22,6 +22,7 @@ FLOORS = {
     "models": {"autograd", "storage", "nn"},
     "training": {"autograd", "storage", "nn", "lora", "models"},
     "auto_peft": {"storage", "lora", "models"},
+    "optimizers": {"training"},
     "costs": {"autograd", "nn", "lora", "models", "training"},
     "plots": {"storage"},
     "cli": {"autograd", "storage", "lora", "models", "training", "costs", "plots"},

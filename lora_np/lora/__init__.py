@@ -17,8 +17,9 @@ What goes beyond it:
     family/                            LoRA's relatives, with configurations of their own, one file each
     saved_modules.py, tied_heads.py    modules trained whole, and heads that follow an embedding whose rows are trained
     tasks.py, mixed_model.py           PeftModels by what they are for, and one for several kinds of adapters
-    combine.py, weighted.py            several adapters made into one
+    combine.py, knots.py, weighted.py  several adapters made into one
     status.py, analysis.py             what is there, and what was learned
+    intruders.py, conversion.py        what an update brings that W had not; any update as LoRA
     adapter_cache.py                   more adapters than there is room for at once
     state.py, hotswap.py, helpers.py   what PEFT's users call beside a PeftModel
     types.py                           short names for annotations
@@ -31,6 +32,7 @@ from ..aliases import moved_names
 from . import variants
 from .adapter_cache import AdapterCache
 from .config import LoraConfig
+from .conversion import convert_to_lora, extract_lora, save_as_lora
 from .errors import UnknownAdapterError
 from .family import FAMILY
 from .helpers import (
@@ -41,6 +43,7 @@ from .helpers import (
     rescale_adapter_scale,
 )
 from .hotswap import hotswap_adapter
+from .intruders import reduce_intruder_dimension
 from .layer import LoraLinear
 from .lora_model import LoraModel
 from .mixed_model import PeftMixedModel
@@ -113,6 +116,8 @@ __all__ = [
     "VeraConfig",
     "cast_mixed_precision_params",
     "check_if_peft_model",
+    "convert_to_lora",
+    "extract_lora",
     "get_layer_status",
     "get_model_status",
     "get_peft_model",
@@ -121,7 +126,9 @@ __all__ = [
     "inject_adapter_in_model",
     "load_peft_weights",
     "prepare_model_for_kbit_training",
+    "reduce_intruder_dimension",
     "rescale_adapter_scale",
+    "save_as_lora",
     "set_peft_model_state_dict",
     "variants",
 ]

@@ -23,6 +23,12 @@ def arrays_of(layer: Layer) -> tuple[Array, Array | None]:
     return layer.weight.data, None if bias is None else bias.data
 
 
+def kept_arrays(layer: Layer) -> tuple[Any, Array | None]:
+    """(weight, bias) for `put_arrays` to put back bit for bit: in 4 bits where they are."""
+    weight, bias = arrays_of(layer)
+    return layer.quantized if isinstance(layer, nn.Linear4bit) else weight, bias
+
+
 def of_base(adapted: Any, attribute: str) -> Any:
     """An attribute that an AdaptedLayer has by way of its base layer, as in PEFT; AttributeError for others."""
     base = vars(adapted).get("base_layer")
@@ -33,8 +39,14 @@ def of_base(adapted: Any, attribute: str) -> Any:
     raise AttributeError(f"{type(adapted).__name__} and its adapters have no attribute {attribute!r}")
 
 
-def put_arrays(layer: Layer, weight: Array | None, bias: Array | None) -> None:
-    """Give the layer these arrays, on the device and in the dtype of those it has; None leaves one as it is."""
+def put_arrays(layer: Layer, weight: Any, bias: Array | None) -> None:
+    """Give the layer these arrays, on the device and in the dtype of those it has; None leaves one as it is.
+
+    The weight of a 4-bit layer is a `QuantizedWeight`.
+    """
+    if isinstance(layer, nn.Linear4bit) and weight is not None:
+        layer.put(weight)
+        weight = None
     for name, array in (("weight", weight), ("bias", bias)):
         if array is not None:
             p = getattr(layer, name)
@@ -54,10 +66,11 @@ def all_finite(arrays: Iterable[Array]) -> bool:
     return all(bool(array_module(array).isfinite(array).all()) for array in arrays)
 
 
-def with_arrays(layer: Layer, weight: Array | None, bias: Array | None) -> Layer:
+def with_arrays(layer: Layer, weight: Any, bias: Array | None) -> Layer:
     """A layer like this one that computes with these arrays; where one is None, with the layer's own."""
     new = copy.copy(layer)
-    new.weight = nn.Parameter(layer.weight.data, requires_grad=False)
+    if not isinstance(layer, nn.Linear4bit):
+        new.weight = nn.Parameter(layer.weight.data, requires_grad=False)
     if bias is not None:
         new.bias = nn.Parameter(layer.bias.data, requires_grad=False)
     put_arrays(new, weight, bias)

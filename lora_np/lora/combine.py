@@ -4,7 +4,8 @@ Adapter i adds s_i·B_i A_i to its layer, with A_i (r_i, in), B_i (out, r_i) and
 ΔW = Σ w_i s_i B_i A_i, with weights w_i of either sign. "cat" is that sum, "svd" the best adapter of smaller rank.
 The other kinds prune each adapter, or do not, and add up what is left, entry by entry (`MERGES`). They merge the A_i
 and the B_i apart, as PEFT does: cheap, but the sum of the B_i times the sum of the A_i holds cross terms B_i A_j that
-nobody trained. The kinds that end in "_svd" merge the products B_i A_i instead and take an SVD at the end.
+nobody trained. The kinds that end in "_svd" merge the products B_i A_i instead and take an SVD at the end; those that
+begin with "knots_" merge them in a basis that they share (`knots.py`).
 
 Task arithmetic: Ilharco et al., 2022. TIES: Yadav et al., 2023. DARE: Yu et al., 2024.
 """
@@ -18,6 +19,7 @@ import numpy as np
 
 from ..autograd.devices import array_module
 from ..autograd.random import generator
+from .knots import common_basis
 from .types import Array
 
 Numbers = Sequence[float]
@@ -82,7 +84,8 @@ MERGES: dict[str, tuple[Callable[[Array, Any], Array] | None, bool]] = {
     "dare_ties": (dare, True),
 }
 SVD_KINDS = ("svd", *(f"{kind}_svd" for kind in MERGES if kind != "linear"))  # "svd" is that of "linear"
-KINDS = ("cat", *MERGES, *SVD_KINDS)
+KNOTS_KINDS = tuple(f"knots_{kind}" for kind in MERGES if kind != "linear")
+KINDS = ("cat", *MERGES, *SVD_KINDS, *KNOTS_KINDS)
 SIGN_METHODS = ("total", "frequency")
 
 
@@ -164,7 +167,8 @@ def _expand(A, B, rank):
 
 
 def combined_rank(kind: str, ranks: Sequence[int], svd_rank: int | None = None) -> int:
-    """The rank of the result: their sum for "cat", `svd_rank` or the largest for the SVD kinds, else the one of all.
+    """The rank of the result: their sum for "cat" and, without an `svd_rank`, the KnOTS kinds; `svd_rank` or the
+    largest for the SVD kinds; else the one of all.
 
     ValueError for an unknown kind, no adapters, svd_rank < 1, and unequal ranks where A and B are added up.
     """
@@ -174,11 +178,12 @@ def combined_rank(kind: str, ranks: Sequence[int], svd_rank: int | None = None) 
         raise ValueError("no adapters to combine: expected at least one")
     if kind == "cat":
         return sum(ranks)
-    if kind in SVD_KINDS:
+    if kind in SVD_KINDS + KNOTS_KINDS:
+        largest = max(ranks) if kind in SVD_KINDS else sum(ranks)
         whole = isinstance(svd_rank, numbers.Integral) and not isinstance(svd_rank, bool)
         if svd_rank is not None and not (whole and svd_rank >= 1):
-            raise ValueError(f"svd_rank = {svd_rank!r}: expected an integer, at least 1, or None: {max(ranks)}")
-        return max(ranks) if svd_rank is None else int(svd_rank)
+            raise ValueError(f"svd_rank = {svd_rank!r}: expected an integer, at least 1, or None: {largest}")
+        return largest if svd_rank is None else int(svd_rank)
     if len(set(ranks)) > 1:
         raise ValueError(f"{kind!r} needs adapters of equal rank, not {', '.join(map(str, ranks))}: use 'cat' or 'svd'")
     return ranks[0]
@@ -187,9 +192,9 @@ def combined_rank(kind: str, ranks: Sequence[int], svd_rank: int | None = None) 
 def _check_settings(kind, density, majority_sign_method, svd_clamp):
     """ValueError for settings that `combined_rank` does not check."""
     quantile = isinstance(svd_clamp, numbers.Real) and 0 < svd_clamp <= 1
-    if kind in SVD_KINDS and svd_clamp is not None and not quantile:
+    if kind in SVD_KINDS + KNOTS_KINDS and svd_clamp is not None and not quantile:
         raise ValueError(f"svd_clamp = {svd_clamp!r}: expected a quantile in (0, 1], such as 0.99, or None")
-    prune, elects = MERGES.get(kind.removesuffix("_svd"), (None, False))
+    prune, elects = MERGES.get(kind.removesuffix("_svd").removeprefix("knots_"), (None, False))
     if prune and not (isinstance(density, numbers.Real) and 0 < density <= 1):
         raise ValueError(f"{kind!r} needs density, the fraction of entries that stay, in (0, 1], not {density!r}")
     if elects and majority_sign_method not in SIGN_METHODS:
@@ -213,10 +218,11 @@ def combine(
 
     kind      one of `KINDS`
     weights   w_i, of either sign; scalings: s_i; As: A_i (r_i, in); Bs: B_i (out, r_i)
-    svd_rank  r, for the SVD kinds; None for the largest r_i. Where the weight has a smaller rank, zeros are added
+    svd_rank  r, for the SVD and KnOTS kinds; None for the largest r_i, or for Σ r_i with KnOTS, which loses nothing.
+              Where the weight has a smaller rank, zeros are added
     density   fraction of the entries that stay, in (0, 1], for the kinds that prune
     majority_sign_method   "total" or "frequency", for the kinds that elect signs
-    svd_clamp   for the SVD kinds: cut entries of A and B off at this quantile of them; see `clamp`
+    svd_clamp   for the SVD and KnOTS kinds: cut entries of A and B off at this quantile of them; see `clamp`
     svd_full_matrices, svd_driver   PEFT's, which change nothing here: how torch computes the SVD
 
     The scalings are inside the result: its own is 1, so its alpha is r. Settings that a kind does not use are ignored.
@@ -238,7 +244,12 @@ def combine(
     if kind == "cat" or (kind == "svd" and svd_clamp is None):
         A, B = cat(factors, As, Bs)
         return (A, B) if kind == "cat" else truncated_svd_of_product(A, B, rank)
-    merged = "linear" if kind == "svd" else kind.removesuffix("_svd")
-    deltas = [float(s) * (B @ A) for s, A, B in zip(scalings, As, Bs, strict=True)]
-    A, B = truncated_svd(merge(merged, deltas, weights, *settings), rank)
+    if kind in KNOTS_KINDS:
+        basis, coordinates = common_basis(scalings, As, Bs)
+        A = merge(kind.removeprefix("knots_"), coordinates, weights, *settings)
+        A, B = truncated_svd_of_product(A, basis, rank) if svd_rank else _expand(A, basis, rank)
+    else:
+        merged = "linear" if kind == "svd" else kind.removesuffix("_svd")
+        deltas = [float(s) * (B @ A) for s, A, B in zip(scalings, As, Bs, strict=True)]
+        A, B = truncated_svd(merge(merged, deltas, weights, *settings), rank)
     return (A, B) if svd_clamp is None else clamp(A, B, float(svd_clamp))

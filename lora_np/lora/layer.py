@@ -16,7 +16,7 @@ from ..autograd import functional as F
 from ..autograd.devices import array_module
 from ..autograd.dispatch import matmul
 from .adapter import Adapter, Matrix, PerAdapter, Target, in_order, inputs_of, listed
-from .base_layer import arrays_of, of_base, oriented, put_arrays, reduced, with_arrays
+from .base_layer import arrays_of, kept_arrays, of_base, oriented, put_arrays, reduced, with_arrays
 from .call import Owner, this_call
 from .kinds import make_adapter
 from .types import Array, Config, Input, Layer
@@ -167,7 +167,7 @@ class AdaptedLayer(nn.Module):
 
     def merge(self, weight: Array, bias: Array | None, names: list[str] | None = None) -> None:
         """Put the `merged_parameters` in place. (A model computes those of all layers before it changes the first.)"""
-        self._unmerged, self.merged_adapters = arrays_of(self.base_layer), self.chosen(names)
+        self._unmerged, self.merged_adapters = kept_arrays(self.base_layer), self.chosen(names)
         put_arrays(self.base_layer, weight, bias)
 
     def unmerge(self) -> None:

@@ -10,6 +10,7 @@ from .adapter import Adapter, listed
 from .base_layer import all_finite, note_untied, shared_weights, stay_finite, untie
 from .call import Owner, calling
 from .forwarding import Tuner
+from .four_bit import requantized
 from .kinds import wrapped
 from .layer import AdaptedLayer
 from .model_adapter import ModelAdapter, new_adapter
@@ -151,6 +152,7 @@ class LoraModel(Tuner):
     def merge(self, safe_merge: bool = False, names: list[str] | None = None) -> None:
         """W ← W + Σ ΔW over these adapters (None: the active ones) in every adapted layer, or nothing at all.
 
+        A weight in 4 bits is rounded to 4 bits again, and a warning says what that loses (`four_bit.py`).
         RuntimeError if adapters are merged already. ValueError as in `check_mergeable`, and with `safe_merge` for
         numbers that would not be finite: of merged weights, in the base's dtype, of trained copies, and of biases.
         """
@@ -167,21 +169,19 @@ class LoraModel(Tuner):
             broken += [name for name, p in self.biases("all").items() if not all_finite([p.data])]
             if broken:
                 raise ValueError(f"merging would leave NaN or infinity in {', '.join(broken)}: the adapter is broken")
+        merged = requantized(self.adapted, merged)
         for name, own in chosen.items():
             self.adapted[name].merge(*merged[name], own)
 
     def check_mergeable(self, names: list[str] | None = None) -> None:
         """ValueError if one of these adapters (None: the active ones) cannot be merged.
 
-        It cannot where its layer shares the weight with another part of the model, which would be changed too, and
-        where the weight is in 4 bits, which would round the update away.
+        It cannot where its layer shares the weight with another part of the model, which would be changed too.
         """
         shared = shared_weights(self.model) - followed(self)
         for name, layer in self.adapted.items():
             if not layer.chosen(names):
                 continue
-            if isinstance(layer.base_layer, nn.Linear4bit):
-                raise ValueError(f"{name} is in 4 bits, too coarse for the update: merge into a base in float32")
             if id(layer.base_layer.weight) in shared:
                 raise ValueError(
                     f"{name} shares its weight with another layer, which merging would change too: untie_weights() "

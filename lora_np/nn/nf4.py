@@ -79,12 +79,12 @@ def quantize_nf4(weight, block_size=64, double_quant=True):
     weight = data(weight)
     _check(weight, block_size)
     with np.errstate(over="ignore"):  # a float64 too large for float32 is reported below
-        blocks = _in_rows(weight.astype(np.float32, copy=False), block_size)
+        blocks = in_rows(weight.astype(np.float32, copy=False), block_size)
     xp = array_module(blocks)
     if not xp.isfinite(blocks).all():
         raise ValueError("quantize_nf4: the weight holds NaN or infinity (or more than float32 can hold)")
     absmax = xp.abs(blocks).max(axis=1)
-    codes = _nearest(blocks / _divisor(absmax))
+    codes = _nearest(blocks / divisor(absmax))
     packed = (codes[:, 0::2] << 4) | codes[:, 1::2]
     scales = _quantize_absmax(absmax) if double_quant else (absmax,)
     return QuantizedWeight(weight.shape, packed, *scales)
@@ -99,7 +99,7 @@ def _check(weight, block_size):
         raise ValueError(f"block_size must be a positive even number, two codes to a byte; got {block_size!r}")
 
 
-def _in_rows(array, width):
+def in_rows(array, width):
     """The numbers of `array` in rows of `width`, zeros after the last."""
     xp, flat = array_module(array), array.reshape(-1)
     missing = -flat.size % width
@@ -107,7 +107,7 @@ def _in_rows(array, width):
     return flat.reshape(-1, width)
 
 
-def _divisor(largest):
+def divisor(largest):
     """What to divide each row by, (rows, 1): its largest value, or 1 where that is 0."""
     xp = array_module(largest)
     return xp.where(largest > 0, largest, xp.float32(1))[:, None]
@@ -131,9 +131,9 @@ def _quantize_absmax(absmax):
     """
     xp = array_module(absmax)
     mean = absmax.mean(dtype=np.float64, keepdims=True).astype(np.float32)
-    groups = _in_rows(absmax - mean, ABSMAX_GROUP)
+    groups = in_rows(absmax - mean, ABSMAX_GROUP)
     scale = xp.abs(groups).max(axis=1)
-    codes = xp.rint(groups / _divisor(scale) * 127).astype(np.int8)
+    codes = xp.rint(groups / divisor(scale) * 127).astype(np.int8)
     return codes.reshape(-1)[: absmax.size].copy(), scale, mean  # a copy, or the view would hold the padding too
 
 

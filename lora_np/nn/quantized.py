@@ -47,6 +47,10 @@ class Linear4bit(Module):
         fan_in, fan_out = quantized.shape if fan_in_fan_out else quantized.shape[::-1]
         self.in_features, self.out_features, self.fan_in_fan_out = fan_in, fan_out, fan_in_fan_out
         self.bias = None if bias is None else Parameter(bias, requires_grad=False)
+        self.put(quantized)
+
+    def put(self, quantized):
+        """Have this `QuantizedWeight` in the place of the weight."""
         self.weight_codes, self.weight_absmax = Buffer(quantized.codes), Buffer(quantized.absmax)
         double = quantized.absmax_scale is not None
         self.weight_absmax_scale = Buffer(quantized.absmax_scale) if double else None
@@ -66,6 +70,11 @@ class Linear4bit(Module):
         sizes = (self.out_features, self.in_features)
         scales = (data(self.weight_absmax), data(self.weight_absmax_scale), data(self.weight_absmax_mean))
         return QuantizedWeight(sizes[::-1] if self.fan_in_fan_out else sizes, data(self.weight_codes), *scales)
+
+    def quantized_like(self, weight):
+        """A weight of this layer's shape, quantised as its own is: a `QuantizedWeight`. Errors: see `quantize_nf4`."""
+        own = self.quantized
+        return quantize_nf4(weight, 2 * own.codes.shape[1], own.absmax_scale is not None)
 
     @property
     def weight(self):

@@ -12,6 +12,7 @@ from ..nn import Module
 from ..settings import changed_settings
 from .evaluation import expect_evaluated
 from .names import understood
+from .optim import OPTIMIZERS, SAME
 from .optim.schedule import NAMES, OWN, rate_fraction, warmup_cosine
 
 TWO_BETAS = "two numbers in [0, 1), the first for the mean and the second for the squares"
@@ -46,6 +47,8 @@ class TrainingArguments:
     per_device_train_batch_size   rows of a batch where `Trainer` makes the batches; elsewhere the data has its own
     output_dir         the directory, if `train` is given none
     eval_strategy, save_strategy   "steps", "epoch" (once for each pass over the data) or "no"
+    optim              the optimizer, by Transformers' name: adamw_torch, adamw_8bit (its state in 8 bits) or
+                       galore_adamw (of rank 128, for models that are trained whole)
     gradient_checkpointing   keep only each block's input, and compute the rest again in the backward pass
 
     The names of Transformers in brackets are understood too, and so are those that change nothing here, such as
@@ -72,6 +75,7 @@ class TrainingArguments:
     warmup_ratio: float | None = None
     num_train_epochs: float | None = None
     per_device_train_batch_size: int | None = None
+    optim: str = "adamw"
     output_dir: Any = dataclasses.field(default=None, metadata=ASIDE)
     eval_strategy: str | None = dataclasses.field(default=None, metadata=ASIDE)
     save_strategy: str | None = dataclasses.field(default=None, metadata=ASIDE)
@@ -101,6 +105,7 @@ class TrainingArguments:
         for name in ("load_best", "gradient_checkpointing"):
             expect(getattr(self, name), bool, name, "True or False")
         self._check_amounts()
+        self._settle_optimizer()
         self._settle_course()
 
     def _check_amounts(self) -> None:
@@ -116,6 +121,18 @@ class TrainingArguments:
             if value is not None and value not in STRATEGIES:
                 raise ValueError(f"{name} must be one of {', '.join(STRATEGIES)}, got {value!r}")
             object.__setattr__(self, name, value)
+
+    def _settle_optimizer(self) -> None:
+        """One name for each optimizer."""
+        given = getattr(self.optim, "value", self.optim)  # of an enum
+        name = next((name for name, others in SAME.items() if given in others), given)
+        if not isinstance(name, str) or name not in OPTIMIZERS:
+            known = ", ".join([*OPTIMIZERS, *(other for others in SAME.values() for other in others)])
+            raise ValueError(
+                f"optim={given!r:.60} is not possible here: runs are trained with AdamW or a relative of it ({known}); "
+                "for another optimizer write the loop yourself, with lora_np.SGD for example"
+            )
+        object.__setattr__(self, "optim", name)
 
     def _settle_course(self) -> None:
         """Fill in what the learning rate's course leaves open, and try it."""

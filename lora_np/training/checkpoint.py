@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 CHECKPOINT = "checkpoint.safetensors"
 OPTIMIZER, MODEL, BEST, ADAPTERS = "optimizer.", "model.", "best.", "adapters."  # how the names in the file begin
 # Arguments that older checkpoints do not name, and what they were
-ADDED = {"load_best": False, "adam_epsilon": 1e-8, "lr_scheduler_type": "warmup_cosine"}
+ADDED = {"load_best": False, "adam_epsilon": 1e-8, "lr_scheduler_type": "warmup_cosine", "optim": "adamw"}
 ADDED |= dict.fromkeys(("lr_scheduler_kwargs", "warmup_ratio", "num_train_epochs", "per_device_train_batch_size"))
 # When a run is made longer, these may follow from its length; they change nothing that is done already
 WITH_LENGTH = ("steps", "warmup_steps", "eval_every", "checkpoint_every")

@@ -23,7 +23,7 @@ from .checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint
 from .evaluation import count_tokens, evaluate
 from .history import TrainingHistory
 from .interruption import stop_on_interrupt
-from .optim import AdamW, clip_grad_norm_, parameter_groups
+from .optim import OPTIMIZERS, clip_grad_norm_, parameter_groups
 from .parallel.joint_step import joint_gradients
 from .parallel.processes import Communicator, SoloCommunicator, start_together
 from .parallel.recorded import recorded_step
@@ -51,7 +51,7 @@ class TrainingRun:
         self.identity, self.communicator = identity or {}, communicator or SoloCommunicator()
         self.trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
         groups = parameter_groups(model, args.learning_rate, args.weight_decay, args.loraplus_lr_ratio)
-        self.optimizer = AdamW(groups, betas=args.betas, eps=args.adam_epsilon)
+        self.optimizer = OPTIMIZERS[args.optim](groups, betas=args.betas, eps=args.adam_epsilon)  # AdamW, mostly
         self.highest_rates = [group["lr"] for group in self.optimizer.param_groups]
         self.history: History = {"loss": [], "learning_rate": [], "evaluation": []}
         self.watch, self.best, self.after_step = Watch(self), Best(self.trainable), step_hook(model)

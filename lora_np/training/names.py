@@ -23,7 +23,7 @@ NO_EFFECT = {
     *("dataloader_num_workers", "dataloader_pin_memory", "dataloader_persistent_workers", "dataloader_prefetch_factor"),
     *("remove_unused_columns", "overwrite_output_dir", "save_total_limit", "save_safetensors", "save_only_model"),
     *("do_train", "do_eval", "do_predict", "prediction_loss_only", "skip_memory_metrics", "local_rank"),
-    *("ddp_find_unused_parameters", "ddp_backend", "ddp_timeout", "use_cpu", "no_cuda", "optim_args"),
+    *("ddp_find_unused_parameters", "ddp_backend", "ddp_timeout", "use_cpu", "no_cuda"),
     *("per_device_eval_batch_size", "eval_accumulation_steps", "full_determinism", "gradient_checkpointing_kwargs"),
     *(
         "include_num_input_tokens_seen",
@@ -48,11 +48,7 @@ REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     "tf32": ((False, None), FLOAT32),
     "fp16_full_eval": ((False, None), FLOAT32),
     "bf16_full_eval": ((False, None), FLOAT32),
-    "optim": (
-        ("adamw", "adamw_torch", "adamw_torch_fused", "adamw_hf"),
-        "runs are trained with AdamW (optim='adamw_torch'); for another optimizer write the loop yourself, with "
-        "lora_np.SGD for example",
-    ),
+    "optim_args": ((None, "", {}), "the usual settings are taken; for others write the loop yourself"),
     "report_to": (
         ("none", "all", None, [], ["none"]),
         "no service is logged to: write report_to='none', and look at the history that train() returns",

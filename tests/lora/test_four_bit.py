@@ -1,11 +1,14 @@
 """QLoRA: adapters in float32 beside a frozen base in 4 bits."""
 
+import re
+
 import numpy as np
 import pytest
-from lora_helpers import relative, some_ids, tiny_model
+from lora_helpers import relative, snapshot, some_ids, tiny_model
 
 from lora_np import AdamW, LoraConfig, PeftModel, get_peft_model
-from lora_np.nn import Linear4bit, memory_footprint, quantize_model
+from lora_np.lora.four_bit import requantization_error
+from lora_np.nn import Linear4bit, dequantize_nf4, memory_footprint, quantize_model, quantize_nf4
 
 
 def four_bit(**settings):
@@ -71,10 +74,76 @@ def test_starts_that_would_change_a_4_bit_weight_are_refused(settings):
         four_bit(**settings)
 
 
-def test_merging_is_refused_and_the_file_loads_on_a_full_base(tmp_path):
+@pytest.mark.parametrize("settings", [{}, {"use_dora": True}], ids=["plain", "dora"])
+def test_merging_rounds_again_says_how_much_and_is_undone_bit_for_bit(settings):
+    model = four_bit(init_lora_weights=False, **settings)
+    ids = some_ids(model.config)
+    before, expected = snapshot(model), model(ids).logits.data.copy()
+    with model.disable_adapter():
+        base = model(ids).logits.data.copy()
+    layers, sums, errors = model.base_model.adapted, {}, {}
+    for name, layer in layers.items():
+        weight = layer.base_layer.weight.data.copy()
+        sums[name], _ = layer.merged_parameters()
+        again = dequantize_nf4(quantize_nf4(sums[name]))
+        errors[name] = np.linalg.norm(again - sums[name]) / np.linalg.norm(sums[name] - weight)
+        found = requantization_error(weight, sums[name] - weight)
+        np.testing.assert_allclose(found[1], errors[name], rtol=1e-4)
+        np.testing.assert_allclose(found[0], np.linalg.norm(again - sums[name]) / np.linalg.norm(sums[name]), rtol=1e-4)
+    worst = max(errors, key=errors.get)
+    message = (
+        f"is {np.mean(list(errors.values())):.0%} of the update's size on average, and {errors[worst]:.0%} in {worst}"
+    )
+    with pytest.warns(UserWarning, match=re.escape(message)):
+        model.merge_adapter(safe_merge=True)
+    for name, layer in layers.items():
+        assert isinstance(layer.base_layer, Linear4bit)
+        np.testing.assert_array_equal(layer.base_layer.weight.data, dequantize_nf4(quantize_nf4(sums[name])))
+    assert 0 < relative(model(ids).logits.data, expected) < 0.3
+    with model.disable_adapter():
+        np.testing.assert_array_equal(model(ids).logits.data, base)
+    model.unmerge_adapter()
+    assert snapshot(model) == before
+    np.testing.assert_array_equal(model(ids).logits.data, expected)
+
+
+def test_merged_and_unloaded_it_is_a_plain_4_bit_model():
     model = four_bit(init_lora_weights=False)
-    with pytest.raises(ValueError, match="in 4 bits, too coarse for the update"):
+    ids = some_ids(model.config)
+    with pytest.warns(UserWarning, match="merging into 4 bits rounds"):
         model.merge_adapter()
+    expected = model(ids).logits.data.copy()
+    plain = model.merge_and_unload()
+    np.testing.assert_array_equal(plain(ids).logits.data, expected)
+    assert any(isinstance(module, Linear4bit) for module in plain.modules())
+    assert not any(".lora_" in name for name in plain.state_dict())
+
+
+def test_a_merge_that_fails_leaves_the_codes():
+    model = four_bit(init_lora_weights=False)
+    layer = model.base_model.layers()[-1][1]
+    layer.lora_B["default"].weight.data[0, 0] = np.nan
+    before = {name: array.tobytes() for name, array in model.state_dict().items()}
+    with pytest.raises(ValueError, match=r"h\.1\.mlp\.c_proj: quantize_nf4: the weight holds NaN"):
+        model.merge_adapter()
+    assert {name: array.tobytes() for name, array in model.state_dict().items()} == before
+    assert not model.base_model.merged
+
+
+def test_what_lies_on_the_grid_loses_nothing(rng):
+    """In an exact case: absmax kept as they are, and an update that doubles every number."""
+    W = dequantize_nf4(quantize_nf4(rng.standard_normal((8, 64)).astype(np.float32), double_quant=False))
+    assert requantization_error(W, W, double_quant=False) == (0.0, 0.0)
+    assert requantization_error(W, 0 * W, double_quant=False) == (0.0, 0.0)
+    small = requantization_error(W, 1e-4 * rng.standard_normal(W.shape).astype(np.float32), double_quant=False)
+    assert small[0] < 2e-4
+    assert 0.5 < small[1] < 1.5  # an update that is smaller than the grid's steps is what is lost
+    with pytest.raises(ValueError, match=r"must have one shape, got \(8, 64\) and \(64, 8\)"):
+        requantization_error(W, W.T)
+
+
+def test_the_file_loads_on_a_full_base(tmp_path):
+    model = four_bit(init_lora_weights=False)
     model.save_pretrained(tmp_path)
     full = PeftModel.from_pretrained(tiny_model().eval(), tmp_path)
     ids = some_ids(model.config)

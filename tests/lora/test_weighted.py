@@ -166,6 +166,49 @@ def test_peft_gives_the_same_combination(tmp_path, kind, weights):
     assert relative(combined(model, kind, weights), logits_of(twin)) < 2e-5
 
 
+@pytest.mark.parity
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize(
+    ("kind", "names", "weights"),
+    [
+        ("linear", ["default"], [-1]),
+        ("svd", ["default"], [-1]),
+        ("cat", ["default", "other"], [1, -1]),
+        ("svd", ["default", "other"], [-1, -1]),
+        ("ties", ["default", "other"], [1, -1]),
+        ("magnitude_prune_svd", ["default", "other"], [-1, 0.5]),
+    ],
+    ids=str,
+)
+def test_negated_adapters_are_pefts(tmp_path, kind, names, weights):
+    model = adapters()
+    model.save_pretrained(tmp_path)
+    twin = load_in_peft(tiny_model(), tmp_path)
+    twin.load_adapter(tmp_path / "other", "other")
+    for one in (model, twin):
+        one.add_weighted_adapter(names, weights, "sum", kind, density=0.6, svd_rank=8 if "svd" in kind else None)
+        one.set_adapter("sum")
+    assert relative(logits_of(model), logits_of(twin)) < 2e-5
+
+
+def test_an_adapter_is_taken_out_again_by_its_negation():
+    """Task arithmetic: θ + τ and θ - τ lie on opposite sides of θ, and θ + τ - τ is θ."""
+    model = adapters()
+    with model.disable_adapter():
+        base = logits_of(model)
+    model.add_weighted_adapter(["default"], [-1], "against", "linear")
+    model.add_weighted_adapter(["default", "against"], [1, 1], "nothing", "cat")
+    model.set_adapter("nothing")
+    assert relative(logits_of(model), base) < 1e-5
+    model.set_adapter("against")
+    assert relative(logits_of(model), base) > 1e-2
+    plus, minus = ({n: layer.delta_weight(a) for n, layer in model.base_model.layers()} for a in ("default", "against"))
+    for name, delta in plus.items():
+        np.testing.assert_allclose(minus[name], -delta, atol=1e-6)
+    model.set_adapter(["default", "against"])
+    assert relative(logits_of(model), base) < 1e-5
+
+
 @pytest.mark.parametrize("density", [None, 0.2])
 @pytest.mark.parametrize("kind", KINDS)
 def test_of_a_single_adapter_nothing_is_pruned(kind, density):

@@ -58,6 +58,10 @@ class TestTransformersNames:
         )
         assert theirs == ours
 
+    def test_an_optimizer_has_several_names(self):
+        for name in ("adamw_bnb_8bit", "adamw_torch_8bit", "adamw_8bit"):
+            assert TrainingArguments(optim=name) == TrainingArguments(optim="adamw_8bit") != TrainingArguments()
+
     def test_one_thing_may_be_said_twice_if_it_is_the_same(self):
         assert TrainingArguments(steps=3, max_steps=3) == TrainingArguments(steps=3)
         assert TrainingArguments(max_steps=-1, eval_steps=None) == TrainingArguments()
@@ -71,6 +75,8 @@ class TestTransformersNames:
             ({"bf16": True}, "bf16=True is not possible here: everything is computed in float32"),
             ({"fp16": True}, "fp16=True is not possible here"),
             ({"optim": "adafactor"}, "optim='adafactor' is not possible here: .*AdamW"),
+            ({"optim": ["adamw"]}, r"optim=\['adamw'\] is not possible here"),
+            ({"optim": "galore_adamw", "optim_args": "rank=4"}, "optim_args='rank=4' is not possible here"),
             ({"report_to": "wandb"}, "report_to='wandb' is not possible here: .*report_to='none'"),
             ({"deepspeed": "ds.json"}, "deepspeed='ds.json' is not possible here"),
             ({"lr_scheduler_type": "cosin"}, "lr_scheduler_type must be one of .*linear.*, got 'cosin'"),

@@ -42,6 +42,24 @@ DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
 
 
 @pytest.mark.parametrize("device", DEVICES)
+@pytest.mark.parametrize(("optim", "kept"), [("adamw_8bit", "uint8"), ("galore_adamw", "float32")])
+def test_a_run_with_another_optimizer_goes_on_too(tmp_path, optim, kept, device):
+    """In 8 bits, m of the embedding is; GaLore keeps what it projects on."""
+    whole = full().to(device)
+    history = run(whole, optim=optim)
+    with pytest.raises(StopHereError):
+        run(full().to(device), tmp_path, CallsBefore(6, stop), optim=optim)
+    state = load_file(tmp_path / FILE)
+    assert kept in {str(array.dtype) for name, array in state.items() if name.endswith(".m")}
+    assert any(name.endswith((".m_absmax", ".projection")) for name in state)
+    model = full(1).to(device)
+    assert run(model, tmp_path, resume=True, optim=optim) == history
+    assert weights(model.to("cpu")) == weights(whole.to("cpu"))
+    with pytest.raises(ValueError, match=f"optim was '{optim}', now 'adamw'"):
+        run(full(), tmp_path, resume=True)
+
+
+@pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("accumulation", [1, 2])
 @KINDS
 def test_a_run_that_goes_on_gives_the_numbers_of_one_that_never_stopped(tmp_path, make, device, accumulation):

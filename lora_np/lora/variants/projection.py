@@ -50,11 +50,16 @@ class PartialProjection(LowRankAdapter):
     def saved_arrays(self) -> dict[str, Array]:
         return {**super().saved_arrays(), "lora_B.weight": self.whole(self.lora_B.weight).data}
 
+    def pairs(self) -> list[tuple[slice, slice]]:
+        """[(rows of A, rows of lora_B)]: those of each A_i and its B_i."""
+        r = self.lora_B.weight.shape[1]
+        ends = np.cumsum([0, *(self.names[part] for part in self.chosen)]).tolist()
+        return [(slice(i * r, (i + 1) * r), slice(*ends[i : i + 2])) for i in range(len(self.chosen))]
+
     def whole(self, B: Any) -> Tensor:
         """The Parameter with the blocks B_i as the full B (out, n·r), zeros filled in; differentiable."""
         r, xp = B.shape[1], array_module(B.data)
-        ends = np.cumsum([0, *(self.names[part] for part in self.chosen)]).tolist()
-        found = {part: B[start:end] for part, start, end in zip(self.chosen, ends, ends[1:], strict=False)}
+        found = {part: B[rows] for part, (_, rows) in zip(self.chosen, self.pairs(), strict=True)}
         rows = []
         for part, width in self.names.items():
             columns = [found[part] if other == part else xp.zeros((width, r), B.dtype) for other in self.chosen]

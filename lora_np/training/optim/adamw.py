@@ -23,7 +23,7 @@ class AdamW(Optimizer):
     arrays as large as the parameter. A frozen weight has none: memory that LoRA saves, beside the gradient's.
     """
 
-    state_names = ("step", "m", "v")
+    state_names: tuple[str, ...] = ("step", "m", "v")
 
     def __init__(
         self,

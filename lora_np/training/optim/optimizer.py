@@ -17,6 +17,9 @@ CHANGE_NOTHING = ("foreach", "fused", "capturable", "differentiable")  # in torc
 OFF = ("amsgrad", "maximize", "nesterov", "dampening")
 Group = dict[str, Any]  # {"params": [...], "lr": ..., ...}: parameters and their settings
 State = dict[str, Any]  # what an optimizer keeps for one parameter: {"step": 3, "m": array, ...}
+Forms = dict[
+    str, tuple[tuple[int, ...], Any]
+]  # {name: (shape, dtype)} of these arrays; what "step" has is not looked at
 
 
 class Optimizer:
@@ -28,6 +31,7 @@ class Optimizer:
     """
 
     state_names: tuple[str, ...] = ()  # what `update` keeps for each parameter
+    recordable = True  # does a step do the same each time, but for what a kernel counts? (parallel/recorded.py)
 
     def __init__(
         self, params: Iterable[Tensor] | Iterable[Group], options: Mapping[str, Any] | None = None, **defaults: Any
@@ -83,6 +87,15 @@ class Optimizer:
         """Change one parameter. `state` is its own dict, empty at first."""
         raise NotImplementedError
 
+    def state_forms(self, p: Tensor, group: Group) -> Forms:
+        """{name: (shape, dtype)} of the state of one parameter, which has the settings of `group`."""
+        return dict.fromkeys(self.state_names, (p.shape, p.dtype))
+
+    def state_nbytes(self) -> int:
+        """The memory that the arrays of the state take now, in bytes."""
+        values = (value for state in self.state.values() for value in state.values())
+        return sum(value.nbytes for value in values if not isinstance(value, int))
+
     def zero_grad(self, set_to_none: bool = True) -> None:
         """Forget all gradients, or with False make them zero."""
         clear_gradients(self.parameters(), set_to_none)
@@ -107,21 +120,22 @@ class Optimizer:
 
     def checked_state(self, state: dict[str, Array]) -> dict[int, State]:
         """A state written by `state_dict`, as `self.state` holds it. ValueError if it does not fit or is not finite."""
-        params = self.parameters()
+        owners = [(p, self.state_forms(p, group)) for group in self.param_groups for p in group["params"]]
         new: dict[int, State] = {}
         for key, value in state.items():
             number, _, name = key.partition(".")
-            if not number.isdigit() or int(number) >= len(params) or name not in self.state_names:
+            if not number.isdigit() or int(number) >= len(owners) or name not in owners[int(number)][1]:
                 kind = type(self).__name__
                 raise ValueError(
-                    f"optimizer state {key!r} belongs to none of the {len(params)} parameters of this {kind}"
+                    f"optimizer state {key!r} belongs to none of the {len(owners)} parameters of this {kind}"
                 )
-            p = params[int(number)]
-            new.setdefault(id(p), {})[name] = _fitting(key, value, p)
-        for found in new.values():
-            if set(found) != set(self.state_names):
-                missing = ", ".join(sorted(set(self.state_names) - set(found)))
-                raise ValueError(f"the optimizer state of a parameter is incomplete: {missing} is missing")
+            p, forms = owners[int(number)]
+            new.setdefault(id(p), {})[name] = _fitting(key, value, p, *forms[name])
+        for p, forms in owners:
+            missing = set(forms) - set(new.get(id(p), forms))
+            if missing:
+                names = ", ".join(sorted(missing))
+                raise ValueError(f"the optimizer state of a parameter is incomplete: {names} is missing")
         return new
 
 
@@ -136,15 +150,15 @@ def check_options(name: str, options: Mapping[str, Any]) -> None:
             raise ValueError(f"{name} is plain here, without {option}: got {option}={value!r}")
 
 
-def _fitting(key: str, value: Array, p: Tensor) -> Array | int:
+def _fitting(key: str, value: Array, p: Tensor, shape: tuple[int, ...], dtype: Any) -> Array | int:
     """A saved value as the state of `p` has it: the number of steps as an int, an array on the parameter's device."""
     if key.endswith(".step"):
         if np.ndim(value) or np.asarray(value).dtype.kind not in "iu" or value < 0:
             raise ValueError(f"optimizer state {key!r} should be a whole number of steps, got {value!r:.40}")
         return int(value)
-    if value.shape != p.shape or value.dtype != p.dtype:
+    if value.shape != shape or value.dtype != dtype:
         raise ValueError(
-            f"optimizer state {key!r} is {value.dtype} of shape {value.shape}, its parameter {p.dtype} of {p.shape}"
+            f"optimizer state {key!r} is {value.dtype} of shape {value.shape}, here it should be {dtype} of {shape}"
         )
     if not array_module(value).isfinite(value).all():
         raise ValueError(f"optimizer state {key!r} has numbers that are not finite")

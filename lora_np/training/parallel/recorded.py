@@ -32,7 +32,7 @@ class RecordedStep:
     `load_state_dict` does, the step is recorded anew.
 
     ValueError if the model is not on a GPU, if dropout is on, whose masks would be the same in every replay, or if a
-    batch brings an attention_mask.
+    batch brings an attention_mask, or if the optimizer's step cannot be recorded.
 
     model          a language model, or a PeftModel around one, in training mode
     max_grad_norm  gradients are scaled down together if their norm is larger; 0 turns this off
@@ -40,6 +40,8 @@ class RecordedStep:
 
     def __init__(self, model: Module, optimizer: Optimizer, max_grad_norm: float = 0.0) -> None:
         _check(model)
+        if not optimizer.recordable:
+            raise ValueError(f"a step of {type(optimizer).__name__} cannot be replayed: the host counts its steps")
         self.model, self.optimizer, self.max_grad_norm = model, optimizer, max_grad_norm
         self.language_model = model.get_base_model() if hasattr(model, "get_base_model") else model
         self.parameters, self.misfits, self.given_up = list(model.parameters()), 0, False

@@ -10,7 +10,20 @@ import numpy as np
 import pytest
 from lora_helpers import peft_model, relative, tiny_llama, tiny_model
 
-from lora_np import AdamW, LoraConfig, Tensor, TrainingArguments, get_peft_model, manual_seed, nn, train
+from lora_np import (
+    AdamW,
+    AdamW8bit,
+    GaLoreAdamW,
+    LoraConfig,
+    Tensor,
+    TrainingArguments,
+    create_lorafa_optimizer,
+    create_riemannian_optimizer,
+    get_peft_model,
+    manual_seed,
+    nn,
+    train,
+)
 from lora_np.nn import quantize_model
 from lora_np.training import loop
 from lora_np.training.parallel.recorded import RecordedStep
@@ -121,6 +134,25 @@ def test_the_first_batch_runs_the_second_is_recorded_the_others_are_replayed(on_
     for p, q in zip(step.optimizer.parameters(), optimizer_of(model).parameters(), strict=True):
         assert relative(p.data, q.data) < 1e-4
         assert p.grad is None
+
+
+@pytest.mark.parametrize(
+    "make_optimizer",
+    [
+        AdamW8bit,
+        GaLoreAdamW,
+        lambda model: create_riemannian_optimizer(model, AdamW, lr=1e-3),
+        lambda model: create_lorafa_optimizer(model, 4, 8, 1e-3),
+    ],
+    ids=["8-bit", "galore", "riemannian", "lora-fa"],
+)
+def test_a_step_that_the_host_counts_is_refused(on_the_cpu, make_optimizer):
+    """Replayed, it would for ever take the step that it was recorded with."""
+    model = cpu_model()
+    trained = [p for p in model.parameters() if p.requires_grad]
+    optimizer = make_optimizer(trained if isinstance(make_optimizer, type) else model)
+    with pytest.raises(ValueError, match="cannot be replayed: the host counts its steps"):
+        RecordedStep(model, optimizer)
 
 
 def test_a_batch_is_copied_and_its_arrays_stay_the_callers(on_the_cpu):
