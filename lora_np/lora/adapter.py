@@ -50,7 +50,8 @@ class Adapter(nn.Module):
     learns_faster   the attributes whose Parameters LoRA+ gives a higher rate
     idle_if_zero    the name in the file of a tensor: where it is all zero, the adapter changes nothing
     plain           is it ΔW = s·B A and nothing else? Only such adapters can be combined
-    initial         (A, B, s): its initialisation took s·B A out of the base weight; None if it took nothing
+    initial         (A, B, s): its initialisation took s·B A out of the base weight; None if it took nothing;
+                    (A, B, s, Q) where Q is what was left of it
     brings_base     did its file have another weight for its layer, which was put there? Then it is saved with it
     fused           None, or a method (layer, x) -> layer's result and update in one operation
     """
@@ -60,7 +61,7 @@ class Adapter(nn.Module):
     idle_if_zero: str | None = None
     plain = False
     brings_base = False
-    initial: tuple[Array, Array, float] | None = None
+    initial: tuple[Any, ...] | None = None
     fused: Callable[[Layer, Input], Tensor] | None = None
     r: int | None = None
     lora_alpha: float | None = None

@@ -13,7 +13,7 @@ from ..autograd.devices import array_module, to_device
 from ..refusals import warn
 from .adapter import Adapter, Target
 from .base_layer import shared_weights
-from .init import check_rank
+from .init import check_start
 from .kinds import kind_of, make_adapter
 from .layer import AdaptedLayer
 from .peft_config import PeftConfig
@@ -188,7 +188,7 @@ def _check_apart(adapted: Iterable[str], whole: Iterable[str]) -> None:
 
 
 def _check_others(layer, changes, target):
-    """ValueError if PiSSA or OLoRA, which change the base weight, would be beside another adapter, or LoRA beside rows.
+    """ValueError if PiSSA or the like, which change the base weight, would be beside another, or LoRA beside rows.
 
     changes: does the new adapter, for `target`, change it?
     """
@@ -199,8 +199,8 @@ def _check_others(layer, changes, target):
         raise ValueError(f"{target.name} {ONE_KIND}")
     if others and (changes or any(adapter.initial is not None for adapter in others)):
         raise ValueError(
-            "an adapter whose initialisation takes a part out of the weight (PiSSA, OLoRA) must be alone on its "
-            "layers; saved with as_plain_lora=True it can be loaded beside others"
+            "an adapter whose initialisation changes the weight (PiSSA, OLoRA, CorDA, LoRA-GA, LoftQ) must be alone on "
+            "its layers; saved with as_plain_lora=True it can be loaded beside others"
         )
 
 
@@ -212,7 +212,7 @@ def _check_weights(model, config, targets):
             raise ValueError(f"{setting} would change a 4-bit weight")
         if id(target.layer.weight) in shared:
             raise ValueError(f"{setting} would change a weight that {target.name} shares with another layer")
-        check_rank(config.init_lora_weights, (target.layer.out_features, target.layer.in_features), target.r)
+        check_start(config, target)
 
 
 def _correct_orientation(config, layers):
