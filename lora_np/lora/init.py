@@ -135,7 +135,7 @@ def check_start(config: Config, target: Target) -> None:
     """ValueError if A and B are to be made of the target's weight, and it will not do, or has not been prepared."""
     kind, layer = config.init_lora_weights, target.layer
     check_rank(kind, (layer.out_features, layer.in_features), target.r)
-    if kind in FROM_LAYERS:
+    if kind in FROM_LAYERS and not is_weightless():
         _module_of(kind).check(config, target)
 
 
@@ -173,6 +173,7 @@ def initial_matrices(config: Config, target: Target) -> list[Array]:
     kind, s = config.init_lora_weights, config.scaling_of(target.r, target.lora_alpha)
     layer, shape = target.layer, (target.layer.out_features, target.layer.in_features)
     if kind in FROM_LAYERS and not is_weightless():
+        check_start(config, target)
         return [_beside(layer, matrix) for matrix in _module_of(kind).matrices(config, target, s)]
     weight = oriented(layer, layer.weight.data) if reads_weight(kind) else np.broadcast_to(np.float32(0), shape)
     blocks = [weight[: layer.parts[part]] for part in target.parts] or [weight]  # their shapes count: B starts at 0

@@ -40,10 +40,10 @@ class CausalLMOutput(ModelOutput):
         self.hidden, self.grad_enabled = hidden, is_grad_enabled()
         self.head: Any = head
         self.past_key_values, self.softcap = past_key_values, softcap
-        if targets is not None and type(head) is nn.Linear and head.bias is None and "forward" not in vars(head):
+        if targets is not None and type(head) is nn.Linear and head.bias is None:
             self._logits, self.loss = None, F.linear_cross_entropy(hidden, head.weight, targets, softcap=softcap)
             self._used = head.weight.data, head.weight.node()
-        else:  # no labels, or a head of another kind, such as one with an adapter, or with a `forward` of its own
+        else:  # no labels, or a head of another kind, such as one with an adapter
             self._logits = self._of_head()
             self.loss = None if targets is None else F.cross_entropy(self._logits, targets)
 

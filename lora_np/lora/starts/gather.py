@@ -1,9 +1,10 @@
 """What layers are given while a model runs: their inputs, and the gradients of their weights.
 
-Nothing about a layer changes for it but what its `forward` is, and only inside the call: the function there tells what
-came in, and computes what it did before.
+Nothing about a layer changes for it but its class, and only inside the call: one derived from its own, whose `forward`
+tells what came in and then does what it did before.
 """
 
+import functools
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -50,12 +51,13 @@ def gather(
 
 @contextmanager
 def _heard(layers: Mapping[str, Layer], hear: Any, on_backward: Any) -> Iterator[None]:
-    """Inside this block, the forward passes of these layers tell `hear` and `on_backward`."""
-    before = {name: vars(layer).get("forward") for name, layer in layers.items()}
+    """Inside this block these layers are of a class that tells `hear` and `on_backward`, derived from their own."""
+    before = {name: type(layer) for name, layer in layers.items()}
     try:
         try:
             for name, layer in layers.items():
-                layer.forward = _hearing(name, layer.forward, hear, on_backward)
+                layer.heard_by = name, hear, on_backward
+                layer.__class__ = _that_tells(type(layer))
             yield
         finally:
             _put_back(layers, before)
@@ -65,19 +67,21 @@ def _heard(layers: Mapping[str, Layer], hear: Any, on_backward: Any) -> Iterator
 
 def _put_back(layers, before):
     for name, layer in layers.items():
-        if before[name] is not None:
-            layer.forward = before[name]
-        else:
-            vars(layer).pop("forward", None)
+        layer.__class__ = before[name]
+        vars(layer).pop("heard_by", None)
 
 
-def _hearing(name, forward, hear, on_backward):
-    def heard(x: Any) -> Tensor:
+@functools.cache
+def _that_tells(kind: type) -> type:
+    """A class of layers like `kind`, that tell what they are given. (A copy of such a layer tells too.)"""
+
+    def forward(self: Any, x: Any) -> Tensor:
+        name, hear, on_backward = self.heard_by
         hear(name, x)
-        y = forward(x)
+        y = kind.forward(self, x)  # type: ignore[attr-defined]
         return y if on_backward is None else _noting(y, lambda: on_backward(name))
 
-    return heard
+    return type(kind.__name__, (kind,), {"forward": forward})
 
 
 def _noting(y, note):
