@@ -122,7 +122,7 @@ def changes_base(kind: bool | str) -> bool:
 
 def reads_weight(kind: bool | str) -> bool:
     """Are A and B made of W?"""
-    return changes_base(kind) or kind == "mica"
+    return str(kind).startswith(("pissa", "olora", "mica")) or kind in FROM_LAYERS
 
 
 def check_rank(kind: bool | str, shape: tuple[int, int], r: int) -> None:
@@ -174,14 +174,10 @@ def initial_matrices(config: Config, target: Target) -> list[Array]:
     layer, shape = target.layer, (target.layer.out_features, target.layer.in_features)
     if kind in FROM_LAYERS and not is_weightless():
         check_start(config, target)
-        return [_beside(layer, matrix) for matrix in _module_of(kind).matrices(config, target, s)]
+        matrices = _module_of(kind).matrices(config, target, s)
+        return [to_device(matrix, layer.device).astype(dtype_beside(layer), copy=False) for matrix in matrices]
     weight = oriented(layer, layer.weight.data) if reads_weight(kind) else np.broadcast_to(np.float32(0), shape)
     blocks = [weight[: layer.parts[part]] for part in target.parts] or [weight]  # their shapes count: B starts at 0
     pairs = [init_lora(kind, block, target.r, s) for block in blocks]
     matrices = (found[0] if len(found) == 1 else np.concatenate(found) for found in zip(*pairs, strict=True))
-    return [_beside(layer, matrix) for matrix in matrices]
-
-
-def _beside(layer, matrix):
-    """The array where and as exact as an adapter beside the layer is."""
-    return to_device(matrix, layer.device).astype(dtype_beside(layer), copy=False)
+    return [to_device(matrix, layer.device).astype(dtype_beside(layer), copy=False) for matrix in matrices]

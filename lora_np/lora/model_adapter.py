@@ -132,7 +132,8 @@ def new_adapter(
         shared |= kind.shared(config, targets)
     for tensor in shared.values():
         tensor.data = to_device(tensor.data, targets[0].layer.device)
-    adapters = {target.name: make_adapter(config, target._replace(shared=shared)) for target in targets}
+    made = [make_adapter(config, t._replace(shared=shared, kind=kind)) for t, kind in zip(targets, kinds, strict=True)]
+    adapters = dict(zip((target.name for target in targets), made, strict=True))
     for adapter in adapters.values():
         adapter.requires_grad_(False)
         if isinstance(adapter, TiedLora):

@@ -10,6 +10,7 @@ from .adapter import Adapter
 from .init import NITER
 from .model_adapter import PREFIX
 from .peft_config import PeftConfig
+from .starts.prepared import PREPARED
 from .targets import is_shorthand, targets_of
 from .types import Array
 from .variants import PartialProjection
@@ -24,7 +25,7 @@ def check_saved(config: Any, as_plain_lora: bool) -> None:
         raise ValueError(
             "a LoftQ adapter goes with the rounded base: no LoRA makes up for rounding on the unchanged one"
         )
-    if kind in ("corda", "lora_ga") and not as_plain_lora:
+    if kind in PREPARED and not as_plain_lora:
         what = "was computed from data, which a file does not have"
     elif NITER.fullmatch(str(kind)) and not as_plain_lora:
         what = "draws random numbers"

@@ -181,11 +181,13 @@ def initialize_lora_eva_weights(
 @nn.all_or_nothing
 def _put(model: Any, tuner: LoraModel, name: str, found: dict[str, Array]) -> None:
     """Make the adapter's layers what `found` says, {dotted name: A}, and have its configuration say so."""
-    config = tuner.peft_config[name]
+    config: Any = tuner.peft_config[name]
     layers = {target: layer for target, layer in tuner.layers() if layer.has(name)}
     missing = [target for target, layer in layers.items() if target not in found and _is_linear(layer, name)]
     _check_shapes(layers, found)
-    ranks, alphas, targets = {}, {}, []
+    ranks: dict[str, int] = {}
+    alphas: dict[str, float] = {}
+    targets: list[str] = []
     for target, layer in layers.items():
         r, alpha = config.rank_and_alpha(target)
         new = layer.adapters[name]

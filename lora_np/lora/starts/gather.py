@@ -52,12 +52,12 @@ def gather(
 @contextmanager
 def _heard(layers: Mapping[str, Layer], hear: Any, on_backward: Any) -> Iterator[None]:
     """Inside this block these layers are of a class that tells `hear` and `on_backward`, derived from their own."""
-    before = {name: type(layer) for name, layer in layers.items()}
+    before: dict[str, Any] = {name: type(layer) for name, layer in layers.items()}
     try:
         try:
             for name, layer in layers.items():
                 layer.heard_by = name, hear, on_backward
-                layer.__class__ = _that_tells(type(layer))
+                layer.__class__ = _that_tells(before[name])
             yield
         finally:
             _put_back(layers, before)
@@ -72,13 +72,13 @@ def _put_back(layers, before):
 
 
 @functools.cache
-def _that_tells(kind: type) -> type:
+def _that_tells(kind: Any) -> Any:
     """A class of layers like `kind`, that tell what they are given. (A copy of such a layer tells too.)"""
 
     def forward(self: Any, x: Any) -> Tensor:
         name, hear, on_backward = self.heard_by
         hear(name, x)
-        y = kind.forward(self, x)  # type: ignore[attr-defined]
+        y = kind.forward(self, x)
         return y if on_backward is None else _noting(y, lambda: on_backward(name))
 
     return type(kind.__name__, (kind,), {"forward": forward})
@@ -100,7 +100,7 @@ def layers_for(model: Any, config: Config) -> dict[str, Layer]:
     model: a plain one, or a PeftModel with adapters on other layers. ValueError if there are none, and for weights that
     cannot be changed.
     """
-    tuner = getattr(model, "base_model", None)
+    tuner: Any = getattr(model, "base_model", None)
     model = model if not isinstance(getattr(tuner, "adapted", None), dict) else tuner.model
     modules = own_modules(model)
     found = {name: modules[name] for name in targets_of(model, config, modules)}

@@ -5,6 +5,8 @@ from typing import Any
 
 from ..types import Layer
 
+PREPARED = ("corda", "lora_ga")  # values of `init_lora_weights` that begin with such a pass
+
 
 def note(layers: Mapping[str, Layer], start: str, found: Mapping[str, Any]) -> None:
     """Keep with each layer what was found for a start, until an adapter is made of it."""
@@ -20,4 +22,5 @@ def noted(layer: Layer, start: str) -> Any:
 def forget(layers: Iterable[Layer]) -> None:
     """Drop what is kept with these layers: an adapter has been made of it."""
     for layer in layers:
-        vars(layer).pop("prepared", None)
+        if "prepared" in vars(layer):
+            del layer.prepared

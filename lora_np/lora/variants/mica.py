@@ -72,4 +72,4 @@ class MicaEmbedding(FrozenB, EmbeddingAdapter):
 
     @classmethod
     def wanted(cls, config: Config, target: Target) -> bool:
-        return FrozenB.wanted(config, target) and EmbeddingAdapter.wanted(config, target)
+        return config.init_lora_weights == "mica" and isinstance(target.layer, nn.Embedding)

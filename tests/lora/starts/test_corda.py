@@ -81,7 +81,7 @@ def test_preparing_changes_nothing():
     assert no_layer_listens(model)
 
 
-class Broken(Exception):
+class BrokenError(Exception):
     pass
 
 
@@ -91,9 +91,9 @@ def test_an_error_while_data_is_run_changes_nothing():
 
     def run():
         model(ROWS[0])
-        raise Broken
+        raise BrokenError
 
-    with pytest.raises(Broken):
+    with pytest.raises(BrokenError):
         preprocess_corda(model, corda_config(), run)
     assert snapshot(model) == before
     assert no_layer_listens(model)
@@ -180,7 +180,7 @@ def prepared_for(**options):
 
 
 def beside(first, second):
-    model, config = prepared()
+    model, _ = prepared()
     made = get_peft_model(model, first)
     made.add_adapter("second", second)
 

@@ -106,7 +106,7 @@ def test_padding_and_ignored_labels_do_not_count():
 def test_a_plain_model_with_a_config_and_a_state_of_ones_own():
     config = start_config(init_lora_weights="eva")
     state = get_eva_state_dict(tiny_model(), some_batches(), config)
-    assert list(state)[0] == "transformer.h.0.attn.c_attn"
+    assert next(iter(state)) == "transformer.h.0.attn.c_attn"
     model = eva_model()
     initialize_lora_eva_weights(model, eva_state_dict=state)
     assert snapshot(model) == snapshot(initialized())
@@ -174,7 +174,7 @@ def test_a_short_training_run():
     assert losses[-1] < 0.8 * losses[0]
 
 
-class Broken(Exception):
+class BrokenError(Exception):
     pass
 
 
@@ -186,9 +186,9 @@ def test_an_error_while_data_is_run_changes_nothing():
     def forward(model, batch):
         calls.append(model(**batch))
         if len(calls) == 3:
-            raise Broken
+            raise BrokenError
 
-    with pytest.raises(Broken):
+    with pytest.raises(BrokenError):
         initialize_lora_eva_weights(model, some_batches(), forward_fn=forward)
     assert snapshot(model) == before
     assert model.peft_config["default"].to_dict() == config

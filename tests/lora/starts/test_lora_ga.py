@@ -64,7 +64,7 @@ def test_a_and_b_are_singular_vectors_of_the_mean_gradient():
 def test_random_takes_the_same_for_both():
     name = "transformer.h.1.mlp.c_fc"
     adapter = dict(ga_model(ga={"direction": "random", "scale": "unit"}).base_model.layers())[name].adapters["default"]
-    U, S, V = np.linalg.svd(gradient(name), full_matrices=False)
+    U, _, V = np.linalg.svd(gradient(name), full_matrices=False)
     of_A = abs(adapter.lora_A.weight.data @ V[:6].T).argmax(axis=1)
     of_B = abs(adapter.lora_B.weight.data.T @ U[:, :6]).argmax(axis=1)
     assert len(set(of_A)) == 3
@@ -84,7 +84,7 @@ def test_preparing_leaves_everything_as_it_was():
     assert no_layer_listens(model)
 
 
-class Broken(Exception):
+class BrokenError(Exception):
     pass
 
 
@@ -95,9 +95,9 @@ def test_an_error_in_a_step_changes_nothing():
 
     def step():
         model(BATCHES[0], labels=BATCHES[0]).loss.backward()
-        raise Broken
+        raise BrokenError
 
-    with pytest.raises(Broken):
+    with pytest.raises(BrokenError):
         preprocess_loraga(model, ga_config(), step)
     assert snapshot(model) == before
     assert all(p.grad is None for _, p in model.named_parameters())
