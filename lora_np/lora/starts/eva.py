@@ -35,6 +35,7 @@ from ...expect import expect_list
 from ...refusals import warn
 from ..adapter import Target
 from ..call import calling
+from ..errors import UnknownAdapterError
 from ..kinds import make_adapter
 from ..layer import AdaptedLayer, LowRankAdapter
 from ..lora_model import LoraModel
@@ -61,12 +62,10 @@ def prepare_model_inputs_fn_language_modeling(model_input: Any, peft_config: Any
     """The places (N, 2) of a batch's tokens that count: no padding and, with `use_label_mask`, no ignored label."""
     if not isinstance(model_input, Mapping):
         raise TypeError(f"a batch must be a dict with 'input_ids', got {type(model_input).__name__}")
-    mask = np.ones(np.shape(data(model_input["input_ids"])), bool)
-    if model_input.get("attention_mask") is not None:
-        mask = to_numpy(data(np.asarray(model_input["attention_mask"]))).astype(bool)
-    eva = peft_config.eva_config
-    if eva.use_label_mask and model_input.get("labels") is not None:
-        mask = mask & (to_numpy(np.asarray(data(model_input["labels"]))) != eva.label_mask_value)
+    ids, padding, labels = (model_input.get(name) for name in ("input_ids", "attention_mask", "labels"))
+    mask = np.ones(np.shape(data(ids)), bool) if padding is None else to_numpy(data(padding)).astype(bool)
+    if peft_config.eva_config.use_label_mask and labels is not None:
+        mask = mask & (to_numpy(data(labels)) != peft_config.eva_config.label_mask_value)
     return np.argwhere(np.atleast_2d(mask))
 
 
@@ -106,6 +105,7 @@ def get_eva_state_dict(
     if tuner is None:
         layers, config, owner = _targeted(model, peft_config), peft_config, None
     else:
+        _check_known(tuner, adapter_name)
         config, owner = peft_config or tuner.peft_config[adapter_name], tuner.owner
         front = PREFIX if isinstance(getattr(model, "base_model", None), LoraModel) else ""
         adapted = {name: layer for name, layer in tuner.layers() if _is_linear(layer, adapter_name)}
@@ -160,8 +160,7 @@ def initialize_lora_eva_weights(
     is as it was. ValueError if several adapters are active, or this one starts in another way.
     """
     tuner = tuner_of(model)
-    if adapter_name not in tuner.peft_config:
-        raise KeyError(f"no adapter {adapter_name!r}; there are {', '.join(tuner.peft_config)}")
+    _check_known(tuner, adapter_name)
     if tuner.merged:
         raise RuntimeError(f"{', '.join(tuner.merged)} is merged into the weights: call unmerge_adapter() first")
     start = getattr(tuner.peft_config[adapter_name], "init_lora_weights", None)
@@ -174,7 +173,7 @@ def initialize_lora_eva_weights(
     if eva_state_dict is None:
         functions = forward_fn, prepare_model_inputs_fn, prepare_layer_inputs_fn
         eva_state_dict = get_eva_state_dict(model, dataloader or (), None, *functions, adapter_name)
-    found = {name.removeprefix(PREFIX): to_numpy(np.asarray(data(A))) for name, A in eva_state_dict.items()}
+    found = {name.removeprefix(PREFIX): to_numpy(data(A)) for name, A in eva_state_dict.items()}
     _put(model, tuner, adapter_name, found)
 
 
@@ -184,7 +183,7 @@ def _put(model: Any, tuner: LoraModel, name: str, found: dict[str, Array]) -> No
     config: Any = tuner.peft_config[name]
     layers = {target: layer for target, layer in tuner.layers() if layer.has(name)}
     missing = [target for target, layer in layers.items() if target not in found and _is_linear(layer, name)]
-    _check_shapes(layers, found)
+    _check_shapes({target: layer for target, layer in layers.items() if _is_linear(layer, name)}, found)
     ranks: dict[str, int] = {}
     alphas: dict[str, float] = {}
     targets: list[str] = []
@@ -213,10 +212,15 @@ def _put(model: Any, tuner: LoraModel, name: str, found: dict[str, Array]) -> No
         warn(f"{', '.join(missing)}: not in the eva_state_dict, so they start as with init_lora_weights=True")
 
 
+def _check_known(tuner, name):
+    if name not in tuner.peft_config:
+        raise UnknownAdapterError(name, tuner.peft_config)
+
+
 def _check_shapes(layers, found):
     for target, A in found.items():
         if target not in layers:
-            raise ValueError(f"eva_state_dict has {target}, which has no adapter; there are {', '.join(layers)}")
+            raise ValueError(f"eva_state_dict has {target}, and the adapted linear layers are {', '.join(layers)}")
         if A.ndim != 2 or A.shape[1] != layers[target].in_features:
             raise ValueError(f"eva_state_dict: {target} has shape {A.shape}, not (r, {layers[target].in_features})")
 

@@ -28,7 +28,6 @@ from ...nn.nf4 import dequantize_nf4, quantize_nf4
 from ...storage import open_safetensors, open_sharded_safetensors
 from ..adapter import Target
 from ..base_layer import oriented
-from ..layer import LowRankAdapter
 from ..lora_model import LoraModel
 from ..state import tuner_of
 from ..types import Array, Config, StrPath
@@ -85,9 +84,12 @@ def replace_lora_weights_loftq(
     """
     tuner = tuner_of(peft_model)
     layers = {name: layer for name, layer in tuner.layers() if isinstance(layer.base_layer, nn.Linear4bit)}
-    layers = {n: layer for n, layer in layers.items() if isinstance(layer.adapters.get(adapter_name), LowRankAdapter)}
+    layers = {name: layer for name, layer in layers.items() if layer.has(adapter_name)}
     if not layers:
         raise ValueError(f"no layer with the adapter {adapter_name!r} is in 4 bits: nn.quantize_model(model) does that")
+    for name, layer in layers.items():
+        if not layer.adapters[adapter_name].plain or layer.adapters[adapter_name].scaling <= 0:
+            raise ValueError(f"{name}: LoftQ is for plain LoRA, with lora_alpha > 0, and {adapter_name!r} is not that")
     path = model_path or getattr(getattr(tuner.model, "config", None), "name_or_path", None)
     if not path:
         raise ValueError("replace_lora_weights_loftq: model_path is needed, the folder of the model's weights")

@@ -169,6 +169,16 @@ def test_files(tmp_path):
     assert_merges(loaded, 1e-5)
 
 
+def test_adapters_are_combined_as_others_are():
+    model = initialized(eva_config=EvaConfig(rho=1.0))
+    model.add_adapter("second", start_config(init_lora_weights="eva"))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        model.add_weighted_adapter(["default", "second"], [0.5, 0.5], "both", "linear")
+    assert model.peft_config["both"].init_lora_weights is True
+    assert model.peft_config["both"].eva_config is None
+
+
 def test_a_short_training_run():
     losses = losses_of(initialized())
     assert losses[-1] < 0.8 * losses[0]
@@ -221,7 +231,12 @@ STATE = "base_model.model.transformer.h.0.attn.c_attn"
         (ValueError, lambda: initialize_lora_eva_weights(eva_model(), []), "dataloader is empty"),
         (TypeError, lambda: initialize_lora_eva_weights(eva_model(), "text"), "dataloader should be a list of batches"),
         (TypeError, lambda: initialize_lora_eva_weights(eva_model(), [np.zeros((2, 5), int)]), "'input_ids'"),
-        (KeyError, lambda: initialize_lora_eva_weights(eva_model(), BATCHES, adapter_name="other"), "'other'"),
+        (
+            KeyError,
+            lambda: initialize_lora_eva_weights(eva_model(), BATCHES, adapter_name="other"),
+            "no adapter 'other'",
+        ),
+        (KeyError, lambda: get_eva_state_dict(eva_model(), BATCHES, adapter_name="other"), "no adapter 'other'"),
         (ValueError, lambda: initialize_lora_eva_weights(beside_another(), BATCHES), "one adapter at a time"),
         (RuntimeError, lambda: initialize_lora_eva_weights(merged(), BATCHES), "unmerge_adapter"),
         (
@@ -249,7 +264,7 @@ STATE = "base_model.model.transformer.h.0.attn.c_attn"
         (
             ValueError,
             lambda: initialize_lora_eva_weights(eva_model(), eva_state_dict={"other": np.zeros((2, 16))}),
-            "which has no adapter",
+            "eva_state_dict has other, and the adapted linear layers are transformer.h.0",
         ),
         (
             ValueError,

@@ -161,6 +161,12 @@ class TestOnABaseInFourBits:
         assert snapshot(model) == before
 
 
+@pytest.mark.parametrize("options", [{"use_dora": True}, {"target_modules": ["c_attn.q"]}, {"lora_alpha": -1}], ids=str)
+def test_what_is_not_plain_lora_is_refused(options):
+    model = get_peft_model(nn.quantize_model(tiny_model()), start_config(**options))
+    assert "LoftQ is for plain LoRA" in refusal(ValueError, lambda: replace_lora_weights_loftq(model, "x"))
+
+
 def test_a_base_that_is_not_in_four_bits_is_refused():
     model = get_peft_model(tiny_model(), start_config())
     assert "is in 4 bits" in refusal(ValueError, lambda: replace_lora_weights_loftq(model, "x"))
