@@ -177,7 +177,7 @@ def check(config: Config, target: Target) -> None:
         raise ValueError(
             f"init_lora_weights='corda': {target.name} has not been prepared: call preprocess_corda(model, config, "
             "run_model) first. A file with it can be read once it is saved for the unchanged base model "
-            "(path_initial_model_for_weight_conversion)"
+            "(path_initial_model_for_weight_conversion), or says true there and the base is the changed one"
         )
     if len(found.S_WC) != target.r:
         raise ValueError(f"{target.name} was prepared for r = {len(found.S_WC)}, and is to get {target.r}")

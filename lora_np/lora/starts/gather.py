@@ -14,6 +14,7 @@ from ...autograd import Tensor
 from ...autograd.devices import to_numpy
 from ...autograd.tensor import data, record
 from ...autograd.threads import limit_threads
+from ...expect import wrong
 from ..base_layer import shared_weights
 from ..layer import AdaptedLayer
 from ..state import tuner_of
@@ -34,8 +35,10 @@ def gather(
     on_input      told (name, x) at each call, with the layer's input x (..., in) as a NumPy array, not a copy
     on_backward   told (name) each time a gradient comes back through the layer's result
     Batches are not cut into shards meanwhile, so that one call of the model is one call of each layer. With any error,
-    in `run` too, the layers are as they were. ValueError if a layer was never called.
+    in `run` too, the layers are as they were. ValueError if a layer was never called; TypeError if `run` is no function.
     """
+    if not callable(run):
+        raise TypeError(wrong(run, "what is to be run", "a function without arguments that calls the model"))
     unheard = dict.fromkeys(layers)
 
     def hear(name, x):

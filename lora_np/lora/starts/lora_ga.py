@@ -121,7 +121,7 @@ def check(config: Config, target: Target) -> None:
         raise ValueError(
             f"init_lora_weights='lora_ga': {target.name} has not been prepared: call preprocess_loraga(model, config, "
             "train_step) first. A file with it can be read once it is saved for the unchanged base model "
-            "(path_initial_model_for_weight_conversion)"
+            "(path_initial_model_for_weight_conversion), or says true there and the base is the changed one"
         )
     _check_rank(target.name, target.layer, target.r)
 

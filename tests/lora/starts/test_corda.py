@@ -147,6 +147,26 @@ def test_files(tmp_path, method):
     assert loaded.peft_config["default"].corda_config is None
 
 
+def test_a_file_that_does_not_say_what_was_taken_out(tmp_path):
+    """PEFT writes such ones, and cannot read them."""
+    get_peft_model(tiny_model(), start_config()).save_pretrained(tmp_path)
+    path = tmp_path / "adapter_config.json"
+    path.write_text(path.read_text().replace('"init_lora_weights": true', '"init_lora_weights": "corda"'))
+    message = refusal(ValueError, lambda: PeftModel.from_pretrained(tiny_model(), tmp_path))
+    assert str(path) in message
+    assert "path_initial_model_for_weight_conversion" in message
+
+
+def test_beside_an_adapter_on_other_layers():
+    model = get_peft_model(tiny_model(), start_config(target_modules=["c_attn"]))
+    config = corda_config(target_modules=["c_fc"])
+    preprocess_corda(model, config, runs(model))
+    with pytest.warns(UserWarning, match="is inactive"):
+        model.add_adapter("second", config)
+    model.set_adapter(["default", "second"])
+    assert relative(logits_of(model), logits_of(tiny_model())) < 2e-6
+
+
 def test_a_short_training_run_and_dora():
     losses = losses_of(corda_model())
     assert losses[-1] < 0.8 * losses[0]

@@ -65,6 +65,11 @@ def test_gradients_that_come_back_are_counted():
     np.testing.assert_array_equal(layer.bias.grad, 6)
 
 
+def test_what_is_run_is_a_function():
+    with pytest.raises(TypeError, match="should be a function without arguments that calls the model, got a list"):
+        heard(tiny_model(), ["lm_head"], [some_ids(tiny_model().config)])
+
+
 def test_a_layer_that_is_not_called_is_named():
     model = tiny_model()
     with pytest.raises(ValueError, match=r"transformer\.wte was never called: does the run call this very model"):

@@ -11,6 +11,7 @@ from lora_helpers import (
     refusal,
     relative,
     snapshot,
+    tiny_llama,
     tiny_model,
 )
 from start_helpers import MAKE, TARGETS, losses_of, start_config
@@ -62,6 +63,13 @@ def test_merging_and_files(base, tmp_path):
     assert snapshot(loaded) == snapshot(model)
     if base == "llama":  # its head is not tied to the embedding
         assert_merges(model, 1e-5)
+
+
+def test_a_head_that_follows_the_embedding():
+    tied = tiny_llama(tie_word_embeddings=True)
+    model = mica_model("llama", tied, target_modules=["q_proj", "embed_tokens"], ensure_weight_tying=True)
+    np.testing.assert_array_equal(logits_of(model), logits_of(tiny_llama(tie_word_embeddings=True)))
+    assert {name.split(".")[-2] for name in gradients(perturbed(model))} == {"lora_A", "lora_embedding_A"}
 
 
 def test_a_base_in_four_bits():
