@@ -2,7 +2,8 @@
 
     adapter.py, kinds.py               what a kind of adapter says about itself, and which kinds there are
     peft_config.py, config.py          the settings of all kinds, and of LoRA
-    init.py, targets.py                how A and B are initialised, which layers get an adapter
+    init.py, starts/                   how A and B are initialised: of the weights alone, and of data
+    targets.py                         which layers get an adapter
     patterns.py                        names and regular expressions in the settings
     model_adapter.py, lora_model.py, peft_model.py     one adapter on a model, all of them, and PEFT's names
     files.py, written.py, stored.py    PEFT's files, what their config says, and what is unusual in some of them
@@ -49,6 +50,7 @@ from .lora_model import LoraModel
 from .mixed_model import PeftMixedModel
 from .peft_config import PeftConfig, PeftType, TaskType
 from .peft_model import PeftModel, get_peft_model
+from .starts import STARTS
 from .state import get_peft_model_state_dict, load_peft_weights, set_peft_model_state_dict
 from .status import TunerLayerStatus, TunerModelStatus, get_layer_status, get_model_status
 from .tasks import PeftModelForCausalLM, PeftModelForSequenceClassification
@@ -70,31 +72,41 @@ if TYPE_CHECKING:
     from .family.tinylora import TinyLoraConfig
     from .family.vblora import VBLoRAConfig
     from .family.vera import VeraConfig
+    from .starts.config import CordaConfig, EvaConfig, LoftQConfig, LoraGAConfig
+    from .starts.corda import preprocess_corda
+    from .starts.eva import get_eva_state_dict, initialize_lora_eva_weights
+    from .starts.loftq import replace_lora_weights_loftq
+    from .starts.lora_ga import preprocess_loraga
 
 _moved = moved_names(__name__)
 
 
 def __getattr__(name):
-    """The configuration of one of LoRA's relatives, whose file is read now; or a name that has moved."""
-    for module, config, *_ in FAMILY.values():
-        if name == config:
-            found = globals()[name] = getattr(importlib.import_module(f".family.{module}", __name__), name)
-            return found
-    return _moved(name)
+    """What is in a file that is read now: a relative's configuration, or of a start; or a name that has moved."""
+    places = {config: f"family.{module}" for module, config, *_ in FAMILY.values()}
+    places |= {start: f"starts.{module}" for module, names in STARTS.items() for start in names}
+    if name not in places:
+        return _moved(name)
+    found = globals()[name] = getattr(importlib.import_module(f".{places[name]}", __name__), name)
+    return found
 
 
 __all__ = [
     "AdaLoraConfig",
     "AdapterCache",
+    "CordaConfig",
     "DeloraConfig",
+    "EvaConfig",
     "FourierFTConfig",
     "HRAConfig",
     "HiraConfig",
     "IA3Config",
     "LoHaConfig",
     "LoKrConfig",
+    "LoftQConfig",
     "LoraConfig",
     "LoraEmbedding",
+    "LoraGAConfig",
     "LoraLinear",
     "LoraModel",
     "MissConfig",
@@ -118,15 +130,20 @@ __all__ = [
     "check_if_peft_model",
     "convert_to_lora",
     "extract_lora",
+    "get_eva_state_dict",
     "get_layer_status",
     "get_model_status",
     "get_peft_model",
     "get_peft_model_state_dict",
     "hotswap_adapter",
+    "initialize_lora_eva_weights",
     "inject_adapter_in_model",
     "load_peft_weights",
     "prepare_model_for_kbit_training",
+    "preprocess_corda",
+    "preprocess_loraga",
     "reduce_intruder_dimension",
+    "replace_lora_weights_loftq",
     "rescale_adapter_scale",
     "save_as_lora",
     "set_peft_model_state_dict",

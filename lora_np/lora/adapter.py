@@ -56,7 +56,8 @@ class Adapter(nn.Module):
     plain           is it ΔW = s·B A and nothing else? Only such adapters can be combined
     stacks          is `update` s·B(A(dropout(x))) and nothing else, with `lora_A` and `lora_B`? Then, where rows of a
                     batch have adapters of their own, those of many are computed as one: see rows.py
-    initial         (A, B, s): its initialisation took s·B A out of the base weight; None if it took nothing
+    initial         (A, B, s): its initialisation took s·B A out of the base weight; None if it took nothing;
+                    (A, B, s, Q) where Q is what was left of it
     brings_base     did its file have another weight for its layer, which was put there? Then it is saved with it
     fused           None, or a method (layer, x) -> layer's result and update in one operation
     first_outside   of several of the kind in a row, is the first the outermost? See `in_order`
@@ -71,7 +72,7 @@ class Adapter(nn.Module):
     plain = False
     stacks = False
     brings_base = False
-    initial: tuple[Array, Array, float] | None = None
+    initial: tuple[Any, ...] | None = None
     fused: Callable[[Layer, Input], Tensor] | None = None
     first_outside = False
     together = False

@@ -77,10 +77,13 @@ def with_arrays(layer: Layer, weight: Any, bias: Array | None) -> Layer:
     return new
 
 
-def reduced(layer: Layer, weight: Array, initial: Iterable[tuple[Array, Array, float]]) -> Array:
-    """W - Σ s·B A over these (A, B, s), oriented as the layer stores W: what is left of it beside PiSSA or OLoRA."""
-    for A, B, s in initial:
-        weight = weight - oriented(layer, B @ A) * s
+def reduced(layer: Layer, weight: Array, initial: Iterable[tuple[Any, ...]]) -> Array:
+    """W - Σ s·B A over these (A, B, s), oriented as the layer stores W: what is left of it beside PiSSA or OLoRA.
+
+    With a fourth, (A, B, s, Q), Q (out, in) is what is left (LoftQ).
+    """
+    for A, B, s, *left in initial:
+        weight = oriented(layer, left[0]) if left else weight - oriented(layer, B @ A) * s
     return weight
 
 

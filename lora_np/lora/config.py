@@ -3,26 +3,19 @@
 import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any, ClassVar
+from typing import Any
 
 from ..keywords import Unused
 from ..settings import changed_settings
 from .adapter import Target
-from .init import INITS, MOST_ITERATIONS, changes_base, initial_matrices, is_known
+from .init import FROM_LAYERS, INITS, MOST_ITERATIONS, changes_base, initial_matrices, is_known
 from .patterns import check_patterns, first_match, shortened
 from .peft_config import PeftConfig, PeftType, check_alpha, check_dropout, check_ranks
 from .types import Array
 
-DATA_DRIVEN = ("eva", "corda", "lora_ga")  # PEFT fills these in by passes over data, through calls of their own
-
-DATA = "it is computed from training data, which a LoraConfig does not have; 'pissa' and 'olora' use the weights alone"
 NOT_IN_LORA = {  # PEFT's fields of LoraConfig for things that are not here: why, and the values that mean nothing
     "megatron_config": Unused("Megatron's parallel layers are not here"),
     "megatron_core": Unused(),
-    "loftq_config": Unused("LoftQ is not here; nn.quantize_model(model) quantises the base model", ({},)),
-    "eva_config": Unused(DATA),
-    "corda_config": Unused(DATA),
-    "lora_ga_config": Unused(DATA),
     "velora_config": Unused("VeLoRA's smaller activations are not here; gradient_checkpointing_enable() saves memory"),
     "alora_invocation_tokens": Unused("aLoRA, which begins at some token, is not here", ([],)),
     "use_qalora": Unused("QALoRA is not here; nn.quantize_model(model) quantises the base model"),
@@ -49,7 +42,8 @@ class LoraConfig(PeftConfig):
     alpha_pattern        {name or regular expression: lora_alpha}, likewise
     lora_bias            whether the branch has a bias of its own, on B
     init_lora_weights    how A and B are initialised: True, False, "gaussian", "orthogonal", "pissa", "pissa_niter_N",
-                         "olora"; see `init.py`. In a file also "eva" and "mica": read as True, as A and B are there
+                         "olora", "mica"; see `init.py`. Or "eva", "corda", "lora_ga", "loftq"; see `starts/`
+    loftq_config, eva_config, corda_config, lora_ga_config   their settings: `LoftQConfig` and so on
     use_rslora           scale by lora_alpha / √r instead, so that the update's size does not shrink with r
     use_dora             learn the length of each row of W apart from its direction; see `variants/dora.py`
     trainable_token_indices   tokens whose rows of the embedding are trained too: a list, or {module's name: list}; a
@@ -100,10 +94,8 @@ class LoraConfig(PeftConfig):
     flags = ("use_rslora", "use_dora", "lora_bias", "fan_in_fan_out", "ensure_weight_tying")
     unsupported = NOT_IN_LORA
     # How A and B began, or how PEFT trains them: what they compute is the same.
-    harmless = PeftConfig.harmless | {"qalora_group_size", "eva_config", "loftq_config", "velora_config"}
+    harmless = PeftConfig.harmless | {"qalora_group_size", "velora_config"}
     harmless |= {"runtime_config"}
-    # ("mica" has B frozen in PEFT; trained on here, it is trained too.)
-    in_files: ClassVar[dict[str, dict[Any, Any]]] = {"init_lora_weights": {"eva": True, "mica": True}}
 
     def __post_init__(self):
         for name in ("rank_pattern", "alpha_pattern"):
@@ -128,14 +120,8 @@ class LoraConfig(PeftConfig):
         if self.init_lora_weights is None:  # in PEFT, as False
             self.init_lora_weights = False
         kind = self.init_lora_weights
-        if kind in DATA_DRIVEN:
-            raise ValueError(
-                f"init_lora_weights={kind!r} is not supported: that is computed from training data, which a "
-                "LoraConfig does not have; 'pissa' and 'olora' use the weights alone. A file with it can be read once "
-                "PEFT has saved it for the unchanged base model (path_initial_model_for_weight_conversion)"
-            )
         if not is_known(kind):
-            known = ", ".join(map(repr, INITS))
+            known = ", ".join(map(repr, (*INITS, *FROM_LAYERS)))
             raise ValueError(
                 f"init_lora_weights must be one of {known} or 'pissa_niter_N', N up to {MOST_ITERATIONS}, got "
                 f"{shortened(kind)}"
@@ -145,6 +131,22 @@ class LoraConfig(PeftConfig):
             raise ValueError(f"init_lora_weights='orthogonal' needs even ranks, got {odd[0]}")
         if self.lora_bias and (self.use_dora or not isinstance(kind, bool)):
             raise ValueError("lora_bias goes with init_lora_weights=True or False only, and not with use_dora")
+        if kind == "mica" and self.use_dora:
+            raise ValueError("init_lora_weights='mica' does not go with use_dora")
+        self._check_start()
+
+    def _check_start(self):
+        """The settings of a start that has its own, and an alpha that its A and B can be divided by."""
+        given = self.loftq_config, self.eva_config, self.corda_config, self.lora_ga_config
+        if any(given) or self.init_lora_weights in ("eva", *FROM_LAYERS):
+            from .starts.config import settle  # most adapters start in other ways
+
+            settle(self)
+        elif self.loftq_config is None:
+            self.loftq_config = {}
+        alphas = [self.lora_alpha, *self.alpha_pattern.values()]
+        if self.changes_base and self.init_lora_weights != "olora" and min(alphas) <= 0:
+            raise ValueError(f"init_lora_weights={self.init_lora_weights!r} needs lora_alpha > 0, got {min(alphas)}")
 
     @property
     def scaling(self) -> float:
@@ -166,7 +168,7 @@ class LoraConfig(PeftConfig):
 
     def initial_matrices(self, target: Target) -> list[Array]:
         """A and B of a new adapter at a `Target`."""
-        return initial_matrices(self.init_lora_weights, target, self.scaling_of(target.r, target.lora_alpha))
+        return initial_matrices(self, target)
 
 
 def check_tokens(given: Any) -> Any:

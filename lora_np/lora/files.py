@@ -18,14 +18,13 @@ from .. import nn
 from ..autograd.devices import array_module
 from ..storage import one_version, read_json, read_safetensors, together, write_safetensors
 from .foreign import refuse_foreign
-from .init import NITER
 from .kinds import config_class
 from .model_adapter import BASE_WEIGHT, PREFIX, ModelAdapter, new_adapter, resized_weights
 from .patterns import of_several
 from .peft_config import CONFIG_FILE, PeftConfig
 from .stored import fitted, without_names
 from .types import StrPath
-from .written import as_written
+from .written import as_written, check_saved
 
 if TYPE_CHECKING:
     from .peft_model import PeftModel
@@ -38,24 +37,25 @@ def write_adapter(peft_model: "PeftModel", name: str, directory: StrPath, as_pla
 
     With `as_plain_lora`, one whose initialisation took s·B₀A₀ out of the base weight (PiSSA, OLoRA) is written as plain
     LoRA of twice the rank for the unchanged base: A' = [A; A₀], B' = [B, -B₀], as it computes W + s·(B A - B₀A₀).
+
+    One that began with random numbers (pissa_niter_N) or with data (CorDA, LoRA-GA) can be written in no other way, as
+    loading it would take another part out of the base weight; nor can one in this way whose base was rounded (LoftQ),
+    as no A₀ and B₀ make up for that. ValueError in both cases; PEFT writes such files too, and warns or says nothing.
+    What was in the folder stays there then: the file is looked at before anything is written, and what is written goes
+    into other files first.
     """
     directory = Path(directory) if name == "default" else Path(directory) / name
     config, tuner = peft_model.peft_config[name], peft_model.base_model
     model_adapter = tuner.adapter(name)
     model_adapter.biases, model_adapter.bases = tuner.biases(config.bias), resized_weights(tuner.model)
-    kind = getattr(config, "init_lora_weights", None)
-    if NITER.fullmatch(str(kind)) and not as_plain_lora:
-        raise ValueError(
-            f"init_lora_weights={kind!r} draws random numbers: loading would take another part out of the base weight; "
-            "save with as_plain_lora=True"
-        )
+    check_saved(config, as_plain_lora)
     arrays = model_adapter.saved_arrays()
     for target, adapter in model_adapter.adapters.items():
         if adapter.brings_base:
             arrays[f"{PREFIX}{target}.{BASE_WEIGHT}"] = tuner.adapted[target].base_layer.weight.data
     for target, adapter in model_adapter.adapters.items() if as_plain_lora else ():
         if adapter.initial is not None:
-            (A, B, _), xp = adapter.initial, array_module(adapter.initial[0])
+            A, B, xp = *adapter.initial[:2], array_module(adapter.initial[0])
             key_A, key_B = (f"{PREFIX}{target}.lora_{letter}.weight" for letter in "AB")
             arrays[key_A] = xp.concatenate([arrays[key_A], A])
             arrays[key_B] = xp.concatenate([arrays[key_B], -B], axis=1)

@@ -2,9 +2,11 @@
 
 Each takes the frozen weight W (out, in), the rank r and the scaling s, and returns A (r, in) and B (out, r). Most leave
 s·B A = 0, so that training starts at the base model. PiSSA and OLoRA make A and B of W itself; s·B A is then taken out
-of the base (`changes_base`), so that the sum is W again. The others get any array of W's shape.
+of the base (`changes_base`), so that the sum is W again. MiCA reads W and leaves it. The others get any array of W's
+shape. Those in `FROM_LAYERS` need more: they are in `starts/`, one file each.
 """
 
+import importlib
 import re
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +18,7 @@ from ..nn import is_weightless, normal, uniform, zeros
 from .adapter import Target, dtype_beside
 from .base_layer import oriented
 from .layer import default_initialisation
-from .types import Array
+from .types import Array, Config
 
 
 def kaiming(weight: Array, r: int, s: float) -> tuple[Array, Array]:
@@ -74,6 +76,15 @@ def olora(weight: Array, r: int, s: float) -> tuple[Array, Array]:
     return R[:r], Q[:, :r]
 
 
+def mica(weight: Array, r: int, s: float) -> tuple[Array, Array]:
+    """ "mica": B = the last r left singular vectors of W, those that it uses least, and A zero; only A is trained.
+
+    See `variants/mica.py`. (Rüdiger and Raschka, 2026.)
+    """
+    U, _, _ = np.linalg.svd(weight, full_matrices=False)
+    return zeros((r, weight.shape[1])), U[:, U.shape[1] - r :]
+
+
 def _principal(U, S, Vt, r, s):
     root = np.sqrt(S[:r] / s)
     return root[:, None] * Vt[:r], U[:, :r] * root
@@ -86,7 +97,10 @@ INITS: dict[bool | str, Callable[[Array, int, float], tuple[Array, Array]]] = {
     "orthogonal": orthogonal,
     "pissa": pissa,
     "olora": olora,
+    "eva": kaiming,  # until `initialize_lora_eva_weights` has seen data
+    "mica": mica,
 }
+FROM_LAYERS = ("corda", "lora_ga", "loftq")  # modules of `starts/`, which look at the layer and at what it was given
 NITER = re.compile(r"pissa_niter_([0-9]+)")
 MOST_ITERATIONS = 1000  # a hundred times as many as it takes
 
@@ -96,18 +110,37 @@ def is_known(kind: Any) -> bool:
     if not isinstance(kind, (bool, str)):
         return False
     iterations = NITER.fullmatch(str(kind))
-    return kind in INITS if iterations is None else len(iterations[1]) < 5 and int(iterations[1]) <= MOST_ITERATIONS
+    if iterations is not None:
+        return len(iterations[1]) < 5 and int(iterations[1]) <= MOST_ITERATIONS
+    return kind in INITS or kind in FROM_LAYERS
 
 
 def changes_base(kind: bool | str) -> bool:
     """Does this initialisation take s·B A out of the base weight?"""
-    return str(kind).startswith(("pissa", "olora"))
+    return str(kind).startswith(("pissa", "olora")) or kind in FROM_LAYERS
+
+
+def reads_weight(kind: bool | str) -> bool:
+    """Are A and B made of W?"""
+    return str(kind).startswith(("pissa", "olora", "mica")) or kind in FROM_LAYERS
 
 
 def check_rank(kind: bool | str, shape: tuple[int, int], r: int) -> None:
     """ValueError if A and B are to be made of W (out, in), and r is more than the rank that W can have."""
-    if changes_base(kind) and r > min(shape):
+    if reads_weight(kind) and r > min(shape):
         raise ValueError(f"init_lora_weights={kind!r} with r = {r}: a weight {shape} allows {min(shape)} at most")
+
+
+def check_start(config: Config, target: Target) -> None:
+    """ValueError if A and B are to be made of the target's weight, and it will not do, or has not been prepared."""
+    kind, layer = config.init_lora_weights, target.layer
+    check_rank(kind, (layer.out_features, layer.in_features), target.r)
+    if kind in FROM_LAYERS and not is_weightless():
+        _module_of(kind).check(config, target)
+
+
+def _module_of(kind):
+    return importlib.import_module(f".starts.{kind}", __package__)
 
 
 def init_lora(kind: bool | str, weight: Array, r: int, s: float) -> tuple[Array, Array]:
@@ -118,7 +151,7 @@ def init_lora(kind: bool | str, weight: Array, r: int, s: float) -> tuple[Array,
     check_rank(kind, weight.shape, r)
     if is_weightless():  # shapes are all that is wanted
         return zeros((r, weight.shape[1])), zeros((len(weight), r))
-    if changes_base(kind):
+    if reads_weight(kind):
         weight = to_numpy(weight)
         weight = weight.astype(np.result_type(weight.dtype, np.float32), copy=False)
     iterations = NITER.fullmatch(str(kind))
@@ -129,14 +162,21 @@ def init_lora(kind: bool | str, weight: Array, r: int, s: float) -> tuple[Array,
     return A.astype(np.float32, copy=False), B.astype(np.float32, copy=False)
 
 
-def initial_matrices(kind: bool | str, target: Target, s: float) -> list[Array]:
+def initial_matrices(config: Config, target: Target) -> list[Array]:
     """[A, B] of a `Target`, on its layer's device. A whole layer has A (r, in) and B (out, r).
+
+    With a third one, Q (out, in), that takes the place of the layer's weight, where that is not W - s·B A (LoftQ).
 
     Of a joint projection n parts may be adapted, blocks of rows, each with an A and a B of its own. These stand one
     below the other: A (n·r, in), B (all their rows, r).
     """
+    kind, s = config.init_lora_weights, config.scaling_of(target.r, target.lora_alpha)
     layer, shape = target.layer, (target.layer.out_features, target.layer.in_features)
-    weight = oriented(layer, layer.weight.data) if changes_base(kind) else np.broadcast_to(np.float32(0), shape)
+    if kind in FROM_LAYERS and not is_weightless():
+        check_start(config, target)
+        matrices = _module_of(kind).matrices(config, target, s)
+        return [to_device(matrix, layer.device).astype(dtype_beside(layer), copy=False) for matrix in matrices]
+    weight = oriented(layer, layer.weight.data) if reads_weight(kind) else np.broadcast_to(np.float32(0), shape)
     blocks = [weight[: layer.parts[part]] for part in target.parts] or [weight]  # their shapes count: B starts at 0
     pairs = [init_lora(kind, block, target.r, s) for block in blocks]
     matrices = (found[0] if len(found) == 1 else np.concatenate(found) for found in zip(*pairs, strict=True))

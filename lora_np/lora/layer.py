@@ -36,10 +36,10 @@ class LowRankAdapter(Adapter):
     def __init__(self, config: Config, target: Target) -> None:
         self.config, self.r, self.lora_alpha = config, target.r, target.lora_alpha
         self.scaling = config.scaling_of(self.r, self.lora_alpha)  # alpha / r; with `use_rslora`, alpha / √r
-        A, B = config.initial_matrices(target)  # by `default_initialisation`, unless the config says otherwise
+        A, B, *left = config.initial_matrices(target)  # by `default_initialisation`, unless the config says otherwise
         self.lora_dropout = nn.Dropout(config.lora_dropout)
         self.lora_A, self.lora_B = Matrix(A), Matrix(B)
-        self.initial = (A.copy(), B.copy(), self.scaling) if config.changes_base else None
+        self.initial = (A.copy(), B.copy(), self.scaling, *left) if config.changes_base else None
 
     def matrices(self) -> tuple[nn.Parameter, nn.Parameter]:
         """(A (r, in), B (out, r)), two Parameters."""

@@ -13,7 +13,7 @@ from ..autograd.devices import array_module, to_device
 from ..refusals import warn
 from .adapter import Adapter, Target, flattened
 from .base_layer import shared_weights
-from .init import check_rank
+from .init import check_start
 from .kinds import kind_of, make_adapter
 from .layer import AdaptedLayer
 from .peft_config import PeftConfig
@@ -148,7 +148,8 @@ def new_adapter(
         shared |= kind.shared(config, targets)
     for tensor in flattened(shared).values():
         tensor.data = to_device(tensor.data, targets[0].layer.device)
-    adapters = {target.name: make_adapter(config, target._replace(shared=shared)) for target in targets}
+    made = [make_adapter(config, t._replace(shared=shared, kind=kind)) for t, kind in zip(targets, kinds, strict=True)]
+    adapters = dict(zip((target.name for target in targets), made, strict=True))
     for adapter in adapters.values():
         adapter.requires_grad_(False)
         if isinstance(adapter, TiedLora):
@@ -204,7 +205,7 @@ def _check_apart(adapted: Iterable[str], whole: Iterable[str]) -> None:
 
 
 def _check_others(layer, changes, target):
-    """ValueError if PiSSA or OLoRA, which change the base weight, would be beside another adapter, or LoRA beside rows.
+    """ValueError if PiSSA or the like, which change the base weight, would be beside another, or LoRA beside rows.
 
     changes: does the new adapter, for `target`, change it?
     """
@@ -215,8 +216,8 @@ def _check_others(layer, changes, target):
         raise ValueError(f"{target.name} {ONE_KIND}")
     if others and (changes or any(adapter.initial is not None for adapter in others)):
         raise ValueError(
-            "an adapter whose initialisation takes a part out of the weight (PiSSA, OLoRA) must be alone on its "
-            "layers; saved with as_plain_lora=True it can be loaded beside others"
+            "an adapter whose initialisation changes the weight (PiSSA, OLoRA, CorDA, LoRA-GA, LoftQ) must be alone on "
+            "its layers; saved with as_plain_lora=True it can be loaded beside others"
         )
 
 
@@ -228,7 +229,7 @@ def _check_weights(model, config, targets):
             raise ValueError(f"{setting} would change a 4-bit weight")
         if id(target.layer.weight) in shared:
             raise ValueError(f"{setting} would change a weight that {target.name} shares with another layer")
-        check_rank(config.init_lora_weights, (target.layer.out_features, target.layer.in_features), target.r)
+        check_start(config, target)
 
 
 def _correct_orientation(config, layers):

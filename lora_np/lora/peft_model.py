@@ -20,6 +20,7 @@ from .peft_config import PeftConfig, TaskType, check_alpha
 from .persistent import Persistent
 from .row_calls import checked_rows, generating, in_rows, rows_of
 from .saved_modules import ModulesToSave
+from .starts.prepared import PREPARED, forget
 from .status import TunerLayerStatus, TunerModelStatus, format_status, get_layer_status, get_model_status
 from .weighted import combined
 
@@ -195,6 +196,8 @@ class PeftModel(Persistent):
     @nn.all_or_nothing
     def _attach(self, name, config, model_adapter):
         self.base_model.attach(name, model_adapter)
+        if getattr(config, "init_lora_weights", None) in PREPARED:
+            forget(layer.base_layer for _, layer in self.base_model.layers() if layer.has(name))
         if config.base_model_name_or_path is None:
             own = getattr(self.base_model.model, "config", None)
             config.base_model_name_or_path = getattr(own, "name_or_path", None)

@@ -13,6 +13,7 @@ from .config import LoraConfig
 from .lora_model import LoraModel
 from .model_adapter import PREFIX
 from .types import Array
+from .written import PLAIN_START
 
 
 def combined(
@@ -79,6 +80,6 @@ def _config(like, ranks):
         layers_pattern=None,
         rank_pattern=other,
         alpha_pattern={target: alpha(r) for target, r in other.items()},
-        init_lora_weights=True,
+        **PLAIN_START,
         modules_to_save=None,
     )

@@ -7,11 +7,34 @@ from typing import Any
 
 from .. import nn
 from .adapter import Adapter
+from .init import NITER
 from .model_adapter import PREFIX
 from .peft_config import PeftConfig
+from .starts.prepared import PREPARED
 from .targets import is_shorthand, targets_of
 from .types import Array
 from .variants import PartialProjection
+
+PLAIN_START = {"init_lora_weights": True, "eva_config": None, "corda_config": None, "lora_ga_config": None}
+
+
+def check_saved(config: Any, as_plain_lora: bool) -> None:
+    """ValueError if a file could not say what the initialisation did to the base weight."""
+    kind = getattr(config, "init_lora_weights", None)
+    if kind == "loftq" and as_plain_lora:
+        raise ValueError(
+            "a LoftQ adapter goes with the rounded base: no LoRA makes up for rounding on the unchanged one"
+        )
+    if kind in PREPARED and not as_plain_lora:
+        what = "was computed from data, which a file does not have"
+    elif NITER.fullmatch(str(kind)) and not as_plain_lora:
+        what = "draws random numbers"
+    else:
+        return
+    raise ValueError(
+        f"init_lora_weights={kind!r} {what}: loading would not take the same part out of the base weight; save with "
+        "as_plain_lora=True"
+    )
 
 
 def as_written(
@@ -35,7 +58,7 @@ def as_written(
     ranks = _ranks(adapters, arrays)
     if any(ranks[target] != adapter.r for target, adapter in adapters.items()):
         if as_plain_lora:
-            changes["init_lora_weights"] = True
+            changes |= PLAIN_START
         changes |= _grown(config, adapters, ranks)
     return dataclasses.replace(config, **{**changes, **config.in_file_of(adapters)}, inference_mode=True)
 

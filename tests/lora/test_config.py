@@ -84,10 +84,6 @@ def test_the_fields_are_pefts_in_its_order(name):
 
 NOT_HERE = {
     "megatron_config": {"x": 1},
-    "loftq_config": {"loftq_bits": 4},
-    "eva_config": object(),
-    "corda_config": object(),
-    "lora_ga_config": object(),
     "velora_config": {"num_groups": 2},
     "alora_invocation_tokens": [5],
     "use_qalora": True,
@@ -345,7 +341,24 @@ def test_a_field_that_would_change_the_computation_is_never_ignored(tmp_path, na
             "init_lora_weights.*N up to 1000, got 'pissa_niter_1000000000'",
         ),
         ({"init_lora_weights": "pissa_niter_" + "9" * 5000}, "N up to 1000, got 'pissa_niter_999"),
-        ({"init_lora_weights": "corda"}, "'corda' is not supported"),
+        ({"init_lora_weights": "cordas"}, "init_lora_weights must be one of .* 'corda', .* got 'cordas'"),
+        (
+            {"init_lora_weights": "eva", "eva_config": 3},
+            "eva_config must be a EvaConfig, or a dict",
+        ),
+        ({"init_lora_weights": "eva", "eva_config": {"rho": 0.5}}, "EvaConfig: rho must be a number, from 1"),
+        (
+            {"init_lora_weights": "corda", "corda_config": {"corda_method": "x"}},
+            "must be one of 'ipm', 'kpm'",
+        ),
+        (
+            {"init_lora_weights": "lora_ga", "lora_ga_config": {"scale": []}},
+            "scale must be one of 'stable'",
+        ),
+        ({"init_lora_weights": "loftq", "loftq_config": {"loftq_bits": 2}}, "loftq_bits must be one of 4, 8, got 2"),
+        ({"init_lora_weights": "loftq", "loftq_config": {"loftq_iter": 0}}, "loftq_iter must be a whole number"),
+        ({"init_lora_weights": "pissa", "lora_alpha": 0}, "'pissa' needs lora_alpha > 0, got 0"),
+        ({"init_lora_weights": "mica", "use_dora": True}, "'mica' does not go with use_dora"),
         ({"r": 10**30}, "r must be at most 2147483647, got 10000"),
         ({"rank_pattern": {"q_proj": 10**30}}, r"rank_pattern\['q_proj'\]: r must be at most"),
         ({"lora_alpha": 10**400}, "lora_alpha must be finite"),
@@ -356,7 +369,6 @@ def test_a_field_that_would_change_the_computation_is_never_ignored(tmp_path, na
         ({"alpha_pattern": {"q_proj": None}}, r"alpha_pattern\['q_proj'\]: lora_alpha must be a number, got None"),
         ({"rank_pattern": {"(a+)+x": 4}}, r"rank_pattern '\(a\+\)\+x' could take for ever"),
         ({"target_modules": "(a+)+x"}, r"target_modules '\(a\+\)\+x' could take for ever"),
-        ({"init_lora_weights": "loftq"}, "init_lora_weights.*'loftq'"),
     ],
     ids=str,
 )
@@ -375,12 +387,41 @@ def test_null_in_a_file_means_that_it_is_not_used(tmp_path, field, no_warnings):
     assert getattr(LoraConfig.from_pretrained(tmp_path), field) is False
 
 
-@pytest.mark.parametrize("start", ["eva", "EVA", "mica", "MiCA"])
-def test_starts_whose_a_and_b_are_in_the_file(tmp_path, start, no_warnings):
-    (tmp_path / "adapter_config.json").write_text(json.dumps({"init_lora_weights": start, "eva_config": {"rho": 2.0}}))
-    assert LoraConfig.from_pretrained(tmp_path).init_lora_weights is True
-    with pytest.raises(ValueError, match="init_lora_weights"):
-        LoraConfig(init_lora_weights=start)
+STARTS = {"eva": "EvaConfig", "corda": "CordaConfig", "lora_ga": "LoraGAConfig", "loftq": "LoftQConfig"}
+
+
+@pytest.mark.parametrize("start", STARTS)
+def test_a_start_has_its_settings_also_in_a_file(tmp_path, start, no_warnings):
+    field, kind = f"{start}_config", getattr(lora, STARTS[start])
+    config = LoraConfig(init_lora_weights=start.upper())
+    assert config.init_lora_weights == start
+    assert getattr(config, field) == (dataclasses.asdict(kind()) if start == "loftq" else kind())
+    assert LoraConfig(init_lora_weights=start, **{field: kind()}) == config
+    assert LoraConfig(init_lora_weights=start, **{field: {}}) == config
+    config.save_pretrained(tmp_path)
+    assert LoraConfig.from_pretrained(tmp_path) == config
+    assert eval(repr(config), vars(lora)) == config
+
+
+@pytest.mark.parametrize("start", STARTS)
+def test_settings_of_a_start_that_is_not_in_use_are_warned_about(start):
+    given = {f"{start}_config": getattr(lora, STARTS[start])()}
+    with pytest.warns(UserWarning, match=f"_config is for init_lora_weights='{start}', and does nothing with True"):
+        LoraConfig(**given)
+
+
+def test_settings_that_a_later_version_has_are_ignored():
+    with pytest.warns(UserWarning, match="eva_config has fields that are ignored: omega"):
+        assert LoraConfig(init_lora_weights="eva", eva_config={"omega": 1}).eva_config == lora.EvaConfig()
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("name", STARTS.values())
+def test_the_settings_of_starts_are_pefts(name):
+    from peft.tuners.lora import config as theirs
+
+    ours, theirs = (dataclasses.fields(getattr(module, name)) for module in (lora, theirs))
+    assert [(field.name, field.default) for field in ours] == [(field.name, field.default) for field in theirs]
 
 
 @pytest.mark.parity

@@ -13,9 +13,14 @@ from ..layer import LoraAdapter, LoraLinear
 from .bias import BranchBias
 from .dora import Dora, DoraEmbedding
 from .embedding import EmbeddingAdapter, LoraEmbedding
+from .mica import Mica, MicaEmbedding
 from .projection import PartialProjection
 
-register("LORA", LoraConfig, PartialProjection, DoraEmbedding, EmbeddingAdapter, Dora, BranchBias, LoraAdapter)
+register(
+    "LORA",
+    LoraConfig,
+    *(PartialProjection, DoraEmbedding, MicaEmbedding, EmbeddingAdapter, Dora, Mica, BranchBias, LoraAdapter),
+)
 
 WRAPPERS.update(dict.fromkeys((nn.Linear, nn.Conv1D, nn.Linear4bit), LoraLinear))
 WRAPPERS[nn.Embedding] = LoraEmbedding

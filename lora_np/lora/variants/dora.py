@@ -16,7 +16,7 @@ from ...autograd import Tensor
 from ...autograd import functional as F
 from ...autograd.devices import array_module
 from ..adapter import Adapter, Matrix, Target, dtype_beside
-from ..base_layer import oriented
+from ..base_layer import oriented, reduced
 from ..layer import LowRankAdapter
 from ..types import Array, Config, Input, Layer
 from .embedding import EmbeddingAdapter
@@ -36,11 +36,12 @@ class Magnitudes(Adapter):
         return config.use_dora
 
     def _first_lengths(self, layer: Layer) -> Array:
-        """n at the start. Where s·B A is about to be taken out of W, the two together are W."""
+        """n at the start, beside what the initialisation is about to leave of W."""
         if nn.is_weightless():
             return nn.filled(layer.out_features, 1.0)
-        weight: Array = oriented(layer, layer.weight.data).astype(dtype_beside(layer), copy=False)
-        return _lengths(weight if self.initial else weight + self.delta_weight())
+        left = reduced(layer, layer.weight.data, [self.initial] if self.initial else [])
+        weight: Array = oriented(layer, left).astype(dtype_beside(layer), copy=False)
+        return _lengths(weight + self.delta_weight())
 
     def _ratio(self, layer):
         """m/n (out,)."""

@@ -35,7 +35,8 @@ class PartialProjection(LowRankAdapter):
 
     @classmethod
     def check(cls, config: Config, target: Target) -> None:
-        if config.changes_base or config.use_dora or config.lora_bias:
+        special = config.changes_base or config.init_lora_weights in ("eva", "mica")
+        if special or config.use_dora or config.lora_bias:
             parts = ", ".join(target.parts)
             raise ValueError(f"parts of a projection ({parts}) take plain LoRA that leaves the base as it is")
 

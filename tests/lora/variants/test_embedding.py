@@ -143,7 +143,7 @@ class TestATiedHead:
         np.testing.assert_array_equal(logits_of(load_pretrained(tmp_path)), logits_of(plain))
 
 
-@pytest.mark.parametrize("start", ["gaussian", "orthogonal", "pissa", "olora"])
+@pytest.mark.parametrize("start", ["gaussian", "orthogonal", "pissa", "olora", "eva"])
 def test_it_begins_in_the_usual_way_where_linear_layers_begin_in_another(start):
     """As in PEFT: A is zero and B normal, and nothing is taken out of an embedding, which may be tied to the head."""
     model = peft_model(["c_attn", "wte"], init_lora_weights=start)
