@@ -66,9 +66,8 @@ def _check_scale(adapted, scale, positive=False):
         raise RuntimeError("rescaling a layer whose adapters are merged into the weight: call unmerge_adapter() first")
 
 
-AS_IN_PEFT: dict[
-    str, Callable[..., Any]
-] = {  # what PEFT's users call on an adapted layer, beside what all attributes of its adapters are
+# what PEFT's users call on an adapted layer, beside what its adapters have
+AS_IN_PEFT: dict[str, Callable[..., Any]] = {
     "get_base_layer": lambda adapted: adapted.base_layer,
     "set_scale": set_scale,
     "scale_layer": scale_layer,

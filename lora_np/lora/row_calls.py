@@ -7,12 +7,12 @@ from typing import Any
 from ..autograd.threads import limit_threads
 from .call import calling
 from .lora_model import adapters_in
-from .names import BASE, listed_names
+from .names import BASE, NAMES, listed_names
 
 
 def checked_rows(peft_model: Any, adapter_names: Iterable[str], rows: int | None = None) -> list[str]:
     """The names as a list. An error if they cannot be used: for so many `rows`, if that is known already."""
-    names = listed_names(adapter_names, "adapter_names", "a list with an adapter's name for each row")
+    names = listed_names(adapter_names, "adapter_names", f"{NAMES}, a name for each row")
     peft_model._refuse_if_merged("naming adapters row by row")
     if rows is not None and rows != len(names):
         raise ValueError(f"adapter_names has {len(names)} names: it needs one for each of {rows} rows of input_ids")
