@@ -75,7 +75,7 @@ def test_names_go_with_every_way_to_give_ids(two):
         (
             "other",
             TypeError,
-            "adapter_names should be a list of adapters' names, a name for each row, got a str: 'other'",
+            "should be a list of adapters' names, a name for each row, got a str: 'other'",
         ),
     ],
 )

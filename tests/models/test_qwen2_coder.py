@@ -1,4 +1,4 @@
-"""Qwen2.5-Coder 0.5B, a real language model: its text and tokens, a chat, its logits against Transformers, an adapter."""
+"""Qwen2.5-Coder 0.5B, a real language model: its text, tokens and chats, its logits against Transformers, an adapter."""
 
 import numpy as np
 import pytest

