@@ -21,7 +21,7 @@ from . import aliases
 from .autograd import Tensor, gradcheck, manual_seed, no_grad
 
 if TYPE_CHECKING:  # for editors; Python reads the parts one by one, when a name is asked for that it has not found yet
-    from .auto_peft import AutoPeftModelForCausalLM
+    from .auto_peft import AutoPeftModelForCausalLM, AutoPeftModelForSequenceClassification
     from .lora import (
         AdaLoraConfig,
         AdapterCache,
@@ -159,6 +159,7 @@ __all__ = [
     "AutoModelForCausalLM",
     "AutoModelForSequenceClassification",
     "AutoPeftModelForCausalLM",
+    "AutoPeftModelForSequenceClassification",
     "AutoTokenizer",
     "BaseStreamer",
     "BitsAndBytesConfig",

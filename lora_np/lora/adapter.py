@@ -10,6 +10,7 @@ import numpy as np
 from .. import nn
 from ..autograd import Tensor
 from ..nn.parameter import STATE
+from .names import check_known
 from .types import Array, Config, Input, Layer
 
 
@@ -238,9 +239,11 @@ class PerAdapter(MutableMapping):
         self.adapters, self.attribute = adapters, attribute
 
     def __getitem__(self, name: str) -> Any:
+        check_known(name, self.adapters)
         return getattr(self.adapters[name], self.attribute)
 
     def __setitem__(self, name: str, value: Any) -> None:
+        check_known(name, self.adapters)
         setattr(self.adapters[name], self.attribute, value)
 
     def __delitem__(self, name: str) -> None:

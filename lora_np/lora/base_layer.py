@@ -1,14 +1,16 @@
 """A frozen layer's weight and bias as arrays: read, turned to (out, in), and replaced."""
 
 import copy
+import functools
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import numpy as np
 
 from .. import nn
 from ..autograd.devices import array_module, to_device
+from ..expect import expect_number
 from .types import Array, Layer
 
 
@@ -34,9 +36,49 @@ def of_base(adapted: Any, attribute: str) -> Any:
     base = vars(adapted).get("base_layer")
     if base is not None and attribute in ("weight", "bias"):
         return getattr(base, attribute)
-    if base is not None and attribute == "get_base_layer":
-        return lambda: base
-    raise AttributeError(f"{type(adapted).__name__} and its adapters have no attribute {attribute!r}")
+    if base is not None and attribute in AS_IN_PEFT:
+        return functools.partial(AS_IN_PEFT[attribute], adapted)
+    what = f"{type(adapted).__name__} and its adapters have no attribute {attribute!r}"
+    raise AttributeError(what, name=attribute, obj=adapted)
+
+
+def set_scale(adapted: Any, adapter: str, scale: float) -> None:
+    """Set the scaling of this adapter of an AdaptedLayer to `scale` times the configured one, if the layer has it."""
+    _check_scale(adapted, scale)
+    if adapter in adapted.adapters:
+        adapted.adapters[adapter].rescale(scale)
+
+
+def scale_layer(adapted: Any, scale: float) -> None:
+    """Multiply the scaling of the layer's active adapters by `scale`."""
+    _check_scale(adapted, scale)
+    for name in adapted.chosen(None):
+        adapted.adapters[name].scaling *= scale
+
+
+def unscale_layer(adapted: Any, scale: float | None = None) -> None:
+    """Divide the scaling of the layer's active adapters by `scale`; None: have the configured ones again."""
+    _check_scale(adapted, 1 if scale is None else scale, positive=True)
+    for name in adapted.chosen(None):
+        if scale is None:
+            adapted.adapters[name].rescale(1)
+        else:
+            adapted.adapters[name].scaling /= scale
+
+
+def _check_scale(adapted, scale, positive=False):
+    expect_number(scale, "scale", positive)
+    if adapted.merged_adapters:
+        raise RuntimeError("rescaling a layer whose adapters are merged into the weight: call unmerge_adapter() first")
+
+
+# what PEFT's users call on an adapted layer, beside what its adapters have
+AS_IN_PEFT: dict[str, Callable[..., Any]] = {
+    "get_base_layer": lambda adapted: adapted.base_layer,
+    "set_scale": set_scale,
+    "scale_layer": scale_layer,
+    "unscale_layer": unscale_layer,
+}
 
 
 def put_arrays(layer: Layer, weight: Any, bias: Array | None) -> None:

@@ -3,9 +3,8 @@
 from typing import TYPE_CHECKING
 
 from .call import in_block
-from .errors import UnknownAdapterError
 from .forwarding import Forwarding
-from .names import check_new_name
+from .names import A_NAME, NAMES, check_known, check_new_name, listed_names
 from .peft_config import PeftConfig
 from .variants.tokens import check_disjoint
 
@@ -41,16 +40,19 @@ class Checked(Forwarding):
     def _check_new_name(self, name):
         check_new_name(name, self.peft_config)
 
-    def _names(self, given):
-        """One name or several as a list without repeats, None as None; KeyError if there is no such adapter."""
-        if given is None:
-            return None
-        if isinstance(given, bool):
-            raise TypeError(f"names of adapters were expected, not {given}: write safe_merge={given}")
-        names = [given] if isinstance(given, str) else list(dict.fromkeys(given))
+    def _names(self, given, argument="adapter_names"):
+        """One name or several as a list without repeats; KeyError if there is no such adapter. argument: its name."""
+        one = isinstance(given, str)
+        names = [given] if one else list(dict.fromkeys(listed_names(given, argument, f"{A_NAME}, or {NAMES}")))
         for name in names:
             self._check_known(name)
         return names
+
+    def _names_to_merge(self, given):
+        """The same for what is to be merged, where None stands for the active ones, as None."""
+        if isinstance(given, bool):
+            raise TypeError(f"names of adapters were expected, not {given}: write safe_merge={given}")
+        return None if given is None else self._names(given)
 
     def _check_one_copy(self, names):
         """ValueError if two of these adapters train one module whole: only one copy of it can be in use."""
@@ -61,8 +63,7 @@ class Checked(Forwarding):
         check_disjoint(self.base_model.adapted.values(), names)
 
     def _check_known(self, name):
-        if name not in self.peft_config:
-            raise UnknownAdapterError(name, self.peft_config)
+        check_known(name, self.peft_config)
 
     def _refuse_change(self, what):
         self._refuse_if_disabled(what)

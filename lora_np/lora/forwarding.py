@@ -34,11 +34,12 @@ class Forwarding(nn.Module):
         """The other one's attribute; AttributeError, with this class and the model's, if it has none."""
         inner = vars(self).get(self.inner)  # while a copy is being made there is none yet
         if inner is None or name.startswith("__"):
-            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}")
+            raise AttributeError(f"{type(self).__name__} has no attribute {name!r}", name=name, obj=self)
         try:
             return getattr(inner, name)
         except AttributeError:
-            raise AttributeError(f"{type(self).__name__} of {_model(inner)} has no attribute {name!r}") from None
+            what = f"{type(self).__name__} of {_model(inner)} has no attribute {name!r}"
+            raise AttributeError(what, name=name, obj=self) from None
 
 
 class Tuner(Forwarding):

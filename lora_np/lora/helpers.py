@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from .. import nn
+from ..expect import A_MODEL, expect
 from .layer import AdaptedLayer, LowRankAdapter
 from .peft_config import PeftConfig
 from .peft_model import PeftModel
@@ -45,6 +46,7 @@ def prepare_model_for_kbit_training(
     and adapters are in float32 anyway: what this adds is gradient checkpointing. The last two keywords are PEFT's, and
     change nothing here.
     """
+    expect(model, nn.Module, "model", A_MODEL)
     model.requires_grad_(False)
     if any(p.dtype == np.float16 for p in model.parameters()):
         model.to(dtype=np.float32)
@@ -55,6 +57,7 @@ def prepare_model_for_kbit_training(
 
 def cast_mixed_precision_params(model: nn.Module, dtype: Any) -> None:
     """Have what is frozen in `dtype`, and what is trained in float32."""
+    expect(model, nn.Module, "model", A_MODEL)
     frozen = nn.float_type(dtype)
     for p in model.parameters():
         p.data = p.data.astype(np.float32 if p.requires_grad else frozen, copy=False)
@@ -72,6 +75,7 @@ def check_if_peft_model(model_name_or_path: StrPath) -> bool:
 @contextmanager
 def rescale_adapter_scale(model: nn.Module, multiplier: float) -> Iterator[None]:
     """Inside this block every LoRA adapter's scaling is `multiplier` times what it was. For one thread."""
+    expect(model, nn.Module, "model", A_MODEL)
     if isinstance(multiplier, bool) or not isinstance(multiplier, (int, float)):
         raise TypeError(f"multiplier should be a number, got {multiplier!r}")
     layers = (module for module in model.modules() if isinstance(module, AdaptedLayer))

@@ -6,8 +6,8 @@ from .. import nn
 from ..autograd.devices import array_module
 from .accepted import adapter_folder
 from .config import LoraConfig
-from .errors import UnknownAdapterError
 from .files import read_adapter
+from .names import check_known
 from .state import tuner_of
 from .types import StrPath
 
@@ -24,8 +24,7 @@ def hotswap_adapter(
     if the file is refused, nothing has changed. The config is the new one's, so that it is saved as it is.
     """
     tuner = tuner_of(model)
-    if adapter_name not in tuner.peft_config:
-        raise UnknownAdapterError(adapter_name, tuner.peft_config)
+    check_known(adapter_name, tuner.peft_config)
     if adapter_name in tuner.merged:
         raise ValueError(f"hotswap_adapter: {adapter_name} is merged into the weights; call unmerge_adapter() first")
     folder = adapter_folder("hotswap_adapter", model_name_or_path, kwargs, ("model_name_or_path", "adapter_name"))

@@ -151,7 +151,7 @@ class AdaptedLayer(nn.Module):
 
     def get_delta_weight(self, name: str) -> Array:
         """ΔW as the layer stores its weight: (in, out) for a Conv1D or an Embedding."""
-        return oriented(self.base_layer, self.adapters[name].delta_weight())
+        return oriented(self.base_layer, self.delta_weight(name))
 
     def chosen(self, names: list[str] | None) -> list[str]:
         """Those of these adapters that the layer has; None stands for the active ones."""

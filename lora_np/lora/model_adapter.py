@@ -10,6 +10,7 @@ from typing import Any, Self
 from .. import nn
 from ..autograd import Tensor
 from ..autograd.devices import array_module, to_device
+from ..expect import expect
 from ..refusals import warn
 from .adapter import Adapter, Target, flattened
 from .base_layer import shared_weights
@@ -34,6 +35,7 @@ from .types import Array
 from .variants.tied import TiedLora
 from .variants.tokens import TokenAdapter, token_targets
 
+A_CONFIG = "a config, such as LoraConfig(r=8, target_modules=[...])"
 BASE_WEIGHT = "base_layer.weight"  # behind a layer's name: what PEFT's files have of the base
 PREFIX = "base_model.model."  # of names in PEFT's files; those of what layers share begin with "base_model." alone
 
@@ -123,6 +125,7 @@ def new_adapter(
     The model does not change. A wrong `fan_in_fan_out` of the config is put right, with a warning. ValueError if there
     cannot be such an adapter.
     """
+    expect(config, PeftConfig, "peft_config", A_CONFIG)
     modules = own_modules(model)
     config.settle(model)
     if config.task_type in HEADS:

@@ -5,9 +5,9 @@ import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
-from pathlib import Path
 from typing import Any, ClassVar, Self
 
+from ..expect import expect_path
 from ..keywords import NamedFields, Unused, check_unused
 from ..storage import read_json, write_json
 from .accepted import accept_others, adapter_folder
@@ -205,7 +205,7 @@ class PeftConfig(NamedFields):
         accept_others("save_pretrained", kwargs, others, ("save_directory",))
         unsaid = {name for name in ("auto_mapping", "peft_version") if getattr(self, name) is None}
         fields = {n: value for n, value in self.to_dict().items() if n not in unsaid and n not in self.unsupported}
-        write_json(Path(save_directory) / CONFIG_FILE, fields)
+        write_json(expect_path(save_directory, "save_directory", "a folder") / CONFIG_FILE, fields)
 
     @classmethod
     def from_pretrained(

@@ -8,14 +8,15 @@ from typing import Any, ClassVar, Self
 
 from .. import nn
 from ..autograd.tensor import is_grad_enabled
-from ..expect import A_MODEL, expect
+from ..expect import A_MODEL, expect, expect_list
 from ..keywords import near_misses
 from ..refusals import refuses_here
 from .accepted import accept_dtype
+from .errors import UnknownAdapterError
 from .layer import AdaptedLayer
 from .lora_model import LoraModel
-from .model_adapter import new_adapter
-from .names import check_new_name
+from .model_adapter import A_CONFIG, new_adapter
+from .names import check_new_name, listed_names
 from .peft_config import PeftConfig, TaskType, check_alpha
 from .persistent import Persistent
 from .row_calls import checked_rows, generating, in_rows, rows_of
@@ -23,8 +24,6 @@ from .saved_modules import ModulesToSave
 from .starts.prepared import PREPARED, forget
 from .status import TunerLayerStatus, TunerModelStatus, format_status, get_layer_status, get_model_status
 from .weighted import combined
-
-A_CONFIG = "a config, such as LoraConfig(r=8, target_modules=[...])"
 
 
 @refuses_here
@@ -89,7 +88,6 @@ class PeftModel(Persistent):
     def _start(self, model, peft_config, adapter_name, model_adapter=None):
         """model_adapter: the `ModelAdapter` that `peft_config` means on `model`, where it is made already."""
         expect(model, nn.Module, "model", A_MODEL)
-        expect(peft_config, PeftConfig, "peft_config", A_CONFIG)
         for _, module in model.named_modules():
             if isinstance(module, (PeftModel, AdaptedLayer, ModulesToSave)):
                 raise ValueError("this model has adapters already: use add_adapter(name, config) on its PeftModel")
@@ -152,7 +150,8 @@ class PeftModel(Persistent):
     @property
     def active_peft_config(self) -> PeftConfig:
         """The configuration of the active adapter, the first one if there are several."""
-        self._check_known((self.active_adapters or [None])[0])
+        if not self.active_adapters:
+            raise UnknownAdapterError(None, self.peft_config)
         return self.peft_config[self.active_adapters[0]]
 
     @property
@@ -209,7 +208,7 @@ class PeftModel(Persistent):
 
         inference_mode: active, and not trained.
         """
-        names = self._names(adapter_name)
+        names = self._names(adapter_name, "adapter_name")
         self._refuse_change("switching adapters")
         self._check_one_copy(names)
         self._activate(names)
@@ -235,6 +234,7 @@ class PeftModel(Persistent):
             left = [name for name in self.active_adapters if name != adapter_name]
             self._activate(left or list(self.peft_config)[:1])
 
+    @near_misses
     @nn.all_or_nothing
     def rename_adapter(self, old: str, new: str) -> None:
         """Give an adapter another name; it stays active if it was."""
@@ -250,11 +250,12 @@ class PeftModel(Persistent):
     @nn.all_or_nothing
     def set_requires_grad(self, adapter_names: str | Iterable[str], requires_grad: bool = True) -> None:
         """Train these adapters or, with False, freeze them, whether they are active or not."""
-        for name in self._names(adapter_names) or []:
+        for name in self._names(adapter_names):
             adapter = self.base_model.adapter(name)
             for module in (*adapter.adapters.values(), *adapter.copies.values()):
                 module.requires_grad_(requires_grad)
 
+    @near_misses
     @nn.all_or_nothing
     def set_scale(self, adapter_name: str, scale: float) -> None:
         """Set an adapter's scaling to `scale` times the configured one. It is not saved: files hold lora_alpha.
@@ -289,12 +290,12 @@ class PeftModel(Persistent):
         """
         svd = {"svd_rank": svd_rank, "svd_clamp": svd_clamp}
         options = {**svd, "density": density, "majority_sign_method": majority_sign_method}
-        for name in adapters:
+        names, weights = listed_names(adapters, "adapters"), expect_list(weights, "weights", "a list of numbers")
+        for name in names:
             self._check_known(name)
         self._check_new_name(adapter_name)
         self._refuse_change("combining adapters")
-        names, kind = list(adapters), combination_type
-        config, arrays = combined(self.base_model, self.peft_config, names, list(weights), kind, options)
+        config, arrays = combined(self.base_model, self.peft_config, names, weights, combination_type, options)
         self._check_beside(config)
         model_adapter = new_adapter(self.base_model.model, config, self._beside())
         model_adapter.incoming = arrays
@@ -315,7 +316,7 @@ class PeftModel(Persistent):
         active adapters, as in PEFT. Errors: `LoraModel.merge`; KeyError if there is no such adapter.
         """
         self._refuse_if_disabled("merging")
-        names = self._names(adapter_names)
+        names = self._names_to_merge(adapter_names)
         self._check_one_copy(names or [])
         self.base_model.merge(safe_merge, names)
 
@@ -339,7 +340,7 @@ class PeftModel(Persistent):
         progressbar: PEFT's; there is nothing to wait for here.
         """
         self._refuse_if_disabled("merging")
-        names = self._names(adapter_names)
+        names = self._names_to_merge(adapter_names)
         self._check_one_copy(names or [])
         if names is not None or not self.base_model.merged:
             self.base_model.merge(safe_merge, names)

@@ -51,7 +51,8 @@ class Persistent(Checked):
         accept_others("save_pretrained", kwargs, others, known)
         accept("save_pretrained", safe_serialization=safe_serialization, save_embedding_layers=save_embedding_layers)
         self._refuse_if_merged("saving")
-        names = list(self.peft_config) if selected_adapters is None else self._names(selected_adapters)
+        selected = self.peft_config.keys() if selected_adapters is None else selected_adapters
+        names = self._names(selected, "selected_adapters")
         if not is_main_process:
             return
         with together(save_directory):

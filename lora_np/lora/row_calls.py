@@ -8,7 +8,7 @@ from weakref import WeakKeyDictionary
 from ..autograd.threads import limit_threads
 from .call import calling
 from .lora_model import adapters_in
-from .names import BASE
+from .names import BASE, NAMES, listed_names
 from .rows import Rows
 
 # {what a caller keeps of a text that is being written, its `past_key_values`: the Rows of the calls so far}
@@ -17,9 +17,7 @@ _texts: WeakKeyDictionary[Any, Rows] = WeakKeyDictionary()
 
 def checked_rows(peft_model: Any, adapter_names: Iterable[str], rows: int | None = None) -> list[str]:
     """The names as a list. An error if they cannot be used: for so many `rows`, if that is known already."""
-    if isinstance(adapter_names, str):
-        raise TypeError(f"adapter_names should list a name for each row, not be one: {adapter_names!r}")
-    names = list(adapter_names)
+    names = listed_names(adapter_names, "adapter_names", f"{NAMES}, a name for each row")
     peft_model._refuse_if_merged("naming adapters row by row")
     if rows is not None and rows != len(names):
         raise ValueError(f"adapter_names has {len(names)} names: it needs one for each of {rows} rows of input_ids")

@@ -6,14 +6,15 @@ from typing import Any
 from .. import nn
 from ..autograd import Tensor
 from ..autograd.tensor import data
+from ..expect import A_MODEL, expect, wrong
 from ..storage import read_safetensors
 from .accepted import accept, adapter_folder
 from .call import Owner
-from .errors import UnknownAdapterError
 from .files import WEIGHTS_FILE
 from .forwarding import Tuner
 from .lora_model import LoraModel
 from .model_adapter import PREFIX, ModelAdapter
+from .names import check_known
 from .persistent import LoadResult
 from .stored import without_names
 from .types import StrPath
@@ -21,6 +22,7 @@ from .types import StrPath
 
 def tuner_of(model: Any) -> LoraModel:
     """The LoraModel of a PeftModel, or of a model that `inject_adapter_in_model` gave adapters."""
+    expect(model, nn.Module, "model", A_MODEL)
     base = getattr(model, "base_model", model)
     if isinstance(base, LoraModel):
         return base
@@ -36,8 +38,7 @@ def tuner_of(model: Any) -> LoraModel:
 
 def tensors_of(tuner: Tuner, adapter_name: str) -> tuple[ModelAdapter, dict[str, Tensor]]:
     """(the adapter, {name in PEFT's files: Parameter or Buffer}). KeyError and ValueError if there is none."""
-    if adapter_name not in tuner.peft_config:
-        raise UnknownAdapterError(adapter_name, tuner.peft_config)
+    check_known(adapter_name, tuner.peft_config)
     adapter = tuner.adapter(adapter_name)
     adapter.biases = tuner.biases(tuner.peft_config[adapter_name].bias)
     return adapter, adapter.tensors()
@@ -59,8 +60,12 @@ def get_peft_model_state_dict(
     tuner = tuner_of(model)
     found = {name: Tensor(p.data) for name, p in tensors_of(tuner, adapter_name)[1].items()}
     if state_dict is not None:
+        expect(state_dict, Mapping, "state_dict", "what model.state_dict() gives")
         places = {id(p): name for name, p in (*model.named_parameters(), *model.named_buffers())}
         own = tensors_of(tuner, adapter_name)[1]
+        absent = [places[id(p)] for p in own.values() if places[id(p)] not in state_dict]
+        if absent:
+            raise KeyError(f"state_dict lacks {absent[0]}: it should be what model.state_dict() gives")
         found = {name: Tensor(data(state_dict[places[id(p)]])) for name, p in own.items()}
     return {name.removeprefix(_prefix(model)): value for name, value in found.items()}
 
@@ -82,8 +87,9 @@ def set_peft_model_state_dict(
     if tuner.merged:
         raise RuntimeError(f"{', '.join(tuner.merged)} is merged into the weights: call unmerge_adapter() first")
     adapter, own = tensors_of(tuner, adapter_name)
-    given = {_prefix(model) + name: data(value) for name, value in peft_model_state_dict.items()}
-    given = adapter.read(without_names(given, own), "peft_model_state_dict")
+    prefix, state = _prefix(model), _arrays(peft_model_state_dict)
+    given = without_names({prefix + name: array for name, array in state.items()}, own)
+    given = adapter.read(given, "peft_model_state_dict")
     wrong = [name for name in given if name in own and tuple(given[name].shape) != own[name].shape]
     if wrong and not ignore_mismatched_sizes:
         shapes = f"{tuple(given[wrong[0]].shape)} instead of {own[wrong[0]].shape}"
@@ -100,6 +106,15 @@ def load_peft_weights(
     accept("load_peft_weights", key_mapping=key_mapping)
     folder = adapter_folder("load_peft_weights", model_id, kwargs)
     return {name: Tensor(array) for name, array in read_safetensors(folder / WEIGHTS_FILE)[0].items()}
+
+
+def _arrays(state):
+    """{name: array} of a state, which may have Tensors. TypeError if it is none."""
+    expect(state, Mapping, "peft_model_state_dict", "{name in PEFT's files: array or Tensor}")
+    for name, value in state.items():
+        if not isinstance(name, str) or not hasattr(value, "shape"):
+            raise TypeError(wrong(value, f"peft_model_state_dict[{name!r}]", "an array or a Tensor, under a name"))
+    return {name: data(value) for name, value in state.items()}
 
 
 def _prefix(model):

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from .. import nn
+from ..expect import A_MODEL, expect
 from .call import this_call
 from .collapse import collapsed
 from .forwarding import Tuner
@@ -62,6 +63,7 @@ def get_layer_status(model: nn.Module) -> list[TunerLayerStatus]:
 
     model: a PeftModel, its `base_model`, or a model that `inject_adapter_in_model` gave adapters.
     """
+    expect(model, nn.Module, "model", A_MODEL)
     base = getattr(model, "base_model", model)
     wrappers = [(n, m) for n, m in base.named_modules() if isinstance(m, (AdaptedLayer, ModulesToSave))]
     if not wrappers:

@@ -24,6 +24,7 @@ from .architectures import ARCHITECTURES
 from .base import CausalLM
 from .config import ModelConfig
 from .labels import ONE_LABEL, REGRESSION, SEVERAL_LABELS, check_problem_type
+from .model_output import ModelOutput
 from .output import ShardedOutput
 from .pretrained_model import Numbers, PretrainedModel, rows_of
 from .shards import forward_in_shards, shards_of
@@ -31,7 +32,7 @@ from .shards import forward_in_shards, shards_of
 HEAD = "score.weight"
 
 
-class SequenceClassifierOutput:
+class SequenceClassifierOutput(ModelOutput):
     """The result of a classifier: `.logits` (B, num_labels), and `.loss`, a Tensor, or None without labels."""
 
     names = ("loss", "logits")
@@ -158,14 +159,9 @@ class SequenceClassifier(PretrainedModel):
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | PathLike[str], **kwargs: Any) -> Self:
         """See `AutoModelForSequenceClassification.from_pretrained`. ValueError if the files are of another class."""
-        from .loading.classifiers import AutoModelForSequenceClassification
+        from .loading.classifiers import load_classifier  # which imports this module
 
-        model: Any = AutoModelForSequenceClassification.from_pretrained(pretrained_model_name_or_path, **kwargs)
-        if not isinstance(model, cls):
-            raise ValueError(
-                f"{pretrained_model_name_or_path} is for a {type(model).__name__}, not for a {cls.__name__}"
-            )
-        return model
+        return load_classifier(f"{cls.__name__}.from_pretrained", pretrained_model_name_or_path, cls, **kwargs)
 
 
 def _whole(labels, shape):

@@ -38,9 +38,10 @@ class FilesOfModel(nn.Module):
 
         ValueError if it is of another class.
         """
-        from .loading.auto import load_language_model  # which imports the models
+        from .loading.auto import Wanted, load_any  # which imports the models
 
-        return load_language_model(f"{cls.__name__}.from_pretrained", pretrained_model_name_or_path, cls, **kwargs)
+        call = f"{cls.__name__}.from_pretrained"
+        return load_any(call, pretrained_model_name_or_path, Wanted(), cls, **kwargs)
 
     def save_pretrained(self, save_directory: str | PathLike[str], **kwargs: Any) -> None:
         """Write config.json and model.safetensors, which Transformers loads too. The other keywords are its own."""

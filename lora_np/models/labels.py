@@ -89,6 +89,11 @@ def with_changes(fields: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[
     return {**left, **changes}
 
 
+def said_of_labels(changes: Mapping[str, Any]) -> dict[str, Any]:
+    """The changes of a configuration without those about classes that are None, which say nothing."""
+    return {n: value for n, value in changes.items() if value is not None or n not in ("num_labels", *LABELS)}
+
+
 def label_fields(config: Any) -> dict[str, Any]:
     """Those of the fields about classes that say something, for config.json."""
     fields = {name: getattr(config, name) for name in LABELS}

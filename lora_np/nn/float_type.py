@@ -19,7 +19,7 @@ def float_type(dtype: Any, name: str = "dtype") -> np.dtype:
         raise ValueError(f"{name}={text!r} is not supported: NumPy has no bfloat16; float32 holds such weights exactly")
     try:
         found = np.dtype(text or dtype)
-    except TypeError:
+    except (TypeError, ValueError):
         found = None
     if found is None or found.name not in FLOATS:
         raise ValueError(f"{name} must be one of {', '.join(map(repr, FLOATS))}, got {dtype!r}")

@@ -1,9 +1,11 @@
 """Module: a part of a model that holds parameters and other parts. Names follow PyTorch's, dots included."""
 
 import difflib
+from collections.abc import Mapping
 
 from ..autograd.devices import array_module, to_device
 from ..autograd.tensor import data
+from ..expect import expect, wrong
 from .all_or_nothing import all_or_nothing
 from .mode import is_evaluating
 from .parameter import STATE, Buffer, Parameter
@@ -91,6 +93,8 @@ class Module(Placed):
 
     def get_submodule(self, name):
         """The module at a dotted name such as "transformer.h.0.attn"."""
+        if not isinstance(name, str):
+            raise TypeError(wrong(name, "name", 'the dotted name of a module, such as "transformer.h.0.attn"'))
         module = self
         for i, part in enumerate(name.split(".") if name else []):
             children = dict(module.named_children())
@@ -102,7 +106,7 @@ class Module(Placed):
 
     def get_parameter(self, name):
         """The Parameter at a dotted name such as "transformer.wte.weight"."""
-        module, _, last = name.rpartition(".")
+        module, _, last = str(name).rpartition(".")
         held = {n: value for n, value in self.get_submodule(module).held().items() if isinstance(value, Parameter)}
         if last not in held:
             where = module or type(self).__name__
@@ -185,6 +189,7 @@ class Module(Placed):
 
         state: {name: anything with a shape, and a dtype if it is for a buffer}. Errors as for `load_state_dict`.
         """
+        expect(state, Mapping, "state", "{dotted name: array}, such as state_dict() gives")
         names = dict(self._named(STATE, remove_duplicate=False))
         given = {id(names[name]) for name in state if name in names}
         missing = [name for name, p in self._named(STATE) if id(p) not in given]

@@ -7,7 +7,7 @@ import pytest
 
 from lora_np import manual_seed
 from lora_np.autograd.devices import to_numpy
-from lora_np.autograd.random import generator
+from lora_np.autograd.random import generator, random_seed
 
 
 @pytest.mark.parametrize("seed", [0, 7, (7, 0), (7, 1), 2**63])
@@ -30,13 +30,26 @@ def test_different_seeds_differ(xp):
     assert len(drawn) == len(seeds)
 
 
-@pytest.mark.parametrize(("seed", "error"), [(-1, ValueError), ("one", TypeError), (1.5, TypeError)])
-def test_a_bad_seed_is_refused_and_changes_nothing(seed, error):
+@pytest.mark.parametrize(
+    ("seed", "error", "message"),
+    [
+        (-1, ValueError, "seed must be at least 0, got -1"),
+        ((3, -1), ValueError, "a number in seed must be at least 0, got -1"),
+        ("one", TypeError, "seed should be a whole number, got a str: 'one'"),
+        (("1",), TypeError, "a number in seed should be a whole number, got a str: '1'"),
+        (1.5, TypeError, "seed should be a whole number, got a float: 1.5"),
+        (True, TypeError, "seed should be a whole number, got a bool: True"),
+        ({"a": 1}, TypeError, "seed should be a whole number, got a dict"),
+    ],
+)
+def test_a_bad_seed_is_refused_and_changes_nothing(seed, error, message):
     manual_seed(3)
     expected = generator().random(4)
     manual_seed(3)
-    with pytest.raises(error):
+    with pytest.raises(error, match=message):
         manual_seed(seed)
+    with pytest.raises(error, match=message):
+        random_seed(seed)
     np.testing.assert_array_equal(generator().random(4), expected)
 
 

@@ -38,6 +38,15 @@ def test_params_of_the_shipped_model_and_of_parts_of_a_projection(capsys):
     assert "     4          8,192" in text
 
 
+@pytest.mark.parametrize("fields", [{**LLAMA_3_8B, "max_position_embeddings": 1}, {"model_type": "gpt2"}])
+def test_params_of_a_model_with_a_context_of_one_token(fields, tmp_path, capsys):
+    sizes = {"n_positions": 1, "n_embd": 8, "n_layer": 1, "n_head": 2, "vocab_size": 9}
+    path = tmp_path / "config.json"
+    path.write_text(json.dumps({**fields, **(sizes if fields["model_type"] == "gpt2" else {})}))
+    assert main(["params", "--base", str(path)]) == 0
+    assert "of 1 x 1 tokens" in capsys.readouterr().out
+
+
 def test_params_names_a_target_that_is_not_there(capsys):
     assert main(["params", "--target-modules", "q_proj"]) == 2
     assert "q_proj" in capsys.readouterr().err

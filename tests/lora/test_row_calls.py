@@ -72,7 +72,11 @@ def test_names_go_with_every_way_to_give_ids(two):
         (["other"], ValueError, "adapter_names has 1 names: it needs one for each of 3 rows of input_ids"),
         (["other"] * 6, ValueError, "adapter_names has 6 names: it needs one for each of 3 rows of input_ids"),
         (["other", "nobody", "other"], KeyError, "no adapter 'nobody'"),
-        ("other", TypeError, "adapter_names should list a name for each row, not be one: 'other'"),
+        (
+            "other",
+            TypeError,
+            "should be a list of adapters' names, a name for each row, got a str: 'other'",
+        ),
     ],
 )
 def test_names_that_do_not_fit_are_refused_at_once(two, names, error, message):

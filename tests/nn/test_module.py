@@ -119,6 +119,20 @@ def test_an_unknown_submodule_is_named_with_what_there_is(name, parts, action):
     assert snapshot(tree) == before
 
 
+@pytest.mark.parametrize("name", [3, None, b"a", ["a"], object()])
+def test_a_name_that_is_none_is_refused(name):
+    module = nn.Sequential(nn.Linear(2, 2))
+    for call in (module.get_submodule, lambda name: module.set_submodule(name, nn.Linear(2, 2))):
+        with pytest.raises(TypeError, match="name should be the dotted name of a module"):
+            call(name)
+
+
+@pytest.mark.parametrize("state", [3, None, "x", ["a"], object()])
+def test_a_state_that_is_none_is_refused(state):
+    with pytest.raises(TypeError, match="state should be "):
+        nn.Linear(2, 2).load_state_dict(state)
+
+
 def test_a_replaced_submodule_keeps_its_place_in_the_order():
     tree = Tree()
     tree.set_submodule("branch.layers.0", nn.Linear(2, 3, bias=False))

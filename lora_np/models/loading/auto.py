@@ -14,10 +14,11 @@ from ...storage import open_gguf, read_json
 from ...storage.hub import from_hub
 from ..base import CausalLM
 from ..config import ModelConfig
+from ..labels import said_of_labels, with_changes
 from ..tokenizers import PretrainedTokenizer, load_tokenizer, tokenizer_from_gguf
 from ..tokenizers.base import BaseTokenizer
 from . import fetch
-from .checkpoints import SHARDED, SINGLE, classes_at, gguf_fields, load_pretrained
+from .checkpoints import SHARDED, SINGLE, Wanted, classes_at, gguf_fields, load_model
 from .options import changes_of, hub_options, set_attributes, wanted_device, wanted_dtype
 from .quantization import quantized
 
@@ -79,9 +80,10 @@ def _is_json(name_or_path):
     return Path(name_or_path).suffix == ".json"
 
 
-def load_language_model(
+def load_any(
     call: str,
     name_or_path: str | PathLike,
+    wanted: Wanted,
     kind: type[Any] | None = None,
     gguf_file: str | None = None,
     device: str = "cpu",
@@ -90,7 +92,8 @@ def load_language_model(
 ) -> Any:
     """The model `name_or_path` in evaluation mode; see `AutoModelForCausalLM.from_pretrained`.
 
-    call: the function as the user wrote it. kind: the class that the model should be of, or None.
+    call: the function as the user wrote it. wanted: what the file is to become; the changes of the configuration are
+    added. kind: the class that the model should be of, or None.
     """
     place = options.pop("device_map", None)
     bits = options.pop("quantization_config", None) or {"load_in_4bit": bool(options.pop("load_in_4bit", False))}
@@ -100,10 +103,13 @@ def load_language_model(
     own = {} if config is None else as_config(config).to_dict()
     said = path if path.suffix == ".gguf" else path / "config.json"
     fields, source = (fields_at(path), said) if config is None or kind is not None else (own, "config")
-    config_class, model_class = classes_at(fields, source)
+    config_class, language_model = classes_at(fields, source)
+    model_class = wanted.head(language_model)
     if kind is not None and not issubclass(model_class, kind):
-        raise ValueError(f"{path} has a {model_class.__name__}: load it with that, or with AutoModelForCausalLM")
-    model = load_pretrained(path, changes={**own, **changes_of(call, config_class, options)})
+        auto = "AutoModelForCausalLM" if issubclass(model_class, CausalLM) else "AutoModelForSequenceClassification"
+        raise ValueError(f"{path} is for a {model_class.__name__}, not for a {kind.__name__}: load it with {auto}")
+    changes = with_changes(own, said_of_labels(changes_of(call, config_class, options)))
+    model = load_model(path, None, dataclasses.replace(wanted, changes=changes))
     model.config.name_or_path = str(name_or_path)
     return quantized(model, bits).to(wanted_device(device, place), dtype)
 
@@ -112,8 +118,8 @@ def refuse_adapter(path: Path, name: str | PathLike) -> None:
     """ValueError if a folder has an adapter in it, and no model."""
     if (path / "adapter_config.json").is_file() and not any((path / file).is_file() for file in (SINGLE, SHARDED)):
         raise ValueError(
-            f"{name} has an adapter and no model: AutoPeftModelForCausalLM.from_pretrained loads both, or "
-            "PeftModel.from_pretrained(model, folder) puts it on a model"
+            f"{name} has an adapter and no model: AutoPeftModelForCausalLM.from_pretrained loads both (for classifiers "
+            "AutoPeftModelForSequenceClassification), or PeftModel.from_pretrained(model, folder) puts it on a model"
         )
 
 
@@ -148,7 +154,8 @@ class AutoModelForCausalLM:
         with a reason: ValueError. TypeError for unknown ones. Errors: see `resolve`, `checkpoints.load_pretrained`.
         """
         call = "AutoModelForCausalLM.from_pretrained"
-        return load_language_model(call, pretrained_model_name_or_path, None, gguf_file, device, **kwargs)
+        name = pretrained_model_name_or_path
+        return load_any(call, name, Wanted(), gguf_file=gguf_file, device=device, **kwargs)
 
     @classmethod
     def from_config(cls, config: ModelConfig, **kwargs: Any) -> CausalLM:

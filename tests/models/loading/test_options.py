@@ -148,7 +148,7 @@ def test_a_models_own_class(saved, kind):
 
 def test_another_models_class_is_refused(saved):
     message = refusal(ValueError, lambda: LlamaForCausalLM.from_pretrained(saved / "gpt2"))
-    assert "has a GPT2LMHeadModel: load it with that, or with AutoModelForCausalLM" in message
+    assert "is for a GPT2LMHeadModel, not for a LlamaForCausalLM: load it with AutoModelForCausalLM" in message
     message = refusal(ValueError, lambda: LlamaConfig.from_pretrained(saved / "gpt2"))
     assert "has a GPT2Config" in message
 
@@ -181,7 +181,7 @@ def test_a_new_model_from_a_config():
 def test_an_adapters_folder_says_what_loads_it(tmp_path):
     get_peft_model(tiny_model(), LoraConfig(target_modules=["c_attn"], fan_in_fan_out=True)).save_pretrained(tmp_path)
     message = refusal(ValueError, lambda: AutoModelForCausalLM.from_pretrained(tmp_path))
-    assert "AutoPeftModelForCausalLM.from_pretrained loads both" in message
+    assert "AutoPeftModelForCausalLM.from_pretrained loads both (for classifiers AutoPeftModelForSeq" in message
 
 
 def test_a_tokenizers_attributes(saved):
