@@ -1,7 +1,8 @@
 r"""What an adapter costs, counted; and what it has learned, read off the singular values and directions of ΔW.
 
-The measures are those of section 7 of the LoRA paper (Hu et al., 2021). Each takes plain arrays, also CuPy's, or
-Parameters, and computes in float64 with NumPy. `layer.delta_weight(name)` gives an adapted layer's ΔW = s·B A.
+The measures are those of section 7 of the LoRA paper (Hu et al., 2021), and intruder dimensions. Each takes plain
+arrays, also CuPy's, or Parameters, and computes in float64 with NumPy. `layer.delta_weight(name)` gives an adapted
+layer's ΔW = s·B A.
 """
 
 import re
@@ -13,6 +14,7 @@ import numpy as np
 from ..autograd import Tensor
 from ..autograd.devices import to_numpy
 from ..autograd.tensor import data
+from ..expect import expect_number, expect_whole
 from .types import Array
 
 if TYPE_CHECKING:
@@ -126,6 +128,49 @@ def _norm_within(W, source, r):
     """‖Uᵀ W V‖_F with the first r singular directions of `source`."""
     U, _, Vt = np.linalg.svd(source, full_matrices=False)
     return float(np.linalg.norm(U[:, :r].T @ W @ Vt[:r].T))
+
+
+class Intruders(NamedTuple):
+    """What `intruder_dimensions` finds.
+
+    indices   the numbers of the singular vectors of W + ΔW that are intruders, that of the largest singular value 0
+    cosines   (top_k,): how like the most similar singular vector of W each of the first top_k is
+    singular_values   (min(out, in),) of W + ΔW
+    """
+
+    indices: list[int]
+    cosines: Array
+    singular_values: Array
+
+
+def intruder_dimensions(
+    W: Tensor | Array, delta: Tensor | Array, top_k: int = 10, threshold_epsilon: float = 0.5
+) -> Intruders:
+    """Which of the first `top_k` left-singular vectors y_j of W + ΔW are intruders: max_i |cos(y_j, x_i)| < threshold.
+
+    x_i are all left-singular vectors of W. W and ΔW (out, in). (Shuttleworth et al., 2024, arXiv 2410.21228; to make
+    them smaller, see `intruders.py`.) ValueError if the shapes differ, for a top_k below 1 or a negative threshold.
+    """
+    weight, update = _matrix(W), _matrix(delta)
+    if weight.shape != update.shape:
+        raise ValueError(f"W and delta must have one shape, got {weight.shape} and {update.shape}")
+    check_intruder_settings(top_k, threshold_epsilon)
+    merged = np.linalg.svd(weight + update, full_matrices=False)
+    return among_singular_vectors(weight, merged, top_k, threshold_epsilon)
+
+
+def check_intruder_settings(top_k: Any, threshold_epsilon: Any) -> None:
+    """ValueError or TypeError for settings of `intruder_dimensions` that make no sense."""
+    expect_whole(top_k, "top_k")
+    expect_number(threshold_epsilon, "threshold_epsilon")
+
+
+def among_singular_vectors(W: Array, merged: tuple[Array, Array, Array], top_k: int, threshold: float) -> Intruders:
+    """`intruder_dimensions` of W, where the SVD (U, S, Vᵀ) of W + ΔW is known."""
+    U, S, _ = merged
+    base = np.linalg.svd(W, full_matrices=False)[0]
+    cosines = np.abs(U[:, :top_k].T @ base).max(axis=1)
+    return Intruders(np.flatnonzero(cosines < threshold).tolist(), cosines, S)
 
 
 def merge_error(

@@ -1,4 +1,4 @@
-r"""Intruder dimensions: large singular vectors of W + ΔW that nothing in W looks like; found, and made smaller.
+r"""Intruder dimensions, large singular vectors of W + ΔW that nothing in W looks like, made smaller.
 
 Shuttleworth et al., 2024, "LoRA vs Full Fine-tuning: An Illusion of Equivalence" (arXiv 2410.21228). The paper finds
 that LoRA's updates bring such vectors and full fine-tuning hardly does, that there are more of them with a small rank
@@ -8,67 +8,24 @@ it has learned.
 
 import dataclasses
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from .. import nn
-from ..autograd import Tensor
 from ..autograd.devices import to_numpy
-from ..autograd.tensor import data
-from ..expect import expect_number, expect_whole
+from ..expect import expect_number
+from .analysis import among_singular_vectors, check_intruder_settings
 from .base_layer import arrays_of
 from .combine import truncated_svd
 from .model_adapter import PREFIX
 from .state import set_peft_model_state_dict
-from .types import Array
 from .variants import EmbeddingAdapter
 
 if TYPE_CHECKING:
     from .peft_model import PeftModel
 
 OLD, NEW = "default", "intruder_reduced"
-
-
-class Intruders(NamedTuple):
-    """What `intruder_dimensions` finds.
-
-    indices   the numbers of the singular vectors of W + ΔW that are intruders, the largest singular value being 0
-    cosines   (top_k,): how like the most similar singular vector of W each of the first top_k is
-    singular_values   (min(out, in),) of W + ΔW
-    """
-
-    indices: list[int]
-    cosines: Array
-    singular_values: Array
-
-
-def intruder_dimensions(
-    W: Tensor | Array, delta: Tensor | Array, top_k: int = 10, threshold_epsilon: float = 0.5
-) -> Intruders:
-    """Which of the first `top_k` left-singular vectors y_j of W + ΔW are intruders: max_i |cos(y_j, x_i)| < threshold.
-
-    x_i are all left-singular vectors of W. W and ΔW (out, in); in float64. (The paper's definition.) ValueError if
-    their shapes differ, or for a top_k below 1 or a negative threshold.
-    """
-    weight, update = (to_numpy(data(x)).astype(np.float64) for x in (W, delta))
-    if weight.ndim != 2 or weight.shape != update.shape:
-        raise ValueError(f"W and delta must be matrices of one shape, got {weight.shape} and {update.shape}")
-    _check(top_k, threshold_epsilon)
-    return _found(weight, np.linalg.svd(weight + update, full_matrices=False), top_k, threshold_epsilon)
-
-
-def _check(top_k, threshold_epsilon):
-    expect_whole(top_k, "top_k")
-    expect_number(threshold_epsilon, "threshold_epsilon")
-
-
-def _found(weight, merged, top_k, threshold):
-    """`intruder_dimensions`, from the weight and the SVD of what it becomes."""
-    U, S, _ = merged
-    base = np.linalg.svd(weight, full_matrices=False)[0]
-    cosines = np.abs(U[:, :top_k].T @ base).max(axis=1)
-    return Intruders(np.flatnonzero(cosines < threshold).tolist(), cosines, S)
 
 
 @nn.all_or_nothing
@@ -83,8 +40,8 @@ def reduce_intruder_dimension(
 ) -> None:
     """Add an adapter like `old_adapter_name`, its intruder dimensions smaller, and make it the active one.
 
-    In each layer W + ΔW = U S Vᵀ is searched as by `intruder_dimensions`. Where some j are intruders, the new A and B
-    are, of the old rank, the nearest to ΔW + (λ - 1) Σ_j u_j σ_j v_jᵀ; elsewhere they are copies of the old ones.
+    In each layer W + ΔW = U S Vᵀ is searched as by `analysis.intruder_dimensions`. Where some j are intruders, the new
+    A and B are, of the old rank, the nearest to ΔW + (λ - 1) Σ_j u_j σ_j v_jᵀ; elsewhere they are the old ones, copied.
 
     top_k               how many of the largest singular vectors are looked at
     threshold_epsilon   below which cosine a vector is an intruder
@@ -95,7 +52,7 @@ def reduce_intruder_dimension(
     input's side where the layer stores W as (in, out), as GPT-2's do, and cannot use the result there, nor beside an
     embedding: here W is always (out, in). On Linear layers the numbers are PEFT's.) ValueError for other kinds.
     """
-    _check(top_k, threshold_epsilon)
+    check_intruder_settings(top_k, threshold_epsilon)
     expect_number(mitigation_lambda, "mitigation_lambda")
     say = logging_sink or (lambda line: None)
     peft_model._check_known(old_adapter_name)
@@ -122,7 +79,7 @@ def _reduced(layer, adapter, top_k, threshold, mitigation_lambda):
     weight = to_numpy(layer.oriented(arrays_of(layer.base_layer)[0])).astype(np.float64)
     delta = to_numpy(adapter.delta_weight()).astype(np.float64)
     merged = np.linalg.svd(weight + delta, full_matrices=False)
-    found = _found(weight, merged, top_k, threshold)
+    found = among_singular_vectors(weight, merged, top_k, threshold)
     # The new adapter has the configured scaling, whatever the old one's is set to now.
     s = adapter.config.scaling_of(adapter.r, adapter.lora_alpha)
     if not found.indices:

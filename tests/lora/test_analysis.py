@@ -9,6 +9,7 @@ from lora_np.lora.analysis import (
     _rounded,
     amplification,
     format_parameter_table,
+    intruder_dimensions,
     merge_error,
     parameter_table,
     similarity_map,
@@ -137,6 +138,39 @@ def test_amplification_agrees_with_the_singular_vectors(rng):
             amplification(W, delta, r)
     with pytest.raises(ValueError, match=r"one shape, got \(30, 20\) and \(20, 30\)"):
         amplification(W, delta.T, 2)
+
+
+def test_a_direction_that_w_does_not_have_is_an_intruder():
+    W = np.diag([5.0, 4.0, 3.0, 0.1])
+    mixed = np.full(4, 0.5)  # equally like all of W's vectors
+    turned = 20 * np.outer(mixed, mixed)
+    found = intruder_dimensions(W, turned, top_k=1, threshold_epsilon=0.8)
+    assert found.indices == [0]
+    assert found.cosines.shape == (1,)
+    np.testing.assert_allclose(found.singular_values, np.linalg.svd(W + turned)[1])
+    assert intruder_dimensions(W, 0 * W).indices == []
+    np.testing.assert_allclose(intruder_dimensions(W, 0.1 * W).cosines, 1)
+
+
+def test_the_cosines_are_the_definition_s(rng):
+    W, delta = rng.standard_normal((12, 9)), 3 * rng.standard_normal((12, 2)) @ rng.standard_normal((2, 9))
+    found = intruder_dimensions(W, delta, top_k=5)
+    for j in range(5):
+        y = np.linalg.svd(W + delta)[0][:, j]
+        cosines = [abs(y @ x) / np.linalg.norm(x) for x in np.linalg.svd(W, full_matrices=False)[0].T]
+        np.testing.assert_allclose(found.cosines[j], max(cosines))
+    assert found.indices == [j for j in range(5) if found.cosines[j] < 0.5]
+
+
+def test_intruders_are_refused_where_there_can_be_none():
+    W = np.ones((2, 3))
+    for arguments, error, message in (
+        ((W, W.T), ValueError, r"one shape, got \(2, 3\) and \(3, 2\)"),
+        ((W, W, 0), ValueError, "top_k must be at least 1"),
+        ((W, W, 2, -0.5), ValueError, "threshold_epsilon must not be negative"),
+    ):
+        with pytest.raises(error, match=message):
+            intruder_dimensions(*arguments)
 
 
 # Half a unit in the last place, relative: of float64, float32, float16 and bfloat16.

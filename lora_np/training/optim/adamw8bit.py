@@ -19,7 +19,7 @@ class AdamW8bit(AdamW):
     A step turns m and v back into float32, takes AdamW's step with them, and quantises what they have become: in
     blocks of 256, m with a sign and v without (`dynamic8bit.py`). They take 2·(1 + 4/256) bytes a number, where AdamW's
     take 8 (under LoRA that is small already: this is for weights that are trained whole). What is computed differs
-    from AdamW by the rounding of m and v, about as much as one batch differs from another.
+    from AdamW by the rounding of m and v; a step takes about four times as long on a CPU.
 
     min_8bit_size   parameters with fewer numbers keep m and v in float32: their memory is nothing
     optim_bits, percentile_clipping, block_wise, is_paged, args   bitsandbytes'; other values than its usual ones are

@@ -34,23 +34,40 @@ def dynamic_code(signed: bool) -> Array:
 
 
 @functools.cache
-def _on(device: Any, signed: bool) -> tuple[Array, Array]:
-    """(the values, the middles between neighbours) on a device."""
+def _on(device: Any, signed: bool) -> tuple[Array, Array, Array]:
+    """On a device: the values; the middles between neighbours, and infinity; and where to begin looking among them.
+
+    The upper 16 bits of a float32 say what it is up to 0.8%, and no two middles lie so near to each other: `first`
+    (65536,) has, for these bits, how many middles lie below all numbers that begin so. The next one decides.
+    """
     values = dynamic_code(signed)
-    return to_device(values, device), to_device((values[1:] + values[:-1]) / 2, device)
+    middles = np.append((values[1:] + values[:-1]) / 2, np.float32(np.inf))
+    bits = np.arange(2**16, dtype=np.uint32)
+    lowest = ((bits + (bits >> 15)) << 16).view(np.float32)  # of the numbers that begin so: below zero, the next one
+    first = np.searchsorted(middles[:-1], lowest).astype(np.uint8)
+    return to_device(values, device), to_device(middles, device), to_device(first, device)
+
+
+def _nearest(x: Array, signed: bool) -> Array:
+    """The index of the value nearest to each x, uint8: how many of the middles lie below it."""
+    _, middles, first = _on(device_of(x), signed)
+    codes = first[x.view(np.uint32) >> 16]
+    codes += x > middles[codes]
+    return codes
 
 
 def quantize_blockwise(x: Array, signed: bool = True) -> tuple[Array, Array]:
     """(codes uint8 in the shape of x, absmax (blocks,) float32): each number is near absmax · dynamic_code[code].
 
     absmax is the largest |x| of each block of 256 numbers in a row, the last of which may be shorter. An error is at
-    most 0.7% of absmax, and below that mostly about 4% (with a sign) of the number itself.
+    most 0.71% of absmax with a sign and 0.36% without, and the smaller the number the smaller it is: the finest steps
+    are 10^-6 of absmax. Numbers below half of that become 0.
     """
     xp = array_module(x)
     blocks = in_rows(x.astype(np.float32, copy=False), BLOCK)
     absmax = xp.abs(blocks).max(axis=1)
-    codes = xp.searchsorted(_on(device_of(x), signed)[1], (blocks / divisor(absmax)).reshape(-1))
-    return codes[: x.size].astype(np.uint8).reshape(x.shape), absmax
+    codes = _nearest(blocks / divisor(absmax), signed).reshape(-1)
+    return codes[: x.size].copy().reshape(x.shape), absmax  # a copy, or the view would hold the padding too
 
 
 def dequantize_blockwise(codes: Array, absmax: Array, signed: bool = True) -> Array:

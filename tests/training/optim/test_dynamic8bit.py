@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lora_np.autograd.devices import to_numpy
-from lora_np.training.optim.dynamic8bit import dequantize_blockwise, dynamic_code, quantize_blockwise
+from lora_np.training.optim.dynamic8bit import _nearest, dequantize_blockwise, dynamic_code, quantize_blockwise
 
 
 def by_the_paper(signed):
@@ -56,3 +56,15 @@ def test_every_number_gets_the_nearest_value_of_its_block(rng, xp, signed, shape
 def test_zeros_stay_zeros(xp):
     codes, absmax = quantize_blockwise(xp.zeros((3, 100), xp.float32))
     np.testing.assert_array_equal(to_numpy(dequantize_blockwise(codes, absmax)), 0)
+
+
+@pytest.mark.parametrize("signed", [True, False])
+def test_the_short_way_to_the_nearest_value_is_the_long_one(xp, signed):
+    """Numbers of all sizes, and those just beside every middle, where only one step of float32 decides."""
+    code = dynamic_code(signed)
+    middles = (code[1:] + code[:-1]) / 2
+    near = np.concatenate([middles, np.nextafter(middles, np.float32(2)), np.nextafter(middles, np.float32(-2))])
+    sizes = np.logspace(-9, 0, 20000, dtype=np.float32)
+    x = np.concatenate([near, code, sizes, -sizes if signed else sizes, [0.0, 1.0]]).astype(np.float32)
+    found = to_numpy(_nearest(xp.asarray(x), signed))
+    np.testing.assert_array_equal(found, np.searchsorted(middles, x))
