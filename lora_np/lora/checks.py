@@ -42,7 +42,10 @@ class Checked(Forwarding):
         check_new_name(name, self.peft_config)
 
     def _names(self, given):
-        """One name or several as a list without repeats, None as None; KeyError if there is no such adapter."""
+        """One name or several as a list without repeats, None as None; KeyError if there is no such adapter.
+
+        Where adapters are of several kinds, it is in the order in which they were added: so they act (mixed_model.py).
+        """
         if given is None:
             return None
         if isinstance(given, bool):
@@ -50,7 +53,8 @@ class Checked(Forwarding):
         names = [given] if isinstance(given, str) else list(dict.fromkeys(given))
         for name in names:
             self._check_known(name)
-        return names
+        several = len({config.peft_type for config in self.peft_config.values()}) > 1
+        return [name for name in self.peft_config if name in names] if several else names
 
     def _check_one_copy(self, names):
         """ValueError if two of these adapters train one module whole: only one copy of it can be in use."""
