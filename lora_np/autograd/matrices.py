@@ -1,5 +1,7 @@
 """Operations on whole matrices, of which some kinds of adapters are made. Written as those in `ops.py` are."""
 
+import functools
+
 import numpy as np
 
 from .broadcasting import operand
@@ -28,9 +30,8 @@ def skew_symmetric(entries, size):
     An entry stands in two places, once with a minus sign: its gradient is that of Q[i, j] minus that of Q[j, i].
     """
     x = operand(entries)
-    rows, columns = np.triu_indices(size, 1)
     xp = array_module(x)
-    rows, columns = xp.asarray(rows), xp.asarray(columns)
+    rows, columns = _above_diagonal(xp, size)
     Q = xp.zeros((*x.shape[:-1], size, size), x.dtype)
     Q[..., rows, columns] = x
     Q[..., columns, rows] = -x
@@ -55,6 +56,11 @@ def inverse_fourier(coefficients, places, shape):
         return (_real_inverse(xp, dy).reshape(-1)[places].astype(dtype, copy=False),)
 
     return record(_real_inverse(xp, dense).astype(dtype, copy=False), (coefficients,), backward)
+
+
+@functools.lru_cache(maxsize=32)  # a GPU's are brought there once
+def _above_diagonal(xp, size):
+    return tuple(xp.asarray(index) for index in np.triu_indices(size, 1))
 
 
 def _real_inverse(xp, array):

@@ -41,12 +41,16 @@ class Checked(Forwarding):
         check_new_name(name, self.peft_config)
 
     def _names(self, given, argument="adapter_names"):
-        """One name or several as a list without repeats; KeyError if there is no such adapter. argument: its name."""
+        """One name or several as a list without repeats; KeyError if there is no such adapter. argument: its name.
+
+        Where adapters are of several kinds, it is in the order in which they were added: so they act (mixed_model.py).
+        """
         one = isinstance(given, str)
         names = [given] if one else list(dict.fromkeys(listed_names(given, argument, f"{A_NAME}, or {NAMES}")))
         for name in names:
             self._check_known(name)
-        return names
+        several = len({config.peft_type for config in self.peft_config.values()}) > 1
+        return [name for name in self.peft_config if name in names] if several else names
 
     def _names_to_merge(self, given):
         """The same for what is to be merged, where None stands for the active ones, as None."""

@@ -23,8 +23,8 @@ MIXED = (PeftType.LORA, PeftType.LOHA, PeftType.LOKR, PeftType.ADALORA, PeftType
 class PeftMixedModel(PeftModel):
     """A model with adapters of several kinds: of those in `MIXED`, which PEFT takes. All else is a PeftModel's.
 
-    Active adapters act in the order in which they were added, whichever way `set_adapter` names them. PEFT's does not
-    save, report its state or merge some of its adapters alone; this one does.
+    Adapters of different kinds act in the order in which they were added, whichever way `set_adapter` names them.
+    PEFT's model neither saves them nor reports on them; this one does.
     """
 
     def __init__(self, model: nn.Module, peft_config: PeftConfig, adapter_name: str = "default") -> None:
@@ -41,8 +41,3 @@ class PeftMixedModel(PeftModel):
                     f"peft_type {config.peft_type} is not compatible with a PeftMixedModel, which takes "
                     f"{', '.join(MIXED)}: without mixed=True a model takes any one kind"
                 )
-
-    def _names(self, given):
-        """As for every PeftModel, in the order in which the adapters were added."""
-        names = super()._names(given)
-        return names and [name for name in self.peft_config if name in names]

@@ -24,6 +24,7 @@ import numpy as np
 from ... import nn
 from ...autograd import Tensor
 from ...autograd import functional as F
+from ...autograd.devices import beside
 from ...autograd.matrices import inverse_fourier
 from ...settings import changed_settings
 from ..adapter import Adapter, Target
@@ -105,6 +106,7 @@ class FourierFTAdapter(Adapter):
 
     def delta(self) -> Tensor:
         """ΔW (out, in), differentiable."""
+        self.places = beside(self.places, self.fourierft_spectrum.data)
         return inverse_fourier(self.fourierft_spectrum, self.places, self.shape) * self.scaling
 
     def update(self, layer: Layer, x: Tensor, base: Tensor) -> Tensor:

@@ -27,11 +27,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-import numpy as np
-
 from ... import nn
 from ...autograd import no_grad
-from ...autograd.devices import array_module
+from ...autograd.devices import array_module, on_gpu
 from ...autograd.matrices import inverse, skew_symmetric
 from ...autograd.random import generator
 from ...autograd.tensor import needs_grad, record
@@ -165,8 +163,10 @@ class OFTAdapter(Multiplicative):
         if not self.config.coft:
             return p
         entries = shortened_to(p.data, self.config.eps / len(p.data) ** 0.5)
-        if needs_grad(p)[0]:
-            p.data[...] = entries
+        if needs_grad(p)[0] and on_gpu(p.data):
+            p.data[...] = entries  # where it was: steps that are recorded there read it from its place
+        elif needs_grad(p)[0]:
+            p.data = entries  # in one go: other threads may be reading it
         return record(entries, (p,), lambda dy: (dy,))
 
     def _some_at_rest(self, R):
@@ -175,9 +175,8 @@ class OFTAdapter(Multiplicative):
         if not resting:
             return R
         xp = array_module(R.data)
-        rest = np.zeros((len(R.data), 1, 1), R.dtype)
-        rest[generator().permutation(len(rest))[:resting]] = 1
-        rest = xp.asarray(rest)
+        order = generator(xp).random(len(R.data)).argsort().argsort()
+        rest = (order < resting).astype(R.dtype)[:, None, None]
         return R * (1 - rest) + rest * xp.eye(self.size, dtype=R.dtype)
 
     def matrix(self) -> Array:
