@@ -8,7 +8,12 @@ trainer.py, collators.py and datasets.py are for who comes from Transformers: th
 from ..aliases import moved_names
 from .arguments import TrainingArguments
 from .checkpoint import CheckpointError
-from .collators import DataCollatorForLanguageModeling, DataCollatorForSeq2Seq, default_data_collator
+from .collators import (
+    DataCollatorForLanguageModeling,
+    DataCollatorForSeq2Seq,
+    DataCollatorWithPadding,
+    default_data_collator,
+)
 from .data import TextData, load_text, prose_documents, python_documents
 from .docstrings import docstring_examples
 from .evaluation import evaluate
@@ -46,6 +51,7 @@ __all__ = [
     "CheckpointError",
     "DataCollatorForLanguageModeling",
     "DataCollatorForSeq2Seq",
+    "DataCollatorWithPadding",
     "ExampleData",
     "GaLoreAdamW",
     "Labelled",

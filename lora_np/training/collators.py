@@ -7,7 +7,7 @@ import numpy as np
 
 from ..expect import expect_whole
 from ..models.output import IGNORED
-from .datasets import TOKENS
+from .datasets import LABELS, TOKENS
 from .protocols import Array, Batch
 
 FILL_UP = "give data_collator=DataCollatorForLanguageModeling(tokenizer, mlm=False)"
@@ -76,8 +76,37 @@ class DataCollatorForSeq2Seq:
         return {**batch, "labels": labels}
 
 
+class DataCollatorWithPadding:
+    """Rows with a `label` each, or none, filled up to one length: what a classifier learns from."""
+
+    def __init__(
+        self,
+        tokenizer: Any,
+        padding: bool | str = True,
+        max_length: int | None = None,
+        pad_to_multiple_of: int | None = None,
+        return_tensors: str = "np",
+    ) -> None:
+        self.tokenizer = tokenizer
+        self.options: dict[str, Any] = {"padding": padding, "max_length": max_length}
+        self.options |= {"pad_to_multiple_of": pad_to_multiple_of, "return_tensors": return_tensors}
+
+    def __call__(self, features: Features) -> Batch:
+        kept = [{k: row[k] for k in ("input_ids", "attention_mask") if k in row} for row in features]
+        return {**dict(self.tokenizer.pad(kept, **self.options)), **_labels_of(features)}
+
+
+def _labels_of(features):
+    """{"labels": array} of rows with a label each, under either name; a number that is not whole is for regression."""
+    name = next((name for name in LABELS if name in features[0]), None)
+    return {} if name is None else {"labels": np.array([row[name] for row in features])}
+
+
 def default_data_collator(features: Features, return_tensors: str = "np") -> Batch:
-    """Rows of one length as arrays."""
+    """Rows of one length as arrays. A `label` of a row is one of its `labels`."""
+    if "label" in features[0]:
+        ids = [{k: v for k, v in row.items() if k not in LABELS} for row in features]
+        return {**default_data_collator(ids, return_tensors), **_labels_of(features)}
     names = [name for name in TOKENS if name in features[0]]
     if len({len(row["input_ids"]) for row in features}) > 1:
         raise ValueError(f"the rows have unlike lengths: {FILL_UP}")
@@ -105,7 +134,7 @@ class CollatedData:
             yield self._made(range(start, min(start + batch_size, self.rows)))
 
     def _made(self, numbers: Any) -> Batch:
-        made = self.collator([{k: v for k, v in self._rows[i].items() if k in TOKENS} for i in numbers])
+        made = self.collator([{k: v for k, v in self._rows[i].items() if k in (*TOKENS, *LABELS)} for i in numbers])
         if "labels" not in made:
             raise ValueError(f"the rows have no labels: {FILL_UP}")
         batch = {name: np.asarray(made[name]) for name in TOKENS if name in made}

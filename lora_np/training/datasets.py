@@ -11,6 +11,7 @@ from .records import EXPECTED, as_messages
 ROWS = "a list of dicts, or a data set with column_names and rows by number, such as Hugging Face's"
 KINDS = ({"messages"}, {"prompt", "completion"}, {"text"})  # the first that is there is taken
 TOKENS = ("input_ids", "labels", "attention_mask")  # of rows that are tokenised already
+LABELS = ("label", "labels")  # what is said of a whole row, for a classifier
 
 
 def is_dataset(data: Any) -> bool:
@@ -28,10 +29,14 @@ def rows_of(data: Any, name: str = "the data set") -> list[dict[str, Any]]:
         if isinstance(data.column_names, Mapping):
             parts = ", ".join(map(repr, data.column_names))
             raise ValueError(f"{name} has several parts: choose one of {parts}, as dataset['train']")
+        if hasattr(data, "with_format"):  # rows of plain lists and strings, whatever the user reads it as
+            data = data.with_format(None)
         numbered = hasattr(data, "__len__") and hasattr(data, "__getitem__")
         return [dict(data[i]) for i in range(len(data))] if numbered else [dict(row) for row in data]
     if isinstance(data, str | bytes | Mapping) or not isinstance(data, Iterable):
         raise TypeError(f"{name} should be {ROWS}, not {type(data).__name__}")
+    if hasattr(data, "columns"):
+        raise TypeError(f"{name} should be {ROWS}; of a table of pandas give table.to_dict('records')")
     rows = list(data)
     for number, row in enumerate(rows, 1):
         if not isinstance(row, Mapping):
@@ -45,10 +50,12 @@ def examples_of(data: Any, name: str = "the data set") -> Any:
     Rows are read by the columns of one kind of example: messages, prompt and completion, text, or what other tools
     write (`as_messages`). Columns besides are left out. ValueError if there is no such kind.
     """
-    if not is_dataset(data):
+    if not is_dataset(data) and not hasattr(data, "columns"):
         return data
-    found = []
-    for number, row in enumerate(rows_of(data, name), 1):
+    found, rows = [], rows_of(data, name)
+    if not rows:
+        raise ValueError(f"{name} is empty: there is no row in it")
+    for number, row in enumerate(rows, 1):
         where = f"{name}, row {number}"
         example = as_messages(row, where)
         if example is row:

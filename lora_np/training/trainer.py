@@ -11,7 +11,7 @@ from ..expect import A_MODEL, expect
 from ..models.rope import context_length
 from ..nn import Module
 from .arguments import TrainingArguments
-from .collators import CollatedData, default_data_collator
+from .collators import CollatedData, DataCollatorWithPadding, default_data_collator
 from .datasets import rows_of
 from .evaluation import evaluate
 from .examples import ExampleData
@@ -108,6 +108,8 @@ class Trainer:
         if not rows:
             raise ValueError(f"{name} is empty: there is no row in it")
         if "input_ids" in rows[0] or self.processing_class is None:
-            return CollatedData(rows, self.data_collator or default_data_collator, size)
+            padded = "label" in rows[0] and self.processing_class is not None
+            usual = DataCollatorWithPadding(self.processing_class) if padded else default_data_collator
+            return CollatedData(rows, self.data_collator or usual, size)
         longest = min(LONGEST, context_length(self.model.config))
         return ExampleData(given, self.processing_class, longest, size)

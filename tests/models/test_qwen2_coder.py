@@ -1,4 +1,4 @@
-"""Qwen2.5-Coder 0.5B, a real language model: its text, tokens and chats, its logits against Transformers, an adapter."""
+"""Qwen2.5-Coder 0.5B, a real language model: its text, tokens, chats, and logits against Transformers, an adapter."""
 
 import numpy as np
 import pytest

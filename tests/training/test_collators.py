@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from lora_np import ByteTokenizer, DataCollatorForSeq2Seq, default_data_collator
+from lora_np import ByteTokenizer, DataCollatorForSeq2Seq, DataCollatorWithPadding, default_data_collator
 from lora_np.training.collators import CollatedData
 
 ROWS = [{"input_ids": [i] * n, "labels": [i] * n, "text": "x"} for i, n in enumerate([3, 1, 2, 5, 4], 1)]
@@ -42,3 +42,28 @@ def test_rows_of_one_length_need_no_tokenizer():
     }
     with pytest.raises(ValueError, match="unlike lengths"):
         default_data_collator(ROWS)
+
+
+LABELLED = [{"input_ids": [i] * n, "label": i % 2, "text": "x"} for i, n in enumerate([3, 1, 2, 3], 1)]
+
+
+def test_rows_with_a_label_each_are_filled_up():
+    batch = data(DataCollatorWithPadding(ByteTokenizer()), LABELLED).batch(0, 0)
+    assert batch["input_ids"].shape[0] == batch["labels"].shape[0] == 2
+    assert batch["labels"].tolist() == [int(row[0]) % 2 for row in batch["input_ids"]]
+    whole = default_data_collator([LABELLED[0], LABELLED[3]])
+    assert {k: v.tolist() for k, v in whole.items()} == {"input_ids": [[1] * 3, [4] * 3], "labels": [1, 0]}
+    assert default_data_collator([{"input_ids": [1], "label": 0.5}])["labels"].tolist() == [0.5]
+    assert "labels" not in DataCollatorWithPadding(ByteTokenizer())([{"input_ids": [1]}])
+
+
+@pytest.mark.parity
+def test_filled_up_as_transformers_does():
+    import transformers
+
+    tokenizer = ByteTokenizer()
+    rows = [{k: v for k, v in row.items() if k != "text"} for row in LABELLED]
+    for options in ({}, {"pad_to_multiple_of": 8}):
+        expected = transformers.DataCollatorWithPadding(tokenizer, return_tensors="np", **options)(rows)
+        ours = DataCollatorWithPadding(tokenizer, **options)(rows)
+        assert {k: np.asarray(v).tolist() for k, v in expected.items()} == {k: v.tolist() for k, v in ours.items()}

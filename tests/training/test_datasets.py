@@ -1,7 +1,10 @@
 """Data sets of Hugging Face's kind: named columns, and rows by number."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pytest
+from classifier_helpers import tiny_classifier
 from training_helpers import full
 
 from lora_np import ByteTokenizer, ExampleData, Trainer, TrainingArguments
@@ -94,7 +97,39 @@ def test_what_has_no_rows_is_refused(given):
         rows_of(given, "train_dataset")
 
 
-def test_the_package_itself_where_it_is_there():
-    datasets = pytest.importorskip("datasets")
+def test_an_empty_data_set_and_a_table_of_pandas_are_refused():
+    with pytest.raises(ValueError, match="examples is empty: there is no row in it"):
+        ExampleData(Table({"text": []}), ByteTokenizer(), 64, 2)
+    frame = SimpleNamespace(columns=["text"], __iter__=lambda: iter(["text"]))
+    with pytest.raises(TypeError, match="examples should be a list of dicts"):
+        ExampleData(frame, ByteTokenizer(), 64, 2)
+
+
+def test_labels_of_whole_rows_are_learnt_by_a_classifier():
+    rows = {"input_ids": [[1, 2, 3], [4, 5], [6]], "label": [0, 1, 0], "text": TEXTS}
+    arguments = TrainingArguments(steps=2, per_device_train_batch_size=2)
+    trainer = Trainer(tiny_classifier(vocab_size=256), arguments, train_dataset=Table(rows), tokenizer=ByteTokenizer())
+    assert 0 < trainer.train().training_loss < 2
+
+
+@pytest.fixture(scope="module")
+def package():
+    """Hugging Face's package, where it is installed."""
+    return pytest.importorskip("datasets")
+
+
+def test_the_package_itself_where_it_is_there(package):
     for columns, expected in KINDS:
-        assert examples_of(datasets.Dataset.from_dict(columns)) == expected
+        whole = package.Dataset.from_dict(columns)
+        for given in (whole, whole.to_iterable_dataset(), whole.with_format("numpy"), whole.with_format("pandas")):
+            assert examples_of(given) == expected
+
+
+def test_its_map_with_a_tokenizer_then_a_trainer(package):
+    whole, tokenizer = package.Dataset.from_dict({"text": TEXTS, "label": [0, 1, 0]}), ByteTokenizer()
+    assert len(tokenizer(whole["text"])["input_ids"]) == 3
+    rows = whole.map(lambda batch: tokenizer(batch["text"], truncation=True, max_length=9), batched=True)
+    arguments = TrainingArguments(steps=2, per_device_train_batch_size=2)
+    for given in (rows, rows.with_format("numpy"), rows.to_iterable_dataset()):
+        trainer = Trainer(tiny_classifier(vocab_size=256), arguments, train_dataset=given, tokenizer=tokenizer)
+        assert 0 < trainer.train().training_loss < 2
