@@ -95,7 +95,6 @@ class PeftConfig(NamedFields):
         "peft_type",
         "peft_version",
     }  # in a file: no matter
-    in_files: ClassVar[dict[str, dict[Any, Any]]] = {}  # {field: {value in a file: what it means when read}}
     usual_targets: ClassVar[dict[str, list[str]]] = {}  # {model_type: target_modules}, where they are not LoRA's
 
     def __post_init__(self):
@@ -191,9 +190,6 @@ class PeftConfig(NamedFields):
             if why is not None and values.get(name) not in NOTHING:
                 raise ValueError(f"{source} has {name} = {fields[name]!r}, which is not supported: {why}")
         values = {name: value for name, value in values.items() if name not in cls.unsupported}
-        for name, meanings in cls.in_files.items():
-            if isinstance(values.get(name), str):
-                values[name] = meanings.get(values[name].lower(), values[name])
         try:
             return cls(**values)
         except (TypeError, ValueError, AttributeError) as error:

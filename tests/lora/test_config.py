@@ -357,6 +357,7 @@ def test_a_field_that_would_change_the_computation_is_never_ignored(tmp_path, na
         ),
         ({"init_lora_weights": "loftq", "loftq_config": {"loftq_bits": 2}}, "loftq_bits must be one of 4, 8, got 2"),
         ({"init_lora_weights": "loftq", "loftq_config": {"loftq_iter": 0}}, "loftq_iter must be a whole number"),
+        ({"init_lora_weights": "corda", "corda_config": {"cache_file": 3}}, "cache_file must be a file's path or None"),
         ({"init_lora_weights": "pissa", "lora_alpha": 0}, "'pissa' needs lora_alpha > 0, got 0"),
         ({"init_lora_weights": "mica", "use_dora": True}, "'mica' does not go with use_dora"),
         ({"r": 10**30}, "r must be at most 2147483647, got 10000"),

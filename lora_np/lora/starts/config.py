@@ -3,6 +3,8 @@
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass
+from os import PathLike, fspath
+from types import NoneType
 from typing import Any, ClassVar
 
 from ...keywords import NamedFields
@@ -88,6 +90,14 @@ class CordaConfig(StartConfig):
 
     flags = ("verbose", "use_float16_for_covariance", "prune_temporary_fields")
     choices: ClassVar[dict[str, tuple[Any, ...]]] = {"corda_method": ("ipm", "kpm")}
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("cache_file", "covariance_file"):
+            path = getattr(self, name)
+            if not isinstance(path, (str, PathLike, NoneType)):
+                raise ValueError(f"CordaConfig: {name} must be a file's path or None, got {shortened(path)}")
+            setattr(self, name, None if path is None else fspath(path))
 
 
 @dataclass

@@ -35,7 +35,7 @@ def gather(
     on_input      told (name, x) at each call, with the layer's input x (..., in) as a NumPy array, not a copy
     on_backward   told (name) each time a gradient comes back through the layer's result
     Batches are not cut into shards meanwhile, so that one call of the model is one call of each layer. With any error,
-    in `run` too, the layers are as they were. ValueError if a layer was never called; TypeError if `run` is no function.
+    in `run` too, the layers are as they were. ValueError if a layer was never called; TypeError if run is no function.
     """
     if not callable(run):
         raise TypeError(wrong(run, "what is to be run", "a function without arguments that calls the model"))

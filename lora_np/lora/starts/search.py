@@ -9,6 +9,7 @@ import numpy as np
 
 from ...autograd import Tensor
 from ...autograd.tensor import data
+from ..model_adapter import PREFIX
 from ..types import Array
 from .pca import Directions
 
@@ -25,12 +26,14 @@ class Search:
             raise ValueError(
                 f"prepare_layer_inputs_fn has {', '.join(unknown)}, and the adapted layers: {list(layers)}"
             )
-        self.ranks = {name: config.rank_and_alpha(name)[0] for name in layers}
+        self.ranks = {name: config.rank_and_alpha(name.removeprefix(PREFIX))[0] for name in layers}
 
     def rows(self, name: str, x: Array, model_input: Any) -> Array:
         """The rows (N, in) of a layer's input that count, in float32 or better."""
         prepare = self.prepare.get(name) if isinstance(self.prepare, Mapping) else self.prepare
         found = x.reshape(-1, x.shape[-1]) if prepare is None else np.asarray(data(prepare(x, model_input, name)))
+        if not np.isfinite(found).all():
+            raise ValueError(f"{name}: its inputs have NaN or infinity in them")
         return found.astype(np.result_type(found.dtype, np.float32), copy=False)
 
     def found(self, batches: list[Any], run_over: Any) -> dict[str, Tensor]:

@@ -270,6 +270,13 @@ def test_what_is_refused(error, action, message):
     assert message in str(refusal(error, action))
 
 
+def test_inputs_that_are_not_finite():
+    model = eva_model()
+    model.transformer.h[1].ln_1.bias.data = np.full(16, np.nan, np.float32)
+    message = refusal(ValueError, lambda: initialize_lora_eva_weights(model, BATCHES))
+    assert "transformer.h.1.attn.c_attn: its inputs have NaN or infinity in them" in message
+
+
 def test_directions_that_do_not_settle(monkeypatch):
     monkeypatch.setattr("lora_np.lora.starts.search.MOST_PASSES", 3)
     model = eva_model(eva_config=EvaConfig(tau=1.0))

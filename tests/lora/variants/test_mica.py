@@ -69,7 +69,7 @@ def test_a_head_that_follows_the_embedding():
     tied = tiny_llama(tie_word_embeddings=True)
     model = mica_model("llama", tied, target_modules=["q_proj", "embed_tokens"], ensure_weight_tying=True)
     np.testing.assert_array_equal(logits_of(model), logits_of(tiny_llama(tie_word_embeddings=True)))
-    assert {name.split(".")[-2] for name in gradients(perturbed(model))} == {"lora_A", "lora_embedding_A"}
+    assert not [name for name in gradients(perturbed(model)) if "_A." not in name]
 
 
 def test_a_base_in_four_bits():
