@@ -84,7 +84,10 @@ class Adapter(nn.Module):
         if isinstance(target.layer, nn.Embedding):
             raise ValueError(f"{config.peft_type} adapts linear layers here; {target.name} is an Embedding")
         if target.parts:
-            raise ValueError(f"{config.peft_type} adapts whole layers, not {', '.join(target.parts)} of {target.name}")
+            parts = ", ".join(f"{target.name}.{part}" for part in target.parts)
+            raise ValueError(
+                f"{config.peft_type} adapts whole layers: name them whole in target_modules, not as {parts}"
+            )
 
     @classmethod
     def shared(cls, config: Config, targets: list[Target]) -> dict[str, Tensor]:

@@ -216,9 +216,11 @@ def _check_weights(model, config, targets):
 
 
 def _correct_orientation(config, layers):
-    """Layers know their own `fan_in_fan_out`: a config that has it and says otherwise is put right, with a warning."""
+    """Layers know their own `fan_in_fan_out`: a config that says otherwise is put right, with a warning."""
+    if "fan_in_fan_out" not in config.__dict__:  # a kind that has no such setting
+        return
     linear = next((layer for layer in layers if not isinstance(layer, nn.Embedding)), None)
-    if linear is not None and "fan_in_fan_out" in config.flags and config.fan_in_fan_out != linear.fan_in_fan_out:
+    if linear is not None and config.fan_in_fan_out != linear.fan_in_fan_out:
         kind = type(linear).__name__
         warn(f"fan_in_fan_out set to {linear.fan_in_fan_out}, as {kind} layers need it")
         config.fan_in_fan_out = linear.fan_in_fan_out

@@ -118,6 +118,7 @@ class PeftConfig(NamedFields):
         if self.bias not in biases:
             raise ValueError(f"bias must be one of {', '.join(map(repr, biases))}, got {self.bias!r}")
         self.target_modules = check_names("target_modules", self.target_modules)
+        self.exclude_modules = check_names("exclude_modules", self.exclude_modules)
         if isinstance(self.target_modules, list) and not self.target_modules:
             raise ValueError("target_modules is empty: name at least one module, or 'all-linear'")
         if isinstance(self.modules_to_save, str):
