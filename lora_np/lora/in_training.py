@@ -40,8 +40,11 @@ def add_terms(tuner: Any, output: Any) -> Any:
 
 def method_of_kinds(configs: Mapping[str, Any], name: str) -> str | None:
     """The name here of a method that PEFT's model has under this one with such adapters; None if it has none."""
-    kinds = (known(config.peft_type)[1][-1] for config in configs.values())
-    return next((kind.model_methods[name] for kind in kinds if name in kind.model_methods), None)
+    for config in configs.values():
+        kind = known(config.peft_type)[1][-1]
+        if name in kind.model_methods:
+            return kind.model_methods[name]
+    return None
 
 
 def step_hook(model: nn.Module) -> Callable[[int], None]:

@@ -48,7 +48,13 @@ from ..peft_config import PeftType, check_alpha, check_rank
 from ..types import Array, Layer
 from .triplets import Triplets, allocate
 
+OF_LORA = Unused("it is for LoraConfig: AdaLoRA begins and trains in its own way", (False, [], {}))
 OWN_SCALE = "AdaLoRA's scale is lora_alpha / init_r"
+OF_LORA_ALONE = (
+    *("loftq_config", "eva_config", "corda_config", "lora_ga_config", "velora_config", "alora_invocation_tokens"),
+    *("use_qalora", "monteclora_config", "layer_replication", "target_parameters", "use_bdlora", "arrow_config"),
+    "kasa_config",
+)
 NOT_IN_ADALORA = {
     "use_dora": Unused("DoRA does not go with AdaLoRA"),
     "use_rslora": Unused(OWN_SCALE),
@@ -87,7 +93,7 @@ class AdaLoraConfig(LoraConfig):
     total_step: int | None = None
 
     __repr__ = changed_settings
-    unsupported = NOT_IN_LORA | NOT_IN_ADALORA
+    unsupported = dict.fromkeys(OF_LORA_ALONE, OF_LORA) | NOT_IN_LORA | NOT_IN_ADALORA
     prefix, patterns = "lora", ()
 
     def __post_init__(self):

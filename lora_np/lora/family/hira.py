@@ -26,7 +26,7 @@ from ...autograd.shape_ops import embedding, transpose
 from ...settings import changed_settings
 from ..adapter import Adapter, Target
 from ..base_layer import oriented
-from ..patterns import check_names, checked_patterns, first_match, shortened
+from ..patterns import checked_patterns, first_match, shortened
 from ..peft_config import PeftConfig, PeftType, check_dropout, check_rank
 from ..types import Array, Input, Layer
 
@@ -62,7 +62,6 @@ class HiraConfig(PeftConfig):
         check_rank("r", self.r)
         check_dropout("hira_dropout", self.hira_dropout)
         super().__post_init__()
-        self.exclude_modules = check_names("exclude_modules", self.exclude_modules)
         kind = self.init_weights.lower() if isinstance(self.init_weights, str) else self.init_weights
         self.init_weights = False if kind is None else kind
         if not isinstance(kind, bool | None) and kind != "gaussian":

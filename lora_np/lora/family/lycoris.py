@@ -14,7 +14,7 @@ from ...autograd import Tensor
 from ...autograd.devices import array_module
 from ...autograd.random import generator
 from ..adapter import Adapter, Target
-from ..patterns import check_names, checked_patterns, first_match
+from ..patterns import checked_patterns, first_match
 from ..peft_config import PeftConfig, check_alpha, check_dropout, check_rank
 from ..types import ABSENT, Array, Layer
 
@@ -47,7 +47,6 @@ class LycorisConfig(PeftConfig):
         for name in ("rank_dropout", "module_dropout"):
             check_dropout(name, getattr(self, name))
         super().__post_init__()
-        self.exclude_modules = check_names("exclude_modules", self.exclude_modules)
 
     @property
     def lora_alpha(self) -> float:

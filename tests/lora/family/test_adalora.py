@@ -22,7 +22,7 @@ from lora_helpers import assert_merges, gradients, logits_of, refusal, relative,
 from lora_np import LoraConfig, PeftModel, get_peft_model, nn, train
 from lora_np.autograd.gradcheck import gradcheck
 from lora_np.lora import AdaLoraConfig
-from lora_np.lora.family.adalora import from_orthogonal
+from lora_np.lora.family.adalora import OF_LORA_ALONE, from_orthogonal
 from lora_np.lora.family.triplets import budget
 from lora_np.storage import read_json
 from lora_np.training import TrainingArguments
@@ -278,6 +278,14 @@ def test_what_is_refused_by_the_constructor_and_in_files(options, message):
     in_file = refusal(ValueError, lambda: AdaLoraConfig.from_dict({"peft_type": "ADALORA", **options}, "a.json"))
     assert message in in_file
     assert in_file.startswith("a.json")
+
+
+@pytest.mark.parametrize("field", OF_LORA_ALONE)
+def test_what_is_for_lora_alone_is_refused_whatever_lora_can_do(field):
+    given = {"use_qalora": True, "alora_invocation_tokens": [1], "layer_replication": [(0, 1)]}
+    value = given.get(field, {"some": "thing"})
+    assert f"AdaLoraConfig: {field}=" in refusal(ValueError, lambda: AdaLoraConfig(total_step=3, **{field: value}))
+    assert field in AdaLoraConfig.unsupported
 
 
 def test_r_is_not_used_and_says_so():

@@ -139,7 +139,7 @@ def test_layers_that_it_does_not_adapt():
     before = snapshot(model)
     assert "embed_tokens is an Embedding" in refusal(ValueError, lambda: get_peft_model(model, config))
     assert snapshot(model) == before
-    part = "LOHA adapts whole layers, not q of transformer.h.0.attn.c_attn"
+    part = "LOHA adapts whole layers: name them whole in target_modules, not as transformer.h.0.attn.c_attn.q"
     assert part in refusal(ValueError, lambda: adapted(LoHaConfig, "gpt2", target_modules=["c_attn.q"]))
 
 
