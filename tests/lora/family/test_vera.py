@@ -122,6 +122,7 @@ def test_renaming_deleting_and_switching_off():
         (lambda: vera_config(vera_dropout=1.0), r"vera_dropout must be in [0, 1)"),
         (lambda: vera_config(bias="lora_only"), "'vera_only'"),
         (lambda: get_peft_model(tiny_model(), VeraConfig(r=2, target_modules=["wte"])), "wte is an Embedding"),
+        (lambda: get_peft_model(tiny_model(), VeraConfig(r=2, target_modules=["c_attn.q"])), "adapts whole layers"),
         (lambda: vera().add_adapter("b", LoraConfig(target_modules=["c_attn"])), "adapters of one kind"),
         (lambda: vera().set_scale("default", 2), "no scaling"),
         (lambda: vera().add_weighted_adapter(["default"], [1.0], "sum"), "only plain LoRA"),
