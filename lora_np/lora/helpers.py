@@ -8,6 +8,7 @@ import numpy as np
 
 from .. import nn
 from ..expect import A_MODEL, expect
+from .kinds import known
 from .layer import AdaptedLayer, LowRankAdapter
 from .peft_config import PeftConfig
 from .peft_model import PeftModel
@@ -26,7 +27,14 @@ def inject_adapter_in_model(
 
     The adapter takes part and is trained; the rest is frozen. `model.peft_config` has the configuration, as in PEFT,
     for `get_peft_model_state_dict` and its like. state_dict: numbers for the adapter, without "base_model.model.".
+    ValueError for a kind whose layers train tensors together: these have no place in the model.
     """
+    kind = getattr(peft_config, "peft_type", None)
+    if kind and any(one.in_common for one in known(kind)[1]):
+        raise ValueError(
+            f"the layers of a {kind} adapter train tensors together, which have no place in a model "
+            "without a PeftModel around it: use get_peft_model(model, config)"
+        )
     tuner = PeftModel(model, peft_config, adapter_name).base_model
     model.peft_config = tuner.peft_config
     if state_dict is not None:

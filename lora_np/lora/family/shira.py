@@ -134,9 +134,9 @@ class ShiraAdapter(Adapter):
     def read(self, arrays: dict[str, Array], prefix: str) -> None:
         """Look at the places, which Windows' PEFT writes as floats: each in the weight, and none twice."""
         key = f"{prefix}shira_indices"
-        given = arrays.get(key)
-        if given is None or given.ndim != 2 or len(given) != 2:
+        if key not in arrays or arrays[key].ndim != 2 or len(arrays[key]) != 2:
             return
+        given = to_numpy(arrays[key])
         places = given.astype(np.int64) if np.isfinite(given).all() else given
         wrong = (places != given) | (places < 0) | (places >= np.array(self.sizes)[:, None])
         if wrong.any():

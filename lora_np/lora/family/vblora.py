@@ -22,7 +22,7 @@ import numpy as np
 from ... import nn
 from ...autograd import Tensor
 from ...autograd import functional as F
-from ...autograd.devices import array_module
+from ...autograd.devices import array_module, to_numpy
 from ...autograd.dispatch import matmul
 from ...autograd.selection import topk
 from ...autograd.shape_ops import embedding, swapaxes
@@ -159,7 +159,8 @@ class VBLoRAAdapter(Adapter):
                 continue
             if BANK not in arrays or arrays[BANK].shape[:1] != (h,):
                 raise ValueError(f"{BANK} is missing, or has other than num_vectors = {h} vectors")
-            arrays[key] = _logits(key, arrays.pop(key + INDICES), arrays.pop(key + WEIGHTS), h)
+            places, weights = (to_numpy(arrays.pop(key + ending)) for ending in (INDICES, WEIGHTS))
+            arrays[key] = _logits(key, places, weights, h)
 
 
 def _index_dtype(h):
