@@ -51,7 +51,8 @@ class Adapter(nn.Module):
     names_in_file   {own name: name in the file} where the two differ
     learns_faster   the attributes whose Parameters LoRA+ gives a higher rate
     idle_if_zero    the name in the file of a tensor: where it is all zero, the adapter changes nothing
-    plain           is it ΔW = s·B A and nothing else? Only such adapters can be combined
+    plain           is it ΔW = s·B A and nothing else? Such adapters can be combined
+    adds_up         are several combined by adding up their tensors, each times a weight?
     initial         (A, B, s): its initialisation took s·B A out of the base weight; None if it took nothing
     brings_base     did its file have another weight for its layer, which was put there? Then it is saved with it
     fused           None, or a method (layer, x) -> layer's result and update in one operation
@@ -61,7 +62,7 @@ class Adapter(nn.Module):
     names_in_file: Mapping[str, str] = {}
     learns_faster: tuple[str, ...] = ()
     idle_if_zero: str | None = None
-    plain = False
+    plain = adds_up = False
     brings_base = False
     initial: tuple[Array, Array, float] | None = None
     fused: Callable[[Layer, Input], Tensor] | None = None
