@@ -54,7 +54,8 @@ class Adapter(nn.Module):
     in_common       the attributes that hold Parameters of `shared`, which all its layers train together
     learns_faster   the attributes whose Parameters LoRA+ gives a higher rate
     idle_if_zero    the name in the file of a tensor: where it is all zero, the adapter changes nothing
-    plain           is it ΔW = s·B A and nothing else? Only such adapters can be combined
+    plain           is it ΔW = s·B A and nothing else? Such adapters can be combined
+    adds_up         are several combined by adding up their tensors, each times a weight?
     stacks          is `update` s·B(A(dropout(x))) and nothing else, with `lora_A` and `lora_B`? Then, where rows of a
                     batch have adapters of their own, those of many are computed as one: see rows.py
     initial         (A, B, s): its initialisation took s·B A out of the base weight; None if it took nothing;
@@ -70,8 +71,7 @@ class Adapter(nn.Module):
     in_common: tuple[str, ...] = ()
     learns_faster: tuple[str, ...] = ()
     idle_if_zero: str | None = None
-    plain = False
-    stacks = False
+    plain = adds_up = stacks = False
     brings_base = False
     initial: tuple[Any, ...] | None = None
     fused: Callable[[Layer, Input], Tensor] | None = None

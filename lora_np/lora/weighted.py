@@ -29,6 +29,7 @@ def combined(
     configs: {adapter: its config}. options: those of `combine.combine`. A layer that has only some of the adapters
     combines those. One adapter alone is only scaled, as in PEFT, whatever the kind; but an `svd_rank` with "svd" is
     heeded. ValueError if an adapter is more than plain LoRA on linear layers, or for the reasons of `combine.combine`.
+    Those of a kind that `adds_up`, (IA)³, are added up.
     """
     if not adapters or len(adapters) != len(weights):
         raise ValueError(f"{len(adapters)} adapters and {len(weights)} weights: give each adapter a weight")
@@ -39,6 +40,9 @@ def combined(
     for adapter in adapters:
         if tuner.adapter(adapter).copies:
             raise ValueError(f"{adapter} trains modules whole (modules_to_save), which cannot be combined")
+    found = {adapter: tuner.adapter(adapter).adapters for adapter in adapters}
+    if all(adapter.adds_up for own in found.values() for adapter in own.values()):
+        return _added_up(configs[adapters[0]], found, weights, kind)
     if len(adapters) == 1 and not (kind == "svd" and options.get("svd_rank")):
         combined_rank(kind, [1])  # refuses an unknown kind
         kind = "linear"
@@ -51,6 +55,22 @@ def combined(
         f"{PREFIX}{t}.lora_{letter}.weight": X for t, AB in made.items() for letter, X in zip("AB", AB, strict=True)
     }
     return _config(configs[adapters[0]], {target: len(A) for target, (A, _) in made.items()}), arrays
+
+
+def _added_up(like, found, weights, kind):
+    """(config, arrays) of Σ w · tensors of the {adapter: {layer: Adapter}}, for each layer of those that have it."""
+    if kind not in ("svd", "linear"):  # the first is what stands for nothing said
+        raise ValueError(f"{like.peft_type} adapters are added up: combination_type={kind!r} is for LoRA")
+    layers, arrays = {}, {}
+    for own, weight in zip(found.values(), weights, strict=True):
+        for target, adapter in own.items():
+            layers.setdefault(target, adapter)
+            for key, array in adapter.saved_arrays().items():
+                name = f"{PREFIX}{target}.{key}"
+                if name in arrays and arrays[name].shape != array.shape:
+                    raise ValueError(f"{name} is {arrays[name].shape} in one and {array.shape} in another: no sum")
+                arrays[name] = arrays.get(name, 0) + array * float(weight)
+    return like.united(layers), arrays
 
 
 def _combine_in(target, layer, present, kind, options):

@@ -13,9 +13,11 @@ Claimed: with T0 of 11B, trained on few examples and two more losses, better tha
 context, at 0.01 % of the parameters.
 """
 
+import dataclasses
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 from ... import nn
 from ...autograd import Tensor
@@ -84,6 +86,12 @@ class IA3Config(PeftConfig):
             if self._no_targets() or isinstance(self.target_modules, str):  # a list must be among the targets in files
                 self.feedforward_modules = rf".*({'|'.join(map(re.escape, FEEDFORWARD[kind]))})"
 
+    def united(self, layers: Mapping[str, Any]) -> Self:
+        """One like this for just these {layer: IA3Adapter}, as `add_weighted_adapter` makes."""
+        names = [name for name, adapter in layers.items() if adapter.feedforward]
+        others: dict[str, Any] = dict.fromkeys(("exclude_modules", "modules_to_save"))
+        return dataclasses.replace(self, target_modules=list(layers), feedforward_modules=names, **others)
+
     def is_feedforward(self, name: str) -> bool:
         """Is the layer with this dotted name scaled at its input?"""
         names = self.feedforward_modules or ()
@@ -95,6 +103,7 @@ class IA3Config(PeftConfig):
 class IA3Adapter(Multiplicative):
     """l, `ia3_l` (out, 1), or (1, in) in a feed-forward layer, beside one linear layer."""
 
+    adds_up = True
     ia3_l: Any  # a Parameter
 
     def __init__(self, config: IA3Config, target: Target) -> None:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from family_c_helpers import FamilyTests
-from lora_helpers import logits_of, refusal, tiny_llama, tiny_model
+from lora_helpers import hugging_face_twin, logits_of, refusal, relative, tiny_llama, tiny_model
 
 from lora_np import PeftModel, get_peft_model
 from lora_np.lora import IA3Config
@@ -57,9 +57,46 @@ def test_only_the_output_of_a_layer_has_a_bias_to_scale():
         np.testing.assert_array_equal(merged, bias * np.float32(expected))
 
 
+def two_adapters():
+    """A model with "default" and "b", which has one layer more in each block."""
+    options = {"feedforward_modules": ["down_proj"], "init_ia3_weights": False}
+    model = get_peft_model(tiny_llama(), IA3Config(target_modules=["k_proj", "down_proj"], **options))
+    model.add_adapter("b", IA3Config(target_modules=["k_proj", "down_proj", "v_proj"], **options))
+    return model
+
+
+def test_weighted_sums_of_adapters(tmp_path):
+    model = two_adapters()
+    model.add_weighted_adapter(["default", "b"], [0.25, 2.0], "sum")
+    for name, layer in model.base_model.layers():
+        scales = {n: adapter.ia3_l.data for n, adapter in layer.adapters.items()}
+        expected = 0.25 * scales.get("default", 0) + 2.0 * scales["b"]
+        np.testing.assert_allclose(scales["sum"], expected, rtol=1e-6, err_msg=name)
+    model.set_adapter("sum")
+    model.save_pretrained(tmp_path, selected_adapters=["sum"])
+    loaded = PeftModel.from_pretrained(tiny_llama(), tmp_path / "sum")
+    np.testing.assert_array_equal(logits_of(loaded), logits_of(model))
+
+
+@pytest.mark.parity
+def test_weighted_sums_are_pefts(tmp_path):
+    import peft
+
+    model = two_adapters()
+    model.save_pretrained(tmp_path)
+    theirs = peft.PeftModel.from_pretrained(hugging_face_twin(tiny_llama()), tmp_path)
+    theirs.load_adapter(tmp_path / "b", "b")
+    theirs.base_model.add_weighted_adapter(["default", "b"], [0.25, 2.0], "sum")
+    model.base_model.add_weighted_adapter(["default", "b"], [0.25, 2.0], "sum")
+    model.set_adapter("sum")
+    theirs.set_adapter("sum")
+    assert relative(logits_of(model), logits_of(theirs.eval())) < 2e-5
+
+
 @pytest.mark.parametrize(
     ("action", "message"),
     [
+        (lambda: two_adapters().add_weighted_adapter(["default", "b"], [1, 1], "c", "ties"), "'ties' is for LoRA"),
         (lambda: IA3Config(target_modules=["a"], feedforward_modules=["b"]), "feedforward_modules has b"),
         (lambda: IA3Config(feedforward_modules=3), "feedforward_modules must be a list"),
         (lambda: IA3Config(init_ia3_weights="no"), "init_ia3_weights must be True or False"),
