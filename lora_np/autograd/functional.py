@@ -9,7 +9,7 @@ from .shape_ops import check_ids
 from .tensor import Tensor, data, needs_grad, record
 from .threads import in_pieces
 
-LEAST_SHARED = 2**18  # numbers that are read or written: with fewer, handing work to another thread costs more
+LEAST_SHARED = 2**19  # numbers that are read or written: with fewer, handing work to another thread costs more
 
 
 def _apply(name, inputs, *options):
