@@ -15,6 +15,7 @@ import numpy as np
 from ..autograd import Tensor, is_grad_enabled
 from ..autograd import functional as F
 from ..autograd.shape_ops import concatenate, stack_padded
+from ..autograd.threads import num_threads
 from .adapter import Adapter
 from .types import Array, Input
 
@@ -81,6 +82,7 @@ class Rows:
         for i, name in enumerate(self.names):
             self.places.setdefault(name, []).append(i)
         self.kept: dict[int, Kept] | None = {} if keep else None
+        self.threads = num_threads()
 
     def forward(self, layer: Any, x: Input) -> Tensor:
         """An `AdaptedLayer`'s result where row i of the batch x goes through the adapter names[i]."""
@@ -88,7 +90,7 @@ class Rows:
             x = np.broadcast_to(x, (len(self.names), len(x)))
         kept = None if self.kept is None or is_grad_enabled() else self.kept.get(id(layer))
         if kept is not None and kept.holds(layer, x):
-            return _together(layer, x, kept.dtypes[1], kept.groups)
+            return self._together(layer, x, kept.dtypes[1], kept.groups)
         table = layer.adapters
         apart = {name for name in self.places if name in table and not _stacks(table[name])}
         if len(self.places) == 1 or len(apart) == len(self.places):
@@ -105,7 +107,17 @@ class Rows:
         groups = grouped(list(adapters.values()), [self.places[name] for name in adapters], len(self.names), dtype)
         if made_from is not None:
             self.kept[id(layer)] = Kept((x.dtype, dtype), groups, *made_from)
-        return _together(layer, x, dtype, groups)
+        return self._together(layer, x, dtype, groups)
+
+    def _together(self, layer, x, dtype, groups):
+        """The base's result for all rows at once, and then the updates, group by group."""
+        y = base = layer.forward_with([], x)
+        if groups:
+            x, y = x.astype(dtype), y.astype(dtype)  # A and B are in float32, also beside a base in float16
+        for group in groups:
+            scalings = [a.scaling for a in group.adapters]
+            y = F.lora_rows(y, x, group.A, group.B, scalings, group.rows, self.threads)
+        return y.astype(base.dtype)
 
 
 def _stacks(adapter):
@@ -123,16 +135,6 @@ def _made_from(table, adapters):
     weights = _weights_of(adapters)
     nodes = [weight.node() for weight in weights]
     return table, adapters, [a for a in adapters if a.lora_dropout.p], weights, [w.data for w in weights], nodes
-
-
-def _together(layer, x, dtype, groups):
-    """The base's result for all rows at once, and then the updates, group by group."""
-    y = base = layer.forward_with([], x)
-    if groups:
-        x, y = x.astype(dtype), y.astype(dtype)  # A and B are in float32, also beside a base in float16
-    for group in groups:
-        y = F.lora_rows(y, x, group.A, group.B, [a.scaling for a in group.adapters], group.rows)
-    return y.astype(base.dtype)
 
 
 def grouped(adapters: list[Any], places: list[list[int]], batch: int, dtype: Any) -> list[Group]:

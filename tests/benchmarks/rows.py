@@ -40,17 +40,27 @@ def models(options, folder):
     base = lora_np.AutoModelForCausalLM.from_pretrained(folder)
     ours = lora_np.get_peft_model(lora_np.AutoModelForCausalLM.from_pretrained(folder), lora_np.LoraConfig(**settings))
     theirs = peft.get_peft_model(AutoModelForCausalLM.from_pretrained(folder), peft.LoraConfig(**settings))
-    for model, library in ((ours, lora_np), (theirs, peft)):
-        for name in names:
-            model.add_adapter(name, library.LoraConfig(**settings))
-        model.delete_adapter("default")
+    for name in names:
+        ours.add_adapter(name, lora_np.LoraConfig(**settings))
+    ours.delete_adapter("default")
+    _add_in_peft(theirs, names)
     rng = np.random.default_rng(0)
     numbers = dict(theirs.named_parameters())
     for name, p in ours.named_parameters():
         if ".lora_" in name:
-            p.data = (0.02 * rng.standard_normal(p.shape)).astype(np.float32)
+            p.data = (0.02 * rng.standard_normal(p.shape, np.float32)).astype(np.float32)
             numbers[name].data = torch.from_numpy(p.data)  # the same memory
     return base.eval(), ours.eval(), theirs.eval(), names
+
+
+def _add_in_peft(model, names):
+    """What its add_adapter does, without the walks over the whole model for each, which take minutes for many."""
+    config = model.peft_config["default"]
+    layers = [module for module in model.modules() if hasattr(module, "update_layer")]
+    for name in names:
+        model.peft_config[name] = config
+        for layer in layers:
+            layer.update_layer(name, config.r, lora_alpha=config.lora_alpha, config=config)
 
 
 def systems(options, folder):
