@@ -114,7 +114,7 @@ def test_modules_that_are_trained_whole_come_along(tmp_path):
 
 @pytest.mark.parity
 @quietly
-@pytest.mark.parametrize("rank", [2, 4, 0.6, 0.9, 1.0])
+@pytest.mark.parametrize("rank", [2, 0.6, 1.0])
 @each_base
 def test_pefts_ranks_and_products(tmp_path, base, rank):
     import peft
