@@ -11,6 +11,8 @@ class KVCache:
 
     Room for `capacity` tokens is made at the first use: per layer two arrays (B, K, capacity, D), filled from the left.
     Pass it to a model as `past_key_values`, inside `no_grad`; `length` says how many tokens it holds.
+    Where a layer sees a window alone (Mistral, Gemma 2 and 3), keys and values that have left it are kept as well: the
+    results are the same, for more memory than such a layer needs.
     """
 
     def __init__(self, capacity: int) -> None:

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from ..expect import A_MODEL, expect
+from ..models.classification import SequenceClassifier
 from ..models.rope import context_length
 from ..nn import Module
 from .arguments import TrainingArguments
@@ -111,5 +112,10 @@ class Trainer:
             padded = "label" in rows[0] and self.processing_class is not None
             usual = DataCollatorWithPadding(self.processing_class) if padded else default_data_collator
             return CollatedData(rows, self.data_collator or usual, size)
+        if isinstance(getattr(self.model, "get_base_model", lambda: self.model)(), SequenceClassifier):
+            raise ValueError(
+                f"{name}: a classifier learns from rows of input_ids with a label: give the tokenizer the texts first, "
+                'as dataset.map(lambda row: tokenizer(row["text"], truncation=True))'
+            )
         longest = min(LONGEST, context_length(self.model.config))
         return ExampleData(given, self.processing_class, longest, size)

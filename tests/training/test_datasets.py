@@ -110,6 +110,10 @@ def test_labels_of_whole_rows_are_learnt_by_a_classifier():
     arguments = TrainingArguments(steps=2, per_device_train_batch_size=2)
     trainer = Trainer(tiny_classifier(vocab_size=256), arguments, train_dataset=Table(rows), tokenizer=ByteTokenizer())
     assert 0 < trainer.train().training_loss < 2
+    texts = Table({"text": TEXTS, "label": [0, 1, 0]})
+    trainer = Trainer(tiny_classifier(vocab_size=256), arguments, train_dataset=texts, tokenizer=ByteTokenizer())
+    with pytest.raises(ValueError, match=r"train_dataset: a classifier learns from rows of input_ids .*dataset\.map"):
+        trainer.train()
 
 
 @pytest.fixture(scope="module")

@@ -128,6 +128,19 @@ def as_config(config: ModelConfig | str | PathLike) -> ModelConfig:
     return config if isinstance(config, ModelConfig) else AutoConfig.from_pretrained(config)
 
 
+def make_any(call: str, config: ModelConfig, wanted: Wanted, **options: Any) -> Any:
+    """A new model of this configuration, with random weights, in training mode. dtype=, and fields of it, may be given.
+
+    call: the function as the user wrote it. wanted: what is made of the language model's class.
+    """
+    expect(config, ModelConfig, "config", "a configuration, such as AutoConfig.from_pretrained(...) gives it")
+    dtype = wanted_dtype(options.pop("dtype", None), options.pop("torch_dtype", None))
+    language_model = classes_at(config.to_dict(), "config")[1]
+    fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
+    changes = said_of_labels(changes_of(call, type(config), options))
+    return wanted.head(language_model)(type(config)(**with_changes(fields, changes))).to(dtype=dtype)
+
+
 class AutoModelForCausalLM:
     """Loads whichever language model a directory or file holds."""
 
@@ -160,11 +173,7 @@ class AutoModelForCausalLM:
     @classmethod
     def from_config(cls, config: ModelConfig, **kwargs: Any) -> CausalLM:
         """A new model of this configuration, with random weights, in training mode. dtype=: as above."""
-        expect(config, ModelConfig, "config", "a configuration, such as AutoConfig.from_pretrained(...) gives it")
-        dtype = wanted_dtype(kwargs.pop("dtype", None), kwargs.pop("torch_dtype", None))
-        changes = changes_of("AutoModelForCausalLM.from_config", type(config), kwargs)
-        model = classes_at(config.to_dict(), "config")[1](dataclasses.replace(config, **changes))
-        return model.to(dtype=dtype)
+        return make_any("AutoModelForCausalLM.from_config", config, Wanted(), **kwargs)
 
 
 class AutoConfig:

@@ -4,9 +4,9 @@ from os import PathLike
 from typing import Any
 
 from ...refusals import warn
-from ..classification import CLASSIFIERS, SequenceClassifier, classifier_of
+from ..classification import SequenceClassifier, classifier_of
 from ..config import ModelConfig
-from .auto import load_any
+from .auto import load_any, make_any
 from .checkpoints import Wanted
 
 
@@ -59,9 +59,6 @@ class AutoModelForSequenceClassification:
         return load_classifier(call, pretrained_model_name_or_path, gguf_file=gguf_file, device=device, **kwargs)
 
     @staticmethod
-    def from_config(config: ModelConfig) -> SequenceClassifier:
-        """A classifier of this shape with random weights, in training mode. ValueError for an unknown model_type."""
-        kind = getattr(config, "model_type", None)
-        if kind not in CLASSIFIERS:
-            raise ValueError(f"a config of model_type {kind!r} is not known ({', '.join(CLASSIFIERS)})")
-        return CLASSIFIERS[kind](config)
+    def from_config(config: ModelConfig, **kwargs: Any) -> SequenceClassifier:
+        """A classifier of this shape with random weights, in training mode. dtype=, num_labels=, ...: as above."""
+        return make_any("AutoModelForSequenceClassification.from_config", config, Wanted(classifier_of), **kwargs)

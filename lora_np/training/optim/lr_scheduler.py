@@ -1,15 +1,15 @@
 """The learning rate's course in loops that people write themselves, under the names of torch and Transformers.
 
 `scheduler = get_linear_schedule_with_warmup(optimizer, 10, 100)`, and after each `optimizer.step()` a
-`scheduler.step()`. (`train` has its own: `schedule.py`.)
+`scheduler.step()`. What they compute stands in `schedule.py`, where `train` has it from, too.
 """
 
-import math
 from collections.abc import Callable
 from typing import Any
 
 from ...expect import expect
 from .optimizer import Optimizer
+from .schedule import rate_fraction
 
 AN_OPTIMIZER = "an optimizer, such as AdamW(model.parameters(), lr=1e-4)"
 Course = Callable[[int], float]  # the number of a step, from 0 -> the fraction of the group's learning rate
@@ -59,11 +59,7 @@ def get_linear_schedule_with_warmup(
     optimizer: Optimizer, num_warmup_steps: int, num_training_steps: int, last_epoch: int = -1
 ) -> LambdaLR:
     """Up from 0 in a straight line for the first steps, then down to 0 in another."""
-
-    def course(done: int, steps: int) -> float:
-        return max(0, steps - done) / max(1, steps)
-
-    return _with_warmup(optimizer, course, num_warmup_steps, num_training_steps, last_epoch)
+    return _named("linear", optimizer, num_training_steps, num_warmup_steps, last_epoch)
 
 
 def get_cosine_schedule_with_warmup(
@@ -74,29 +70,19 @@ def get_cosine_schedule_with_warmup(
     last_epoch: int = -1,
 ) -> LambdaLR:
     """Up from 0 in a straight line first, then along `num_cycles` periods of a cosine: half of one ends at 0."""
-
-    def course(done: int, steps: int) -> float:
-        return max(0.0, 0.5 * (1 + math.cos(2 * math.pi * num_cycles * done / max(1, steps))))
-
-    return _with_warmup(optimizer, course, num_warmup_steps, num_training_steps, last_epoch)
+    return _named("cosine", optimizer, num_training_steps, num_warmup_steps, last_epoch, num_cycles=num_cycles)
 
 
 def get_constant_schedule(optimizer: Optimizer, last_epoch: int = -1) -> LambdaLR:
     """The learning rate as it is."""
-    return LambdaLR(optimizer, lambda step: 1.0, last_epoch)
+    return _named("constant", optimizer, 0, 0, last_epoch)
 
 
 def get_constant_schedule_with_warmup(optimizer: Optimizer, num_warmup_steps: int, last_epoch: int = -1) -> LambdaLR:
     """Up from 0 in a straight line for the first steps, then as it is."""
-    return _with_warmup(optimizer, lambda done, steps: 1.0, num_warmup_steps, 0, last_epoch)
+    return _named("constant_with_warmup", optimizer, 0, num_warmup_steps, last_epoch)
 
 
-def _with_warmup(
-    optimizer: Optimizer, course: Callable[[int, int], float], warmup: int, total: int, last_epoch: int
-) -> LambdaLR:
-    """`course(done, steps)`, where the rise is over: the steps behind it that are done, and those there are."""
-
-    def fraction(step: int) -> float:
-        return step / max(1, warmup) if step < warmup else course(step - warmup, total - warmup)
-
-    return LambdaLR(optimizer, fraction, last_epoch)
+def _named(name: str, optimizer: Optimizer, total: int, warmup: int, last_epoch: int, **options: Any) -> LambdaLR:
+    """The course that `schedule.rate_fraction` has under this name."""
+    return LambdaLR(optimizer, lambda step: rate_fraction(name, step, total, warmup, options=options), last_epoch)

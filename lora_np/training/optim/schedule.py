@@ -21,9 +21,9 @@ def warmup_cosine(step: int, total: int, warmup: int = 0, floor: float = 0.0) ->
 Course = Callable[..., float]
 
 
-def linear(done: float) -> float:
-    """Down to 0 in a straight line."""
-    return max(0.0, 1 - done)
+def linear(done: float, left: float) -> float:
+    """Down to 0 in a straight line. left: the part that is not done; none where the rise takes all steps."""
+    return max(0.0, left)
 
 
 def cosine(done: float, num_cycles: float = 0.5) -> float:
@@ -82,6 +82,6 @@ def rate_fraction(
     if name == "inverse_sqrt":
         scale = options.get("timescale") or warmup or 10_000
         return 1 / math.sqrt((step + scale - warmup) / scale)
-    done = (step - warmup) / max(1, total - warmup)
-    more = {"rate": rate} if name == "polynomial" else {}
-    return SCHEDULES[name](done, **more, **options)
+    remaining = max(1, total - warmup)
+    more = {"polynomial": {"rate": rate}, "linear": {"left": (total - step) / remaining}}.get(name, {})
+    return SCHEDULES[name]((step - warmup) / remaining, **more, **options)

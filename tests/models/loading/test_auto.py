@@ -73,7 +73,8 @@ def test_an_unknown_name_is_refused_with_those_there_are(auto, name, tmp_path, m
     monkeypatch.chdir(folder)
     expected = (
         f"{name!r} is neither a directory, nor a .gguf file, nor the name of a shipped or fetched model "
-        f"('{TINY_PYTHON}', 'smollm2', 'gemma3-270m'), nor a name on the Hugging Face hub (owner/model)"
+        f"('{TINY_PYTHON}', 'smollm2', 'gemma3-270m', 'qwen2.5-coder-0.5b'), nor a name on the Hugging Face hub "
+        "(owner/model)"
     )
     assert refusal(FileNotFoundError, lambda: auto.from_pretrained(name)) == expected
 

@@ -97,8 +97,14 @@ def test_a_config_makes_one_with_random_weights():
     model = AutoModelForSequenceClassification.from_config(config_of("llama", num_labels=4))
     assert type(model) is LlamaForSequenceClassification
     assert model(IDS).logits.shape == (5, 4)
-    with pytest.raises(ValueError, match="model_type None is not known"):
+    changed = AutoModelForSequenceClassification.from_config(
+        config_of("gpt2", num_labels=4), num_labels=3, dtype="float64"
+    )
+    assert (changed.num_labels, len(changed.config.label2id), changed.dtype.name) == (3, 3, "float64")
+    with pytest.raises(TypeError, match="config should be a configuration, such as AutoConfig"):
         AutoModelForSequenceClassification.from_config("gpt2")
+    with pytest.raises(TypeError, match=r"AutoModelForSequenceClassification.from_config has no option .*'num_labels'"):
+        AutoModelForSequenceClassification.from_config(config_of("gpt2"), num_lables=3)
 
 
 @pytest.mark.parity

@@ -7,8 +7,8 @@ from lora_np import SGD, Tensor
 from lora_np.training import optim
 
 COURSES = {
-    "get_linear_schedule_with_warmup": [(0, 10), (3, 10), (5, 5)],
-    "get_cosine_schedule_with_warmup": [(0, 10), (3, 10), (2, 9, 1.5)],
+    "get_linear_schedule_with_warmup": [(0, 10), (3, 10), (5, 5), (7, 5), (0, 0)],
+    "get_cosine_schedule_with_warmup": [(0, 10), (3, 10), (2, 9, 1.5), (5, 5), (7, 5)],
     "get_constant_schedule": [()],
     "get_constant_schedule_with_warmup": [(0,), (4,)],
 }
