@@ -13,6 +13,7 @@ import numpy as np
 
 from ..autograd import Tensor
 from ..autograd.shape_ops import concatenate
+from .invocations import for_rows
 from .types import Input
 
 
@@ -76,6 +77,7 @@ def forward_rows(layer: Any, x: Input, names: Sequence[str]) -> Tensor:
     rows: dict[str, list[int]] = {}
     for i, name in enumerate(names):
         rows.setdefault(name, []).append(i)
-    parts = [layer.forward_with([n] if n in layer.adapters else [], x[np.array(i)]) for n, i in rows.items()]
+    own = [([name] if name in layer.adapters else [], np.array(i)) for name, i in rows.items()]
+    parts = [for_rows(i, layer.forward_with, names, x[i]) for names, i in own]
     order = np.argsort([i for group in rows.values() for i in group])
     return concatenate(parts)[order]

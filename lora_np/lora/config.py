@@ -11,6 +11,7 @@ from .adapter import Target
 from .init import INITS, MOST_ITERATIONS, changes_base, initial_matrices, is_known
 from .patterns import check_names, check_patterns, first_match, shortened
 from .peft_config import PeftConfig, PeftType, check_alpha, check_dropout, check_ranks
+from .special import SPECIAL, check_special
 from .types import Array
 
 DATA_DRIVEN = ("eva", "corda", "lora_ga")  # PEFT fills these in by passes over data, through calls of their own
@@ -24,7 +25,6 @@ NOT_IN_LORA = {  # PEFT's fields of LoraConfig for things that are not here: why
     "corda_config": Unused(DATA),
     "lora_ga_config": Unused(DATA),
     "velora_config": Unused("VeLoRA's smaller activations are not here; gradient_checkpointing_enable() saves memory"),
-    "alora_invocation_tokens": Unused("aLoRA, which begins at some token, is not here", ([],)),
     "use_qalora": Unused("QALoRA is not here; nn.quantize_model(model) quantises the base model"),
     "qalora_group_size": Unused(),
     "monteclora_config": Unused("MonteCLoRA is not here"),
@@ -56,6 +56,7 @@ class LoraConfig(PeftConfig):
                          tied head follows. See `variants/tokens.py`
     ensure_weight_tying  a head that is tied to the embedding is adapted, or trained whole, as one with it, if
                          target_modules or modules_to_save name "embed_tokens" or "lm_head"; see `variants/tied.py`
+    alora_invocation_tokens   act from the last occurrence of these tokens on only; see `variants/alora.py`
     The other fields are PEFT's for things that are not here: a value that would do something is a ValueError.
     """
 
@@ -122,6 +123,7 @@ class LoraConfig(PeftConfig):
         self._check_init()
         self.exclude_modules = check_names("exclude_modules", self.exclude_modules)
         self.trainable_token_indices = check_tokens(self.trainable_token_indices)
+        check_special(self)
 
     def _check_init(self):
         if isinstance(self.init_lora_weights, str):
@@ -146,6 +148,15 @@ class LoraConfig(PeftConfig):
             raise ValueError(f"init_lora_weights='orthogonal' needs even ranks, got {odd[0]}")
         if self.lora_bias and (self.use_dora or not isinstance(kind, bool)):
             raise ValueError("lora_bias goes with init_lora_weights=True or False only, and not with use_dora")
+
+    @property
+    def special(self) -> str | None:
+        """The field that makes another kind of adapter of LoRA, one of `special.SPECIAL`; None if it is as usual."""
+        own = vars(self)
+        for name in SPECIAL:
+            if own[name]:
+                return name
+        return None
 
     @property
     def scaling(self) -> float:

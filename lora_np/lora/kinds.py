@@ -8,6 +8,7 @@ from typing import Any
 
 from .adapter import Adapter, Target, dtype_beside
 from .family import FAMILY
+from .special import SPECIAL
 from .types import Config, Layer
 
 KINDS: dict[str, tuple[Any, tuple[type[Adapter], ...]]] = {}  # {peft_type: (configuration, kinds, special ones first)}
@@ -37,13 +38,16 @@ def config_class(peft_type: Any, source: Any) -> Any:
 
 
 def peft_type_of(adapter: Adapter) -> str:
-    """The peft_type that an adapter's kind is of."""
-    return next(name for name, (_, kinds) in KINDS.items() if isinstance(adapter, kinds))
+    """The peft_type that an adapter's kind is of. Kinds that no table has are LoRA's, for one setting of its."""
+    return next((name for name, (_, kinds) in KINDS.items() if isinstance(adapter, kinds)), "LORA")
 
 
 def kind_of(config: Config, target: Target) -> type[Adapter]:
     """The kind of adapter that `config` puts beside a `Target`."""
-    return target.kind or next(kind for kind in known(config.peft_type)[1] if kind.wanted(config, target))
+    if target.kind or config.special is None:
+        return target.kind or next(kind for kind in known(config.peft_type)[1] if kind.wanted(config, target))
+    module, kind = SPECIAL[config.special]
+    return getattr(importlib.import_module(f".variants.{module}", __package__), kind)
 
 
 def make_adapter(config: Config, target: Target) -> Adapter:

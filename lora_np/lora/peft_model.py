@@ -12,13 +12,14 @@ from ..expect import A_MODEL, expect
 from ..keywords import near_misses
 from ..refusals import refuses_here
 from .accepted import accept, accept_dtype
+from .invocations import invocations
 from .layer import AdaptedLayer
 from .lora_model import LoraModel
 from .model_adapter import new_adapter
 from .names import check_new_name
 from .peft_config import PeftConfig, TaskType, check_alpha
 from .persistent import Persistent
-from .row_calls import checked_rows, generating, in_rows
+from .row_calls import forward_in_rows, generating
 from .saved_modules import ModulesToSave
 from .status import TunerLayerStatus, TunerModelStatus, format_status, get_layer_status, get_model_status
 from .weighted import combined
@@ -114,19 +115,19 @@ class PeftModel(Persistent):
         if config.inference_mode:  # for use, not for training
             self.requires_grad_(False)
 
-    def forward(self, *args: Any, adapter_names: Iterable[str] | None = None, **kwargs: Any) -> Any:
+    def forward(
+        self, *args: Any, adapter_names: Iterable[str] | None = None, alora_offsets: Any = None, **kwargs: Any
+    ) -> Any:
         """Call the model with the active adapters.
 
         adapter_names: a name for each row of the batch, to use its own adapter for each; "__base__" stands for none.
+        alora_offsets: on how many of the last tokens of each row aLoRA acts, if it is not to be found in input_ids.
         """
         if self.training and is_grad_enabled():
             self._refuse_if_merged("training")
-        if adapter_names is None:
+        if adapter_names is None and not invocations(self.peft_config, self.active_adapters):
             return self.base_model.model(*args, **kwargs)
-        ids = kwargs.get("input_ids", args[0] if args else None)
-        names = checked_rows(self, adapter_names, 0 if ids is None else len(ids))
-        with in_rows(self, names):
-            return self.base_model(*args, **kwargs)
+        return forward_in_rows(self, adapter_names, alora_offsets, args, kwargs)
 
     def _warn_of_missing_parts(self):
         for name, config in self.peft_config.items():

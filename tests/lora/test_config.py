@@ -89,7 +89,6 @@ NOT_HERE = {
     "corda_config": object(),
     "lora_ga_config": object(),
     "velora_config": {"num_groups": 2},
-    "alora_invocation_tokens": [5],
     "use_qalora": True,
     "monteclora_config": object(),
     "layer_replication": [(0, 2)],

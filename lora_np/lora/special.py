@@ -1,0 +1,28 @@
+"""Settings of `LoraConfig` that make another kind of adapter of LoRA, and in which file of `variants/` it is."""
+
+from collections.abc import Sequence
+from typing import Any
+
+from .patterns import shortened
+
+SPECIAL = {  # {field of LoraConfig: (module in variants/, class of the kind)}
+    "alora_invocation_tokens": ("alora", "ActivatedLora"),
+}
+
+
+def check_special(config: Any) -> None:
+    """Put those fields into their usual forms. ValueError for wrong ones, and for settings that do not go together."""
+    config.alora_invocation_tokens = _invocation(config.alora_invocation_tokens)
+    wanted = [name for name in (*SPECIAL, "use_dora", "lora_bias") if getattr(config, name)]
+    if len(wanted) > 1 and wanted != ["use_dora", "lora_bias"]:  # which is refused in other words
+        raise ValueError(f"{' and '.join(wanted)} do not go together: each makes another kind of adapter; choose one")
+
+
+def _invocation(given):
+    """`alora_invocation_tokens` as a list of Python's integers; None for none."""
+    tokens = given.tolist() if hasattr(given, "tolist") else given
+    if tokens is None or (isinstance(tokens, Sequence) and not len(tokens)):
+        return None
+    if not isinstance(tokens, list | tuple) or not all(type(i) is int and i >= 0 for i in tokens):
+        raise ValueError(f"alora_invocation_tokens must be a list of tokens' numbers, got {shortened(given)}")
+    return list(tokens)
