@@ -11,6 +11,7 @@ from .adapter import Target
 from .init import INITS, MOST_ITERATIONS, changes_base, initial_matrices, is_known
 from .patterns import check_names, check_patterns, first_match, shortened
 from .peft_config import PeftConfig, PeftType, check_alpha, check_dropout, check_ranks
+from .replication import check_replication
 from .special import SPECIAL, check_special
 from .types import Array
 
@@ -28,7 +29,6 @@ NOT_IN_LORA = {  # PEFT's fields of LoraConfig for things that are not here: why
     "use_qalora": Unused("QALoRA is not here; nn.quantize_model(model) quantises the base model"),
     "qalora_group_size": Unused(),
     "monteclora_config": Unused("MonteCLoRA is not here"),
-    "layer_replication": Unused("each block is there once", ([],)),
     "runtime_config": Unused(),
     "target_parameters": Unused("adapters are beside whole layers; name those in target_modules", ([],)),
     "use_bdlora": Unused("BD-LoRA is not here"),
@@ -57,6 +57,7 @@ class LoraConfig(PeftConfig):
     ensure_weight_tying  a head that is tied to the embedding is adapted, or trained whole, as one with it, if
                          target_modules or modules_to_save name "embed_tokens" or "lm_head"; see `variants/tied.py`
     alora_invocation_tokens   act from the last occurrence of these tokens on only; see `variants/alora.py`
+    layer_replication    which blocks the model is to have, some of them twice; see `replication.py`
     The other fields are PEFT's for things that are not here: a value that would do something is a ValueError.
     """
 
@@ -124,6 +125,7 @@ class LoraConfig(PeftConfig):
         self.exclude_modules = check_names("exclude_modules", self.exclude_modules)
         self.trainable_token_indices = check_tokens(self.trainable_token_indices)
         check_special(self)
+        check_replication(self.layer_replication)
 
     def _check_init(self):
         if isinstance(self.init_lora_weights, str):

@@ -91,7 +91,7 @@ class LoraModel(Tuner):
 
         This is where a plain layer becomes an adapted one.
         """
-        model_adapter.fill()
+        model_adapter.enter(self.model)
         for target, adapter in model_adapter.adapters.items():
             layer = self.adapted.get(target) or self._replace(target, wrapped)
             layer.set_adapters({**layer.adapters, name: adapter})

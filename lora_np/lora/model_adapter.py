@@ -17,6 +17,7 @@ from .init import check_rank
 from .kinds import kind_of, make_adapter
 from .layer import AdaptedLayer
 from .peft_config import PeftConfig
+from .replication import replicated, take_over
 from .saved_modules import ModulesToSave, copied
 from .targets import (
     HEADS,
@@ -49,6 +50,7 @@ class ModelAdapter:
     bases     {name: Parameter} of the model's own weights that the adapter's file has others for
     incoming  {name in the file: array} for `tensors()`, put into them when the adapter is attached to the model: some
               are the model's own, which stay as they are until then
+    config    of a new one: what it says of the model's blocks is done then, too
     """
 
     adapters: dict[str, Adapter]
@@ -57,6 +59,13 @@ class ModelAdapter:
     biases: dict[str, nn.Parameter] = field(default_factory=dict)
     bases: dict[str, nn.Parameter] = field(default_factory=dict)
     incoming: dict[str, Array] = field(default_factory=dict)
+    config: PeftConfig | None = None
+
+    def enter(self, model: nn.Module) -> None:
+        """Make the model ready for this one, and this one complete. An interruption is the caller's to undo."""
+        if self.config is not None and self.config.layer_replication:
+            take_over(model, self.config)
+        self.fill()
 
     def tensors(self) -> dict[str, Tensor]:
         """{name in the file: Parameter or Buffer}: everything that is saved and loaded."""
@@ -108,6 +117,7 @@ def new_adapter(
     The model does not change. A wrong `fan_in_fan_out` of the config is put right, with a warning. ValueError if there
     cannot be such an adapter.
     """
+    model = replicated(model, config)
     modules = own_modules(model)
     if config.task_type in HEADS:
         train_heads(config, modules)
@@ -143,7 +153,8 @@ def new_adapter(
     _correct_orientation(config, [target.layer for target in targets])
     if not nn.is_weightless():
         warn_of_unused(config, modules, wanted)
-    return ModelAdapter(adapters, copies, shared, biases_of(modules, config.bias, adapters, saved))
+    biases = biases_of(modules, config.bias, adapters, saved)
+    return ModelAdapter(adapters, copies, shared, biases, config=config)
 
 
 def _following(targets, tied):

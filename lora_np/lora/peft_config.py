@@ -81,7 +81,8 @@ class PeftConfig(NamedFields):
     inference_mode: bool = False
 
     r = lora_alpha = exclude_modules = ABSENT
-    trainable_token_indices = ensure_weight_tying = alora_invocation_tokens = special = ABSENT  # see `LoraConfig`
+    trainable_token_indices = ensure_weight_tying = layer_replication = ABSENT  # see `LoraConfig`
+    alora_invocation_tokens = special = ABSENT  # likewise
     target_modules = layers_to_transform = layers_pattern = modules_to_save = ABSENT
     bias, fan_in_fan_out = "none", False
     is_prompt_learning = is_adaption_prompt = False  # PEFT's: what there is here is neither

@@ -26,6 +26,7 @@ from .. import nn
 from ..autograd.devices import to_numpy
 from .model_adapter import BASE_WEIGHT, PREFIX
 from .peft_config import PeftConfig
+from .replication import replicated
 from .targets import (
     biases_of,
     ends_with,
@@ -63,6 +64,7 @@ def fitted(config: Config, arrays: Mapping[str, Array], model: nn.Module, path: 
 
     Nothing is changed. ValueError, with the file's name, if it was trained on another base model.
     """
+    model = replicated(model, config)
     modules = own_modules(model)
     train_heads(config, modules)
     found = {}

@@ -11,6 +11,8 @@ Trained numbers and rank are LoRA's, r (in + out) and r.
 
 from typing import Any
 
+import numpy as np
+
 from ...autograd import Tensor
 from ...autograd.devices import to_device
 from ..invocations import last_tokens
@@ -25,13 +27,13 @@ class ActivatedLora(OnWholeLayers):
     config: Config
 
     def update(self, layer: Layer, x: Tensor, base: Tensor) -> Tensor:
-        counts = last_tokens(self.config.alora_invocation_tokens)
+        counts, branch = last_tokens(self.config.alora_invocation_tokens), self.branch(self.lora_dropout(x))
         if counts is None:  # the model was called otherwise than through the PeftModel
-            return self.branch(self.lora_dropout(x)) * 0.0
+            counts = np.zeros(len(x), int)
         T = x.shape[1] if x.ndim == 3 else 1
         acts: Any = (range(T) >= T - counts[:, None]).astype(base.dtype)  # (B, T)
         acts = acts[..., None] if x.ndim == 3 else acts
-        return self.branch(self.lora_dropout(x)) * to_device(acts, x.device)
+        return branch * to_device(acts, x.device)
 
     def merged(self, layer: Layer, weight: Array, bias: Array | None) -> tuple[Array, Array | None]:
         raise ValueError("aLoRA acts on some tokens only, so that it cannot be merged: use the adapter as it is")
