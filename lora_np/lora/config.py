@@ -12,7 +12,7 @@ from .init import INITS, MOST_ITERATIONS, changes_base, initial_matrices, is_kno
 from .patterns import check_names, check_patterns, first_match, shortened
 from .peft_config import PeftConfig, PeftType, check_alpha, check_dropout, check_ranks
 from .replication import check_replication
-from .special import SPECIAL, check_special
+from .special import SPECIAL, check_parameters, check_special
 from .types import Array
 
 DATA_DRIVEN = ("eva", "corda", "lora_ga")  # PEFT fills these in by passes over data, through calls of their own
@@ -30,7 +30,6 @@ NOT_IN_LORA = {  # PEFT's fields of LoraConfig for things that are not here: why
     "qalora_group_size": Unused(),
     "monteclora_config": Unused("MonteCLoRA is not here"),
     "runtime_config": Unused(),
-    "target_parameters": Unused("adapters are beside whole layers; name those in target_modules", ([],)),
     "use_bdlora": Unused("BD-LoRA is not here"),
     "arrow_config": Unused("Arrow's routing among adapters is not here; adapter_names= names one for each row"),
     "kasa_config": Unused("KaSA is not here"),
@@ -58,6 +57,8 @@ class LoraConfig(PeftConfig):
                          target_modules or modules_to_save name "embed_tokens" or "lm_head"; see `variants/tied.py`
     alora_invocation_tokens   act from the last occurrence of these tokens on only; see `variants/alora.py`
     layer_replication    which blocks the model is to have, some of them twice; see `replication.py`
+    target_parameters    weights to adapt as they are stored: a list of names, "c_attn.weight"; target_modules may then
+                         be []. See `variants/parameter.py`
     The other fields are PEFT's for things that are not here: a value that would do something is a ValueError.
     """
 
@@ -124,6 +125,7 @@ class LoraConfig(PeftConfig):
         self._check_init()
         self.exclude_modules = check_names("exclude_modules", self.exclude_modules)
         self.trainable_token_indices = check_tokens(self.trainable_token_indices)
+        self.target_parameters = check_parameters(self.target_parameters)
         check_special(self)
         check_replication(self.layer_replication)
 

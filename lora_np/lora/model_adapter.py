@@ -32,6 +32,7 @@ from .targets import (
 )
 from .tied_heads import ONE_KIND, TiedHead, check_rows
 from .types import Array
+from .variants.parameter import OnParameter, parameter_targets
 from .variants.tied import TiedLora
 from .variants.tokens import TokenAdapter, token_targets
 
@@ -123,9 +124,11 @@ def new_adapter(
         train_heads(config, modules)
     wanted, saved = targets_of(model, config, modules), saved_modules_of(modules, config)
     tokens = token_targets(model, config, modules) if config.trainable_token_indices else {}
-    _check_apart([*wanted, *tokens, *beside[0]], [*saved, *beside[1]])
+    parameters = parameter_targets(config, modules, wanted) if config.target_parameters else []
+    _check_apart([*wanted, *tokens, *parameters, *beside[0]], [*saved, *beside[1]])
     targets = [Target(name, modules[name], *config.rank_and_alpha(name), wanted[name]) for name in wanted]
     targets += [Target(n, modules[n], len(rows), None, tokens=rows, kind=TokenAdapter) for n, rows in tokens.items()]
+    targets += [Target(n, modules[n], *config.rank_and_alpha(f"{n}.weight"), kind=OnParameter) for n in parameters]
     if config.ensure_weight_tying:
         targets = _following(targets, tied_targets(config, modules))
     if tokens or saved:
@@ -150,9 +153,9 @@ def new_adapter(
     copies = {name: copied(modules[name]).requires_grad_(False) for name in saved}
     for head, embedding in tied_copies(config, modules).items() if config.ensure_weight_tying else ():
         copies[head].weight = copies[embedding].weight
-    _correct_orientation(config, [target.layer for target in targets])
+    _correct_orientation(config, [modules[name] for name in wanted], parameters)
     if not nn.is_weightless():
-        warn_of_unused(config, modules, wanted)
+        warn_of_unused(config, modules, [*wanted, *(f"{name}.weight" for name in parameters)])
     biases = biases_of(modules, config.bias, adapters, saved)
     return ModelAdapter(adapters, copies, shared, biases, config=config)
 
@@ -226,8 +229,11 @@ def _check_weights(model, config, targets):
         check_rank(config.init_lora_weights, (target.layer.out_features, target.layer.in_features), target.r)
 
 
-def _correct_orientation(config, layers):
+def _correct_orientation(config, layers, parameters):
     """Layers know their own `fan_in_fan_out`: a config that says otherwise is put right, with a warning."""
+    if parameters and not layers and config.fan_in_fan_out:
+        warn("fan_in_fan_out set to False, as target_parameters are adapted as they are stored")
+        config.fan_in_fan_out = False
     linear = next((layer for layer in layers if not isinstance(layer, nn.Embedding)), None)
     if linear is not None and config.fan_in_fan_out != linear.fan_in_fan_out:
         kind = type(linear).__name__

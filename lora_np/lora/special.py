@@ -1,9 +1,9 @@
 """Settings of `LoraConfig` that make another kind of adapter of LoRA, and in which file of `variants/` it is."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
-from .patterns import shortened
+from .patterns import check_names, shortened
 
 SPECIAL = {  # {field of LoraConfig: (module in variants/, class of the kind)}
     "alora_invocation_tokens": ("alora", "ActivatedLora"),
@@ -26,3 +26,12 @@ def _invocation(given):
     if not isinstance(tokens, list | tuple) or not all(type(i) is int and i >= 0 for i in tokens):
         raise ValueError(f"alora_invocation_tokens must be a list of tokens' numbers, got {shortened(given)}")
     return list(tokens)
+
+
+def check_parameters(given: Any) -> list[str] | None:
+    """`target_parameters` as a list. ValueError unless it is a list of names, or None."""
+    if given is None:
+        return None
+    if isinstance(given, str) or not isinstance(given, Iterable):
+        raise ValueError(f"target_parameters must be a list of parameters' names, got {shortened(given)}")
+    return check_names("target_parameters", given)  # type: ignore[return-value]

@@ -39,6 +39,7 @@ from .targets import (
     train_heads,
 )
 from .types import Array, Config
+from .variants.parameter import parameter_targets
 from .variants.tokens import token_targets
 
 ORIGINALS = ("original_module", "modules_to_save")  # behind a module's name: what PEFT has inside it beside a copy
@@ -78,7 +79,8 @@ def fitted(config: Config, arrays: Mapping[str, Array], model: nn.Module, path: 
     config = _with_tied(config, found, model, modules)
     followers = tuple(f"{PREFIX}{head}.lora_" for head in tied_targets(config, modules))
     found = {key: array for key, array in found.items() if not key.startswith(followers)}  # the embedding's, transposed
-    adapted = {**targets_of(model, config, modules), **token_targets(model, config, modules)}
+    wanted = targets_of(model, config, modules)
+    adapted = [*wanted, *token_targets(model, config, modules), *parameter_targets(config, modules, wanted)]
     saved = saved_modules_of(modules, config)
     bases = _bases(config, found, modules, adapted, path)
     biases = biases_of(modules, config.bias, adapted, saved)

@@ -12,6 +12,7 @@ from .peft_config import PeftConfig
 from .targets import is_shorthand, targets_of
 from .types import Array
 from .variants import PartialProjection
+from .variants.parameter import OnParameter
 
 
 def as_written(
@@ -31,7 +32,8 @@ def as_written(
     if any(isinstance(adapter, PartialProjection) for adapter in adapters.values()):
         changes = _targets_as_layers(config, adapters)
     elif is_shorthand(config.target_modules):
-        changes = {"target_modules": _names(config, model, list(adapters))}
+        own = [name for name, adapter in adapters.items() if not isinstance(adapter, OnParameter)]
+        changes = {"target_modules": _names(config, model, own) if own else []}
     ranks = _ranks(adapters, arrays)
     if any(ranks[target] != adapter.r for target, adapter in adapters.items()):
         if as_plain_lora:
