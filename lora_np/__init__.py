@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # for editors; Python reads the parts one by one, when a name
     from .auto_peft import AutoPeftModelForCausalLM
     from .lora import (
         AdaLoraConfig,
+        BdLoraConfig,
         DeloraConfig,
         FourierFTConfig,
         HiraConfig,
@@ -139,6 +140,7 @@ __all__ = [
     "AutoPeftModelForCausalLM",
     "AutoTokenizer",
     "BaseStreamer",
+    "BdLoraConfig",
     "BitsAndBytesConfig",
     "ByteTokenizer",
     "DataCollatorForLanguageModeling",

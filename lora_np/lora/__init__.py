@@ -2,6 +2,8 @@
 
     adapter.py, kinds.py               what a kind of adapter says about itself, and which kinds there are
     peft_config.py, config.py          the settings of all kinds, and of LoRA
+    special.py, sub_configs.py         settings that make another kind of LoRA, and what they hold
+    replication.py, invocations.py     blocks listed anew, and tokens from which on an adapter acts
     init.py, targets.py                how A and B are initialised, which layers get an adapter
     patterns.py                        names and regular expressions in the settings
     model_adapter.py, lora_model.py, peft_model.py     one adapter on a model, all of them, and PEFT's names
@@ -45,6 +47,7 @@ from .peft_config import PeftConfig, PeftType, TaskType
 from .peft_model import PeftModel, get_peft_model
 from .state import get_peft_model_state_dict, load_peft_weights, set_peft_model_state_dict
 from .status import TunerLayerStatus, TunerModelStatus, get_layer_status, get_model_status
+from .sub_configs import BdLoraConfig
 from .tasks import PeftModelForCausalLM, PeftModelForSequenceClassification
 from .variants.embedding import LoraEmbedding
 
@@ -79,6 +82,7 @@ def __getattr__(name):
 
 __all__ = [
     "AdaLoraConfig",
+    "BdLoraConfig",
     "DeloraConfig",
     "FourierFTConfig",
     "HRAConfig",

@@ -9,10 +9,11 @@ from ..keywords import Unused
 from ..settings import changed_settings
 from .adapter import Target
 from .init import INITS, MOST_ITERATIONS, changes_base, initial_matrices, is_known
+from .kinds import SPECIAL
 from .patterns import check_names, check_patterns, first_match, shortened
 from .peft_config import PeftConfig, PeftType, check_alpha, check_dropout, check_ranks
 from .replication import check_replication
-from .special import SPECIAL, check_parameters, check_special
+from .special import check_parameters, check_special
 from .types import Array
 
 DATA_DRIVEN = ("eva", "corda", "lora_ga")  # PEFT fills these in by passes over data, through calls of their own
@@ -30,7 +31,6 @@ NOT_IN_LORA = {  # PEFT's fields of LoraConfig for things that are not here: why
     "qalora_group_size": Unused(),
     "monteclora_config": Unused("MonteCLoRA is not here"),
     "runtime_config": Unused(),
-    "use_bdlora": Unused("BD-LoRA is not here"),
     "arrow_config": Unused("Arrow's routing among adapters is not here; adapter_names= names one for each row"),
     "kasa_config": Unused("KaSA is not here"),
 }
@@ -57,6 +57,7 @@ class LoraConfig(PeftConfig):
                          target_modules or modules_to_save name "embed_tokens" or "lm_head"; see `variants/tied.py`
     alora_invocation_tokens   act from the last occurrence of these tokens on only; see `variants/alora.py`
     layer_replication    which blocks the model is to have, some of them twice; see `replication.py`
+    use_bdlora           a `BdLoraConfig`: A or B in blocks; see `variants/bdlora.py`
     target_parameters    weights to adapt as they are stored: a list of names, "c_attn.weight"; target_modules may then
                          be []. See `variants/parameter.py`
     The other fields are PEFT's for things that are not here: a value that would do something is a ValueError.
@@ -155,7 +156,7 @@ class LoraConfig(PeftConfig):
 
     @property
     def special(self) -> str | None:
-        """The field that makes another kind of adapter of LoRA, one of `special.SPECIAL`; None if it is as usual."""
+        """The field that makes another kind of adapter of LoRA, one of `kinds.SPECIAL`; None if it is as usual."""
         own = vars(self)
         for name in SPECIAL:
             if own[name]:

@@ -1,4 +1,4 @@
-"""Which kinds of adapters there are, and for which layers: two tables.
+"""Which kinds of adapters there are, and for which layers: three tables.
 
 `variants/__init__.py` fills them for LoRA; the kinds of `family/` join when one is first asked for.
 """
@@ -8,10 +8,13 @@ from typing import Any
 
 from .adapter import Adapter, Target, dtype_beside
 from .family import FAMILY
-from .special import SPECIAL
 from .types import Config, Layer
 
 KINDS: dict[str, tuple[Any, tuple[type[Adapter], ...]]] = {}  # {peft_type: (configuration, kinds, special ones first)}
+SPECIAL = {  # {field of LoraConfig: (module in variants/, class of the kind)}, read when one is asked for
+    "alora_invocation_tokens": ("alora", "ActivatedLora"),
+    "use_bdlora": ("bdlora", "BlockDiagonal"),
+}
 WRAPPERS: dict[type, type] = {}  # {class of a layer: the AdaptedLayer that holds it}
 
 

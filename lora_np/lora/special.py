@@ -1,17 +1,17 @@
-"""Settings of `LoraConfig` that make another kind of adapter of LoRA, and in which file of `variants/` it is."""
+"""Settings of `LoraConfig` that make another kind of adapter of LoRA, checked: see the table `kinds.SPECIAL`."""
 
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+from .kinds import SPECIAL
 from .patterns import check_names, shortened
-
-SPECIAL = {  # {field of LoraConfig: (module in variants/, class of the kind)}
-    "alora_invocation_tokens": ("alora", "ActivatedLora"),
-}
+from .sub_configs import SUB_CONFIGS
 
 
 def check_special(config: Any) -> None:
     """Put those fields into their usual forms. ValueError for wrong ones, and for settings that do not go together."""
+    for name, kind in SUB_CONFIGS.items():
+        setattr(config, name, kind.of(name, getattr(config, name)))
     config.alora_invocation_tokens = _invocation(config.alora_invocation_tokens)
     wanted = [name for name in (*SPECIAL, "use_dora", "lora_bias") if getattr(config, name)]
     if len(wanted) > 1 and wanted != ["use_dora", "lora_bias"]:  # which is refused in other words

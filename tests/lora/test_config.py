@@ -91,7 +91,6 @@ NOT_HERE = {
     "velora_config": {"num_groups": 2},
     "use_qalora": True,
     "monteclora_config": object(),
-    "use_bdlora": object(),
     "arrow_config": object(),
     "kasa_config": object(),
 }

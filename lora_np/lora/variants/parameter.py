@@ -92,7 +92,7 @@ def _check(name, key, module, wanted):
     if key != "weight" or not is_adaptable(module) or module.weight.ndim != 2:
         kind, shape = type(module).__name__, getattr(module, key).shape
         raise ValueError(
-            f"target_parameters: {name}.{key}, of a {kind}, has shape {shape}; LoRA is for the weights of linear layers "
+            f"target_parameters: {name}.{key}, of a {kind}, has shape {shape}; LoRA is for weights of linear layers "
             "and embeddings, which are matrices"
         )
     if name in wanted:
