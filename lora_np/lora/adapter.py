@@ -97,6 +97,10 @@ class Adapter(nn.Module):
         """ΔW (out, in), in float32 or better."""
         raise NotImplementedError
 
+    def can_merge_into(self, layer: Layer) -> bool:
+        """Does the layer's weight take the update without rounding it away?"""
+        return not isinstance(layer, nn.FourBitLayer)
+
     def merged(self, layer: Layer, weight: Array, bias: Array | None) -> tuple[Array, Array | None]:
         """The frozen layer's weight (out, in) and bias, with this adapter merged into them."""
         return weight + self.delta_weight(), bias

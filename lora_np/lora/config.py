@@ -27,8 +27,6 @@ NOT_IN_LORA = {  # PEFT's fields of LoraConfig for things that are not here: why
     "corda_config": Unused(DATA),
     "lora_ga_config": Unused(DATA),
     "velora_config": Unused("VeLoRA's smaller activations are not here; gradient_checkpointing_enable() saves memory"),
-    "use_qalora": Unused("QALoRA is not here; nn.quantize_model(model) quantises the base model"),
-    "qalora_group_size": Unused(),
     "monteclora_config": Unused("MonteCLoRA is not here"),
     "runtime_config": Unused(),
     "arrow_config": Unused("Arrow's routing among adapters is not here; adapter_names= names one for each row"),
@@ -57,6 +55,7 @@ class LoraConfig(PeftConfig):
                          target_modules or modules_to_save name "embed_tokens" or "lm_head"; see `variants/tied.py`
     alora_invocation_tokens   act from the last occurrence of these tokens on only; see `variants/alora.py`
     layer_replication    which blocks the model is to have, some of them twice; see `replication.py`
+    use_qalora           an update that is the same for each qalora_group_size inputs; see `variants/qalora.py`
     use_bdlora           a `BdLoraConfig`: A or B in blocks; see `variants/bdlora.py`
     target_parameters    weights to adapt as they are stored: a list of names, "c_attn.weight"; target_modules may then
                          be []. See `variants/parameter.py`
@@ -101,10 +100,10 @@ class LoraConfig(PeftConfig):
     ensure_weight_tying: bool = False
 
     __repr__ = changed_settings
-    flags = ("use_rslora", "use_dora", "lora_bias", "fan_in_fan_out", "ensure_weight_tying")
+    flags = ("use_rslora", "use_dora", "use_qalora", "lora_bias", "fan_in_fan_out", "ensure_weight_tying")
     unsupported = NOT_IN_LORA
     # How A and B began, or how PEFT trains them: what they compute is the same.
-    harmless = PeftConfig.harmless | {"qalora_group_size", "eva_config", "loftq_config", "velora_config"}
+    harmless = PeftConfig.harmless | {"eva_config", "loftq_config", "velora_config"}
     harmless |= {"runtime_config"}
     # ("mica" has B frozen in PEFT; trained on here, it is trained too.)
     in_files: ClassVar[dict[str, dict[Any, Any]]] = {"init_lora_weights": {"eva": True, "mica": True}}
@@ -122,6 +121,7 @@ class LoraConfig(PeftConfig):
         for key, alpha in self.alpha_pattern.items():
             check_alpha(f"alpha_pattern[{key!r}]: lora_alpha", alpha)
         check_dropout("lora_dropout", self.lora_dropout)
+        check_ranks(self.qalora_group_size, field_name="qalora_group_size")
         super().__post_init__()
         self._check_init()
         self.exclude_modules = check_names("exclude_modules", self.exclude_modules)

@@ -14,6 +14,7 @@ KINDS: dict[str, tuple[Any, tuple[type[Adapter], ...]]] = {}  # {peft_type: (con
 SPECIAL = {  # {field of LoraConfig: (module in variants/, class of the kind)}, read when one is asked for
     "alora_invocation_tokens": ("alora", "ActivatedLora"),
     "use_bdlora": ("bdlora", "BlockDiagonal"),
+    "use_qalora": ("qalora", "QaLora"),
 }
 WRAPPERS: dict[type, type] = {}  # {class of a layer: the AdaptedLayer that holds it}
 

@@ -180,7 +180,7 @@ class LoraModel(Tuner):
         for name, layer in self.adapted.items():
             if not layer.chosen(names):
                 continue
-            if isinstance(layer.base_layer, nn.Linear4bit):
+            if not all(layer.adapters[own].can_merge_into(layer.base_layer) for own in layer.chosen(names)):
                 raise ValueError(f"{name} is in 4 bits, too coarse for the update: merge into a base in float32")
             if id(layer.base_layer.weight) in shared:
                 raise ValueError(

@@ -222,7 +222,7 @@ def _check_weights(model, config, targets):
     """ValueError if a weight is not one that a part can be taken out of: in 4 bits, shared, or of too small a rank."""
     setting, shared = f"init_lora_weights={config.init_lora_weights!r}", shared_weights(model)
     for target in targets:
-        if isinstance(target.layer, nn.Linear4bit):
+        if isinstance(target.layer, nn.FourBitLayer):
             raise ValueError(f"{setting} would change a 4-bit weight")
         if id(target.layer.weight) in shared:
             raise ValueError(f"{setting} would change a weight that {target.name} shares with another layer")

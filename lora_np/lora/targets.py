@@ -16,7 +16,7 @@ from .tied_heads import TiedHead
 
 HEADS = {TaskType.SEQ_CLS: ("classifier", "score")}  # what an adapter for a task trains whole, where it is there
 EMBEDDINGS = ("embed_tokens", "lm_head")  # the names by which PEFT knows an embedding and its head, GPT-2's not
-LINEAR = (nn.Linear, nn.Conv1D, nn.Linear4bit)
+LINEAR = (nn.Linear, nn.Conv1D, nn.FourBitLayer)
 QUERIES_AND_VALUES = ["q_proj", "v_proj"]
 LIKE_LLAMA = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text")
 OTHERS = {"gpt2": ["c_attn"], "gpt_neox": ["query_key_value"]}

@@ -89,7 +89,6 @@ NOT_HERE = {
     "corda_config": object(),
     "lora_ga_config": object(),
     "velora_config": {"num_groups": 2},
-    "use_qalora": True,
     "monteclora_config": object(),
     "arrow_config": object(),
     "kasa_config": object(),

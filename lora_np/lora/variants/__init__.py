@@ -17,5 +17,5 @@ from .projection import PartialProjection
 
 register("LORA", LoraConfig, PartialProjection, DoraEmbedding, EmbeddingAdapter, Dora, BranchBias, LoraAdapter)
 
-WRAPPERS.update(dict.fromkeys((nn.Linear, nn.Conv1D, nn.Linear4bit), LoraLinear))
+WRAPPERS.update(dict.fromkeys((nn.Linear, nn.Conv1D, nn.FourBitLayer), LoraLinear))
 WRAPPERS[nn.Embedding] = LoraEmbedding

@@ -23,7 +23,7 @@ from .whole import OnWholeLayers
 class ActivatedLora(OnWholeLayers):
     """LoRA on the tokens that the running call says; `invocations.py` finds them. On none where it says nothing."""
 
-    setting = "alora_invocation_tokens"
+    setting, changes_base = "alora_invocation_tokens", True
     config: Config
 
     def update(self, layer: Layer, x: Tensor, base: Tensor) -> Tensor:

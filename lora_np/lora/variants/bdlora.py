@@ -41,8 +41,6 @@ class BlockDiagonal(OnWholeLayers):
     def check(cls, config: Config, target: Target) -> None:
         super().check(config, target)
         side, n, layer = _side(config, target.name), config.use_bdlora.nblocks, target.layer
-        if config.changes_base:
-            raise ValueError(f"use_bdlora does not go with init_lora_weights={config.init_lora_weights!r}")
         if side is None and config.use_bdlora.match_strict:
             raise ValueError(
                 f"use_bdlora: {target.name} is in neither target_modules_bd_a nor target_modules_bd_b; with "

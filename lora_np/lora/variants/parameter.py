@@ -9,7 +9,7 @@ forms P' in each call; here the two small products are enough. There is no dropo
 """
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from ... import nn
 from ...autograd import Tensor
@@ -20,16 +20,7 @@ from ..adapter import Target
 from ..kinds import is_adaptable
 from ..layer import LowRankAdapter
 from ..types import Array, Config, Input, Layer
-
-
-class _AsStored(NamedTuple):
-    """A layer's weight as a matrix (out, in) of its own, for the initialisation."""
-
-    out_features: int
-    in_features: int
-    device: str
-    parameters: Any
-    fan_in_fan_out: bool = False
+from .whole import Sizes
 
 
 class OnParameter(LowRankAdapter):
@@ -39,7 +30,7 @@ class OnParameter(LowRankAdapter):
         layer = target.layer
         self.transposed = layer.fan_in_fan_out
         rows, columns = layer.weight.shape
-        stored = _AsStored(rows, columns, layer.device, layer.parameters)
+        stored = Sizes(rows, columns, layer.device, layer.parameters)
         super().__init__(config, target._replace(layer=stored))
 
     @classmethod
