@@ -47,7 +47,7 @@ from .peft_config import PeftConfig, PeftType, TaskType
 from .peft_model import PeftModel, get_peft_model
 from .state import get_peft_model_state_dict, load_peft_weights, set_peft_model_state_dict
 from .status import TunerLayerStatus, TunerModelStatus, get_layer_status, get_model_status
-from .sub_configs import BdLoraConfig
+from .sub_configs import BdLoraConfig, KasaConfig, VeloraConfig
 from .tasks import PeftModelForCausalLM, PeftModelForSequenceClassification
 from .variants.embedding import LoraEmbedding
 
@@ -88,6 +88,7 @@ __all__ = [
     "HRAConfig",
     "HiraConfig",
     "IA3Config",
+    "KasaConfig",
     "LoHaConfig",
     "LoKrConfig",
     "LoraConfig",
@@ -109,6 +110,7 @@ __all__ = [
     "TunerModelStatus",
     "UnknownAdapterError",
     "VBLoRAConfig",
+    "VeloraConfig",
     "VeraConfig",
     "cast_mixed_precision_params",
     "check_if_peft_model",

@@ -26,11 +26,9 @@ NOT_IN_LORA = {  # PEFT's fields of LoraConfig for things that are not here: why
     "eva_config": Unused(DATA),
     "corda_config": Unused(DATA),
     "lora_ga_config": Unused(DATA),
-    "velora_config": Unused("VeLoRA's smaller activations are not here; gradient_checkpointing_enable() saves memory"),
     "monteclora_config": Unused("MonteCLoRA is not here"),
     "runtime_config": Unused(),
     "arrow_config": Unused("Arrow's routing among adapters is not here; adapter_names= names one for each row"),
-    "kasa_config": Unused("KaSA is not here"),
 }
 
 
@@ -56,6 +54,8 @@ class LoraConfig(PeftConfig):
     alora_invocation_tokens   act from the last occurrence of these tokens on only; see `variants/alora.py`
     layer_replication    which blocks the model is to have, some of them twice; see `replication.py`
     use_qalora           an update that is the same for each qalora_group_size inputs; see `variants/qalora.py`
+    kasa_config          a `KasaConfig`: an update in the place of W's smallest singular values; see `variants/kasa.py`
+    velora_config        a `VeloraConfig`: A's gradient from smaller activations; see `variants/velora.py`
     use_bdlora           a `BdLoraConfig`: A or B in blocks; see `variants/bdlora.py`
     target_parameters    weights to adapt as they are stored: a list of names, "c_attn.weight"; target_modules may then
                          be []. See `variants/parameter.py`
@@ -103,7 +103,7 @@ class LoraConfig(PeftConfig):
     flags = ("use_rslora", "use_dora", "use_qalora", "lora_bias", "fan_in_fan_out", "ensure_weight_tying")
     unsupported = NOT_IN_LORA
     # How A and B began, or how PEFT trains them: what they compute is the same.
-    harmless = PeftConfig.harmless | {"eva_config", "loftq_config", "velora_config"}
+    harmless = PeftConfig.harmless | {"eva_config", "loftq_config"}
     harmless |= {"runtime_config"}
     # ("mica" has B frozen in PEFT; trained on here, it is trained too.)
     in_files: ClassVar[dict[str, dict[Any, Any]]] = {"init_lora_weights": {"eva": True, "mica": True}}
@@ -179,7 +179,7 @@ class LoraConfig(PeftConfig):
     @property
     def changes_base(self) -> bool:
         """Does the initialisation take a part out of the base weight?"""
-        return changes_base(self.init_lora_weights)
+        return changes_base(self.init_lora_weights) or self.kasa_config is not None
 
     def initial_matrices(self, target: Target) -> list[Array]:
         """A and B of a new adapter at a `Target`."""

@@ -15,6 +15,8 @@ SPECIAL = {  # {field of LoraConfig: (module in variants/, class of the kind)}, 
     "alora_invocation_tokens": ("alora", "ActivatedLora"),
     "use_bdlora": ("bdlora", "BlockDiagonal"),
     "use_qalora": ("qalora", "QaLora"),
+    "kasa_config": ("kasa", "Kasa"),
+    "velora_config": ("velora", "Velora"),
 }
 WRAPPERS: dict[type, type] = {}  # {class of a layer: the AdaptedLayer that holds it}
 

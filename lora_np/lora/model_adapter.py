@@ -213,14 +213,14 @@ def _check_others(layer, changes, target):
         raise ValueError(f"{target.name} {ONE_KIND}")
     if others and (changes or any(adapter.initial is not None for adapter in others)):
         raise ValueError(
-            "an adapter whose initialisation takes a part out of the weight (PiSSA, OLoRA) must be alone on its "
+            "an adapter whose initialisation takes a part out of the weight (PiSSA, OLoRA, KaSA) must be alone on its "
             "layers; saved with as_plain_lora=True it can be loaded beside others"
         )
 
 
 def _check_weights(model, config, targets):
     """ValueError if a weight is not one that a part can be taken out of: in 4 bits, shared, or of too small a rank."""
-    setting, shared = f"init_lora_weights={config.init_lora_weights!r}", shared_weights(model)
+    setting, shared = config.special or f"init_lora_weights={config.init_lora_weights!r}", shared_weights(model)
     for target in targets:
         if isinstance(target.layer, nn.FourBitLayer):
             raise ValueError(f"{setting} would change a 4-bit weight")

@@ -133,8 +133,8 @@ class PeftModel(Persistent):
         for name, config in self.peft_config.items():
             if config.changes_base and name not in self.active_adapters:
                 warnings.warn(
-                    f"{name} is inactive, and its initialisation took a part out of the base weights (PiSSA, OLoRA): "
-                    f"until set_adapter({name!r}) or delete_adapter({name!r}) the model lacks that part",
+                    f"{name} is inactive, and its initialisation took a part out of the base weights (PiSSA, OLoRA, "
+                    f"KaSA): until set_adapter({name!r}) or delete_adapter({name!r}) the model lacks that part",
                     stacklevel=3,
                 )
 

@@ -13,6 +13,8 @@ from ..settings import changed_settings
 from .patterns import check_names, shortened
 from .peft_config import check_alpha, check_ranks
 
+DIRECTIONS = ("batch_average", "batch_average_once", "random")
+
 
 class SubConfig(NamedFields):
     """The value of one field of LoraConfig. Abstract."""
@@ -62,6 +64,47 @@ class BdLoraConfig(SubConfig):
             raise ValueError(f"target_modules_bd_a and target_modules_bd_b both have {', '.join(sorted(both))}")
 
 
+@dataclass
+class KasaConfig(SubConfig):
+    """How much the terms weigh that KaSA adds to the loss; see `variants/kasa.py`.
+
+    beta    of the squares of the singular values
+    gamma   of how far A and B are from orthogonal
+    """
+
+    beta: float = 1e-4
+    gamma: float = 1e-3
+
+    __repr__ = changed_settings
+
+    def __post_init__(self):
+        check_positive("beta", self.beta, zero=True)
+        check_positive("gamma", self.gamma, zero=True)
+
+
+@dataclass
+class VeloraConfig(SubConfig):
+    """How activations are made smaller; see `variants/velora.py`.
+
+    num_groups  in how many parts each input is cut, of each of which one number is kept
+    scale       the factor of what is made of them again
+    init_type   the direction: "batch_average" of each step's parts, "batch_average_once" of the first step's, "random"
+    """
+
+    num_groups: int = 64
+    scale: float = 1.0
+    init_type: str = "batch_average"
+
+    __repr__ = changed_settings
+
+    def __post_init__(self):
+        check_ranks(self.num_groups, field_name="num_groups")
+        check_positive("scale", self.scale)
+        if self.init_type not in DIRECTIONS:
+            known = ", ".join(map(repr, DIRECTIONS))
+            raise ValueError(f"init_type must be one of {known}, got {shortened(self.init_type)}")
+
+
 def check_flag(name: str, given: Any) -> None:
     """ValueError, with the field's name, unless this is True or False."""
     if not isinstance(given, bool):
@@ -75,4 +118,8 @@ def check_positive(name: str, given: Any, zero: bool = False) -> None:
         raise ValueError(f"{name} must {'not be negative' if zero else 'be above 0'}, got {given!r}")
 
 
-SUB_CONFIGS: dict[str, type[SubConfig]] = {"use_bdlora": BdLoraConfig}  # {field of LoraConfig: what it holds}
+SUB_CONFIGS: dict[str, type[SubConfig]] = {  # {field of LoraConfig: what it holds}
+    "kasa_config": KasaConfig,
+    "use_bdlora": BdLoraConfig,
+    "velora_config": VeloraConfig,
+}

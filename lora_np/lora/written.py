@@ -28,6 +28,8 @@ def as_written(
     the layers where it has a word for them ("all-linear", None), which could mean others where the file is loaded. As
     in PEFT a file is for use: inference_mode.
     """
+    if as_plain_lora and config.special:
+        raise ValueError(f"as_plain_lora: an adapter with {config.special} is more than a pair A and B")
     changes: dict[str, Any] = {}
     if any(isinstance(adapter, PartialProjection) for adapter in adapters.values()):
         changes = _targets_as_layers(config, adapters)

@@ -88,10 +88,8 @@ NOT_HERE = {
     "eva_config": object(),
     "corda_config": object(),
     "lora_ga_config": object(),
-    "velora_config": {"num_groups": 2},
     "monteclora_config": object(),
     "arrow_config": object(),
-    "kasa_config": object(),
 }
 
 

@@ -4,6 +4,7 @@ from typing import Any, NamedTuple
 
 from ... import nn
 from ..adapter import Target
+from ..init import changes_base
 from ..layer import LowRankAdapter
 from ..types import Config
 
@@ -34,5 +35,5 @@ class OnWholeLayers(LowRankAdapter):
             raise ValueError(f"{cls.setting} adapts linear layers; {target.name} is an Embedding")
         if target.parts:
             raise ValueError(f"{cls.setting} adapts whole layers; {target.name}.{target.parts[0]} is a part of one")
-        if config.changes_base and not cls.changes_base:
+        if changes_base(config.init_lora_weights) and not cls.changes_base:
             raise ValueError(f"{cls.setting} does not go with init_lora_weights={config.init_lora_weights!r}")
