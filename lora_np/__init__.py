@@ -24,6 +24,7 @@ if TYPE_CHECKING:  # for editors; Python reads the parts one by one, when a name
     from .auto_peft import AutoPeftModelForCausalLM
     from .lora import (
         AdaLoraConfig,
+        ArrowConfig,
         BdLoraConfig,
         DeloraConfig,
         FourierFTConfig,
@@ -51,6 +52,7 @@ if TYPE_CHECKING:  # for editors; Python reads the parts one by one, when a name
         VeraConfig,
         cast_mixed_precision_params,
         check_if_peft_model,
+        create_arrow_model,
         get_layer_status,
         get_model_status,
         get_peft_model,
@@ -136,6 +138,7 @@ __all__ = [
     "AdaLoraConfig",
     "Adam",
     "AdamW",
+    "ArrowConfig",
     "AutoConfig",
     "AutoModelForCausalLM",
     "AutoModelForSequenceClassification",
@@ -217,6 +220,7 @@ __all__ = [
     "cast_mixed_precision_params",
     "check_if_peft_model",
     "clip_grad_norm_",
+    "create_arrow_model",
     "default_data_collator",
     "evaluate",
     "get_constant_schedule",

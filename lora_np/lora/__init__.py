@@ -3,6 +3,7 @@
     adapter.py, kinds.py               what a kind of adapter says about itself, and which kinds there are
     peft_config.py, config.py          the settings of all kinds, and of LoRA
     special.py, sub_configs.py         settings that make another kind of LoRA, and what they hold
+    routing.py                         a router among adapters from files
     replication.py, invocations.py     blocks listed anew, and tokens from which on an adapter acts
     init.py, targets.py                how A and B are initialised, which layers get an adapter
     patterns.py                        names and regular expressions in the settings
@@ -45,9 +46,10 @@ from .layer import LoraLinear
 from .lora_model import LoraModel
 from .peft_config import PeftConfig, PeftType, TaskType
 from .peft_model import PeftModel, get_peft_model
+from .routing import create_arrow_model
 from .state import get_peft_model_state_dict, load_peft_weights, set_peft_model_state_dict
 from .status import TunerLayerStatus, TunerModelStatus, get_layer_status, get_model_status
-from .sub_configs import BdLoraConfig, KasaConfig, VeloraConfig
+from .sub_configs import ArrowConfig, BdLoraConfig, KasaConfig, VeloraConfig
 from .tasks import PeftModelForCausalLM, PeftModelForSequenceClassification
 from .variants.embedding import LoraEmbedding
 
@@ -82,6 +84,7 @@ def __getattr__(name):
 
 __all__ = [
     "AdaLoraConfig",
+    "ArrowConfig",
     "BdLoraConfig",
     "DeloraConfig",
     "FourierFTConfig",
@@ -114,6 +117,7 @@ __all__ = [
     "VeraConfig",
     "cast_mixed_precision_params",
     "check_if_peft_model",
+    "create_arrow_model",
     "get_layer_status",
     "get_model_status",
     "get_peft_model",

@@ -52,6 +52,7 @@ class Adapter(nn.Module):
     plain           is it ΔW = s·B A and nothing else? Only such adapters can be combined
     initial         (A, B, s): its initialisation took s·B A out of the base weight; None if it took nothing
     brings_base     did its file have another weight for its layer, which was put there? Then it is saved with it
+    looks_beside    does it compute with the other adapters of its layer? Then `beside` has them, by name
     fused           None, or a method (layer, x) -> layer's result and update in one operation
     """
 
@@ -60,6 +61,8 @@ class Adapter(nn.Module):
     idle_if_zero: str | None = None
     plain = False
     brings_base = False
+    looks_beside = False
+    beside: Mapping[str, Any] = {}
     initial: tuple[Array, Array, float] | None = None
     fused: Callable[[Layer, Input], Tensor] | None = None
     r: int | None = None
@@ -141,6 +144,14 @@ def listed(pieces: Mapping[str, Mapping[str, Any]]) -> dict[str, nn.Module]:
                 tables[piece] = next(kind for kind in kinds if isinstance(value, kind.kind))()
             tables[piece][name] = value
     return tables
+
+
+def acquainted(adapters: dict[str, Adapter]) -> dict[str, Adapter]:
+    """The adapters of one layer, by name, of which those that ask for it know the others."""
+    for adapter in adapters.values():
+        if adapter.looks_beside:
+            adapter.beside = adapters
+    return adapters
 
 
 def dtype_beside(layer: Layer) -> type:

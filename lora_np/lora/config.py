@@ -28,7 +28,6 @@ NOT_IN_LORA = {  # PEFT's fields of LoraConfig for things that are not here: why
     "lora_ga_config": Unused(DATA),
     "monteclora_config": Unused("MonteCLoRA is not here"),
     "runtime_config": Unused(),
-    "arrow_config": Unused("Arrow's routing among adapters is not here; adapter_names= names one for each row"),
 }
 
 
@@ -54,6 +53,7 @@ class LoraConfig(PeftConfig):
     alora_invocation_tokens   act from the last occurrence of these tokens on only; see `variants/alora.py`
     layer_replication    which blocks the model is to have, some of them twice; see `replication.py`
     use_qalora           an update that is the same for each qalora_group_size inputs; see `variants/qalora.py`
+    arrow_config         an `ArrowConfig`: a router among the adapters of a layer; see `variants/arrow.py`
     kasa_config          a `KasaConfig`: an update in the place of W's smallest singular values; see `variants/kasa.py`
     velora_config        a `VeloraConfig`: A's gradient from smaller activations; see `variants/velora.py`
     use_bdlora           a `BdLoraConfig`: A or B in blocks; see `variants/bdlora.py`

@@ -16,6 +16,7 @@ SPECIAL = {  # {field of LoraConfig: (module in variants/, class of the kind)}, 
     "use_bdlora": ("bdlora", "BlockDiagonal"),
     "use_qalora": ("qalora", "QaLora"),
     "kasa_config": ("kasa", "Kasa"),
+    "arrow_config": ("arrow", "Arrow"),
     "velora_config": ("velora", "Velora"),
 }
 WRAPPERS: dict[type, type] = {}  # {class of a layer: the AdaptedLayer that holds it}

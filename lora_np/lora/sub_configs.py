@@ -5,7 +5,7 @@ In a file they are dicts, which LoraConfig takes too. What they do is said where
 
 import dataclasses
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Self
 
 from ..keywords import NamedFields
@@ -20,19 +20,19 @@ class SubConfig(NamedFields):
     """The value of one field of LoraConfig. Abstract."""
 
     @classmethod
-    def of(cls, field: str, given: Any) -> Self | None:
+    def of(cls, setting: str, given: Any) -> Self | None:
         """What was given for this field of LoraConfig: None, one of these, or a dict of its fields. ValueError else."""
         if given is None or isinstance(given, cls):
             return given
         if not isinstance(given, Mapping):
-            raise ValueError(f"{field} must be a {cls.__name__}, or a dict of its fields, got {shortened(given)}")
+            raise ValueError(f"{setting} must be a {cls.__name__}, or a dict of its fields, got {shortened(given)}")
         fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
         if unknown := [name for name in given if name not in fields]:
-            raise ValueError(f"{field} has a field {unknown[0]!r}; a {cls.__name__} has {', '.join(fields)}")
+            raise ValueError(f"{setting} has a field {unknown[0]!r}; a {cls.__name__} has {', '.join(fields)}")
         made = cls(**{name: value for name, value in given.items() if fields[name].init})
         for name in given:
             if not fields[name].init:
-                setattr(made, name, given[name])
+                setattr(made, name, check_names(f"{setting}: {name}", given[name]))
         return made
 
 
@@ -62,6 +62,35 @@ class BdLoraConfig(SubConfig):
         both = set(self.target_modules_bd_a or ()) & set(self.target_modules_bd_b or ())
         if both:
             raise ValueError(f"target_modules_bd_a and target_modules_bd_b both have {', '.join(sorted(both))}")
+
+
+@dataclass
+class ArrowConfig(SubConfig):
+    """How adapters are chosen for each token; see `variants/arrow.py`.
+
+    top_k               how many
+    router_temperature  the softmax's: the higher, the more equal their weights
+    use_gks             are the general adapters to be subtracted first?
+    task_adapter_names, gks_adapter_names   of those among which it chooses, and of the general ones, as
+                        `create_arrow_model` has named them
+    rng_seed            PEFT's, for an iteration that is not needed here
+    """
+
+    top_k: int = 3
+    router_temperature: float = 1.0
+    use_gks: bool = False
+    task_adapter_names: list[str] | None = field(default=None, init=False)
+    gks_adapter_names: list[str] | None = field(default=None, init=False)
+    rng_seed: int | None = None
+
+    __repr__ = changed_settings
+
+    def __post_init__(self):
+        check_ranks(self.top_k, field_name="top_k")
+        check_positive("router_temperature", self.router_temperature)
+        check_flag("use_gks", self.use_gks)
+        if self.rng_seed is not None and type(self.rng_seed) is not int:
+            raise ValueError(f"rng_seed must be an integer or None, got {shortened(self.rng_seed)}")
 
 
 @dataclass
@@ -119,6 +148,7 @@ def check_positive(name: str, given: Any, zero: bool = False) -> None:
 
 
 SUB_CONFIGS: dict[str, type[SubConfig]] = {  # {field of LoraConfig: what it holds}
+    "arrow_config": ArrowConfig,
     "kasa_config": KasaConfig,
     "use_bdlora": BdLoraConfig,
     "velora_config": VeloraConfig,

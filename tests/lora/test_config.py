@@ -89,7 +89,6 @@ NOT_HERE = {
     "corda_config": object(),
     "lora_ga_config": object(),
     "monteclora_config": object(),
-    "arrow_config": object(),
 }
 
 
