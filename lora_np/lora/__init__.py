@@ -49,7 +49,7 @@ from .peft_model import PeftModel, get_peft_model
 from .routing import create_arrow_model
 from .state import get_peft_model_state_dict, load_peft_weights, set_peft_model_state_dict
 from .status import TunerLayerStatus, TunerModelStatus, get_layer_status, get_model_status
-from .sub_configs import ArrowConfig, BdLoraConfig, KasaConfig, VeloraConfig
+from .sub_configs import ArrowConfig, BdLoraConfig, KasaConfig, LoraRuntimeConfig, VeloraConfig
 from .tasks import PeftModelForCausalLM, PeftModelForSequenceClassification
 from .variants.embedding import LoraEmbedding
 
@@ -98,6 +98,7 @@ __all__ = [
     "LoraEmbedding",
     "LoraLinear",
     "LoraModel",
+    "LoraRuntimeConfig",
     "MissConfig",
     "OFTConfig",
     "PeftConfig",

@@ -26,7 +26,8 @@ def create_arrow_model(
     """`base_model` with the adapters in these folders, "task_0", "task_1", ..., and "arrow_router", which is active.
 
     general_adapter_paths: of "gks_0", ..., with use_gks. adapter_kwargs: those of `PeftModel.from_pretrained` and
-    `load_adapter`. Nothing has changed after an error: ValueError if there is no path, or if the adapters are not LoRA of one rank on the same layers.
+    `load_adapter`. ValueError, with nothing changed, if there is no path, or if the adapters are not plain LoRA of one
+    rank on the same layers.
     """
     from .peft_model import PeftModel
 

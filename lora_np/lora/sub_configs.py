@@ -134,6 +134,21 @@ class VeloraConfig(SubConfig):
             raise ValueError(f"init_type must be one of {known}, got {shortened(self.init_type)}")
 
 
+@dataclass
+class LoraRuntimeConfig(SubConfig):
+    """PEFT's: how to run, not what to compute.
+
+    ephemeral_gpu_offload   PEFT's, of weights that wait on the host; it changes nothing here
+    """
+
+    ephemeral_gpu_offload: bool = False
+
+    __repr__ = changed_settings
+
+    def __post_init__(self):
+        check_flag("ephemeral_gpu_offload", self.ephemeral_gpu_offload)
+
+
 def check_flag(name: str, given: Any) -> None:
     """ValueError, with the field's name, unless this is True or False."""
     if not isinstance(given, bool):

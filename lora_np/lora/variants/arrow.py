@@ -21,7 +21,7 @@ import numpy as np
 
 from ...autograd import Tensor
 from ...autograd import functional as F
-from ...autograd.devices import array_module, to_device, to_numpy
+from ...autograd.devices import to_device, to_numpy
 from ..adapter import Target
 from ..types import Array, Config, Layer
 from .whole import OnWholeLayers
@@ -68,11 +68,11 @@ class Arrow(OnWholeLayers):
     def _weights(self, x: Tensor, pairs: Any) -> Any:
         """w (..., experts): a softmax, with zeros but for the top_k largest."""
         found: Any = F.linear(x, to_device(np.stack([direction(A.data, B.data) for A, B in pairs]), x.device))
-        found, xp = abs(found), array_module(x.data)
-        order = xp.argsort(-found.data, axis=-1)[..., : self.settings.top_k]
-        chosen = xp.full_like(found.data, -np.inf)
-        xp.put_along_axis(chosen, order, 0, axis=-1)
-        return (found * (1 / self.settings.router_temperature) + chosen).softmax(-1)
+        found = abs(found)
+        sizes = to_numpy(found.data)
+        chosen = np.full_like(sizes, -np.inf)
+        np.put_along_axis(chosen, np.argsort(-sizes, axis=-1)[..., : self.settings.top_k], 0, axis=-1)
+        return (found * (1 / self.settings.router_temperature) + to_device(chosen, x.device)).softmax(-1)
 
     def delta_weight(self) -> Array:
         raise ValueError("Arrow chooses adapters for each token, so that it has no update to merge: use it as it is")
