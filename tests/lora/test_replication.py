@@ -119,9 +119,16 @@ def test_it_comes_back_from_a_file_bit_for_bit(tmp_path):
         assert np.array_equal(logits_of(loaded), logits_of(by_hand()))
 
 
-def test_unloaded_it_stays_as_deep_and_takes_the_same_again():
+@pytest.mark.parametrize("base", BASES)
+def test_unloaded_it_stays_as_deep_and_is_saved_whole(base, tmp_path):
+    plain = replicated(base).unload()
+    assert np.array_equal(logits_of(plain), logits_of(by_hand(base)))
+    plain.save_pretrained(tmp_path)
+    assert np.array_equal(logits_of(AutoModelForCausalLM.from_pretrained(tmp_path)), logits_of(plain))
+
+
+def test_unloaded_it_takes_the_same_again():
     plain = replicated().unload()
-    assert np.array_equal(logits_of(plain), logits_of(by_hand()))
     assert get_peft_model(plain, config_of()).config.num_hidden_layers == 4
 
 
