@@ -35,11 +35,15 @@ def last_tokens(tokens: Sequence[int]) -> Array | None:
 @contextmanager
 def acting_on(counts: Counts) -> Iterator[None]:
     """Inside this block, calls of models have these counts."""
-    before = _counts.set(counts)
+    before = _counts.get()
     try:
-        yield
+        try:
+            _counts.set(counts)
+            yield
+        finally:
+            _counts.set(before)
     finally:
-        _counts.reset(before)
+        _counts.set(before)  # once more: Ctrl-C may have come just before the line above
 
 
 def for_rows(rows: Array, function: Callable[..., Any], *args: Any) -> Any:

@@ -161,7 +161,7 @@ class PeftModel(Persistent):
 
     def generate(self, *inputs: Any, adapter_names: Iterable[str] | None = None, **options: Any) -> Any:
         """Continue ids with the active adapters, or with those that adapter_names lists, one for each row; see the base
-        model's generate."""
+        model's generate. alora_offsets= as in `forward`, for the prompt."""
         return self.base_model.model.generate(*inputs, **generating(self, adapter_names, options))
 
     def stream(self, *inputs: Any, adapter_names: Iterable[str] | None = None, **options: Any) -> Any:

@@ -39,3 +39,13 @@ def test_what_is_neither(field, kind, wrong, tmp_path):
     assert message in refusal(ValueError, lambda: LoraConfig(**{field: wrong}))
     assert message in refusal(ValueError, lambda: LoraConfig.from_dict({field: wrong}, "some/file"))
     assert "some/file" in refusal(ValueError, lambda: LoraConfig.from_dict({field: {"no_such": 1}}, "some/file"))
+
+
+@pytest.mark.parity
+def test_what_says_how_to_run_changes_nothing():
+    import peft
+
+    given = lora_np.LoraRuntimeConfig(ephemeral_gpu_offload=True)
+    assert dataclasses.asdict(given) == dataclasses.asdict(peft.LoraRuntimeConfig(ephemeral_gpu_offload=True))
+    assert "runtime_config" not in LoraConfig(runtime_config=given).to_dict()
+    assert "ephemeral_gpu_offload must be True or False" in refusal(ValueError, lambda: lora_np.LoraRuntimeConfig(1))

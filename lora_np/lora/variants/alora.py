@@ -1,4 +1,5 @@
-r"""aLoRA: the adapter acts from the last occurrence of its invocation tokens on. (Greenewald et al., 2025, section 3.)
+r"""aLoRA: the adapter acts from the last occurrence of its invocation tokens on. (Greenewald et al., 2025, "Activated
+LoRA: Fine-tuned LLMs for Intrinsics".)
 
     y_t = base(x)_t + s·B(A(dropout(x_t)))    from the first of the invocation tokens on, where they stand last
     y_t = base(x)_t                           before, and in a row without them

@@ -1,5 +1,5 @@
 r"""Arrow: for each token, the adapters are taken whose updates look most in its direction. (Ostapenko et al., 2024,
-"Towards Modular LLMs by Building and Reusing a Library of LoRAs", section 3.2.)
+"Towards Modular LLMs by Building and Reusing a Library of LoRAs".)
 
     y = base(x) + Σ_e w_e(x) · s_e·B_e(A_e(x)),    w(x) = softmax over the top_k largest of |x · v_e| / temperature
 

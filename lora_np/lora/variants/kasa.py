@@ -1,5 +1,5 @@
 r"""KaSA: the smallest singular values of W make room for an update with singular values of its own.
-(Wang et al., 2025, "KaSA: Knowledge-Aware Singular-Value Adaptation of Large Language Models", eq. 5 to 12.)
+(Wang et al., 2025, "KaSA: Knowledge-Aware Singular-Value Adaptation of Large Language Models"; the loss is eq. 9 to 12.)
 
     y = x (W - U_r S_r V_rᵀ)ᵀ + b + s·B(d ∘ A(dropout(x))),    ΔW = s·B diag(d) A
 
@@ -8,8 +8,8 @@ start at the base model but at what is left of it. A (r, in), B (out, r) and d (
 numbers more than LoRA's; the update has rank r, W' - W at most 2r. It is merged into what is left.
 
 B and A are held near orthogonal, and d small, by a term that is added to the loss: `regularization`. It is
-`peft_model._get_kasa_loss()`, as in PEFT. The paper's claim is better results than LoRA's and 13 variants' at as many
-parameters, on language understanding, generation and instructions.
+`peft_model._get_kasa_loss()`, as in PEFT. The paper's claim is better results than full training and 14 other
+methods, in language understanding, generation and following instructions.
 
 Here the base weight comes back when the adapter is disabled or deleted; in PEFT what was cut off is lost. PEFT's cannot
 be on GPT-2's Conv1D.

@@ -1,4 +1,5 @@
-r"""VeLoRA: LoRA whose A is trained from activations of which one number in a group is kept. (Miles et al., 2024.)
+r"""VeLoRA: LoRA whose A is trained from activations of which one number in a group is kept. (Miles et al., 2024,
+"VeLoRA: Memory Efficient Training using Rank-1 Sub-Token Projections".)
 
     y = base(x) + s·B(A(x)),    ΔW = s·B A,    as LoRA
 
