@@ -1,5 +1,5 @@
 r"""KaSA: the smallest singular values of W make room for an update with singular values of its own.
-(Wang et al., 2025, "KaSA: Knowledge-Aware Singular-Value Adaptation of Large Language Models"; the loss is eq. 9 to 12.)
+(Wang et al., 2025, "KaSA: Knowledge-Aware Singular-Value Adaptation of Large Language Models"; the loss: eq. 9 to 12.)
 
     y = x (W - U_r S_r V_rᵀ)ᵀ + b + s·B(d ∘ A(dropout(x))),    ΔW = s·B diag(d) A
 
