@@ -2,6 +2,9 @@
 
     adapter.py, kinds.py               what a kind of adapter says about itself, and which kinds there are
     peft_config.py, config.py          the settings of all kinds, and of LoRA
+    special.py, sub_configs.py         settings that make another kind of LoRA, and what they hold
+    routing.py                         a router among adapters from files
+    replication.py, invocations.py     blocks listed anew, and tokens from which on an adapter acts
     init.py, starts/                   how A and B are initialised: of the weights alone, and of data
     targets.py                         which layers get an adapter
     patterns.py                        names and regular expressions in the settings
@@ -50,9 +53,11 @@ from .lora_model import LoraModel
 from .mixed_model import PeftMixedModel
 from .peft_config import PeftConfig, PeftType, TaskType
 from .peft_model import PeftModel, get_peft_model
+from .routing import create_arrow_model
 from .starts import STARTS
 from .state import get_peft_model_state_dict, load_peft_weights, set_peft_model_state_dict
 from .status import TunerLayerStatus, TunerModelStatus, get_layer_status, get_model_status
+from .sub_configs import ArrowConfig, BdLoraConfig, KasaConfig, LoraRuntimeConfig, VeloraConfig
 from .tasks import PeftModelForCausalLM, PeftModelForSequenceClassification
 from .variants.embedding import LoraEmbedding
 
@@ -94,6 +99,8 @@ def __getattr__(name):
 __all__ = [
     "AdaLoraConfig",
     "AdapterCache",
+    "ArrowConfig",
+    "BdLoraConfig",
     "CordaConfig",
     "DeloraConfig",
     "EvaConfig",
@@ -101,6 +108,7 @@ __all__ = [
     "HRAConfig",
     "HiraConfig",
     "IA3Config",
+    "KasaConfig",
     "LoHaConfig",
     "LoKrConfig",
     "LoftQConfig",
@@ -109,6 +117,7 @@ __all__ = [
     "LoraGAConfig",
     "LoraLinear",
     "LoraModel",
+    "LoraRuntimeConfig",
     "MissConfig",
     "OFTConfig",
     "PeftConfig",
@@ -125,10 +134,12 @@ __all__ = [
     "TunerModelStatus",
     "UnknownAdapterError",
     "VBLoRAConfig",
+    "VeloraConfig",
     "VeraConfig",
     "cast_mixed_precision_params",
     "check_if_peft_model",
     "convert_to_lora",
+    "create_arrow_model",
     "extract_lora",
     "get_eva_state_dict",
     "get_layer_status",

@@ -61,6 +61,7 @@ class Adapter(nn.Module):
     initial         (A, B, s): its initialisation took s·B A out of the base weight; None if it took nothing;
                     (A, B, s, Q) where Q is what was left of it
     brings_base     did its file have another weight for its layer, which was put there? Then it is saved with it
+    looks_beside    does it compute with the other adapters of its layer? Then `neighbours` has them, by name
     fused           None, or a method (layer, x) -> layer's result and update in one operation
     first_outside   of several of the kind in a row, is the first the outermost? See `in_order`
     together        do the adapters of one name do more in training than learn? See `loss_term` and `after_step`
@@ -73,6 +74,8 @@ class Adapter(nn.Module):
     idle_if_zero: str | None = None
     plain = adds_up = stacks = False
     brings_base = False
+    looks_beside = False
+    neighbours: Mapping[str, Any] = {}
     initial: tuple[Any, ...] | None = None
     fused: Callable[[Layer, Input], Tensor] | None = None
     first_outside = False
@@ -121,6 +124,10 @@ class Adapter(nn.Module):
     def delta_weight(self) -> Array:
         """ΔW (out, in), in float32 or better."""
         raise NotImplementedError
+
+    def can_merge_into(self, layer: Layer) -> bool:
+        """Can the layer's weight take the update? One in 4 bits with zero points takes only QA-LoRA's."""
+        return not isinstance(layer, nn.GroupedLinear4bit)
 
     def merged(self, layer: Layer, weight: Array, bias: Array | None) -> tuple[Array, Array | None]:
         """The frozen layer's weight (out, in) and bias, with this adapter merged into them."""
@@ -221,6 +228,14 @@ def listed(pieces: Mapping[str, Mapping[str, Any]]) -> dict[str, nn.Module]:
                 tables[piece] = next(kind for kind in kinds if isinstance(value, kind.kind))()
             setattr(tables[piece], name, value)  # AdaLoRA's lora_A is a Parameter, LoRA's a Module: both have a place
     return tables
+
+
+def acquainted(adapters: dict[str, Adapter]) -> dict[str, Adapter]:
+    """The adapters of one layer, by name, of which those that ask for it know the others."""
+    for adapter in adapters.values():
+        if adapter.looks_beside:
+            adapter.neighbours = adapters
+    return adapters
 
 
 def dtype_beside(layer: Layer) -> type:

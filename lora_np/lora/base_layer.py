@@ -19,10 +19,15 @@ def oriented(layer: Layer, weight: Array) -> Array:
     return weight.T if layer.fan_in_fan_out else weight
 
 
+def merged_into(layer: Layer) -> str:
+    """The name of the array that merging changes: the weight, but where a 4-bit layer says another."""
+    return getattr(layer, "merged_into", "weight")
+
+
 def arrays_of(layer: Layer) -> tuple[Array, Array | None]:
-    """(weight, bias) as they are stored; bias is None if there is none."""
+    """(weight, bias) as they are stored; bias is None if there is none. For the weight, what `merged_into` says."""
     bias = getattr(layer, "bias", None)
-    return layer.weight.data, None if bias is None else bias.data
+    return getattr(layer, merged_into(layer)).data, None if bias is None else bias.data
 
 
 def kept_arrays(layer: Layer) -> tuple[Any, Array | None]:
@@ -89,7 +94,7 @@ def put_arrays(layer: Layer, weight: Any, bias: Array | None) -> None:
     if isinstance(layer, nn.Linear4bit) and weight is not None:
         layer.put(weight)
         weight = None
-    for name, array in (("weight", weight), ("bias", bias)):
+    for name, array in ((merged_into(layer), weight), ("bias", bias)):
         if array is not None:
             p = getattr(layer, name)
             p.data = to_device(array, p.device).astype(p.dtype, copy=False)
@@ -111,7 +116,9 @@ def all_finite(arrays: Iterable[Array]) -> bool:
 def with_arrays(layer: Layer, weight: Any, bias: Array | None) -> Layer:
     """A layer like this one that computes with these arrays; where one is None, with the layer's own."""
     new = copy.copy(layer)
-    if not isinstance(layer, nn.Linear4bit):
+    if merged_into(layer) != "weight":
+        setattr(new, merged_into(layer), nn.Buffer(arrays_of(layer)[0]))
+    elif not isinstance(layer, nn.Linear4bit):
         new.weight = nn.Parameter(layer.weight.data, requires_grad=False)
     if bias is not None:
         new.bias = nn.Parameter(layer.bias.data, requires_grad=False)

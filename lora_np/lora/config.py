@@ -9,24 +9,18 @@ from ..keywords import Unused
 from ..settings import changed_settings
 from .adapter import Target
 from .init import FROM_LAYERS, INITS, MOST_ITERATIONS, changes_base, initial_matrices, is_known
+from .kinds import SPECIAL
 from .patterns import check_patterns, first_match, shortened
 from .peft_config import PeftConfig, PeftType, check_alpha, check_dropout, check_ranks
+from .replication import check_replication
+from .special import check_parameters, check_special
 from .types import Array
 
 NOT_IN_LORA = {  # PEFT's fields of LoraConfig for things that are not here: why, and the values that mean nothing
     "megatron_config": Unused("Megatron's parallel layers are not here"),
     "megatron_core": Unused(),
-    "velora_config": Unused("VeLoRA's smaller activations are not here; gradient_checkpointing_enable() saves memory"),
-    "alora_invocation_tokens": Unused("aLoRA, which begins at some token, is not here", ([],)),
-    "use_qalora": Unused("QALoRA is not here; nn.quantize_model(model) quantises the base model"),
-    "qalora_group_size": Unused(),
     "monteclora_config": Unused("MonteCLoRA is not here"),
-    "layer_replication": Unused("each block is there once", ([],)),
     "runtime_config": Unused(),
-    "target_parameters": Unused("adapters are beside whole layers; name those in target_modules", ([],)),
-    "use_bdlora": Unused("BD-LoRA is not here"),
-    "arrow_config": Unused("Arrow's routing among adapters is not here; adapter_names= names one for each row"),
-    "kasa_config": Unused("KaSA is not here"),
 }
 
 
@@ -50,6 +44,15 @@ class LoraConfig(PeftConfig):
                          tied head follows. See `variants/tokens.py`
     ensure_weight_tying  a head that is tied to the embedding is adapted, or trained whole, as one with it, if
                          target_modules or modules_to_save name "embed_tokens" or "lm_head"; see `variants/tied.py`
+    alora_invocation_tokens   act from the last occurrence of these tokens on only; see `variants/alora.py`
+    layer_replication    which blocks the model is to have, some of them twice; see `replication.py`
+    use_qalora           an update that is the same for each qalora_group_size inputs; see `variants/qalora.py`
+    arrow_config         an `ArrowConfig`: a router among the adapters of a layer; see `variants/arrow.py`
+    kasa_config          a `KasaConfig`: an update in the place of W's smallest singular values; see `variants/kasa.py`
+    velora_config        a `VeloraConfig`: A's gradient from smaller activations; see `variants/velora.py`
+    use_bdlora           a `BdLoraConfig`: A or B in blocks; see `variants/bdlora.py`
+    target_parameters    weights to adapt as they are stored: a list of names, "c_attn.weight"; target_modules may then
+                         be []. See `variants/parameter.py`
     The other fields are PEFT's for things that are not here: a value that would do something is a ValueError.
     """
 
@@ -91,10 +94,10 @@ class LoraConfig(PeftConfig):
     ensure_weight_tying: bool = False
 
     __repr__ = changed_settings
-    flags = ("use_rslora", "use_dora", "lora_bias", "fan_in_fan_out", "ensure_weight_tying")
+    flags = ("use_rslora", "use_dora", "use_qalora", "lora_bias", "fan_in_fan_out", "ensure_weight_tying")
     unsupported = NOT_IN_LORA
     # How A and B began, or how PEFT trains them: what they compute is the same.
-    harmless = PeftConfig.harmless | {"qalora_group_size", "velora_config"}
+    harmless = PeftConfig.harmless
     harmless |= {"runtime_config"}
 
     def __post_init__(self):
@@ -110,9 +113,13 @@ class LoraConfig(PeftConfig):
         for key, alpha in self.alpha_pattern.items():
             check_alpha(f"alpha_pattern[{key!r}]: lora_alpha", alpha)
         check_dropout("lora_dropout", self.lora_dropout)
+        check_ranks(self.qalora_group_size, field_name="qalora_group_size")
         super().__post_init__()
         self._check_init()
         self.trainable_token_indices = check_tokens(self.trainable_token_indices)
+        self.target_parameters = check_parameters(self.target_parameters)
+        check_special(self)
+        check_replication(self.layer_replication)
 
     def _check_init(self):
         if isinstance(self.init_lora_weights, str):
@@ -149,6 +156,15 @@ class LoraConfig(PeftConfig):
             raise ValueError(f"init_lora_weights={self.init_lora_weights!r} needs lora_alpha > 0, got {min(alphas)}")
 
     @property
+    def special(self) -> str | None:
+        """The field that makes another kind of adapter of LoRA, one of `kinds.SPECIAL`; None if it is as usual."""
+        own = vars(self)
+        for name in SPECIAL:
+            if own[name]:
+                return name
+        return None
+
+    @property
     def scaling(self) -> float:
         """s, the factor of B A where no pattern applies: lora_alpha / r, or lora_alpha / √r with use_rslora."""
         return self.scaling_of(self.r, self.lora_alpha)
@@ -164,7 +180,7 @@ class LoraConfig(PeftConfig):
     @property
     def changes_base(self) -> bool:
         """Does the initialisation take a part out of the base weight?"""
-        return changes_base(self.init_lora_weights)
+        return changes_base(self.init_lora_weights) or self.kasa_config is not None
 
     def initial_matrices(self, target: Target) -> list[Array]:
         """A and B of a new adapter at a `Target`."""

@@ -4,7 +4,7 @@ So `peft_model.transformer` is the model's, and `peft_model.base_model.merge_ada
 Python asks `__getattr__` only for what it has not found, so that nothing that is there gets slower.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from .. import nn
@@ -100,6 +100,14 @@ class Tuner(Forwarding):
         """Have the active adapters take part again, to be trained."""
         self._switch(True)
         self.set_adapter(self.active_adapters)
+
+    def _get_kasa_loss(self, adapter_names: str | Iterable[str] | None = None) -> Any:
+        """What KaSA adds to the loss (`variants/kasa.py`), of these adapters; None: of the active ones. PEFT's name."""
+        from .variants.kasa import regularization
+
+        names = [adapter_names] if isinstance(adapter_names, str) else adapter_names or self.active_adapters
+        layers = [layer.adapters for layer in self.adapted.values()]
+        return regularization([own[name] for name in names for own in layers if name in own])
 
     def _switch(self, on):
         if in_block(self.owner):

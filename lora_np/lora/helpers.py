@@ -58,7 +58,7 @@ def prepare_model_for_kbit_training(
     model.requires_grad_(False)
     if any(p.dtype == np.float16 for p in model.parameters()):
         model.to(dtype=np.float32)
-    if use_gradient_checkpointing and any(isinstance(module, nn.Linear4bit) for module in model.modules()):
+    if use_gradient_checkpointing and any(isinstance(module, nn.FourBitLayer) for module in model.modules()):
         model.gradient_checkpointing_enable()
     return model
 

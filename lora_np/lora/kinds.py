@@ -1,4 +1,4 @@
-"""Which kinds of adapters there are, and for which layers: two tables.
+"""Which kinds of adapters there are, and for which layers: three tables.
 
 `variants/__init__.py` fills them for LoRA; the kinds of `family/` join when one is first asked for.
 """
@@ -11,6 +11,14 @@ from .family import FAMILY
 from .types import Config, Layer
 
 KINDS: dict[str, tuple[Any, tuple[type[Adapter], ...]]] = {}  # {peft_type: (configuration, kinds, special ones first)}
+SPECIAL = {  # {field of LoraConfig: (module in variants/, class of the kind)}, read when one is asked for
+    "alora_invocation_tokens": ("alora", "ActivatedLora"),
+    "use_bdlora": ("bdlora", "BlockDiagonal"),
+    "use_qalora": ("qalora", "QaLora"),
+    "kasa_config": ("kasa", "Kasa"),
+    "arrow_config": ("arrow", "Arrow"),
+    "velora_config": ("velora", "Velora"),
+}
 WRAPPERS: dict[type, type] = {}  # {class of a layer: the AdaptedLayer that holds it}
 
 
@@ -37,13 +45,16 @@ def config_class(peft_type: Any, source: Any) -> Any:
 
 
 def peft_type_of(adapter: Adapter) -> str:
-    """The peft_type that an adapter's kind is of."""
-    return next(name for name, (_, kinds) in KINDS.items() if isinstance(adapter, kinds))
+    """The peft_type that an adapter's kind is of. Kinds that no table has are LoRA's, for one setting of its."""
+    return next((name for name, (_, kinds) in KINDS.items() if isinstance(adapter, kinds)), "LORA")
 
 
 def kind_of(config: Config, target: Target) -> type[Adapter]:
     """The kind of adapter that `config` puts beside a `Target`."""
-    return target.kind or next(kind for kind in known(config.peft_type)[1] if kind.wanted(config, target))
+    if target.kind or config.special is None:
+        return target.kind or next(kind for kind in known(config.peft_type)[1] if kind.wanted(config, target))
+    module, kind = SPECIAL[config.special]
+    return getattr(importlib.import_module(f".variants.{module}", __package__), kind)
 
 
 def make_adapter(config: Config, target: Target) -> Adapter:

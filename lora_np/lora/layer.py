@@ -15,7 +15,7 @@ from ..autograd import Tensor
 from ..autograd import functional as F
 from ..autograd.devices import array_module
 from ..autograd.dispatch import matmul
-from .adapter import Adapter, Matrix, PerAdapter, Target, in_order, inputs_of, listed
+from .adapter import Adapter, Matrix, PerAdapter, Target, acquainted, in_order, inputs_of, listed
 from .base_layer import arrays_of, kept_arrays, of_base, oriented, put_arrays, reduced, with_arrays
 from .call import Owner, this_call
 from .kinds import make_adapter
@@ -142,7 +142,7 @@ class AdaptedLayer(nn.Module):
     def set_adapters(self, adapters: dict[str, Adapter], active: list[str] | None = None) -> None:
         """Have just these adapters. active: the names of those that take part; if None, those that did and are left."""
         active = [name for name in self.active_adapters if name in adapters] if active is None else active
-        self.adapters, self.active_adapters = adapters, active
+        self.adapters, self.active_adapters = acquainted(adapters), active
         initial = [adapter.initial for adapter in adapters.values() if adapter.initial is not None]
         if initial or self._original is not None:  # PiSSA, OLoRA: their s·B₀A₀ is a part of W, and not zero
             original = self.base_layer.weight.data if self._original is None else self._original

@@ -92,7 +92,7 @@ class LoraModel(Tuner):
 
         This is where a plain layer becomes an adapted one.
         """
-        model_adapter.fill()
+        model_adapter.enter(self.model)
         for target, adapter in model_adapter.adapters.items():
             layer = self.adapted.get(target) or self._replace(target, wrapped)
             layer.set_adapters({**layer.adapters, name: adapter})
@@ -182,6 +182,8 @@ class LoraModel(Tuner):
         for name, layer in self.adapted.items():
             if not layer.chosen(names):
                 continue
+            if not all(layer.adapters[own].can_merge_into(layer.base_layer) for own in layer.chosen(names)):
+                raise ValueError(f"{name} is in 4 bits with zero points, which take only QA-LoRA's update")
             if id(layer.base_layer.weight) in shared:
                 raise ValueError(
                     f"{name} shares its weight with another layer, which merging would change too: untie_weights() "

@@ -18,6 +18,7 @@ from .init import check_start
 from .kinds import kind_of, make_adapter
 from .layer import AdaptedLayer
 from .peft_config import PeftConfig
+from .replication import replicated, take_over
 from .saved_modules import ModulesToSave, copied
 from .targets import (
     HEADS,
@@ -32,6 +33,7 @@ from .targets import (
 )
 from .tied_heads import ONE_KIND, TiedHead, check_rows
 from .types import Array
+from .variants.parameter import OnParameter, parameter_targets
 from .variants.tied import TiedLora
 from .variants.tokens import TokenAdapter, token_targets
 
@@ -51,6 +53,7 @@ class ModelAdapter:
     bases     {name: Parameter} of the model's own weights that the adapter's file has others for
     incoming  {name in the file: array} for `tensors()`, put into them when the adapter is attached to the model: some
               are the model's own, which stay as they are until then
+    config    of a new one: what it says of the model's blocks is done then, too
     """
 
     adapters: dict[str, Adapter]
@@ -59,6 +62,13 @@ class ModelAdapter:
     biases: dict[str, nn.Parameter] = field(default_factory=dict)
     bases: dict[str, nn.Parameter] = field(default_factory=dict)
     incoming: dict[str, Array] = field(default_factory=dict)
+    config: PeftConfig | None = None
+
+    def enter(self, model: nn.Module) -> None:
+        """Make the model ready for this one, and this one complete. An interruption is the caller's to undo."""
+        if self.config is not None and self.config.layer_replication:
+            take_over(model, self.config)
+        self.fill()
 
     def tensors(self) -> dict[str, Tensor]:
         """{name in the file: Parameter or Buffer}: everything that is saved and loaded."""
@@ -126,15 +136,18 @@ def new_adapter(
     cannot be such an adapter.
     """
     expect(config, PeftConfig, "peft_config", A_CONFIG)
+    model = replicated(model, config)
     modules = own_modules(model)
     config.settle(model)
     if config.task_type in HEADS:
         train_heads(config, modules)
     wanted, saved = targets_of(model, config, modules), saved_modules_of(modules, config)
     tokens = token_targets(model, config, modules) if config.trainable_token_indices else {}
-    _check_apart([*wanted, *tokens, *beside[0]], [*saved, *beside[1]])
+    parameters = parameter_targets(config, modules, wanted) if config.target_parameters else []
+    _check_apart([*wanted, *tokens, *parameters, *beside[0]], [*saved, *beside[1]])
     targets = [Target(name, modules[name], *config.rank_and_alpha(name), wanted[name]) for name in wanted]
     targets += [Target(n, modules[n], len(rows), None, tokens=rows, kind=TokenAdapter) for n, rows in tokens.items()]
+    targets += [Target(n, modules[n], *config.rank_and_alpha(f"{n}.weight"), kind=OnParameter) for n in parameters]
     if config.ensure_weight_tying:
         targets = _following(targets, tied_targets(config, modules))
     if tokens or saved:
@@ -160,10 +173,11 @@ def new_adapter(
     copies = {name: copied(modules[name]).requires_grad_(False) for name in saved}
     for head, embedding in tied_copies(config, modules).items() if config.ensure_weight_tying else ():
         copies[head].weight = copies[embedding].weight
-    _correct_orientation(config, [target.layer for target in targets])
+    _correct_orientation(config, [modules[name] for name in wanted], parameters)
     if not nn.is_weightless():
-        warn_of_unused(config, modules, wanted)
-    return ModelAdapter(adapters, copies, shared, biases_of(modules, config.bias, adapters, saved))
+        warn_of_unused(config, modules, [*wanted, *(f"{name}.weight" for name in parameters)])
+    biases = biases_of(modules, config.bias, adapters, saved)
+    return ModelAdapter(adapters, copies, shared, biases, config=config)
 
 
 def _following(targets, tied):
@@ -219,26 +233,29 @@ def _check_others(layer, changes, target):
         raise ValueError(f"{target.name} {ONE_KIND}")
     if others and (changes or any(adapter.initial is not None for adapter in others)):
         raise ValueError(
-            "an adapter whose initialisation changes the weight (PiSSA, OLoRA, CorDA, LoRA-GA, LoftQ) must be alone on "
+            "an adapter whose initialisation changes the weight (PiSSA, CorDA, LoftQ, ...) must be alone on "
             "its layers; saved with as_plain_lora=True it can be loaded beside others"
         )
 
 
 def _check_weights(model, config, targets):
     """ValueError if a weight is not one that a part can be taken out of: in 4 bits, shared, or of too small a rank."""
-    setting, shared = f"init_lora_weights={config.init_lora_weights!r}", shared_weights(model)
+    setting, shared = config.special or f"init_lora_weights={config.init_lora_weights!r}", shared_weights(model)
     for target in targets:
-        if isinstance(target.layer, nn.Linear4bit):
+        if isinstance(target.layer, nn.FourBitLayer):
             raise ValueError(f"{setting} would change a 4-bit weight")
         if id(target.layer.weight) in shared:
             raise ValueError(f"{setting} would change a weight that {target.name} shares with another layer")
         check_start(config, target)
 
 
-def _correct_orientation(config, layers):
+def _correct_orientation(config, layers, parameters):
     """Layers know their own `fan_in_fan_out`: a config that says otherwise is put right, with a warning."""
     if "fan_in_fan_out" not in config.__dict__:  # a kind that has no such setting
         return
+    if parameters and not layers and config.fan_in_fan_out:
+        warn("fan_in_fan_out set to False, as target_parameters are adapted as they are stored")
+        config.fan_in_fan_out = False
     linear = next((layer for layer in layers if not isinstance(layer, nn.Embedding)), None)
     if linear is not None and config.fan_in_fan_out != linear.fan_in_fan_out:
         kind = type(linear).__name__

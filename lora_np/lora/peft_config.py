@@ -81,7 +81,8 @@ class PeftConfig(NamedFields):
     inference_mode: bool = False
 
     r = lora_alpha = exclude_modules = ABSENT
-    trainable_token_indices = ensure_weight_tying = ABSENT  # see `LoraConfig`
+    trainable_token_indices = ensure_weight_tying = layer_replication = ABSENT  # see `LoraConfig`
+    alora_invocation_tokens = target_parameters = special = ABSENT  # likewise
     target_modules = layers_to_transform = layers_pattern = modules_to_save = ABSENT
     bias, fan_in_fan_out = "none", False
     is_prompt_learning = is_adaption_prompt = False  # PEFT's: what there is here is neither
@@ -119,7 +120,7 @@ class PeftConfig(NamedFields):
             raise ValueError(f"bias must be one of {', '.join(map(repr, biases))}, got {self.bias!r}")
         self.target_modules = check_names("target_modules", self.target_modules)
         self.exclude_modules = check_names("exclude_modules", self.exclude_modules)
-        if isinstance(self.target_modules, list) and not self.target_modules:
+        if isinstance(self.target_modules, list) and not self.target_modules and not self.target_parameters:
             raise ValueError("target_modules is empty: name at least one module, or 'all-linear'")
         if isinstance(self.modules_to_save, str):
             raise ValueError(f"modules_to_save must be a list of names, got {self.modules_to_save!r}")

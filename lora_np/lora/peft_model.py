@@ -13,13 +13,14 @@ from ..keywords import near_misses
 from ..refusals import refuses_here
 from .accepted import accept_dtype
 from .errors import UnknownAdapterError
+from .invocations import invocations
 from .layer import AdaptedLayer
 from .lora_model import LoraModel
 from .model_adapter import A_CONFIG, new_adapter
 from .names import check_new_name, listed_names
 from .peft_config import PeftConfig, TaskType, check_alpha
 from .persistent import Persistent
-from .row_calls import checked_rows, generating, in_rows, rows_of
+from .row_calls import forward_in_rows, generating
 from .saved_modules import ModulesToSave
 from .starts.prepared import PREPARED, forget
 from .status import TunerLayerStatus, TunerModelStatus, format_status, get_layer_status, get_model_status
@@ -117,27 +118,27 @@ class PeftModel(Persistent):
         if config.inference_mode:  # for use, not for training
             self.requires_grad_(False)
 
-    def forward(self, *args: Any, adapter_names: Iterable[str] | None = None, **kwargs: Any) -> Any:
+    def forward(
+        self, *args: Any, adapter_names: Iterable[str] | None = None, alora_offsets: Any = None, **kwargs: Any
+    ) -> Any:
         """Call the model with the active adapters.
 
         adapter_names: a name for each row of the batch, to use its own adapter for each; "__base__" stands for none.
+        alora_offsets: on how many of the last tokens of each row aLoRA acts, if it is not to be found in input_ids.
         """
         if self.training and is_grad_enabled():
             self._refuse_if_merged("training")
-        if adapter_names is None:
+        if adapter_names is None and not invocations(self.peft_config, self.active_adapters):
             inner = self.base_model if self.task_type else self.base_model.model  # as in PEFT: see `Adapter.loss_term`
             return inner(*args, **kwargs)
-        ids = kwargs.get("input_ids", args[0] if args else None)
-        names = checked_rows(self, adapter_names, 0 if ids is None else len(ids))
-        with in_rows(self, rows_of(names, kwargs.get("past_key_values"))):
-            return self.base_model(*args, **kwargs)
+        return forward_in_rows(self, adapter_names, alora_offsets, args, kwargs)
 
     def _warn_of_missing_parts(self):
         for name, config in self.peft_config.items():
             if config.changes_base and name not in self.active_adapters:
                 warnings.warn(
-                    f"{name} is inactive, and its initialisation took a part out of the base weights (PiSSA, OLoRA): "
-                    f"until set_adapter({name!r}) or delete_adapter({name!r}) the model lacks that part",
+                    f"{name} is inactive, and its initialisation took a part out of the base weights (PiSSA, OLoRA, "
+                    f"KaSA): until set_adapter({name!r}) or delete_adapter({name!r}) the model lacks that part",
                     stacklevel=3,
                 )
 
@@ -165,7 +166,7 @@ class PeftModel(Persistent):
 
     def generate(self, *inputs: Any, adapter_names: Iterable[str] | None = None, **options: Any) -> Any:
         """Continue ids with the active adapters, or with those that adapter_names lists, one for each row; see the base
-        model's generate."""
+        model's generate. alora_offsets= as in `forward`, for the prompt."""
         return self.base_model.model.generate(*inputs, **generating(self, adapter_names, options))
 
     def stream(self, *inputs: Any, adapter_names: Iterable[str] | None = None, **options: Any) -> Any:

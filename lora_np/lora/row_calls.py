@@ -1,12 +1,15 @@
-"""Calls in which each row of the batch goes through an adapter of its own: `adapter_names=`."""
+"""Calls in which each row of the batch goes through an adapter of its own, `adapter_names=`, or from some token on."""
 
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, ExitStack
 from typing import Any
 from weakref import WeakKeyDictionary
 
+import numpy as np
+
 from ..autograd.threads import limit_threads
-from .call import calling
+from .call import calling, this_call
+from .invocations import Counts, acting_on, counts_of, invocations, until
 from .lora_model import adapters_in
 from .names import BASE, NAMES, listed_names
 from .rows import Rows
@@ -24,39 +27,64 @@ def checked_rows(peft_model: Any, adapter_names: Iterable[str], rows: int | None
     for name in set(names) - {BASE}:
         peft_model._check_known(name)
     if BASE in names and any(adapter.initial is not None for adapter in adapters_in(peft_model.base_model)):
-        raise ValueError(f"{BASE!r} needs the base weights, and a PiSSA or OLoRA adapter has changed them")
+        raise ValueError(f"{BASE!r} needs the base weights, and an adapter's initialisation has changed them")
     if peft_model.base_model.saved:
         raise ValueError("adapter_names does not go with modules_to_save: a batch goes through one copy of them")
     return names
 
 
-def in_rows(peft_model: Any, rows: Rows) -> AbstractContextManager[Any]:
-    """What a call of the model is made in. One thread: the layers look rows up by their place in the whole batch."""
+def in_rows(peft_model: Any, rows: Rows | None, counts: Counts) -> AbstractContextManager[Any]:
+    """What a call of the model is made in. One thread: the layers look rows up by their place in the whole batch.
+
+    rows: an adapter for each row, or None. counts: on which tokens those act that begin at some token.
+    """
     stack = ExitStack()
-    stack.enter_context(calling(peft_model.base_model.owner, rows=rows))
+    if rows is not None:
+        stack.enter_context(calling(peft_model.base_model.owner, rows=rows))
+    stack.enter_context(acting_on(counts))
     stack.enter_context(limit_threads(1))
     return stack
 
 
-def rows_of(names: list[str], cache: Any = None) -> Rows:
+def rows_of(names: list[str] | None, cache: Any = None) -> Rows | None:
     """The `Rows` of a call. With a `cache`, which one text has for all its calls, the same for all of these."""
-    if cache is None:
-        return Rows(names)
+    if names is None or cache is None:
+        return None if names is None else Rows(names)
     found = _texts.get(cache)
     if found is None or found.names != tuple(names):
         found = _texts[cache] = Rows(names, keep=True)
     return found
 
 
-def generating(peft_model: Any, adapter_names: Iterable[str] | None, options: dict[str, Any]) -> dict[str, Any]:
-    """The options of `generate`, and what its calls of the model are made in, if rows have adapters of their own."""
-    if adapter_names is None:
-        return options
-    names = checked_rows(peft_model, adapter_names)
+def forward_in_rows(peft_model: Any, adapter_names: Any, alora_offsets: Any, args: Any, kwargs: Any) -> Any:
+    """A call of the model in which rows have adapters of their own, or adapters begin at some token."""
+    ids, tuner = kwargs.get("input_ids", args[0] if args else None), peft_model.base_model
+    names = None if adapter_names is None else checked_rows(peft_model, adapter_names, 0 if ids is None else len(ids))
+    cache = kwargs.get("past_key_values")
+    invoking = invocations(peft_model.peft_config, names or peft_model.active_adapters)
+    counts: Counts = {}
+    if invoking and ids is not None and not this_call(tuner.owner).disabled:
+        counts = counts_of(ids, invoking, cache, alora_offsets)
+    with in_rows(peft_model, rows_of(names, cache), counts):
+        return tuner(*args, **kwargs)
 
-    def row_calls(rows: int, times: int) -> Callable[[], AbstractContextManager[Any]]:
+
+def generating(peft_model: Any, adapter_names: Iterable[str] | None, options: dict[str, Any]) -> dict[str, Any]:
+    """The options of `generate`, and what its calls of the model are made in, if rows have adapters of their own, or
+    adapters begin at some token."""
+    names = None if adapter_names is None else checked_rows(peft_model, adapter_names)
+    invoking = invocations(peft_model.peft_config, names or peft_model.active_adapters)
+    offsets = options.pop("alora_offsets", None)
+    if names is None and not invoking:
+        return options
+
+    def row_calls(text: Any, times: int) -> Callable[[], AbstractContextManager[Any]]:
         """The text has each row of the batch so many `times`: for beams, and for several results."""
-        repeated = Rows((name for name in checked_rows(peft_model, names, rows) for _ in range(times)), keep=True)
-        return lambda: in_rows(peft_model, repeated)
+        batch, length = text.ids.shape
+        own = None if names is None else np.repeat(checked_rows(peft_model, names, batch), times).tolist()
+        rows = None if own is None else Rows(own, keep=True)
+        counts = counts_of(text.ids, invoking, None, offsets)
+        starts = {tokens: np.where(found, length - found, -1).repeat(times) for tokens, found in counts.items()}
+        return lambda: in_rows(peft_model, rows, until(text.length, starts))
 
     return {**options, "row_calls": row_calls}

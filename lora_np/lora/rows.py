@@ -17,6 +17,7 @@ from ..autograd import functional as F
 from ..autograd.shape_ops import concatenate, stack_padded
 from ..autograd.threads import num_threads
 from .adapter import Adapter
+from .invocations import for_rows
 from .types import Array, Input
 
 _weights = attrgetter("lora_A.weight", "lora_B.weight")  # of an adapter
@@ -160,8 +161,9 @@ def grouped(adapters: list[Any], places: list[list[int]], batch: int, dtype: Any
 def _in_two(layer, x, names, apart):
     """The rows of the adapters `apart` one by one, all others together."""
     first, others = ([i for i, name in enumerate(names) if (name in apart) is here] for here in (True, False))
-    mine = one_by_one(layer, x[np.array(first)], [names[i] for i in first])
-    together = Rows(names[i] for i in others).forward(layer, x[np.array(others)])
+    one, all_others = np.array(first), np.array(others)
+    mine = for_rows(one, one_by_one, layer, x[one], [names[i] for i in first])
+    together = for_rows(all_others, Rows(names[i] for i in others).forward, layer, x[all_others])
     return concatenate([mine, together])[np.argsort(first + others)]
 
 
@@ -170,6 +172,7 @@ def one_by_one(layer: Any, x: Input, names: Iterable[str]) -> Tensor:
     rows: dict[str, list[int]] = {}
     for i, name in enumerate(names):
         rows.setdefault(name, []).append(i)
-    parts = [layer.forward_with([n] if n in layer.adapters else [], x[np.array(i)]) for n, i in rows.items()]
+    own = [([name] if name in layer.adapters else [], np.array(i)) for name, i in rows.items()]
+    parts = [for_rows(i, layer.forward_with, names, x[i]) for names, i in own]
     order = np.argsort([i for group in rows.values() for i in group])
     return concatenate(parts)[order]

@@ -75,7 +75,7 @@ def get_layer_status(model: nn.Module) -> list[TunerLayerStatus]:
 def _of_layer(name, layer, active=None):
     """active: the model's active adapters; PEFT lists also those that the layer does not have."""
     kind = "Embedding" if isinstance(layer.base_layer, nn.Embedding) else "Linear"
-    four_bits = isinstance(layer.base_layer, nn.Linear4bit)
+    four_bits = isinstance(layer.base_layer, nn.FourBitLayer)
     families = [peft_type_of(adapter).lower() for adapter in layer.adapters.values()]
     return TunerLayerStatus(
         name=name,

@@ -26,6 +26,7 @@ from .. import nn
 from ..autograd.devices import to_numpy
 from .model_adapter import BASE_WEIGHT, PREFIX
 from .peft_config import PeftConfig
+from .replication import replicated
 from .targets import (
     biases_of,
     ends_with,
@@ -38,6 +39,7 @@ from .targets import (
     train_heads,
 )
 from .types import Array, Config
+from .variants.parameter import parameter_targets
 from .variants.tokens import token_targets
 
 ORIGINALS = ("original_module", "modules_to_save")  # behind a module's name: what PEFT has inside it beside a copy
@@ -63,6 +65,7 @@ def fitted(config: Config, arrays: Mapping[str, Array], model: nn.Module, path: 
 
     Nothing is changed. ValueError, with the file's name, if it was trained on another base model.
     """
+    model = replicated(model, config)
     modules = own_modules(model)
     config.settle(model)
     train_heads(config, modules)
@@ -77,7 +80,8 @@ def fitted(config: Config, arrays: Mapping[str, Array], model: nn.Module, path: 
     config = _with_tied(config, found, model, modules)
     followers = tuple(f"{PREFIX}{head}.lora_" for head in tied_targets(config, modules))
     found = {key: array for key, array in found.items() if not key.startswith(followers)}  # the embedding's, transposed
-    adapted = {**targets_of(model, config, modules), **token_targets(model, config, modules)}
+    wanted = targets_of(model, config, modules)
+    adapted = [*wanted, *token_targets(model, config, modules), *parameter_targets(config, modules, wanted)]
     saved = saved_modules_of(modules, config)
     bases = _bases(config, found, modules, adapted, path)
     biases = biases_of(modules, config.bias, adapted, saved)

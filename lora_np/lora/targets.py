@@ -16,7 +16,7 @@ from .tied_heads import TiedHead
 
 HEADS = {TaskType.SEQ_CLS: ("classifier", "score")}  # what an adapter for a task trains whole, where it is there
 EMBEDDINGS = ("embed_tokens", "lm_head")  # the names by which PEFT knows an embedding and its head, GPT-2's not
-LINEAR = (nn.Linear, nn.Conv1D, nn.Linear4bit)
+LINEAR = (nn.Linear, nn.Conv1D, nn.FourBitLayer)
 QUERIES_AND_VALUES = ["q_proj", "v_proj"]
 LIKE_LLAMA = ("llama", "mistral", "qwen2", "qwen3", "gemma2", "gemma3_text")
 OTHERS = {"gpt2": ["c_attn"], "gpt_neox": ["query_key_value"]}
@@ -69,6 +69,8 @@ def targets_of(
     """{layer's name: names of its parts}: what a config adapts. There are no parts where the whole layer is adapted."""
     modules = own_modules(model) if modules is None else modules
     blocks = config.layers_to_transform, config.layers_pattern
+    if not config.target_modules and _only_parameters(model, config):
+        return {}
     found = find_targets(model, config.target_modules, config.exclude_modules, *blocks, modules)
     if config.ensure_weight_tying:
         found += [name for pair in tied_targets(config, modules).items() for name in pair if name not in found]
@@ -271,8 +273,17 @@ def is_shorthand(target_modules: Any) -> bool:
     return target_modules is None or (isinstance(target_modules, str) and target_modules.lower() == ALL_LINEAR)
 
 
+def _only_parameters(model, config):
+    """Are there only target_parameters? As in PEFT, the usual target_modules join them where the model has some."""
+    return bool(config.target_parameters) and (config.target_modules == [] or _model_type(model) not in DEFAULT_TARGETS)
+
+
 def _default_targets(model):
-    return default_targets(getattr(getattr(model, "config", None), "model_type", None))
+    return default_targets(_model_type(model))
+
+
+def _model_type(model):
+    return getattr(getattr(model, "config", None), "model_type", None)
 
 
 def default_targets(kind: str | None) -> list[str]:

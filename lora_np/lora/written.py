@@ -14,6 +14,7 @@ from .starts.prepared import PREPARED
 from .targets import is_shorthand, targets_of
 from .types import Array
 from .variants import PartialProjection
+from .variants.parameter import OnParameter
 
 PLAIN_START = {"init_lora_weights": True, "eva_config": None, "corda_config": None, "lora_ga_config": None}
 
@@ -50,11 +51,14 @@ def as_written(
     the layers where it has a word for them ("all-linear", None), which could mean others where the file is loaded. As
     in PEFT a file is for use: inference_mode.
     """
+    if as_plain_lora and config.special:
+        raise ValueError(f"as_plain_lora: an adapter with {config.special} is more than a pair A and B")
     changes: dict[str, Any] = {}
     if any(isinstance(adapter, PartialProjection) for adapter in adapters.values()):
         changes = _targets_as_layers(config, adapters)
     elif is_shorthand(config.target_modules):
-        changes = {"target_modules": _names(config, model, list(adapters))}
+        own = [name for name, adapter in adapters.items() if not isinstance(adapter, OnParameter)]
+        changes = {"target_modules": _names(config, model, own) if own else []}
     ranks = _ranks(adapters, arrays)
     if any(ranks[target] != adapter.r for target, adapter in adapters.items()):
         if as_plain_lora:

@@ -64,7 +64,7 @@ class CausalLM(GenerationMixin, PretrainedModel):
 
     def stored_state(self) -> dict[str, np.ndarray]:
         """{name as files have it: array}."""
-        state = self.state_dict()
+        state = self.whole_state()
         return {re.sub(r"^lm_head\.", f"{self.head_in_files}.", name): array for name, array in state.items()}
 
     def reads_anew(self, held: int, length: int) -> bool:

@@ -31,6 +31,8 @@ class FilesOfModel(nn.Module):
     """
 
     config: Any
+    base_model_prefix: str
+    replicated: Any
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | PathLike[str], **kwargs: Any) -> Self:
@@ -55,7 +57,15 @@ class FilesOfModel(nn.Module):
 
     def stored_state(self) -> dict[str, np.ndarray]:
         """{name as files have it: array}."""
-        return self.state_dict()
+        return self.whole_state()
+
+    def whole_state(self) -> dict[str, np.ndarray]:
+        """The `state_dict`; blocks that are listed twice, and share their weights, are in it twice."""
+        state, inside = self.state_dict(), f"{self.base_model_prefix}."
+        if self.replicated:
+            every = self.named_parameters(remove_duplicate=False)
+            state |= {name: p.data for name, p in every if name.startswith(inside)}
+        return state
 
     def config_fields(self) -> dict[str, Any]:
         """The fields of config.json."""

@@ -33,6 +33,7 @@ class PretrainedModel(FilesOfModel):
     base_model_prefix: str = ""
     head_in_files = "lm_head"
     gradient_checkpointing = False
+    replicated: list[tuple[int, int]] | None = None  # how its blocks were listed, if some are there twice
     resized = False  # has its vocabulary another length than in the files that it comes from?
 
     def __init__(self, config: Any) -> None:

@@ -4,6 +4,7 @@ from . import functional, init, printing, utils
 from .activations import GELU, Identity, LogSoftmax, ReLU, SiLU, Softmax, Tanh
 from .all_or_nothing import all_or_nothing
 from .float_type import float_type
+from .grouped import GroupedLinear4bit
 from .initial import filled, is_weightless, normal, uniform, uninitialized, weightless, zeros
 from .layers import Conv1D, Dropout, Embedding, LayerNorm, Linear, RMSNorm
 from .losses import CrossEntropyLoss, MSELoss, NLLLoss
@@ -11,7 +12,7 @@ from .mode import evaluating
 from .module import BufferDict, Module, ModuleDict, ModuleList, ParameterDict, Sequential
 from .nf4 import dequantize_nf4, quantize_nf4
 from .parameter import Buffer, Parameter
-from .quantized import Linear4bit, memory_footprint, quantize_model
+from .quantized import FourBitLayer, Linear4bit, memory_footprint, quantize_model
 
 __all__ = [
     "GELU",
@@ -21,6 +22,8 @@ __all__ = [
     "CrossEntropyLoss",
     "Dropout",
     "Embedding",
+    "FourBitLayer",
+    "GroupedLinear4bit",
     "Identity",
     "LayerNorm",
     "Linear",

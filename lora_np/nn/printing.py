@@ -7,7 +7,7 @@ from .activations import GELU, Softmax
 from .layers import Conv1D, Dropout, Embedding, LayerNorm, Linear, RMSNorm
 from .module import Module, ModuleList
 from .parameter import STATE
-from .quantized import Linear4bit
+from .quantized import FourBitLayer
 
 
 def tree(module):
@@ -47,7 +47,7 @@ def facts(module):
 
 
 @facts.register(Linear)
-@facts.register(Linear4bit)
+@facts.register(FourBitLayer)
 def _(layer):
     return f"in_features={layer.in_features}, out_features={layer.out_features}, bias={layer.bias is not None}"
 

@@ -4,6 +4,8 @@ Nothing here is trained: LoRA's A and B beside such a layer stay in float32 and 
 (Dettmers et al., 2023, "QLoRA: Efficient Finetuning of Quantized LLMs", eq. 5 and 6; the number format is in `nf4.py`.)
 """
 
+import functools
+
 from ..autograd import Tensor, dispatch
 from ..autograd import functional as F
 from ..autograd.tensor import data, needs_grad, record
@@ -20,28 +22,39 @@ def linear_4bit(x, quantized, bias=None, fan_in_fan_out=False):
     Gradients: dx = dy W (..., in); db = Σ_rows dy (out,) if the bias is trained; none for W. Saved: the codes, which
     the layer holds anyway. W in float32 lives for one product; the backward makes it anew to save memory.
     """
+    return linear_of(lambda: dequantize_nf4(quantized), x, bias, fan_in_fan_out)
+
+
+def linear_of(make, x, bias=None, fan_in_fan_out=False):
+    """`linear_4bit` for a frozen W that `make()` gives, in each direction anew."""
     needs, shape = needs_grad(x, bias), x.shape
-    y = F.linear(data(x), dequantize_nf4(quantized), data(bias), fan_in_fan_out).data
+    y = F.linear(data(x), make(), data(bias), fan_in_fan_out).data
 
     def backward(dy):
         rows = dy.reshape(-1, dy.shape[-1])
         dx = None
         if needs[0]:
-            w = dequantize_nf4(quantized)
+            w = make()
             dx = dispatch.matmul(rows, w.T if fan_in_fan_out else w).reshape(shape)
         return dx, rows.sum(axis=0) if needs[1] else None
 
     return record(y, (x, bias), backward)
 
 
-class Linear4bit(Module):
-    """A Linear or Conv1D with its weight in 4 bits and frozen; its state is the arrays of a `QuantizedWeight`.
+class FourBitLayer(Module):
+    """A frozen linear layer whose weight is in 4 bits. Abstract: `Linear4bit`, and `GroupedLinear4bit` in `grouped.py`.
 
-    To load a saved state, quantise a model of the same shape with the same options first. `weight` is a new Tensor
-    each time: what is written to it changes nothing here.
+    `weight` is a new Tensor each time: what is written to it changes nothing here.
     """
 
     parts: dict[str, int] = {}
+
+
+class Linear4bit(FourBitLayer):
+    """A Linear or Conv1D with its weight in NF4 and frozen; its state is the arrays of a `QuantizedWeight`.
+
+    To load a saved state, quantise a model of the same shape with the same options first.
+    """
 
     def __init__(self, quantized, bias=None, fan_in_fan_out=False):
         fan_in, fan_out = quantized.shape if fan_in_fan_out else quantized.shape[::-1]
@@ -85,9 +98,10 @@ class Linear4bit(Module):
         return linear_4bit(x, self.quantized, self.bias, self.fan_in_fan_out)
 
 
-def quantize_model(model, skip=SKIP, block_size=64, double_quant=True):
+def quantize_model(model, skip=SKIP, block_size=64, double_quant=True, group_size=None):
     """Put a Linear4bit in the place of every Linear and Conv1D of the model; returns the model.
 
+    group_size: with a number, a GroupedLinear4bit with such groups instead, in which QA-LoRA can be merged.
     skip: names of layers, or of what holds them, to leave alone: whole dotted names or their ends after a dot. The
     output head is left alone because its errors reach the logits directly, and it often shares the embedding's weight;
     a classifier's is new, and has to be trained.
@@ -103,10 +117,15 @@ def quantize_model(model, skip=SKIP, block_size=64, double_quant=True):
         raise ValueError(f"{adapted[0]} has an adapter beside it: quantise the model first, then adapt it")
     if "" in layers:
         raise ValueError("quantize_model replaces the layers in a model; for one layer use Linear4bit.from_linear")
+    make = functools.partial(Linear4bit.from_linear, block_size=block_size, double_quant=double_quant)
+    if group_size is not None:
+        from .grouped import GroupedLinear4bit  # which imports this module
+
+        make = functools.partial(GroupedLinear4bit.from_linear, group_size=group_size)
     new = {}
     for name, layer in layers.items():
         try:
-            new[name] = Linear4bit.from_linear(layer, block_size, double_quant)
+            new[name] = make(layer)
         except ValueError as error:
             raise ValueError(f"{name}: {error}") from None
     for name, layer in new.items():

@@ -84,15 +84,7 @@ def test_the_fields_are_pefts_in_its_order(name):
 
 NOT_HERE = {
     "megatron_config": {"x": 1},
-    "velora_config": {"num_groups": 2},
-    "alora_invocation_tokens": [5],
-    "use_qalora": True,
     "monteclora_config": object(),
-    "layer_replication": [(0, 2)],
-    "target_parameters": ["experts.w"],
-    "use_bdlora": object(),
-    "arrow_config": object(),
-    "kasa_config": object(),
 }
 
 

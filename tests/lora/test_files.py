@@ -302,7 +302,7 @@ DAMAGES = {
     "another target": (fields(target_modules=["c_fc"]), ValueError, [WEIGHTS, "missing", "unexpected", "c_attn"]),
     "unknown target": (fields(target_modules=["q_proj"]), ValueError, [CONFIG, "'q_proj'", "c_proj"]),
     "unknown kind": (fields(peft_type="BOFT"), ValueError, [CONFIG, "BOFT"]),
-    "unsupported": (fields(use_qalora=True), ValueError, [CONFIG, "use_qalora = True"]),
+    "unsupported": (fields(megatron_config={"a": 1}), ValueError, [CONFIG, "megatron_config = {"]),
     "rank is no number": (fields(r="4"), ValueError, [CONFIG, "'4'"]),
     "alpha is no number": (fields(lora_alpha="8"), ValueError, [CONFIG, "lora_alpha", "'8'"]),
     "alpha is null": (fields(lora_alpha=None), ValueError, [CONFIG, "lora_alpha", "None"]),

@@ -19,7 +19,7 @@ REFUSED_HERE = [
     ("only plain LoRA on linear layers can be combined", "PEFT leaves out what is not A and B, in silence"),
     ("trains modules whole", "PEFT leaves the trained module out of the combination, in silence"),
     ("needs even ranks", "PEFT ignores the initialisation where all targets are embeddings"),
-    ("needs the base weights, and a PiSSA", "PEFT takes what PiSSA left of the weight for the base model's"),
+    ("needs the base weights, and an adapter's init", "PEFT takes what PiSSA left of the weight for the base model's"),
     ("needs density", "PEFT fails with a TypeError, which says less"),
     ("adapters that train biases", "trained biases are the base model's: PEFT trains other adapters upon them"),
     (

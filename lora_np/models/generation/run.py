@@ -121,19 +121,20 @@ def prepare(
     tokenizer: Any = None,
     past_key_values: KVCache | None = None,
     seed: int | None = None,
-    row_calls: Callable[[int, int], InCall] | None = None,
+    row_calls: Callable[[Text, int], InCall] | None = None,
     **given: Any,
 ) -> Run:
     """The `Run` of a call of `generate` with these arguments, all of them checked.
 
-    row_calls: (rows of the batch, rows of the text for each of them) -> what each call of the model is made in
+    row_calls: (the prompt, how many rows of the text there will be for each of its) -> what each call of the model is
+    made in
     """
     options = options_of(model, generation_config, given)
     stops = np.array([] if options.eos_token_id is None else options.eos_token_id, np.int64).reshape(-1)
     pad = _pad_token(model, options, stops)
     text = Text(_ids(inputs, input_ids, options), attention_mask, pad, stops)
-    rows, times = len(text.ids), max(options.num_beams, options.num_return_sequences)
-    in_call = nullcontext if row_calls is None else row_calls(rows, times)
+    times = max(options.num_beams, options.num_return_sequences)
+    in_call = nullcontext if row_calls is None else row_calls(text, times)
     text.repeat(times)
     set_lengths(options, text.length, context_length(model.config))
     vocab_size, allowed = model.config.vocab_size, prefix_allowed_tokens_fn
