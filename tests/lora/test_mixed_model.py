@@ -176,7 +176,8 @@ class TestAgainstPeft:
         theirs.set_adapter(NAMES[: len(kinds)])
         values = {name.replace(".base_layer", ""): p.data for name, p in ours.named_parameters()}
         for name, p in theirs.named_parameters():
-            p.data = torch.tensor(values[name.replace(".base_layer", "")])
+            if "ranknum" not in name:  # AdaLoRA's rank, which PEFT has among the parameters
+                p.data = torch.tensor(values[name.replace(".base_layer", "")])
         ids = some_ids(ours.config)
         out = theirs.eval()(input_ids=torch.tensor(ids), labels=torch.tensor(ids))
         assert relative(logits_of(ours), out.logits.detach()) < 2e-5
@@ -187,7 +188,7 @@ class TestAgainstPeft:
         assert set(found) == set(expected)
         for name, gradient in found.items():
             assert relative(gradient, expected[name].numpy()) < 2e-5, name
-        assert ours.get_nb_trainable_parameters() == theirs.get_nb_trainable_parameters()
+        assert ours.get_nb_trainable_parameters()[0] == theirs.get_nb_trainable_parameters()[0]
 
     def test_which_kinds_it_takes(self):
         from peft.tuners.mixed import COMPATIBLE_TUNER_TYPES
