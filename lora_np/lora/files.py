@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING
 
 from .. import nn
 from ..autograd.devices import array_module
-from ..expect import expect
 from ..storage import one_version, read_json, read_safetensors, together, write_safetensors
 from .foreign import refuse_foreign
 from .kinds import config_class
@@ -83,8 +82,6 @@ def read_adapter(
     if not directory.is_dir():
         raise FileNotFoundError(f"{directory} is not a directory with an adapter in it")
     refuse_foreign(directory, WEIGHTS_FILE)
-    if config is not None:
-        expect(config, PeftConfig, "config", "a PeftConfig, in the place of the one in the folder")
     config = read_config(directory) if config is None else dataclasses.replace(config)
     path = directory / WEIGHTS_FILE
     with _naming(directory):

@@ -110,6 +110,7 @@ class Persistent(Checked):
         token=, ... are for a name on the Hugging Face hub. The other keywords are PEFT's, and change nothing here.
         """
         expect(model, nn.Module, "model", A_MODEL)
+        expect(config, PeftConfig | None, "config", "a PeftConfig, in the place of the one in the folder")
         accept("from_pretrained", ephemeral_gpu_offload=ephemeral_gpu_offload, key_mapping=key_mapping)
         accept_dtype("from_pretrained", model, autocast_adapter_dtype)
         known = ("model_id", "adapter_name", "is_trainable", "config")
