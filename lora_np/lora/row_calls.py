@@ -21,7 +21,9 @@ def checked_rows(peft_model: Any, adapter_names: Iterable[str], rows: int | None
     for name in set(names) - {BASE}:
         peft_model._check_known(name)
     if BASE in names and any(adapter.initial is not None for adapter in adapters_in(peft_model.base_model)):
-        raise ValueError(f"{BASE!r} needs the base weights, and a PiSSA or OLoRA adapter has changed them")
+        raise ValueError(
+            f"{BASE!r} needs the base weights, and a PiSSA or OLoRA adapter (or the like) has changed them"
+        )
     if peft_model.base_model.saved:
         raise ValueError("adapter_names does not go with modules_to_save: a batch goes through one copy of them")
     return names
