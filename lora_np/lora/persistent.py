@@ -42,7 +42,7 @@ class Persistent(Checked):
 
         selected_adapters   the names of those to write; None for all
         is_main_process     False: write nothing, as another process does
-        as_plain_lora       write PiSSA and OLoRA adapters for the unchanged base model; see `files.write_adapter`. A
+        as_plain_lora       write adapters that changed the base (PiSSA, OLoRA, CorDA, LoRA-GA) for the unchanged one; a
                             path_initial_model_for_weight_conversion means the same; how it began is known here
         The other keywords are PEFT's, and refused where they would do something.
         """
