@@ -42,7 +42,7 @@ def in_rows(peft_model: Any, rows: Rows) -> AbstractContextManager[Any]:
 
 def rows_of(names: list[str], cache: Any = None) -> Rows:
     """The `Rows` of a call. With a `cache`, which one text has for all its calls, the same for all of these."""
-    if cache is None:
+    if not hasattr(cache, "__weakref__"):  # None, or what the model will refuse
         return Rows(names)
     found = _texts.get(cache)
     if found is None or found.names != tuple(names):
