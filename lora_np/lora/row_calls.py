@@ -48,7 +48,7 @@ def in_rows(peft_model: Any, rows: Rows | None, counts: Counts) -> AbstractConte
 
 def rows_of(names: list[str] | None, cache: Any = None) -> Rows | None:
     """The `Rows` of a call. With a `cache`, which one text has for all its calls, the same for all of these."""
-    if names is None or cache is None:
+    if names is None or not hasattr(cache, "__weakref__"):  # a cache that is None, or what the model will refuse
         return None if names is None else Rows(names)
     found = _texts.get(cache)
     if found is None or found.names != tuple(names):

@@ -83,6 +83,7 @@ class Rows:
         for i, name in enumerate(self.names):
             self.places.setdefault(name, []).append(i)
         self.kept: dict[int, Kept] | None = {} if keep else None
+        self.rests: dict[frozenset[str], Rows] = {}  # {names: the Rows of all others}, where layers compute those apart
         self.threads = num_threads()
 
     def forward(self, layer: Any, x: Input) -> Tensor:
@@ -94,10 +95,12 @@ class Rows:
             return self._together(layer, x, kept.dtypes[1], kept.groups)
         table = layer.adapters
         apart = {name for name in self.places if name in table and not _stacks(table[name])}
-        if len(self.places) == 1 or len(apart) == len(self.places):
+        if len(apart) == len(self.places):
             return one_by_one(layer, x, self.names)
         if apart:
-            return _in_two(layer, x, self.names, apart)
+            return self._in_two(layer, x, frozenset(apart))
+        if len(self.places) == 1:
+            return layer.forward_with([name for name in self.places if name in table], x)
         return self._anew(layer, x, {name: table[name] for name in self.places if name in table})
 
     def _anew(self, layer, x, adapters):
@@ -109,6 +112,17 @@ class Rows:
         if made_from is not None:
             self.kept[id(layer)] = Kept((x.dtype, dtype), groups, *made_from)
         return self._together(layer, x, dtype, groups)
+
+    def _in_two(self, layer, x, apart):
+        """The rows of the adapters `apart` one by one, all others together."""
+        first, others = ([i for i, name in enumerate(self.names) if (name in apart) is here] for here in (True, False))
+        if apart not in self.rests:
+            self.rests[apart] = Rows((self.names[i] for i in others), self.kept is not None)
+            self.rests[apart].threads = self.threads
+        one, all_others = np.array(first), np.array(others)
+        mine = for_rows(one, one_by_one, layer, x[one], [self.names[i] for i in first])
+        together = for_rows(all_others, self.rests[apart].forward, layer, x[all_others])
+        return concatenate([mine, together])[np.argsort(first + others)]
 
     def _together(self, layer, x, dtype, groups):
         """The base's result for all rows at once, and then the updates, group by group."""
@@ -156,15 +170,6 @@ def grouped(adapters: list[Any], places: list[list[int]], batch: int, dtype: Any
         in_order = np.array_equal(rows.ravel(), np.arange(batch))
         groups.append(Group(members, None if in_order else rows, *stacks))
     return groups
-
-
-def _in_two(layer, x, names, apart):
-    """The rows of the adapters `apart` one by one, all others together."""
-    first, others = ([i for i, name in enumerate(names) if (name in apart) is here] for here in (True, False))
-    one, all_others = np.array(first), np.array(others)
-    mine = for_rows(one, one_by_one, layer, x[one], [names[i] for i in first])
-    together = for_rows(all_others, Rows(names[i] for i in others).forward, layer, x[all_others])
-    return concatenate([mine, together])[np.argsort(first + others)]
 
 
 def one_by_one(layer: Any, x: Input, names: Iterable[str]) -> Tensor:
