@@ -327,18 +327,6 @@ class TestText:
         plainly(monkeypatch)
         np.testing.assert_array_equal(found, model.generate(ids, **told))
 
-    def test_as_many_cores_are_used_as_are_allowed(self, monkeypatch):
-        monkeypatch.setenv("LORA_NP_NUM_THREADS", "3")
-        monkeypatch.setattr(rows.F, "LEAST_SHARED", 1)
-        model = many("llama", "alike")
-        used = counted(monkeypatch, rows.F, "partial")
-        expected = self.stream(model, steps=3)
-        assert {run.keywords["threads"] for run in used} == {3}
-        monkeypatch.setenv("LORA_NP_NUM_THREADS", "1")
-        used.clear()
-        np.testing.assert_array_equal(self.stream(model, steps=3), expected)
-        assert not used
-
     def test_threads_write_their_own_texts(self):
         model = many()
         batches = [NAMES, NAMES[::-1], list("abcde") * 2, ["b", "__base__"] * 5]
