@@ -1,15 +1,10 @@
 """The fused pairs on Tensors: check the shapes, run the forward, record the backward."""
 
-from functools import partial
-
 from .devices import array_module, beside, on_gpu, to_numpy
 from .dispatch import pair
 from .ops import dropout_mask, tanh
 from .shape_ops import check_ids
 from .tensor import Tensor, data, needs_grad, record
-from .threads import in_pieces
-
-LEAST_SHARED = 2**19  # numbers that are read or written: with fewer, handing work to another thread costs more
 
 
 def _apply(name, inputs, *options):
@@ -54,12 +49,11 @@ def lora_linear(x, weight, bias, lora_A, lora_B, scaling, fan_in_fan_out=False, 
     return _apply("lora_linear", inputs, scaling, fan_in_fan_out, mask)
 
 
-def lora_rows(y, x, lora_A, lora_B, scalings, rows=None, threads=1):
+def lora_rows(y, x, lora_A, lora_B, scalings, rows=None):
     """y with scalings[g] · x A_gᵀ B_gᵀ added in the rows of the batch that are rows[g]; see `fused.lora_rows_forward`.
 
     y (B, ..., out), x (B, ..., in), lora_A (n, r, in), lora_B (n, r, out): the B_gᵀ. rows: integers (n, c), none twice,
-    or None where the batch has those of each g in turn. threads: how many processor cores may be used; where the work
-    is small, or on a GPU, one is.
+    or None where the batch has those of each g in turn.
     """
     (n, r, fan_in), fan_out = lora_A.shape, lora_B.shape[-1]
     _check_width(x, fan_in, "lora_rows")
@@ -70,9 +64,7 @@ def lora_rows(y, x, lora_A, lora_B, scalings, rows=None, threads=1):
     if x.shape[0] % n if rows is None else rows.ndim != 2 or len(rows) != n:
         found = "no rows" if rows is None else f"rows {rows.shape}"
         raise ValueError(f"lora_rows: {n} adapters need rows ({n}, c) of the {x.shape[0]} in the batch, got {found}")
-    threads = min(threads, n) if y.size + lora_A.size + lora_B.size >= LEAST_SHARED and not on_gpu(data(x)) else 1
-    run = None if threads == 1 else partial(in_pieces, threads=threads)
-    return _apply("lora_rows", (y, x, lora_A, lora_B), scalings, rows, run)
+    return _apply("lora_rows", (y, x, lora_A, lora_B), scalings, rows)
 
 
 def layer_norm(x, weight, bias, eps=1e-5):

@@ -6,7 +6,6 @@ parallelism inside one process: every shard computes the gradient of its own row
 """
 
 import functools
-import itertools
 import os
 import threading
 from contextlib import contextmanager, nullcontext
@@ -116,21 +115,6 @@ def _outcome(call):
         return call(), None
     except Exception as error:
         return None, error
-
-
-def in_pieces(work, n, threads):
-    """work(start, stop) for `threads` pieces of range(n) at once, all but the first by other threads.
-
-    For work inside NumPy, which lets other threads run meanwhile; it has no results, and records nothing.
-    """
-    ends = [n * i // threads for i in range(threads + 1)]
-    first, *others = itertools.pairwise(ends)
-    futures = [_process.pool(threads).submit(work, *piece) for piece in others]
-    try:
-        work(*first)
-    finally:
-        for future in futures:
-            future.result()
 
 
 def seeded(functions):

@@ -152,7 +152,7 @@ class LoraConfig(PeftConfig):
         elif self.loftq_config is None:
             self.loftq_config = {}
         alphas = [self.lora_alpha, *self.alpha_pattern.values()]
-        if self.changes_base and self.init_lora_weights != "olora" and min(alphas) <= 0:
+        if changes_base(self.init_lora_weights) and self.init_lora_weights != "olora" and min(alphas) <= 0:
             raise ValueError(f"init_lora_weights={self.init_lora_weights!r} needs lora_alpha > 0, got {min(alphas)}")
 
     @property

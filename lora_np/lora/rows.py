@@ -15,7 +15,6 @@ import numpy as np
 from ..autograd import Tensor, is_grad_enabled
 from ..autograd import functional as F
 from ..autograd.shape_ops import concatenate, stack_padded
-from ..autograd.threads import num_threads
 from .adapter import Adapter
 from .invocations import for_rows
 from .types import Array, Input
@@ -84,7 +83,6 @@ class Rows:
             self.places.setdefault(name, []).append(i)
         self.kept: dict[int, Kept] | None = {} if keep else None
         self.rests: dict[frozenset[str], Rows] = {}  # {names: the Rows of all others}, where layers compute those apart
-        self.threads = num_threads()
 
     def forward(self, layer: Any, x: Input) -> Tensor:
         """An `AdaptedLayer`'s result where row i of the batch x goes through the adapter names[i]."""
@@ -92,7 +90,7 @@ class Rows:
             x = np.broadcast_to(x, (len(self.names), len(x)))
         kept = None if self.kept is None or is_grad_enabled() else self.kept.get(id(layer))
         if kept is not None and kept.holds(layer, x):
-            return self._together(layer, x, kept.dtypes[1], kept.groups)
+            return _together(layer, x, kept.dtypes[1], kept.groups)
         table = layer.adapters
         apart = {name for name in self.places if name in table and not _stacks(table[name])}
         if len(apart) == len(self.places):
@@ -111,28 +109,17 @@ class Rows:
         groups = grouped(list(adapters.values()), [self.places[name] for name in adapters], len(self.names), dtype)
         if made_from is not None:
             self.kept[id(layer)] = Kept((x.dtype, dtype), groups, *made_from)
-        return self._together(layer, x, dtype, groups)
+        return _together(layer, x, dtype, groups)
 
     def _in_two(self, layer, x, apart):
         """The rows of the adapters `apart` one by one, all others together."""
         first, others = ([i for i, name in enumerate(self.names) if (name in apart) is here] for here in (True, False))
         if apart not in self.rests:
             self.rests[apart] = Rows((self.names[i] for i in others), self.kept is not None)
-            self.rests[apart].threads = self.threads
         one, all_others = np.array(first), np.array(others)
         mine = for_rows(one, one_by_one, layer, x[one], [self.names[i] for i in first])
         together = for_rows(all_others, self.rests[apart].forward, layer, x[all_others])
         return concatenate([mine, together])[np.argsort(first + others)]
-
-    def _together(self, layer, x, dtype, groups):
-        """The base's result for all rows at once, and then the updates, group by group."""
-        y = base = layer.forward_with([], x)
-        if groups:
-            x, y = x.astype(dtype), y.astype(dtype)  # A and B are in float32, also beside a base in float16
-        for group in groups:
-            scalings = [a.scaling for a in group.adapters]
-            y = F.lora_rows(y, x, group.A, group.B, scalings, group.rows, self.threads)
-        return y.astype(base.dtype)
 
 
 def _stacks(adapter):
@@ -150,6 +137,16 @@ def _made_from(table, adapters):
     weights = _weights_of(adapters)
     nodes = [weight.node() for weight in weights]
     return table, adapters, [a for a in adapters if a.lora_dropout.p], weights, [w.data for w in weights], nodes
+
+
+def _together(layer, x, dtype, groups):
+    """The base's result for all rows at once, and then the updates, group by group."""
+    y = base = layer.forward_with([], x)
+    if groups:
+        x, y = x.astype(dtype), y.astype(dtype)  # A and B are in float32, also beside a base in float16
+    for group in groups:
+        y = F.lora_rows(y, x, group.A, group.B, [a.scaling for a in group.adapters], group.rows)
+    return y.astype(base.dtype)
 
 
 def grouped(adapters: list[Any], places: list[list[int]], batch: int, dtype: Any) -> list[Group]:

@@ -212,13 +212,3 @@ def test_rows_that_do_not_fit_are_named(xp, changes, message):
     given = [xp.zeros(value) if isinstance(value, tuple) else value for value in {**shapes, **changes}.values()]
     with pytest.raises(ValueError, match=re.escape(message)):
         F.lora_rows(*given)
-
-
-@pytest.mark.parametrize(("more", "threads", "pieces"), [(0, 2, [2]), (1, 2, []), (0, 1, []), (0, 9, [2])], ids=str)
-def test_rows_are_shared_out_where_there_is_enough_to_do(more, threads, pieces, monkeypatch, rng):
-    y, x, A, B = (rng.standard_normal(shape) for shape in ((4, 3, 4), (4, 3, 2), (2, 1, 2), (2, 1, 4)))
-    expected, found = F.lora_rows(y, x, A, B, [1.0, 2.0]), []
-    monkeypatch.setattr(F, "LEAST_SHARED", more + y.size + A.size + B.size)
-    monkeypatch.setattr(F, "in_pieces", lambda work, n, threads: (found.append(threads), work(0, n)))
-    np.testing.assert_array_equal(F.lora_rows(y, x, A, B, [1.0, 2.0], None, threads).data, expected.data)
-    assert found == pieces

@@ -250,28 +250,3 @@ def test_a_parameter_that_the_forward_pass_does_not_use_gets_no_gradient():
     assert assert_same_as_one_thread(model, input_ids=ids, labels=ids) == 2
     assert model.unused.grad is None
     assert model.lm_head.weight.grad is not None
-
-
-@pytest.mark.parametrize("pieces", [1, 2, 3, 7])
-def test_pieces_are_all_of_it_and_each_is_done_once(pieces):
-    done = np.zeros(7, int)
-
-    def work(start, stop):
-        done[start:stop] += 1
-
-    threads.in_pieces(work, 7, pieces)
-    np.testing.assert_array_equal(done, 1)
-
-
-@pytest.mark.parametrize("wrong", [0, 3])
-def test_an_error_in_a_piece_comes_out_once_all_are_done(wrong):
-    done = []
-
-    def work(start, stop):
-        if start <= wrong < stop:
-            raise ArithmeticError("in a piece")
-        done.append(start)
-
-    with pytest.raises(ArithmeticError, match="in a piece"):
-        threads.in_pieces(work, 6, 3)
-    assert len(done) == 2

@@ -9,14 +9,13 @@ the same grouping, in one CUDA kernel.)
 import numpy as np
 
 
-def lora_rows_forward(y, x, lora_A, lora_B, scalings, rows=None, run=None, needs=(True, True, True, True)):
+def lora_rows_forward(y, x, lora_A, lora_B, scalings, rows=None, needs=(True, True, True, True)):
     r"""y_b + s_g x_b A_gᵀ B_gᵀ for each row b of adapter g; y_b where b is no adapter's.
 
     y (B, ..., out), x (B, ..., in); lora_A (n, r, in) holds the A_g, lora_B (n, r, out) the B_gᵀ, as the second product
     reads them; scalings: n numbers s_g. An adapter of a smaller rank than r has zeros below it, which add nothing.
     rows: integers (n, c), the c rows of each adapter, none of them twice; None: they lie in order, adapter by adapter,
-    and nothing has to be gathered. y is only read. run: None, or what calls work(start, stop) for pieces of range(n),
-    maybe several at once.
+    and nothing has to be gathered. y is only read.
 
     Write X_g (N, in) for the inputs of adapter g's rows, N tokens in all, and H_g = s_g X_g A_gᵀ: the update is
     H_g B_gᵀ. With G_g = s_g dY_g B_g, the gradient of X_g A_gᵀ:
@@ -25,22 +24,16 @@ def lora_rows_forward(y, x, lora_A, lora_B, scalings, rows=None, run=None, needs
     """
     rows = None if rows is None else np.asarray(rows, like=x)
     scales = np.asarray(scalings, dtype=x.dtype, like=x)[:, None, None]
-    inputs, n = _gathered(x, rows, len(lora_A)), len(lora_A)  # (n, N, in)
-    h = np.empty_like(inputs, shape=(*inputs.shape[:2], lora_A.shape[1]))  # (n, N, r)
-    update = np.empty_like(inputs, shape=(*inputs.shape[:2], y.shape[-1]))  # (n, N, out)
-    before = _gathered(y, rows, n)
-
-    def work(start, stop):
-        here = slice(start, stop)
-        np.matmul(inputs[here], lora_A[here].swapaxes(1, 2), out=h[here])
-        h[here] *= scales[here]
-        np.matmul(h[here], lora_B[here], out=update[here])
-        update[here] += before[here]
-
-    work(0, n) if run is None else run(work, n)
-    out = update.reshape(y.shape) if rows is None else y.copy()
-    if rows is not None:
-        out[rows] = update.reshape(*rows.shape, *y.shape[1:])
+    inputs = _gathered(x, rows, len(lora_A))  # (n, N, in)
+    h = inputs @ lora_A.swapaxes(1, 2)  # (n, N, r)
+    h *= scales
+    update = h @ lora_B  # (n, N, out)
+    if rows is None:
+        out = update.reshape(y.shape)
+        out += y
+    else:
+        out = y.copy()
+        out[rows] += update.reshape(*rows.shape, *y.shape[1:])
     saved = (inputs if needs[2] else None, h if needs[3] else None)
     return out, (saved, (lora_A if needs[1] else None, lora_B), scales, rows, x.shape, needs)
 

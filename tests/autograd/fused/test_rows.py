@@ -1,6 +1,5 @@
 """Low-rank updates of many adapters at once: the plain formula, adapter by adapter, and central differences."""
 
-import functools
 import itertools
 
 import numpy as np
@@ -10,7 +9,6 @@ from helpers import TOLERANCE, assert_close, assert_same_gradients, check_differ
 from lora_np.autograd import fused
 from lora_np.autograd.devices import to_numpy
 from lora_np.autograd.fused import reference
-from lora_np.autograd.threads import in_pieces
 
 ROWS = {
     "in order": (4, 4, None),
@@ -80,17 +78,6 @@ def test_rows_of_no_adapter_stay_bit_for_bit(xp):
     arrays, scalings, rows = drawn("some rows", (3,), lambda a: xp.asarray(a, "float32"))
     out, _ = fused.lora_rows_forward(*arrays, scalings, rows)
     np.testing.assert_array_equal(to_numpy(out)[[0, 2, 3]], to_numpy(arrays[0])[[0, 2, 3]])
-
-
-@pytest.mark.parametrize("threads", [2, 3])
-@pytest.mark.parametrize("case", ["in order", "two rows each, in order", "another order"])
-def test_in_pieces_it_is_the_same_bit_for_bit(case, threads):
-    arrays, scalings, rows = drawn(case, (3,), np.asarray)
-    expected, (saved, *_) = fused.lora_rows_forward(*arrays, scalings, rows)
-    run = functools.partial(in_pieces, threads=threads)
-    found, (again, *_) = fused.lora_rows_forward(*arrays, scalings, rows, run)
-    for a, b in zip([found, *again], [expected, *saved], strict=True):
-        np.testing.assert_array_equal(a, b)
 
 
 def test_what_no_gradient_needs_is_not_kept():

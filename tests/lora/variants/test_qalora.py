@@ -76,17 +76,20 @@ def test_two_adapters_merge_and_a_plain_one_does_not():
     model.add_adapter("plain", LoraConfig(r=2, target_modules=["q_proj"], init_lora_weights=False))
     model.set_adapter(["default", "plain"])
     before = snapshot(model)
-    assert "too coarse for the update" in refusal(ValueError, model.merge_adapter)
+    assert "take only QA-LoRA's update" in refusal(ValueError, model.merge_adapter)
     assert snapshot(model) == before
 
 
-@pytest.mark.parametrize(
-    "quantise",
-    [lambda m: nn.quantize_model(m), lambda m: nn.quantize_model(m, group_size=16, skip=("down_proj", "lm_head"))],
-)
-def test_what_it_cannot_be_merged_into(quantise):
-    model = get_peft_model(quantise(tiny_llama()), config_of(target_modules=["q_proj"]))
-    assert "too coarse for the update" in refusal(ValueError, model.merge_adapter)
+def test_groups_that_are_larger_than_the_adapters_take_no_update():
+    base = nn.quantize_model(tiny_llama(), group_size=16, skip=("down_proj", "lm_head"))
+    model = get_peft_model(base, config_of(target_modules=["q_proj"]))
+    assert "take only QA-LoRA's update" in refusal(ValueError, model.merge_adapter)
+
+
+def test_merged_into_other_four_bits_it_is_rounded():
+    model = get_peft_model(nn.quantize_model(tiny_llama()), config_of(target_modules=["q_proj"]))
+    with pytest.warns(UserWarning, match="merging into 4 bits rounds"):
+        model.merge_adapter()
 
 
 def test_gradients_in_float64():
