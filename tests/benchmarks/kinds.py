@@ -1,13 +1,12 @@
 """What each kind of adapter costs beside plain LoRA: `python tests/benchmarks/kinds.py [--write] [--small] [KIND ...]`.
 
-On GPT-2's shape (124M parameters, random weights), adapters on all c_attn layers, a batch of 4 x 128 tokens. Each kind has
-a process of its own, in which its steps alternate with those of plain LoRA on a second model of the same shape.
+On GPT-2's shape (124M parameters, random weights), adapters on all c_attn layers, a batch of 4 x 128 tokens. Each kind
+has a process of its own, in which its steps alternate with those of plain LoRA on a second model of the same shape.
 
     parameters   that are trained
     file         bytes of adapter_model.safetensors
     time         of a training step, over plain LoRA's: the median of the ratios of pairs of steps
     memory       what a step takes at its peak beyond what was there before it, over plain LoRA's
-    rank         of the update: the largest that ΔW of a layer can have, where it has one
     merges       does merge_adapter() put the update into the weight?
 
 --write puts the table into lora_np/lora/README.md, between its marks. --small takes a model that is small, to try it.
