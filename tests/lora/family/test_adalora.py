@@ -5,7 +5,7 @@ import warnings
 
 import numpy as np
 import pytest
-from family_a_helpers import (
+from family_twins import (
     BASES,
     adapted,
     assert_comes_back,

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from family_c_helpers import FamilyTests
+from family_tests import FamilyTests
 from lora_helpers import logits_of, perturbed, refusal, relative, tiny_llama
 
 from lora_np import get_peft_model

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from family_c_helpers import FamilyTests
+from family_tests import FamilyTests
 from lora_helpers import hugging_face_twin, logits_of, refusal, relative, tiny_llama, tiny_model
 
 from lora_np import PeftModel, get_peft_model

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from family_a_helpers import (
+from family_twins import (
     adapted,
     assert_comes_back,
     assert_equal_in_peft,

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from family_b_helpers import (
+from family_checks import (
     adapted,
     assert_comes_back,
     assert_fields_are_peft_s,

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from family_c_helpers import FamilyTests
+from family_tests import FamilyTests
 from lora_helpers import hugging_face_twin, logits_of, perturbed, refusal, relative, some_ids, tiny_llama, tiny_model
 
 from lora_np import PeftModel, Tensor, get_peft_model
