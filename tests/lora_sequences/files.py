@@ -31,7 +31,8 @@ class Files(Workbench):
         action = lambda: self.ours.save_pretrained(folder, **chosen)  # noqa: E731
         refusal = self.refused_here(f"save_pretrained(..., {chosen})", action)
         if refusal is not None:
-            assert reason_for(REFUSED_HERE, refusal), f"not saved, which is not listed: {refusal}"
+            known = name not in self.ours.peft_config or reason_for(REFUSED_HERE, refusal)
+            assert known, f"not saved, which is not listed: {refusal}"
             return
         folder = folder if name == "default" else folder / name
         self.folders.append(folder)
