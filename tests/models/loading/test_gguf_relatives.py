@@ -4,7 +4,7 @@ import logging
 
 import numpy as np
 import pytest
-from gguf_helpers import gguf_architecture, gguf_tensors, the_gguf_package, write_gguf
+from gguf_helpers import architecture_in_gguf, gguf_architecture, gguf_tensors, the_gguf_package, write_gguf
 from lora_helpers import hugging_face_twin, logits_of, relative, some_ids
 from relative_helpers import tiny_relative
 
@@ -73,7 +73,7 @@ def test_logits_are_transformers_from_the_same_file(tmp_path, kind, coding):
 def test_every_tensor_of_the_gguf_package_has_a_name(kind):
     """But for experts, and what a configuration says."""
     gguf = the_gguf_package()
-    arch = next(arch for arch, name in gguf.MODEL_ARCH_NAMES.items() if name == kind)
+    arch = architecture_in_gguf(kind)
     joint = {"attn_q", "attn_k", "attn_v"} if kind == "phi3" else set()  # of other converters' files
     passed_over = ("attn_rot_embd", "exps", "gate_inp", "rope_")
     for tensor in gguf.MODEL_TENSORS[arch]:
