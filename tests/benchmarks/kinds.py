@@ -1,4 +1,4 @@
-"""What each kind of adapter costs beside plain LoRA: `python tests/benchmarks/kinds.py [--write] [--small] [KIND ...]`.
+"""What each kind of adapter costs beside plain LoRA: `python tests/benchmarks/kinds.py [--small] [KIND ...]`.
 
 On GPT-2's shape (124M parameters, random weights), adapters on all c_attn layers, a batch of 4 x 128 tokens. Each kind
 has a process of its own, in which its steps alternate with those of plain LoRA on a second model of the same shape.
@@ -9,7 +9,7 @@ has a process of its own, in which its steps alternate with those of plain LoRA 
     memory       what a step takes at its peak beyond what was there before it, over plain LoRA's
     merges       does merge_adapter() put the update into the weight?
 
---write puts the table into lora_np/lora/README.md, between its marks. --small takes a model that is small, to try it.
+--small takes a model that is small, to try it.
 """
 
 import argparse
@@ -23,8 +23,6 @@ import time
 import tracemalloc
 from pathlib import Path
 
-README = Path(__file__).resolve().parents[2] / "lora_np" / "lora" / "README.md"
-MARKS = "<!-- table -->\n", "<!-- end of table -->\n"
 LORA = {"peft_type": "LORA", "r": 8, "lora_alpha": 16}
 KINDS = {  # {name: (fields of the configuration beside target_modules, the file that has it)}
     "LoRA": (LORA, "layer.py"),
@@ -139,16 +137,9 @@ def table(rows):
     return "\n".join(lines) + "\n"
 
 
-def write(text):
-    """Put the table between the marks in the README."""
-    before, rest = README.read_text(encoding="utf-8").split(MARKS[0])
-    README.write_text(before + MARKS[0] + text + MARKS[1] + rest.split(MARKS[1])[1], encoding="utf-8")
-
-
 def main():
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("kinds", nargs="*", metavar="KIND")
-    parser.add_argument("--write", action="store_true")
     parser.add_argument("--small", action="store_true")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     args = parser.parse_args()
@@ -165,10 +156,7 @@ def main():
         print(f"{name}: {rows[name]}", flush=True)
     import numpy as np
 
-    text = table(rows)
-    print(f"\nPython {platform.python_version()}, NumPy {np.__version__}, {platform.machine()}\n\n{text}")
-    if args.write:
-        write(text)
+    print(f"\nPython {platform.python_version()}, NumPy {np.__version__}, {platform.machine()}\n\n{table(rows)}")
 
 
 if __name__ == "__main__":
