@@ -16,7 +16,7 @@ def recompute(function, x, parameters, again=None):
     Random numbers (dropout) are the same both times: they follow from a seed that is drawn before. So are context
     variables: what the call was told stays true for it.
 
-    function: one Tensor -> one Tensor, of the same result each time. parameters: those that it uses.
+    function: one Tensor -> one Tensor, of the same result each time. parameters: those of its own; others are found.
     again: (function, parameters) for the second time, where what the first ones read may be changed before it.
     """
     parameters, array = list(parameters), data(x)
@@ -24,8 +24,11 @@ def recompute(function, x, parameters, again=None):
     seed, context = int(generator().integers(2**63)), copy_context()
     with note_leaves() as used, random_seed(seed):
         y = function(Tensor(array)).data
+    known = {id(p) for p in parameters}
+    elsewhere = [leaf for leaf in used.values() if id(leaf) not in known]  # such as what the layers of a model share
     own = [q for p, q in zip(parameters, own, strict=True) if id(p) in used]  # the others may change meanwhile
     parameters = [p for p in parameters if id(p) in used]
+    own, parameters = own + elsewhere, parameters + elsewhere
     needs = needs_grad(x, *parameters)
 
     def backward(dy):

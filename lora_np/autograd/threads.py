@@ -131,15 +131,15 @@ def seeded(functions):
     return [with_seed(seed, function) for seed, function in zip(seeds, functions, strict=True)]
 
 
-def weighted_sum(losses, weights, parameters):
+def weighted_sum(losses, weights):
     r"""L = Σ wᵢ Lᵢ, where each loss Lᵢ has a graph of its own, and backward runs these at the same time.
 
-    losses: Tensors of one number; weights: Python numbers; parameters: the leaves that want a gradient, where used.
+    losses: Tensors of one number; weights: Python numbers. p are the leaves of the graphs, whatever module has them.
     dp = Σ (wᵢ dL) dLᵢ/dp, added up in the order of the shards, so that the result is the same every time.
     """
-    recording = is_grad_enabled()
-    used = {id(node.leaf()) for loss in losses if recording for node in reachable(loss.node()) if node.leaf}
-    parameters = [p for p in parameters if p.requires_grad and (id(p) in used or not recording)]
+    recorded = [loss for loss in losses if loss.requires_grad and is_grad_enabled()]
+    leaves = (node.leaf() for loss in recorded for node in reachable(loss.node()) if node.leaf)
+    parameters = list({id(leaf): leaf for leaf in leaves if leaf is not None}.values())
 
     def gradients_of(loss, weight, dy):
         found = collect_gradients(loss, dy * weight) if loss.requires_grad else {}

@@ -40,4 +40,4 @@ def forward_in_shards(
     outputs = threads.run_in_threads(threads.seeded(work) if model.training else work)
     counted = [int((targets[rows] != IGNORED).sum()) for rows in shards]
     weights = [n / sum(counted) for n in counted]
-    return ShardedOutput(outputs, threads.weighted_sum([out.loss for out in outputs], weights, model.parameters()))
+    return ShardedOutput(outputs, threads.weighted_sum([out.loss for out in outputs], weights))

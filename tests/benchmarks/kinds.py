@@ -13,6 +13,7 @@ has a process of its own, in which its steps alternate with those of plain LoRA 
 """
 
 import argparse
+import dataclasses
 import json
 import platform
 import statistics
@@ -61,6 +62,7 @@ def adapted(fields, small):
     import numpy as np
 
     import lora_np
+    from lora_np.lora.kinds import config_class
 
     lora_np.manual_seed(0)
     shape = {"vocab_size": 256, "n_embd": 64, "n_layer": 2, "n_head": 4} if small else {}
@@ -69,8 +71,7 @@ def adapted(fields, small):
     if small and fields["peft_type"] == "VBLORA":
         fields = {**fields, "vector_length": 32}
     given = {"target_modules": ["c_attn"], **fields}
-    names = lora_np.PeftConfig.from_dict({"peft_type": fields["peft_type"], "target_modules": ["c_attn"]})
-    if hasattr(names, "fan_in_fan_out"):
+    if any(field.name == "fan_in_fan_out" for field in dataclasses.fields(config_class(fields["peft_type"], ""))):
         given["fan_in_fan_out"] = True
     model = lora_np.get_peft_model(model, lora_np.PeftConfig.from_dict(given)).train()
     ids = np.random.default_rng(0).integers(0, 256, (4, 128))
