@@ -114,7 +114,7 @@ def test_shards_within_shards_do_not_wait_for_each_other():
     ids = some_ids(model.config, batch=4)
     first, second = (model(input_ids=ids, labels=ids).loss for _ in range(2))
     trained = [p for p in model.parameters() if p.requires_grad]
-    both = threads.weighted_sum([first, second], [0.5, 0.5], trained)
+    both = threads.weighted_sum([first, second], [0.5, 0.5])
     worker = threading.Thread(target=both.backward, daemon=True)
     worker.start()
     worker.join(60)
