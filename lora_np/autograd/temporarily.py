@@ -1,4 +1,4 @@
-"""Values that hold inside a block, whatever ends it."""
+"""Values that hold inside a block, whatever ends it: attributes, and context variables."""
 
 from contextlib import contextmanager
 
@@ -23,3 +23,17 @@ def temporarily(where, **values):
 def _set(where, values):
     for name, value in values.items():
         setattr(where, name, value)
+
+
+@contextmanager
+def holding(variable, value):
+    """Inside this block, this ContextVar has this value; after it, the one from before."""
+    before = variable.get()
+    try:
+        try:
+            variable.set(value)
+            yield
+        finally:
+            variable.set(before)
+    finally:
+        variable.set(before)  # as above

@@ -4,11 +4,11 @@ It travels with the call and is not written into the layers. So several threads 
 an interruption leaves nothing behind, and a block that is computed again for its gradient finds what it found first.
 """
 
-from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from typing import Any, NamedTuple
 
+from ..autograd.temporarily import holding
 from .rows import Rows
 
 
@@ -47,19 +47,10 @@ def in_block(owner: Owner) -> bool:
     return (_calls.get() or {}).get(owner, ORDINARY).disabled
 
 
-@contextmanager
-def calling(owner: Owner, **changes: Any) -> Iterator[None]:
+def calling(owner: Owner, **changes: Any) -> AbstractContextManager[None]:
     """Inside this block, calls of that one adapted model have these fields of `Call`: `disabled=True`, or `rows=...`.
 
     owner: what stands for the model, `LoraModel.owner`.
     """
-    before = _calls.get()
-    calls = before or {}
-    try:
-        try:
-            _calls.set({**calls, owner: calls.get(owner, owner.usual)._replace(**changes)})
-            yield
-        finally:
-            _calls.set(before)
-    finally:
-        _calls.set(before)  # once more: Ctrl-C may have come just before the line above
+    calls = _calls.get() or {}
+    return holding(_calls, {**calls, owner: calls.get(owner, owner.usual)._replace(**changes)})

@@ -10,8 +10,8 @@ from ..settings import changed_settings
 from .adapter import Target
 from .init import FROM_LAYERS, INITS, MOST_ITERATIONS, changes_base, initial_matrices, is_known
 from .kinds import SPECIAL
-from .patterns import check_patterns, first_match, shortened
-from .peft_config import PeftConfig, PeftType, check_alpha, check_dropout, check_ranks
+from .patterns import checked_patterns, first_match, shortened
+from .peft_config import PeftConfig, PeftType, check_alpha, check_dropout, check_rank
 from .replication import check_replication
 from .special import check_parameters, check_special
 from .types import Array
@@ -96,24 +96,15 @@ class LoraConfig(PeftConfig):
     __repr__ = changed_settings
     flags = ("use_rslora", "use_dora", "use_qalora", "lora_bias", "fan_in_fan_out", "ensure_weight_tying")
     unsupported = NOT_IN_LORA
-    # How A and B began, or how PEFT trains them: what they compute is the same.
-    harmless = PeftConfig.harmless
-    harmless |= {"runtime_config"}
+    harmless = PeftConfig.harmless | {"runtime_config"}  # how PEFT runs it
 
     def __post_init__(self):
-        for name in ("rank_pattern", "alpha_pattern"):
-            if getattr(self, name):
-                check_patterns(name, getattr(self, name))
-            else:
-                setattr(self, name, {})
-        check_ranks(self.r)
-        for key, r in self.rank_pattern.items():
-            check_ranks(r, field_name=f"rank_pattern[{key!r}]: r")
+        self.rank_pattern = checked_patterns("rank_pattern", self.rank_pattern, check_rank, ": r")
+        self.alpha_pattern = checked_patterns("alpha_pattern", self.alpha_pattern, check_alpha, ": lora_alpha")
+        check_rank("r", self.r)
         check_alpha("lora_alpha", self.lora_alpha)
-        for key, alpha in self.alpha_pattern.items():
-            check_alpha(f"alpha_pattern[{key!r}]: lora_alpha", alpha)
         check_dropout("lora_dropout", self.lora_dropout)
-        check_ranks(self.qalora_group_size, field_name="qalora_group_size")
+        check_rank("qalora_group_size", self.qalora_group_size)
         super().__post_init__()
         self._check_init()
         self.trainable_token_indices = check_tokens(self.trainable_token_indices)

@@ -24,9 +24,9 @@ from ..storage import together, write_safetensors
 from .base_layer import arrays_of, oriented
 from .combine import truncated_svd
 from .config import LoraConfig
-from .errors import UnknownAdapterError
 from .files import WEIGHTS_FILE
 from .model_adapter import PREFIX
+from .names import check_known
 from .state import tuner_of
 from .targets import find_targets
 from .types import Array, StrPath
@@ -84,8 +84,7 @@ def convert_to_lora(
         tuner = tuner_of(model)
     except ValueError as error:
         raise TypeError(f"there is nothing to convert to LoRA: {error}") from None
-    if adapter_name not in tuner.peft_config:
-        raise UnknownAdapterError(adapter_name, tuner.peft_config)
+    check_known(adapter_name, tuner.peft_config)
     config, own = tuner.peft_config[adapter_name], tuner.adapter(adapter_name)
     if tuner.merged:
         raise RuntimeError(f"{', '.join(tuner.merged)} is merged into the weights: call unmerge_adapter() first")

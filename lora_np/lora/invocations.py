@@ -7,8 +7,8 @@ A text is usually read in pieces, each adding to a cache. What was found in one 
 `generate` looks at the prompt alone: what is written then does not invoke, as its beginning has been computed already.
 """
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from contextvars import ContextVar
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -16,6 +16,7 @@ from weakref import WeakKeyDictionary
 import numpy as np
 
 from ..autograd.devices import to_numpy
+from ..autograd.temporarily import holding
 from ..autograd.tensor import data
 from .types import Array
 
@@ -32,18 +33,9 @@ def last_tokens(tokens: Sequence[int]) -> Array | None:
     return _counts.get().get(tuple(tokens))
 
 
-@contextmanager
-def acting_on(counts: Counts) -> Iterator[None]:
+def acting_on(counts: Counts) -> AbstractContextManager[None]:
     """Inside this block, calls of models have these counts."""
-    before = _counts.get()
-    try:
-        try:
-            _counts.set(counts)
-            yield
-        finally:
-            _counts.set(before)
-    finally:
-        _counts.set(before)  # once more: Ctrl-C may have come just before the line above
+    return holding(_counts, counts)
 
 
 def for_rows(rows: Array, function: Callable[..., Any], *args: Any) -> Any:

@@ -76,13 +76,18 @@ def check_patterns(field_name: str, patterns: Mapping[str, Any]) -> None:
             raise ValueError(f"{field_name} could take for ever to match: write its names with fewer * and +")
 
 
-def checked_patterns(field_name: str, patterns: Any, check: Callable[[str, Any], None]) -> dict[str, Any]:
-    """A `rank_pattern` or `alpha_pattern`, {} for None. ValueError as above, or as check(name, value) says."""
+def checked_patterns(
+    field_name: str, patterns: Any, check: Callable[[str, Any], None], what: str = ""
+) -> dict[str, Any]:
+    """A `rank_pattern` or `alpha_pattern`, {} for None. ValueError as above, or as check(name, value) says.
+
+    what: stands behind an entry's name in its messages.
+    """
     if not patterns:
         return {}
     check_patterns(field_name, patterns)
     for key, value in patterns.items():
-        check(f"{field_name}[{key!r}]", value)
+        check(f"{field_name}[{key!r}]{what}", value)
     return patterns
 
 

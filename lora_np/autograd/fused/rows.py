@@ -2,8 +2,8 @@ r"""Rows of one batch that each have a low-rank update of their own: many small 
 
 A batch for many users has a row for each, and each user an adapter. Adapter by adapter that would be thousands of
 products too small to be worth their start. Here the matrices of n adapters lie one behind the other, and NumPy and CuPy
-multiply a stack of matrices by another in one call. (Chen et al., 2023, "Punica: Multi-tenant LoRA serving", section 4:
-the same grouping, in one CUDA kernel.)
+multiply a stack of matrices by another in one call. (Chen et al., 2023, "Punica: Multi-Tenant LoRA Serving", whose
+kernel SGMV does the same in one go on a GPU.)
 """
 
 import numpy as np

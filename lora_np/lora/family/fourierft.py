@@ -28,8 +28,8 @@ from ...autograd.devices import beside
 from ...autograd.matrices import inverse_fourier
 from ...settings import changed_settings
 from ..adapter import Adapter, Target
-from ..patterns import check_patterns, first_match
-from ..peft_config import PeftConfig, PeftType, check_alpha, check_ranks
+from ..patterns import checked_patterns, first_match
+from ..peft_config import PeftConfig, PeftType, check_alpha, check_rank
 from ..types import Array, Layer
 
 
@@ -64,15 +64,12 @@ class FourierFTConfig(PeftConfig):
 
     def __post_init__(self):
         super().__post_init__()
-        check_ranks(self.n_frequency, field_name="n_frequency")
+        check_rank("n_frequency", self.n_frequency)
         check_alpha("scaling", self.scaling)
         seed = self.random_loc_seed
         if not isinstance(seed, int) or isinstance(seed, bool) or not -(2**63) <= seed < 2**64:
             raise ValueError(f"random_loc_seed must be an integer, which the places follow from, got {seed!r:.80}")
-        self.n_frequency_pattern = self.n_frequency_pattern or {}
-        check_patterns("n_frequency_pattern", self.n_frequency_pattern)
-        for key, n in self.n_frequency_pattern.items():
-            check_ranks(n, field_name=f"n_frequency_pattern[{key!r}]")
+        self.n_frequency_pattern = checked_patterns("n_frequency_pattern", self.n_frequency_pattern, check_rank)
 
     @property
     def r(self) -> int:

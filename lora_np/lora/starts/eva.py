@@ -35,11 +35,11 @@ from ...expect import expect_list
 from ...refusals import warn
 from ..adapter import Target
 from ..call import calling
-from ..errors import UnknownAdapterError
 from ..kinds import make_adapter
 from ..layer import AdaptedLayer, LowRankAdapter
 from ..lora_model import LoraModel
 from ..model_adapter import PREFIX
+from ..names import check_known
 from ..state import tuner_of
 from ..targets import own_modules, targets_of
 from ..types import Array
@@ -105,7 +105,7 @@ def get_eva_state_dict(
     if tuner is None:
         layers, config, owner = _targeted(model, peft_config), peft_config, None
     else:
-        _check_known(tuner, adapter_name)
+        check_known(adapter_name, tuner.peft_config)
         config, owner = peft_config or tuner.peft_config[adapter_name], tuner.owner
         front = PREFIX if isinstance(getattr(model, "base_model", None), LoraModel) else ""
         adapted = {name: layer for name, layer in tuner.layers() if _is_linear(layer, adapter_name)}
@@ -160,7 +160,7 @@ def initialize_lora_eva_weights(
     is as it was. ValueError if several adapters are active, or this one starts in another way.
     """
     tuner = tuner_of(model)
-    _check_known(tuner, adapter_name)
+    check_known(adapter_name, tuner.peft_config)
     if tuner.merged:
         raise RuntimeError(f"{', '.join(tuner.merged)} is merged into the weights: call unmerge_adapter() first")
     start = getattr(tuner.peft_config[adapter_name], "init_lora_weights", None)
@@ -210,11 +210,6 @@ def _put(model: Any, tuner: LoraModel, name: str, found: dict[str, Array]) -> No
     tuner._list_layers()
     if missing:
         warn(f"{', '.join(missing)}: not in the eva_state_dict, so they start as with init_lora_weights=True")
-
-
-def _check_known(tuner, name):
-    if name not in tuner.peft_config:
-        raise UnknownAdapterError(name, tuner.peft_config)
 
 
 def _check_shapes(layers, found):

@@ -16,8 +16,6 @@ from ...autograd.tensor import data, record
 from ...autograd.threads import limit_threads
 from ...expect import wrong
 from ..base_layer import shared_weights
-from ..layer import AdaptedLayer
-from ..state import tuner_of
 from ..targets import own_modules, targets_of
 from ..types import Array, Config, Layer
 
@@ -112,13 +110,8 @@ def layers_for(model: Any, config: Config) -> dict[str, Layer]:
         raise ValueError(f"{config.init_lora_weights!r} is for linear layers, and target_modules names none")
     shared = shared_weights(model)
     for name, layer in found.items():
-        if isinstance(layer, nn.Linear4bit):
+        if isinstance(layer, nn.FourBitLayer):
             raise ValueError(f"{name} is in 4 bits: {config.init_lora_weights!r} would change its weight")
         if id(layer.weight) in shared:
             raise ValueError(f"{name} shares its weight with another layer, which would be changed too")
     return found
-
-
-def adapted_layers(model: Any, adapter_name: str) -> dict[str, AdaptedLayer]:
-    """{dotted name: AdaptedLayer} of the layers that have this adapter. KeyError and ValueError if there is none."""
-    return {name: layer for name, layer in tuner_of(model).layers() if layer.has(adapter_name)}

@@ -28,6 +28,7 @@ from ...nn.nf4 import dequantize_nf4, quantize_nf4
 from ...storage import open_safetensors, open_sharded_safetensors
 from ..adapter import Target
 from ..base_layer import oriented
+from ..init import pissa
 from ..lora_model import LoraModel
 from ..state import tuner_of
 from ..types import Array, Config, StrPath
@@ -47,16 +48,9 @@ def matrices(config: Config, target: Target, s: float) -> list[Array]:
     product = np.zeros_like(weight)
     for _ in range(options["loftq_iter"]):
         Q = _rounded(layer, weight - product, options["loftq_bits"])
-        A, B = nearest(weight - Q, target.r)
-        product = B @ A
-    return [A / np.sqrt(s), B / np.sqrt(s), Q]
-
-
-def nearest(weight: Array, r: int) -> tuple[Array, Array]:
-    """(A (r, in), B (out, r)) whose product is the nearest to a weight (out, in) that has rank r."""
-    U, S, Vt = np.linalg.svd(weight, full_matrices=False)
-    root = np.sqrt(S[:r])
-    return root[:, None] * Vt[:r], U[:, :r] * root
+        A, B = pissa(weight - Q, target.r, s)  # of all of rank r, s·B A is the nearest
+        product = s * (B @ A)
+    return [A, B, Q]
 
 
 def _rounded(layer, weight, bits):
@@ -106,7 +100,7 @@ def _replace(
         adapter, base = layer.adapters[adapter_name], layer.base_layer
         stored = _read(weights, f"{name}.weight", prefix, base.quantized.shape)
         lost = oriented(base, stored - to_numpy(base.weight.data))
-        found = [matrix / np.sqrt(adapter.scaling) for matrix in nearest(lost, adapter.r)]
+        found = pissa(lost, adapter.r, adapter.scaling)
         own = adapter.matrices()
         before = [p.data for p in own]
         for p, matrix in zip(own, found, strict=True):

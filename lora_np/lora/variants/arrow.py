@@ -28,7 +28,7 @@ from .whole import OnWholeLayers
 
 
 class Arrow(OnWholeLayers):
-    """The router beside one layer. `beside` are the layer's adapters, itself among them."""
+    """The router beside one layer. `neighbours` are the layer's adapters, itself among them."""
 
     setting = "arrow_config"
     idle_if_zero: str | None = None

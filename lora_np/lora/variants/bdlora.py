@@ -19,7 +19,7 @@ from ...autograd import Tensor
 from ...autograd.devices import to_device
 from ...autograd.shape_ops import concatenate
 from ..adapter import Matrix, Target
-from ..types import Config, Layer
+from ..types import Config
 from .whole import OnWholeLayers
 
 
@@ -60,9 +60,6 @@ class BlockDiagonal(OnWholeLayers):
         rows, columns = blocks.shape
         diagonal = np.kron(np.eye(self.blocks), np.ones((rows // self.blocks, columns))).astype(blocks.dtype)
         return concatenate([blocks] * self.blocks, axis=1) * to_device(diagonal, blocks.device)
-
-    def update(self, layer: Layer, x: Tensor, base: Tensor) -> Tensor:
-        return self.branch(self.lora_dropout(x))
 
 
 def _side(config, name):

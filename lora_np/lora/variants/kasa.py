@@ -58,9 +58,6 @@ class Kasa(OnWholeLayers):
         A, B = self.matrices()
         return F.linear(F.linear(x, A) * self.lora_diag, B) * self.scaling
 
-    def update(self, layer: Layer, x: Tensor, base: Tensor) -> Tensor:
-        return self.branch(self.lora_dropout(x))
-
     def delta_weight(self) -> Array:
         A, B = self.matrices()
         return matmul(B.data * self.lora_diag.data, A.data) * self.scaling

@@ -7,7 +7,8 @@ r"""QA-LoRA: the update is the same for all weights of a group, so that it goes 
 A (r, L) and B (out, r): r (in / g + out) numbers are trained, fewer than LoRA's; the update has rank r. In a base of
 groups w = scale · (code - zero), whose groups lie in QA-LoRA's, `nn.quantize_model(model, group_size=...)`, merging is
 zero - ΔW / scale: exact, and the merged layer is still in 4 bits. A float base takes ΔW as it is; NF4, which has no
-zero points, takes none. The paper's claim is that this beats QLoRA quantised again after merging, most in 2 and 3 bits.
+zero points, is rounded again. The paper's claim is that this beats QLoRA quantised again after merging, most in 2 and
+3 bits.
 
 PEFT has it beside GPTQ's layers alone, without merging; beside others it takes no notice of use_qalora.
 """

@@ -56,12 +56,6 @@ class Velora(OnWholeLayers):
             self.lora_velora_embed.data, self.found = v, True
         return v.astype(x.dtype, copy=False)
 
-    def tensors(self) -> dict[str, Any]:
-        return {**super().tensors(), "lora_velora_embed": self.lora_velora_embed}
-
-    def pieces(self) -> dict[str, Any]:
-        return {**super().pieces(), "lora_velora_embed": self.lora_velora_embed}
-
 
 def compressed_linear(x: Tensor, A: Any, v: Array, groups: int, scale: float) -> Tensor:
     """x Aᵀ, of whose input (..., in) the backward pass has the numbers x_g · v (N, groups) alone."""

@@ -3,10 +3,11 @@
 from typing import Any, NamedTuple
 
 from ... import nn
+from ...autograd import Tensor
 from ..adapter import Target
 from ..init import changes_base
 from ..layer import LowRankAdapter
-from ..types import Config
+from ..types import Config, Layer
 
 
 class Sizes(NamedTuple):
@@ -28,6 +29,10 @@ class OnWholeLayers(LowRankAdapter):
 
     setting = ""
     changes_base = False
+
+    def update(self, layer: Layer, x: Tensor, base: Tensor) -> Tensor:
+        """s·B(A(dropout(x))), where a kind has nothing else to say."""
+        return self.branch(self.lora_dropout(x))
 
     @classmethod
     def check(cls, config: Config, target: Target) -> None:

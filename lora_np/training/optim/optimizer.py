@@ -17,9 +17,7 @@ CHANGE_NOTHING = ("foreach", "fused", "capturable", "differentiable")  # in torc
 OFF = ("amsgrad", "maximize", "nesterov", "dampening")
 Group = dict[str, Any]  # {"params": [...], "lr": ..., ...}: parameters and their settings
 State = dict[str, Any]  # what an optimizer keeps for one parameter: {"step": 3, "m": array, ...}
-Forms = dict[
-    str, tuple[tuple[int, ...], Any]
-]  # {name: (shape, dtype)} of these arrays; what "step" has is not looked at
+Forms = dict[str, tuple[tuple[int, ...], Any]]  # {name: (shape, dtype)} of these arrays; of "step" neither is read
 
 
 class Optimizer:

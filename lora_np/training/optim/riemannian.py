@@ -29,11 +29,11 @@ def create_riemannian_optimizer(
     if not (isinstance(optimizer_cls, type) and issubclass(optimizer_cls, Optimizer)):
         raise TypeError(f"optimizer_cls should be a class of optimizers, such as AdamW, got {optimizer_cls!r:.60}")
     expect_number(reg, "reg")
-    pairs = [adapter for adapter in linear_adapters(model) if all(X.requires_grad for X in adapter.matrices())]
-    if not pairs:
+    adapters = [adapter for adapter in linear_adapters(model) if all(X.requires_grad for X in adapter.matrices())]
+    if not adapters:
         raise ValueError("no pair of A and B of LoRA beside a linear layer is trained here: there is nothing to turn")
     trained = [p for p in model.parameters() if p.requires_grad]
-    return _preconditioning(optimizer_cls)(trained, lr=lr, **kwargs).of(pairs, float(reg))
+    return _preconditioning(optimizer_cls)(trained, lr=lr, **kwargs).of(adapters, float(reg))
 
 
 def _preconditioning(optimizer_cls: type[Optimizer]) -> Any:
@@ -42,13 +42,13 @@ def _preconditioning(optimizer_cls: type[Optimizer]) -> Any:
     class RiemannianPreconditionedOptimizer(optimizer_cls):  # type: ignore[valid-type, misc]
         recordable = False
 
-        def of(self, pairs: list[LowRankAdapter], reg: float) -> Any:
+        def of(self, adapters: list[LowRankAdapter], reg: float) -> Any:
             """For these adapters."""
-            self.pairs, self.reg = pairs, reg
+            self.adapters, self.reg = adapters, reg
             return self
 
         def step(self) -> None:
-            for adapter in self.pairs:
+            for adapter in self.adapters:
                 precondition(adapter, self.reg)
             super().step()
 
