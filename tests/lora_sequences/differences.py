@@ -30,6 +30,8 @@ REFUSED_HERE = [
     ("trains .* whole: choose one", "PEFT drops one of the two; here it is said"),
     ("each train .* whole", "PEFT puts one of the copies in use, in silence"),
     ("was trained on another base model", "PEFT puts the file's base weight in the place of the model's, in silence"),
+    ("draws random numbers", "PEFT saves it, and draws others when it loads: its model then computes something else"),
+    ("is more than a pair A and B", "as_plain_lora: PEFT's conversion to plain LoRA is of other initialisations only"),
     ("must be alone on its layers", "PEFT adds adapters on what PiSSA left of the weight, which no file can say"),
 ]
 REFUSED_BY_PEFT = [
