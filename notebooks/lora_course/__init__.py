@@ -1,6 +1,7 @@
 """What the notebooks share: the size of their runs, the experiment that several of them make, pictures and exercises.
 
 budget.py       how much a notebook computes: `LORA_NP_BUDGET=small` for a quick look
+confirm.py      what the text says of the numbers: checked in automatic runs, and no reader is stopped
 adaptation.py   from Python source to English prose: the same task for every method that is compared
 sweep.py        the rank sweep that notebooks 05 and 06 show: `python -m lora_course.sweep`
 timeline.py     one training step taken apart: which operation began and ended when
@@ -12,5 +13,6 @@ exercises/      the checks of the exercises, and the reference solutions they fa
 
 from .adaptation import Adaptation, Outcome
 from .budget import budget
+from .confirm import confirm
 
-__all__ = ["Adaptation", "Outcome", "budget"]
+__all__ = ["Adaptation", "Outcome", "budget", "confirm"]

@@ -43,6 +43,7 @@ REFUSED_BY_PEFT = [
         "`lora_bias=True` because the base layer has no bias",
         "PEFT merges the active adapters on top of those that are merged; here these are what is meant",
     ),
+    ("Invalid combination_type: knots", "PEFT has no KnOTS"),
     ("should follow the same target modules type", "what is combined is named layer by layer here"),
     ("Unsupported data type for the base layer", "PEFT has PiSSA and OLoRA for weights of at most 32 bits"),
     ("Please initialize PiSSA", "PEFT has PiSSA for weights of at most 32 bits"),
