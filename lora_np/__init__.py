@@ -153,7 +153,7 @@ if TYPE_CHECKING:  # for editors; Python reads the parts one by one, when a name
         train,
     )
 
-__version__ = "0.1.0"
+__version__ = "0.2.0"
 
 __all__ = [
     "SGD",
