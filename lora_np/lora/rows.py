@@ -111,7 +111,7 @@ class Rows:
         """The same, where all these {name: Adapter} can be stacked."""
         dtype = np.result_type(x.dtype, *{p.dtype for p in _weights_of(adapters.values())}) if adapters else x.dtype
         keeping = self.kept is not None and not is_grad_enabled()
-        if not (keeping or is_grad_enabled() or on_gpu(data(x))):
+        if adapters and not (keeping or is_grad_enabled() or on_gpu(data(x))):
             return _apart(layer, x, dtype, [adapters.get(name) for name in self.names])
         made_from = _made_from(layer.adapters, adapters.values()) if keeping else None
         groups = grouped(list(adapters.values()), [self.places[name] for name in adapters], len(self.names), dtype)

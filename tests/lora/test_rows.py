@@ -129,6 +129,16 @@ def test_any_batch(names, monkeypatch):
         assert relative(found, model(ids, adapter_names=names).logits.numpy()) < 2e-5
 
 
+def test_a_layer_that_only_other_adapters_have_gives_the_bases_result(monkeypatch):
+    model = many("gpt2", "alike")
+    model.add_adapter("elsewhere", LoraConfig(target_modules=["wpe", "wte"], r=2, init_lora_weights=False))
+    ids = some_ids(model.config, batch=3)
+    with no_grad():
+        found = model(ids, adapter_names=["a", "__base__", "b"]).logits.numpy().copy()
+        plainly(monkeypatch)
+        assert relative(found, model(ids, adapter_names=["a", "__base__", "b"]).logits.numpy()) < 2e-5
+
+
 def test_dropout_is_drawn_as_in_the_plain_form_and_off_in_evaluation(monkeypatch):
     model = many("llama", "dropout")
     assert_plain(model, monkeypatch, 2e-5)
