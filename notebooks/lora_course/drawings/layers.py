@@ -76,7 +76,7 @@ def lora_gradients():
     canvas.label(424, 208, "dB = s dh uᵀ", 16, "start", ORANGE, bold=True)
     canvas.label(424, 348, "dA = du xᵀ", 16, "start", ORANGE, bold=True)
     canvas.label(174, 268, "dW: never\ncomputed", 15, "start", MUTED)
-    canvas.label(300, 478, "Black: forward. Green: backward. While B = 0, du and dA are zero; dB is not.", 14)
+    canvas.label(300, 478, "Black: forward. Green: backward. While B = 0, du and dA are zero; dB is not.", 15.5)
     return canvas.drawing(
         "lora-gradients",
         "What goes back through a LoRA layer",
@@ -122,14 +122,14 @@ def qlora(block=64, blocks=256):
             f'<rect class="weight" x="{30 + side * i:g}" y="72" width="{side:g}" height="26" fill="#e4e6e9"'
             f' stroke="{GREY}"/>'
         )
-    canvas.box(380, 70, 60, 30, "scale", "data", 14)
-    canvas.box(490, 70, 86, 30, "float32", "data", 14)
+    canvas.box(380, 70, 60, 30, "scale", "data", 15.5)
+    canvas.box(490, 70, 86, 30, "float32", "data", 15.5)
     canvas.label(190, 56, f"{block} weights, 4 bits each", 15)
     canvas.label(410, 56, "8 bits", 15)
-    canvas.brace(30, 106, 320, "which of 16 levels each weight is nearest to", size=14)
+    canvas.brace(30, 106, 320, "which of 16 levels each weight is nearest to", size=15.5)
     canvas.arrow((352, 85), (378, 85))
     canvas.arrow((442, 85), (488, 85))
-    canvas.label(470, 132, f"{blocks} scales share one\nfloat32: quantised twice", 14, colour=MUTED)
+    canvas.label(470, 132, f"{blocks} scales share one\nfloat32: quantised twice", 15.5, colour=MUTED)
     canvas.label(300, 176, f"4 + 8/{block} + 32/({block}·{blocks}) = {bits:.3f} bits a weight", 17, bold=True)
     canvas.box(60, 440, 140, 34, "x, 16 bits", "data")
     canvas.box(60, 330, 140, 56, "W, 4 bits\nfrozen", "frozen")
@@ -140,13 +140,13 @@ def qlora(block=64, blocks=256):
     canvas.arrow((280, 241), (280, 260))
     canvas.box(245, 262, 70, 30, "h", "data")
     canvas.arrow((130, 330), (130, 291), colour=BLUE)
-    canvas.label(138, 309, "decoded when used", 14, "start", BLUE)
+    canvas.label(138, 309, "decoded when used", 15.5, "start", BLUE)
     canvas.arrow((60, 457), (34, 457), (34, 271), (57, 271))
     canvas.arrow((200, 457), (435, 457), (435, 402))
     canvas.arrow((435, 354), (435, 314), colour=ORANGE)
     canvas.arrow((130, 254), (130, 226), (263, 226))
     canvas.arrow((435, 266), (435, 226), (297, 226))
-    canvas.label(366, 211, "times s", 14)
+    canvas.label(366, 211, "times s", 15.5)
     canvas.label(524, 332, "16 or\n32 bits", 15, "start", ORANGE)
     canvas.label(300, 492, "Gradients pass through Ŵ on their way down. W itself is never changed.", 15)
     return canvas.drawing(

@@ -35,9 +35,9 @@ def block(n_embd=768):
         canvas.label(152, y - 38, what, 15, "start", MUTED)
         for i, (name, shape) in enumerate(boxes):
             x = 84 + 128 * i
-            canvas.box(x, y, 112, 46, f"{name}\n{shape}" if shape else name, "frozen" if shape else "plain", 14)
+            canvas.box(x, y, 112, 46, f"{name}\n{shape}" if shape else name, "frozen" if shape else "plain", 15.5)
             if shape:
-                canvas.box(x + 16, y + 53, 80, 24, "+ BA", "trained", 14)
+                canvas.box(x + 16, y + 53, 80, 24, "+ BA", "trained", 15.5)
             if i < 3:
                 canvas.arrow((x + 112, y + 23), (x + 127, y + 23), width=1.5)
         canvas.arrow((524, y + 77), (524, y + 92), (71, y + 92))
@@ -74,7 +74,7 @@ def attention(tokens=("def", "f", "(", "x", ")"), scores=SCORES):
         x = 136 + 150 * i
         canvas.arrow((104, 56), (x + 20, 56), (x + 20, 76))
         canvas.box(x, 78, 40, 34, name, "data", 17)
-        canvas.label(x + 47, 95, what, 14, "start", MUTED)
+        canvas.label(x + 47, 95, what, 14.5, "start", MUTED)
     canvas.box(24, 42, 80, 34, "x", "plain", 17)
     for x, table, kind in ((70, scores, "score"), (380, weights, "weight")):
         for i, token in enumerate(tokens):
@@ -88,14 +88,16 @@ def attention(tokens=("def", "f", "(", "x", ")"), scores=SCORES):
     canvas.label(165, 152, "scores = q kᵀ / √D", 16, bold=True)
     canvas.label(475, 152, "weights", 16, bold=True)
     canvas.arrow((268, 285), (342, 285))
-    canvas.label(304, 260, "softmax\nof each row", 14)
+    canvas.label(304, 260, "softmax\nof each row", 15)
     canvas.label(165, 402, "−∞: a token may not\nlook at later ones", 15, colour=MUTED)
     canvas.label(475, 402, "each row\nadds up to 1", 15, colour=MUTED)
     canvas.arrow((475, 426), (475, 452))
     canvas.box(360, 454, 216, 34, "weights times v", "data", 16)
     canvas.arrow((360, 471), (316, 471))
     canvas.label(168, 471, "for each token, a mean of\nthe values it looks at", 16)
-    canvas.label(300, 512, "One head. A model has several side by side; c_proj mixes their results.", 14, colour=MUTED)
+    canvas.label(
+        300, 512, "One head. A model has several side by side; c_proj mixes their results.", 15.5, colour=MUTED
+    )
     return canvas.drawing(
         "attention",
         "Causal attention: one head",
@@ -129,7 +131,7 @@ def who_trains():
     for i, part in enumerate(PARTS):
         canvas.label(126, 113 + 40 * i, part, 15, "end")
     canvas.label(300, 393, "Orange: trained. Grey: frozen. W: matrices, b: biases.", 15)
-    canvas.label(300, 414, "Where head and embedding are one matrix, they are trained together.", 14, colour=MUTED)
+    canvas.label(300, 414, "Where head and embedding are one matrix, they are trained together.", 15.5, colour=MUTED)
     lines = "; ".join(
         f"{' '.join(method.split())}: {', '.join(f'{part} ({what})' for part, what in trained.items())}"
         for method, trained in METHODS.items()
@@ -154,14 +156,14 @@ def variants():
     canvas.box(150, 44, 300, 40, "W′ = W + s · B · A", "trained", 20, bold=True)
     for i, (what, (where, names)) in enumerate(VARIANTS.items()):
         y = 106 + 57 * i
-        canvas.box(20, y, 150, 44, f"{what}\n{where}", "data", 14)
+        canvas.box(20, y, 150, 44, f"{what}\n{where}", "data", 15.5)
         canvas.arrow((170, y + 22), (192, y + 22), width=1.5)
         x = 196
         for name in names:
-            width = 18 + 7.9 * len(name)
-            canvas.box(x, y + 6, width, 32, name, "plain", 14)
+            width = 20 + 8.3 * len(name)
+            canvas.box(x, y + 6, width, 32, name, "plain", 15)
             x += width + 8
-    canvas.label(300, 515, "LoftQ stands twice: its start makes up for what the 4-bit base lost.", 14, colour=MUTED)
+    canvas.label(300, 515, "LoftQ stands twice: its start makes up for what the 4-bit base lost.", 15.5, colour=MUTED)
     lines = "; ".join(f"{what} ({where}): {', '.join(names)}" for what, (where, names) in VARIANTS.items())
     return canvas.drawing(
         "variants",

@@ -1,5 +1,6 @@
 """Drawings of training: the graph and its gradients, the loop, which tokens count, memory, and a GPU's time."""
 
+import itertools
 import statistics
 from operator import attrgetter
 
@@ -40,9 +41,13 @@ def graph(named=None):
     """The graph that lora_np recorded, with its values, and the gradients that walk back through it.
 
     named: {name: Tensor of one value}, in the order of computation, the result last, and each made from the one before
-    it. `backward` must not have been called. Left out, it is a = 1; b = a + a; c = b + b.
+    it by two edges. `backward` must not have been called. Left out, it is a = 1; b = a + a; c = b + b.
+    ValueError for more than three, or another shape of graph.
     """
     named = named or example()
+    nodes = [tensor.node() for tensor in named.values()]
+    if len(nodes) > 3 or any(after.parents != (before, before) for before, after in itertools.pairwise(nodes)):
+        raise ValueError("only up to three tensors are drawn, each made from the one before it by two edges")
     names = {tensor.node(): name for name, tensor in named.items()}
     steps, canvas = walk(list(named.values())[-1].node()), Canvas(330)
     place = {node: 40 + 200 * i for i, node in enumerate(names)}
@@ -60,8 +65,8 @@ def graph(named=None):
         canvas.label(x + 60, 234, f"step {number} back", 15, colour=GREEN)
         _edges(canvas, place, names, node, sent)
         told.append(f"{number}. {name}, value {value}, gradient {gradient:g}")
-    canvas.label(300, 268, "Black: how it was computed. Green: what walks back along each edge.", 14)
-    canvas.label(300, 296, "Newest node first: by then, all that walks back to it has arrived.", 14)
+    canvas.label(300, 268, "Black: how it was computed. Green: what walks back along each edge.", 15.5)
+    canvas.label(300, 296, "Newest node first: by then, all that walks back to it has arrived.", 15.5)
     return canvas.drawing(
         "graph",
         "A graph, and the gradients that walk back",
@@ -129,8 +134,8 @@ def prompt_and_completion(prompt=PROMPT, completion=COMPLETION):
     step, left = 508 / len(tokens), 82
     for i, token in enumerate(tokens):
         x, learnt = left + step * i, i >= len(prompt)
-        canvas.box(x, 92, step - 5, 40, token, "data", 14)
-        canvas.box(x, 176, step - 5, 40, token if learnt else "−100", "trained" if learnt else "empty", 14)
+        canvas.box(x, 92, step - 5, 40, token, "data", 15.5)
+        canvas.box(x, 176, step - 5, 40, token if learnt else "−100", "trained" if learnt else "empty", 15.5)
         if learnt:
             before = x - step / 2 - 4
             canvas.arrow((before, 134), (x + step / 2 - 10, 173), width=1.5, colour=ORANGE)
@@ -196,13 +201,8 @@ def training_memory(model="Llama-2-7B", config=LLAMA_2_7B, r=8, length=512):
         shown = [f"{part} {parts[part] / 1e9:.2f}" for part in MEMORY_COLOURS if parts[part]]
         _legend(canvas, y + 68, shown)
         told.append(f"{methods[method]} {parts['total'] / 1e9:.1f} GB ({', '.join(shown)})")
-    canvas.label(
-        300,
-        384,
-        f"{model}, 1 × {length} tokens, r = {r} on all linear layers.\nFrom left to right, in the order below each "
-        "bar.",
-        14,
-    )
+    canvas.label(300, 378, f"{model}, 1 × {length} tokens, r = {r} on all linear layers.", 15)
+    canvas.label(300, 398, "In GB, from left to right in the order below each bar.", 15)
     return canvas.drawing(
         "memory",
         "Where the memory of a training step goes",
@@ -243,7 +243,9 @@ def gpu_time(result=None):
         "Python runs ahead and hands out work; the GPU follows.\nThe slower of the two sets the time of a step.",
         15,
     )
-    canvas.label(300, 370, f"Measured in float32 on {result['about']['gpu']}, 4,096 tokens a step.", 14, colour=MUTED)
+    canvas.label(
+        300, 370, f"Measured in float32 on an {result['about']['gpu']}, 4,096 tokens a step.", 15.5, colour=MUTED
+    )
     return canvas.drawing(
         "gpu",
         "Two workers: who waits for whom?",

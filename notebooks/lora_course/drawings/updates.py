@@ -19,7 +19,7 @@ def adapters():
     canvas.box(160, 182, 130, 42, "W", "frozen", 18)
     canvas.box(160, 244, 130, 42, "prose", "trained")
     canvas.box(316, 254, 120, 34, "capitals", "empty", 15)
-    canvas.label(376, 304, "waits", 14, colour=MUTED)
+    canvas.label(376, 304, "waits", 15.5, colour=MUTED)
     canvas.circle(470, 240, "+")
     canvas.box(510, 220, 60, 40, "h", "data")
     canvas.arrow((100, 228), (130, 228), (130, 203), (158, 203))
@@ -80,14 +80,14 @@ def _bars(canvas, S, told):
     canvas.label(300, 62, "A matrix is a sum of directions, the strongest first.", 16)
     canvas.label(300, 88, "What do the first k of them hold?", 16)
     canvas.label(24, 340, "Its singular values:", 15, "start")
-    canvas.label(24, 390, "(kept: share of\nthe sum of\nsquares)", 14, "start", MUTED)
+    canvas.label(24, 390, "(kept: share of\nthe sum of\nsquares)", 15.5, "start", MUTED)
     for i, value in enumerate(S):
         height = 80 * value / S[0]
         canvas.add(
             f'<rect class="value" x="{190 + 32 * i}" y="{412 - height:.3f}" width="22" height="{height:.3f}"'
             f' fill="{SOLID["data"]}"/>'
         )
-        canvas.label(201 + 32 * i, 428, f"{i + 1}", 14, colour=MUTED)
+        canvas.label(201 + 32 * i, 428, f"{i + 1}", 15.5, colour=MUTED)
     return canvas.drawing(
         "singular-values",
         "What the strongest directions hold",

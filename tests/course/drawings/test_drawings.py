@@ -153,6 +153,15 @@ def test_the_graph_is_the_real_one(make):
     assert nodes[leaf] == again[leaf].grad.item()
 
 
+def test_a_graph_of_another_shape_is_refused():
+    a, b = Tensor([1.0], requires_grad=True), Tensor([2.0], requires_grad=True)
+    with pytest.raises(ValueError, match="by two edges"):
+        drawings.graph({"a": a, "y": a * b})
+    named = example()
+    with pytest.raises(ValueError, match="up to three"):
+        drawings.graph(named | {"d": named["c"] + named["c"]})
+
+
 def test_the_walk_adds_up_what_comes_back():
     steps = walk(example()["c"].node())
     assert [(gradient, sent) for _, gradient, sent in steps] == [(1, [1, 1]), (2, [2, 2]), (4, [])]

@@ -6,7 +6,8 @@ import re
 import xml.etree.ElementTree as ET
 from html.parser import HTMLParser
 
-import pytest
+import nbformat
+from nbconvert import HTMLExporter
 
 from lora_course.drawings import Drawing, lora
 from lora_course.drawings.parts import Canvas, text_width
@@ -55,10 +56,9 @@ def test_shown_twice_it_has_other_ids():
 
 
 def test_nbconvert_keeps_the_alternative_text():
-    nbformat, html = pytest.importorskip("nbformat"), pytest.importorskip("nbconvert.exporters.html")
     output = nbformat.v4.new_output("execute_result", lora()._repr_mimebundle_(), execution_count=1)
     cell = nbformat.v4.new_code_cell("drawings.lora()", execution_count=1, outputs=[output])
-    page, _ = html.HTMLExporter().from_notebook_node(nbformat.v4.new_notebook(cells=[cell]))
+    page, _ = HTMLExporter().from_notebook_node(nbformat.v4.new_notebook(cells=[cell]))
     (image,) = [image for image in Images(page).found if image.get("class") == "drawing"]
     assert "frozen matrix W" in image["alt"]
 
