@@ -78,8 +78,9 @@ class Rows:
     names    an adapter's name for each row; "__base__", or that of one which a layer does not have, for none
     places   {name: the numbers of its rows}
     keep     hold on to the stacks, which are as large as the adapters, as long as this object lives. Each token of a
-             text then costs one pass over them. An adapter that has changed since is stacked anew. (A write to an array
-             by hand, `p.data[...] = `, is not seen, as nowhere here.) Not where gradients are recorded.
+             text, after what is read at once, then costs one pass over them. An adapter that has changed since is
+             stacked anew. (A write to an array by hand, `p.data[...] = `, is not seen, as nowhere here.) Not where
+             gradients are recorded.
     """
 
     def __init__(self, names: Iterable[str], keep: bool = False) -> None:
@@ -110,7 +111,8 @@ class Rows:
     def _anew(self, layer, x, adapters):
         """The same, where all these {name: Adapter} can be stacked."""
         dtype = np.result_type(x.dtype, *{p.dtype for p in _weights_of(adapters.values())}) if adapters else x.dtype
-        keeping = self.kept is not None and not is_grad_enabled()
+        token_by_token = math.prod(x.shape[1:-1]) == 1  # what is read at once, as a prompt is, needs no stacks
+        keeping = self.kept is not None and token_by_token and not is_grad_enabled()
         if adapters and not (keeping or is_grad_enabled() or on_gpu(data(x))):
             return _apart(layer, x, dtype, [adapters.get(name) for name in self.names])
         made_from = _made_from(layer.adapters, adapters.values()) if keeping else None
