@@ -75,7 +75,9 @@ def _seeded():
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config, items):
-    """GPU tests and those in a browser run when `-m` asks for them. Parity tests are skipped by the name of the oracle that is missing, or
+    """GPU tests and those in a browser run when `-m` asks for them.
+
+    Parity tests are skipped by the name of the oracle that is missing, or
     refused where CI requires it. What uses a real model has its marker, so that `-m smollm2` finds it."""
     for item in items:
         for name in ("smollm2", "gemma3", "qwen"):

@@ -19,10 +19,11 @@ def at_weight(model, adapter, weight):
 def mixing_slider(model, tokenizer, adapter, held_out, prompts=PROMPTS, weights=WEIGHTS, tokens=60):
     """A slider over the weight of an adapter, with live text: computed here, at every weight.
 
-    model     with the adapter, unmerged; it has the adapter at weight 1 and active afterwards
+    model     with the adapter, unmerged; afterwards the adapter is at weight 1, and those are active that were
     held_out  {name: windows of token ids}: texts to measure the loss on, in nats per byte
     tokens    that are written after each prompt, the most likely one each time
     """
+    before = model.active_adapters
     model.set_adapter(adapter)
     model.eval()
     losses, texts = {name: [] for name in held_out}, [[] for _ in prompts]
@@ -35,6 +36,7 @@ def mixing_slider(model, tokenizer, adapter, held_out, prompts=PROMPTS, weights=
                 found.append(_written(model, tokenizer, prompt, tokens))
     finally:
         at_weight(model, adapter, 1.0)
+        model.set_adapter(before)
     data = {"weights": weights, "losses": losses, "prompts": prompts, "texts": texts, "adapter": adapter}
     return Widget("mixing", data, f"How much of the adapter {adapter!r}?", _static(data))
 
