@@ -12,7 +12,6 @@ extensions = [
     "myst_nb",
     "sphinx.ext.autodoc",
     "sphinx.ext.mathjax",
-    "sphinx.ext.viewcode",
     "lora_course.book.extension",
 ]
 root_doc = "index"

@@ -17,10 +17,11 @@ SETTINGS = REPOSITORY / "notebooks" / "book"
 def build(
     out: Path, repository: str | None = None, branch: str = "main", archive: str | None = None, quiet: bool = False
 ) -> int:
-    """Build the site into the folder `out`; Sphinx's exit code, 0 if all went well. Warnings are errors, and leave `out`.
+    """Build the site into the folder `out`; Sphinx's exit code, 0 if all went well. A warning is an error.
 
-    repository: "owner/name" on GitHub, for the buttons and the links to files. archive: see `mathjax`. RuntimeError if
-    MathJax cannot be had, ImportError if Sphinx is not installed (the extra "book" of notebooks/pyproject.toml).
+    After an error `out` is as it was. repository: "owner/name" on GitHub, for the buttons and the links to files.
+    archive: see `mathjax`. RuntimeError if MathJax cannot be had, ImportError if Sphinx is not installed (the extra
+    "book" of notebooks/pyproject.toml).
     """
     from sphinx.cmd.build import build_main
 

@@ -11,6 +11,7 @@ from .notebooks import alternative_texts, prepared
 REPOSITORY = Path(__file__).parents[3]
 CLAIMS = "## What tutorials say about LoRA"  # in the README, the heading above the table
 ALTERNATIVES = "alternative_texts.json"
+EXERCISES = "\n```{toctree}\n:glob:\n:maxdepth: 1\n:hidden:\n\n[0-9]*\n```\n"  # what Sphinx lists below that page
 
 
 def sources() -> dict[str, Path]:
@@ -48,8 +49,8 @@ def _text_of(page, source):
     """A page's text. The README's table of claims has a page of its own, and is not there twice."""
     text = source.read_text(encoding="utf-8")
     if page == "README.md":
-        return f"{text.partition(CLAIMS)[0]}What tutorials say about LoRA, and what came of it, is on [its own page](claims.md).\n"
+        return text.partition(CLAIMS)[0] + "What tutorials say about LoRA, and what came of it: [claims](claims.md).\n"
     if page == "claims.md":
         readme = (REPOSITORY / "notebooks" / "README.md").read_text(encoding="utf-8")
         return text + readme.partition(CLAIMS)[2]
-    return text
+    return text + EXERCISES if page == "exercises/README.md" else text
