@@ -26,6 +26,7 @@ myst_heading_anchors = 3
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # the docstrings say what things are
 autodoc_preserve_defaults = True
+toc_object_entries = False  # a thousand names in the navigation of every page would take half of the time
 
 mathjax4_config = {"options": {"enableMenu": False}}  # the menu would load files that are not here
 

@@ -63,7 +63,8 @@ def write_reference(folder: Path) -> None:
     folder.mkdir(parents=True)
     for page, names in names_by_page().items():
         title, about, _ = PAGES[page]
-        parts = [_heading(title), about.replace("`", "``"), *(_entry(name) for name in names)]
+        links = " · ".join(f":py:obj:`~{name}`" for name in names)
+        parts = [_heading(title), about.replace("`", "``"), links, *(_entry(name) for name in names)]
         (folder / f"{page}.rst").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     intro = "The public names, with what their docstrings say. Names and arguments are those of PEFT and Transformers."
     tree = ".. toctree::\n   :maxdepth: 1\n\n" + "".join(f"   {page}\n" for page in PAGES)
