@@ -1,4 +1,4 @@
-"""Sphinx's settings of the book. `python -m lora_course.book` gathers the pages and runs Sphinx with these."""
+"""Sphinx's settings. `python -m lora_course.book` gathers the pages and runs it."""
 
 import lora_np
 
@@ -26,9 +26,11 @@ myst_heading_anchors = 3
 autodoc_member_order = "bysource"
 autodoc_typehints = "none"  # the docstrings say what things are
 autodoc_preserve_defaults = True
-toc_object_entries = False  # a thousand names in the navigation of every page would take half of the time
+toc_object_entries = False  # a thousand names in the navigation of every page: slow
 
-mathjax4_config = {"options": {"enableMenu": False}}  # the menu would load files that are not here
+mathjax4_config = {
+    "options": {"enableMenu": False}
+}  # the menu would load files that are not here
 
 html_theme = "sphinx_book_theme"
 html_title = project
@@ -39,6 +41,7 @@ html_theme_options = {
     "use_download_button": False,
     "use_fullscreen_button": False,
     "home_page_in_toc": True,
+    "navbar_persistent": [],  # search is in the sidebar
     "show_navbar_depth": 1,
     "show_toc_level": 2,
 }

@@ -1,56 +1,102 @@
 """A docstring of the library, which is plain text with `code` in backticks, in the markup that Sphinx reads."""
 
 import re
-from collections.abc import Iterable
+import textwrap
+from collections.abc import Iterable, Iterator
 
 CODE = re.compile(r"``([^`]+)``|`([^`]+)`")
 SPECIAL = re.compile(r"([\\*_|<>])")  # what would be read as markup
-ITEM = re.compile(r"- |\d+\. ")
+ITEM = re.compile(r"(- |\d+\. )")
+ROW = re.compile(r"( *)(\S(?:.{0,64}?\S)?)( {2,})(\S.*)$")  # "name     what it is", as arguments are described
 
 
 def marked_up(lines: Iterable[str]) -> list[str]:
     """The lines in reStructuredText that shows the same text.
 
-    Paragraphs are filled, lists stay lists, and what is indented (formulas, tables, programs) is shown as it stands.
+    Paragraphs are filled, lists stay lists, rows of names and what they are become definitions, and what is
+    indented (formulas, programs) is shown as it stands.
     """
     found: list[str] = []
-    for block in _blocks(lines):
-        if block[0].startswith("    ") or block[0].startswith(">>>"):
-            found += ["::", "", *(f"    {line}" for line in block), ""]
-        else:
-            found += [*_paragraph(block), ""]
+    for kind, block in _blocks(lines):
+        found += [*MAKERS[kind](block), ""]
     return found
 
 
-def _blocks(lines):
-    """Lines between empty ones; those that begin to be indented, or end to be, begin a new block, too."""
-    block: list[str] = []
+def _blocks(lines: Iterable[str]) -> Iterator[tuple[str, list[str]]]:
+    """(kind, lines) of each stretch of lines of one kind: "text", "rows", "items" or "literal"."""
+    kind, block, column = "", [], 0
     for line in [*lines, ""]:
-        changes = block and line.startswith("    ") != block[0].startswith("    ") and not ITEM.match(block[0])
-        if block and (not line.strip() or changes):
-            yield block
+        now, column = _kind(line, kind, column)
+        if block and now != kind:
+            yield kind, block
             block = []
-        if line.strip():
+        kind = now
+        if kind:
             block.append(line)
 
 
-def _paragraph(block):
-    """A paragraph, or a list, whose items may go on in indented lines."""
-    if not ITEM.match(block[0]):
-        return [inline(line.strip()) for line in block]
+def _kind(line, before, column):
+    """(the kind of a line after one of the kind `before`, where the descriptions of rows begin)."""
+    indent = len(line) - len(line.lstrip())
+    if not line.strip():
+        return "", 0
+    row = ROW.match(line)
+    if before == "rows" and indent >= 2 and (indent >= column - 1 or not row or row.start(4) != column):
+        return "rows", column
+    if row and (indent == 0 or before == "rows"):
+        return "rows", row.start(4)
+    if before == "items" and indent:
+        return "items", 0
+    if ITEM.match(line):
+        return "items", 0
+    return ("literal" if indent >= 4 or line.startswith(">>>") else "text"), 0
+
+
+def _text(block):
+    return [inline(line.strip()) for line in block]
+
+
+def _items(block):
     return [inline(line) if ITEM.match(line) else "  " + inline(line.strip()) for line in block]
+
+
+def _rows(block):
+    """A definition for each row; lines without a name go on with the one before."""
+    found, column = [], ROW.match(block[0]).start(4)
+    for line in block:
+        row = ROW.match(line)
+        new = (row and row.start(4) == column) or not line.startswith(" ")
+        if new and row:
+            column = row.start(4)
+            found += ["", f"``{row.group(2).strip('`')}``", f"    {inline(row.group(4))}"]
+        else:
+            found.append(f"    {inline(line.strip())}")
+    return found[1:]
+
+
+def _literal(block):
+    program = textwrap.dedent("\n".join(block))
+    try:
+        compile(program, "docstring", "exec")
+        language = "python"
+    except (SyntaxError, ValueError):
+        language = "pycon" if program.startswith(">>>") else "text"
+    return [f".. code-block:: {language}", "", *(f"    {line}" for line in program.splitlines())]
+
+
+MAKERS = {"text": _text, "items": _items, "rows": _rows, "literal": _literal}
 
 
 def inline(line: str) -> str:
     """One line: code stays code, everything else is text."""
-    parts, end = [], 0
+    made, end = "", 0
     for found in CODE.finditer(line):
-        parts += [SPECIAL.sub(r"\\\1", line[end : found.start()]), f"``{found.group(1) or found.group(2)}``"]
+        made += _plain(line[end : found.start()])
+        made += "\\ " if made[-1:].isalnum() else ""  # code must stand apart from letters: a space that is not shown
         end = found.end()
-    rest = SPECIAL.sub(r"\\\1", line[end:]).replace("`", r"\`")
-    return _apart("".join([*parts, rest]))
+        made += f"``{found.group(1) or found.group(2)}``" + ("\\ " if line[end : end + 1].isalnum() else "")
+    return made + _plain(line[end:])
 
 
-def _apart(line):
-    """Code must stand apart from letters: a backslash before a letter that follows it ends it without a space."""
-    return re.sub(r"(``[^`]+``)(?=[\w(])", r"\1\\ ", re.sub(r"(?<=[\w)])(``[^`]+``)", r"\\ \1", line))
+def _plain(text):
+    return SPECIAL.sub(r"\\\1", text).replace("`", r"\`")
