@@ -75,16 +75,17 @@ def _seeded():
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config, items):
-    """GPU tests run when `-m` asks for them. Parity tests are skipped by the name of the oracle that is missing, or
-    refused where CI requires it. What uses a real model has its marker, so that `-m smollm2` finds it."""
+    """Tests on a GPU and those of the site run when `-m` asks for them. Parity tests are skipped by the name of the
+    oracle that is missing, or refused where CI requires it. What uses a real model has its marker, so that
+    `-m smollm2` finds it."""
     for item in items:
         for name in ("smollm2", "gemma3", "qwen"):
             if f"{name}_gguf" in getattr(item, "fixturenames", ()):
                 item.add_marker(name)
-    if "gpu" not in config.getoption("markexpr"):
-        on_gpu = [item for item in items if item.get_closest_marker("gpu")]
-        config.hook.pytest_deselected(items=on_gpu)
-        items[:] = [item for item in items if not item.get_closest_marker("gpu")]
+    for marker in ("gpu", "book"):
+        if marker not in config.getoption("markexpr"):
+            config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker(marker)])
+            items[:] = [item for item in items if not item.get_closest_marker(marker)]
     oracles = ("torch", "transformers", "peft")
     missing = [name for name in oracles if importlib.util.find_spec(name) is None]
     if not missing:

@@ -34,6 +34,7 @@ mathjax4_config = {
 
 html_theme = "sphinx_book_theme"
 html_title = project
+html_context = {"default_mode": "auto"}
 html_show_sourcelink = False
 html_copy_source = False
 html_css_files = ["book.css"]
