@@ -16,7 +16,7 @@ async () => {
     const shown = (one) => one.checkVisibility();
     const named = (one) => one.getAttribute("aria-label") || one.getAttribute("aria-labelledby")
         || one.querySelector("title") || one.closest("[aria-hidden=true], mjx-container, [role=img][aria-label]");
-    const article = document.querySelector("article, main");
+    const article = document.querySelector("article") || document.createElement("div");
     const TEX = /\\$\\$|\\\\\\(|\\\\\\[|\\\\(frac|alpha|sqrt|mathrm|Delta|text)\\b/;
     const walker = document.createTreeWalker(article, NodeFilter.SHOW_TEXT);
     const raw = [];
