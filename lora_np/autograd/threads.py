@@ -7,6 +7,7 @@ parallelism inside one process: every shard computes the gradient of its own row
 
 import functools
 import os
+import sys
 import threading
 from contextlib import contextmanager, nullcontext
 from contextvars import copy_context
@@ -16,6 +17,7 @@ from .random import generator, random_seed
 from .temporarily import temporarily
 from .tensor import collect_gradients, is_grad_enabled, no_grad, reachable, record
 
+CAN_START = sys.platform not in ("emscripten", "wasi")  # in a browser there is one thread, and no other starts
 LEAST_TOKENS = 64  # tokens in a shard: with fewer, handing the work over costs more than it saves
 
 
@@ -57,7 +59,12 @@ _limit = _Limit()
 
 
 def num_threads():
-    """How many shards a batch may be cut into: as `limit_threads` says, else LORA_NP_NUM_THREADS, else one per core."""
+    """How many shards a batch may be cut into: as `limit_threads` says, else LORA_NP_NUM_THREADS, else one per core.
+
+    Where no thread can be started it is 1.
+    """
+    if not CAN_START:
+        return 1
     if _limit.threads is not None:
         return _limit.threads
     asked = os.environ.get("LORA_NP_NUM_THREADS")
@@ -89,7 +96,8 @@ def run_in_threads(functions):
 
     The threads take over whether gradients are recorded, and the context variables of this one. If one fails, its error
     is raised once all have ended. Of several threads that call this at once, one is served after the other; where this
-    thread may not have more (`limit_threads(1)`, as inside a shard) the functions run one after the other too.
+    thread may not have more (`limit_threads(1)`, as inside a shard), or none can start, the functions run one after the
+    other too.
     """
     recording = is_grad_enabled()
 
@@ -97,7 +105,7 @@ def run_in_threads(functions):
         with limit_threads(1), nullcontext() if recording else no_grad():
             return function()
 
-    if _limit.threads == 1 or len(functions) == 1:
+    if _limit.threads == 1 or len(functions) == 1 or not CAN_START:
         results = [_outcome(functools.partial(run, function)) for function in functions]
     else:
         with _one_core_per_product():

@@ -13,7 +13,7 @@ PAUSE = 2.5  # seconds of silence, at most
 def waiting(what: str, pause: float | None = None) -> Iterator[None]:
     """Around what may take long: every `pause` seconds (`PAUSE`) a line on standard error says what is being done.
 
-    On a terminal it is one line that changes. Of what takes less time nothing is seen.
+    On a terminal it is one line that changes. Of what takes less time nothing is seen, nor where no thread starts.
     """
     done, began = threading.Event(), time.monotonic()
     seen = threading.Event()
@@ -26,11 +26,13 @@ def waiting(what: str, pause: float | None = None) -> Iterator[None]:
             sys.stderr.flush()
 
     thread = threading.Thread(target=tell, daemon=True)
-    thread.start()
+    with contextlib.suppress(RuntimeError):  # in a browser there is one thread
+        thread.start()
     try:
         yield
     finally:
         done.set()
-        thread.join()
+        if thread.is_alive():
+            thread.join()
         if seen.is_set() and sys.stderr.isatty():
             sys.stderr.write("\n")

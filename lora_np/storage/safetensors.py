@@ -2,24 +2,30 @@
 
     8 bytes: N, little-endian | N bytes: {"name": {"dtype", "shape", "data_offsets": [start, end]}, ...} | data
 
-The safetensors library checks the header: sizes that fit, no overlap, no gap, nothing outside the file. It does not
-write here: its `save_file` makes temporary files of its own, which a kill leaves behind.
+The header is checked in `safetensors_header.py`, and where the safetensors library is installed, by it too. The library
+does not write here: its `save_file` makes temporary files of its own, which a kill leaves behind.
 """
 
 import json
+import os
 import struct
 from collections.abc import Iterable, Mapping
 from pathlib import Path, PureWindowsPath
 from typing import Any, BinaryIO
 
 import numpy as np
-from safetensors import SafetensorError, safe_open
 
 from ..autograd.devices import to_numpy
 from .files import read_json
+from .safetensors_header import METADATA, parse_header
 from .saving import StrPath, replacing
 from .tensors import BFLOAT16, Coding, Source, StoredTensor, TensorFile, plain
 from .versions import ReplacedMeanwhile, check_unmoved, in_one_version, is_there, opened
+
+try:
+    from safetensors import SafetensorError, safe_open
+except ModuleNotFoundError:  # in a browser: it is written in Rust
+    safe_open = None
 
 _NUMPY = {"F64": "<f8", "F32": "<f4", "F16": "<f2", "I64": "<i8", "I32": "<i4", "I16": "<i2", "I8": "i1"}
 _NUMPY |= {"U64": "<u8", "U32": "<u4", "U16": "<u2", "U8": "u1", "BOOL": "?"}
@@ -45,7 +51,7 @@ def write_safetensors(path: StrPath, arrays: Mapping[str, Any], metadata: dict[s
         }
         end += array.nbytes
     header = json.dumps(
-        {"__metadata__": {"format": "pt", **(metadata or {})}, **entries}, ensure_ascii=False, separators=(",", ":")
+        {METADATA: {"format": "pt", **(metadata or {})}, **entries}, ensure_ascii=False, separators=(",", ":")
     ).encode()
     header += b" " * (-len(header) % 8)
     with replacing(path) as temporary, open(temporary, "wb") as file:
@@ -88,35 +94,43 @@ def _opened(path: Path) -> TensorFile:
     file = opened(path)
     source = Source(path, file)
     try:
-        raw, data_start = _header(file)
-        with safe_open(file.name, framework="np"):
-            header = json.loads(raw, object_pairs_hook=_unique)
+        raw, data_start, size = _header(file)
+        _ask_library(file.name)
+        header = parse_header(raw, size)
     except FileNotFoundError:
         raise ReplacedMeanwhile from None
-    except (SafetensorError, OSError, TypeError, AttributeError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         check_unmoved(file)
         raise ValueError(f"{path} is not a readable safetensors file: {error}") from None
     check_unmoved(file)
-    metadata = header.pop("__metadata__", None) or {}
+    metadata = header.pop(METADATA, None) or {}
     tensors = [_stored(name, source, entry, data_start) for name, entry in header.items()]
     return TensorFile(path, metadata, tensors)
 
 
-def _header(file: BinaryIO) -> tuple[bytes, int]:
-    """The header as it is in the file, and where the data start. ValueError if it lists too many tensors."""
-    size = int.from_bytes(file.read(8), "little")
-    raw = file.read(min(size, LONGEST_HEADER))
+def _header(file: BinaryIO) -> tuple[bytes, int, int]:
+    """The header as it is in the file, where the data start, and how many bytes they are.
+
+    ValueError if the header does not fit into the file, or lists too many tensors.
+    """
+    size, whole = int.from_bytes(file.read(8), "little"), os.fstat(file.fileno()).st_size
+    if whole < 8 or size > min(whole - 8, LONGEST_HEADER):
+        raise ValueError(f"it should begin with the length of a header, but has {whole} bytes and a header of {size}")
+    raw = file.read(size)
     if raw.count(b"{") > MOST_TENSORS + 2:  # one each, one of the metadata, one around all
         raise ValueError(f"more than {MOST_TENSORS:,} tensors in one file: put them into several (shards)")
-    return raw, 8 + size
+    return raw, 8 + size, whole - 8 - size
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """The pairs as a dict. ValueError if a name stands twice: which of the two counts differs between readers."""
-    found = dict(pairs)
-    if len(found) < len(pairs):
-        raise ValueError("a name stands twice in the header")
-    return found
+def _ask_library(name: str) -> None:
+    """ValueError if the safetensors library is installed and does not read the file of this name."""
+    if safe_open is None:
+        return
+    try:
+        with safe_open(name, framework="np"):
+            pass
+    except SafetensorError as error:
+        raise ValueError(str(error)) from None
 
 
 def _stored(name: str, source: Source, entry: dict[str, Any], data_start: int) -> StoredTensor:

@@ -8,9 +8,10 @@ between Python versions; `fingerprint` tells which text a run saw.
 import hashlib
 import os
 import sysconfig
+import zipfile
 from collections.abc import Iterator, Mapping
 from os import PathLike
-from pathlib import Path
+from pathlib import Path, PurePath, PurePosixPath
 
 import numpy as np
 
@@ -28,16 +29,42 @@ NOT_SOURCE = {"__pycache__", "encodings", "idle_test", "lib2to3", "pydoc_data", 
 
 
 def python_documents(root: str | PathLike[str] | None = None) -> Documents:
-    """{relative path: source text} of the Python files under `root`, by default the standard library's.
+    """{relative path: source text} of the Python files under `root`, a folder or a zip archive, by default the standard
+    library's.
 
     Tests, character tables, the old 2to3 tool and the reference prose (which must stay unseen) are left out.
     """
-    root = Path(root or sysconfig.get_paths()["stdlib"])
-    paths = [p for p in sorted(root.rglob("*.py")) if not NOT_SOURCE & set(p.relative_to(root).parts)]
-    if not paths:
+    root = _standard_library() if root is None else Path(root)
+    sources = dict(sorted(_sources(root).items()))
+    if not sources:
         raise FileNotFoundError(f"no Python source files under {root}")
-    texts = {p.relative_to(root).as_posix(): p.read_text(encoding="utf-8", errors="replace") for p in paths}
+    texts = {path.as_posix(): _lines(raw.decode("utf-8", errors="replace")) for path, raw in sources.items()}
     return {name: text for name, text in texts.items() if text.strip()}
+
+
+def _standard_library() -> Path:
+    """Where the standard library's source is: a folder, or an archive, as in a browser."""
+    place = Path(hashlib.__file__).parent  # os would not do: it is frozen into Python
+    return place if zipfile.is_zipfile(place) else Path(sysconfig.get_paths()["stdlib"])
+
+
+def _sources(root: Path) -> dict[PurePath, bytes]:
+    """{relative path: content} of the Python files under a folder or in an archive."""
+    if not zipfile.is_zipfile(root):
+        found = (path.relative_to(root) for path in root.rglob("*.py"))
+        return {path: (root / path).read_bytes() for path in found if _is_source(path)}
+    with zipfile.ZipFile(root) as archive:
+        names = [name for name in archive.namelist() if name.endswith(".py") and _is_source(PurePosixPath(name))]
+        return {PurePosixPath(name): archive.read(name) for name in names}
+
+
+def _is_source(path: PurePath) -> bool:
+    return not NOT_SOURCE & set(path.parts)
+
+
+def _lines(text: str) -> str:
+    """The text with its line ends as \\n."""
+    return text.replace("\r\n", "\n").replace("\r", "\n")
 
 
 def prose_documents() -> Documents:
@@ -57,7 +84,7 @@ def load_text(path: str | PathLike[str]) -> Documents:
     if os.path.isdir(path):
         return load_folder(path)[0]
     file = existing(path)
-    text = decoded(file.read_bytes(), str(file)).replace("\r\n", "\n").replace("\r", "\n")
+    text = _lines(decoded(file.read_bytes(), str(file)))
     if holds_examples(file):
         raise ValueError(f"{file} holds examples, not running text: load_examples reads it")
     if not text.strip():

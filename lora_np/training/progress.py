@@ -9,6 +9,7 @@ from types import TracebackType
 from typing import Any, Self, TypeVar
 
 from ..autograd.locks import forkable_lock
+from ..autograd.threads import CAN_START
 
 
 @functools.cache
@@ -19,7 +20,7 @@ def _bar() -> Any:
     """
     from tqdm.auto import tqdm  # takes longer to import than most of this library
 
-    bar: Any = type("Bar", (tqdm,), {})
+    bar: Any = type("Bar", (tqdm,), {} if CAN_START else {"monitor_interval": 0})  # which takes a thread
     bar.set_lock(forkable_lock())
     return bar
 

@@ -228,6 +228,24 @@ def test_without_threadpoolctl_a_batch_is_not_cut_and_nothing_fails():
     assert threads.run_in_threads([lambda: 1, lambda: 2]) == [1, 2]
 
 
+@pytest.mark.usefixtures("two_threads")
+def test_where_no_thread_starts_the_batch_stays_whole_and_work_is_done_in_turn(monkeypatch):
+    """As in a browser: `threading` is there, and starts nothing."""
+
+    def refuse(*_args):
+        raise RuntimeError("can't start new thread")
+
+    monkeypatch.setattr(threading, "_start_new_thread", refuse)
+    monkeypatch.setattr(threading, "_start_joinable_thread", refuse, raising=False)  # Python 3.13
+    monkeypatch.setattr(threads, "CAN_START", False)
+    monkeypatch.setattr(threads._process, "pools", {})
+    assert threads.num_threads() == threads.shard_count(4, 64) == 1
+    assert threads.run_in_threads([threading.get_ident] * 3) == [threading.get_ident()] * 3
+    model = tiny_model()
+    ids = some_ids(model.config, batch=4)
+    assert assert_same_as_one_thread(model, input_ids=ids, labels=ids) == 1
+
+
 @pytest.mark.parametrize("value", ["0", "-1", "two", ""])
 def test_a_number_of_threads_that_is_none_is_refused(monkeypatch, value):
     monkeypatch.setenv("LORA_NP_NUM_THREADS", value)

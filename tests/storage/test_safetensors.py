@@ -12,6 +12,13 @@ from lora_helpers import fuzz
 from lora_np.storage import open_safetensors, open_sharded_safetensors, read_safetensors, write_json, write_safetensors
 
 
+@pytest.fixture(params=["library", "no library"])
+def with_and_without_library(request, monkeypatch):
+    """The safetensors library is installed, or is not, as in a browser."""
+    if request.param == "no library":
+        monkeypatch.setattr("lora_np.storage.safetensors.safe_open", None)
+
+
 def raw_file(path, header, data=b""):
     """A safetensors file with any header: a dict, or JSON text."""
     text = (header if isinstance(header, str) else json.dumps(header)).encode()
@@ -23,6 +30,7 @@ def entry(dtype, shape, start, end):
     return {"dtype": dtype, "shape": shape, "data_offsets": [start, end]}
 
 
+@pytest.mark.usefixtures("with_and_without_library")
 class TestWhole:
     @pytest.mark.parametrize("dtype", ["f2", "f4", "f8", "i8", "i4", "u1", "?"])
     def test_arrays_come_back_bit_for_bit(self, tmp_path, rng, dtype):
@@ -110,6 +118,7 @@ class TestBfloat16:
         np.testing.assert_array_equal(read_safetensors(tmp_path / "x")[0]["a"], every.float().numpy())
 
 
+@pytest.mark.usefixtures("with_and_without_library")
 class TestOpen:
     def test_names_shapes_types_and_metadata_are_known_before_anything_is_read(self, tmp_path):
         write_safetensors(tmp_path / "x", {"b": np.ones((2, 3), "f2"), "a": np.array(1)}, {"run": "1"})
@@ -146,6 +155,17 @@ class TestOpen:
         [
             ("", b""),
             ("[]", b""),
+            ("null", b""),
+            ('{"a": ["F32", [1], [0, 4]]}', bytes(4)),
+            ({"a": entry({"F32": None}, [1], 0, 4)}, bytes(4)),
+            ({"a": {"dtype": "F32", "shape": [1]}}, bytes(4)),
+            ({"a": {"dtype": "F32", "shape": [1], "data_offsets": [0, 4, 4]}}, bytes(4)),
+            ({"a": entry("F32", [True], 0, 4)}, bytes(4)),
+            ({"a": entry("F32", [1.0], 0, 4)}, bytes(4)),
+            ({"a": entry("F32", None, 0, 4)}, bytes(4)),
+            ({"a": entry("F4", [1], 0, 0)}, b""),
+            ({"a": entry("F32", [1], 0, 4) | {"more": float("nan")}}, bytes(4)),
+            ({"a\ud800": entry("F32", [1], 0, 4)}, bytes(4)),
             ("{", b""),
             ('{"a":' * 5000, b""),
             ({"a": entry("F32", [2], 0, 4)}, bytes(4)),
@@ -160,6 +180,7 @@ class TestOpen:
             ({"a": entry("F32", [1], 4, 8)}, bytes(8)),
             ({"a": entry("F32", [1], 0, 4), "b": entry("F32", [1], 0, 4)}, bytes(4)),
             ({"__metadata__": {"a": 1}}, b""),
+            ({"__metadata__": []}, b""),
             (TWICE, bytes(4)),
         ],
         ids=lambda value: str(value)[:40],

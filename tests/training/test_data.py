@@ -2,6 +2,7 @@
 
 import math
 import sysconfig
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -81,6 +82,24 @@ def test_a_folder_of_ones_own(tmp_path):
     expected = {"a.py": "a = 'ä'\n", "b.py": "b = 1\n", "deep/er/c.py": "c = 2\n", "latin.py": "# \ufffd\n"}
     assert documents == expected
     assert list(documents) == list(expected)
+
+
+def test_an_archive_is_read_as_the_folder_that_is_in_it(tmp_path):
+    files = {"a/b.py": "b = 1\r\n", "a-c.py": b"# \xe4\n", "blank.py": " \n", "a.txt": "", "tests/d.py": "1"}
+    folder = write(tmp_path / "folder", files)
+    with zipfile.ZipFile(tmp_path / "python.zip", "w") as archive:
+        for path in folder.rglob("*"):
+            archive.write(path, path.relative_to(folder))
+    documents = python_documents(tmp_path / "python.zip")
+    assert documents == {"a/b.py": "b = 1\n", "a-c.py": "# \ufffd\n"}
+    assert list(documents.items()) == list(python_documents(folder).items())
+
+
+def test_the_standard_library_may_be_in_an_archive_as_in_a_browser(tmp_path, monkeypatch):
+    with zipfile.ZipFile(tmp_path / "python.zip", "w") as archive:
+        archive.writestr("hashlib.py", "x = 1\n")
+    monkeypatch.setattr("hashlib.__file__", str(tmp_path / "python.zip" / "hashlib.py"))
+    assert python_documents() == {"hashlib.py": "x = 1\n"}
 
 
 @pytest.mark.parametrize("files", [{}, {"notes.txt": "x = 1"}, {"tests/a.py": "x = 1"}], ids=["none", "txt", "tests"])

@@ -7,12 +7,15 @@ import time
 from types import SimpleNamespace
 
 import numpy as np
+import pytest
+import tqdm.auto
 from training_helpers import ARGS, FILE, Batches, full, run, text_data, tiny, weights
 
 from lora_np import (
     TrainingArguments,
     train,
 )
+from lora_np.training import progress
 
 
 def test_progress_and_directories_change_no_number(tmp_path, capsys):
@@ -73,3 +76,20 @@ def test_outside_of_a_run_nothing_is_shown(capsys):
 
     evaluate(tiny(), Slow(0, 2))
     assert capsys.readouterr().err == ""
+
+
+@pytest.mark.filterwarnings("error")
+@pytest.mark.parametrize("can_start", [True, False])
+def test_a_bar_asks_for_a_thread_only_where_one_starts(monkeypatch, can_start):
+    asked = []
+    monkeypatch.setattr(progress, "CAN_START", can_start)
+    monkeypatch.setattr(tqdm.auto.tqdm, "monitor", None)
+    monkeypatch.setattr(tqdm.auto.tqdm, "monitor_interval", 10)
+    monkeypatch.setattr("tqdm.std.TMonitor", lambda *_args: asked.append(True))
+    progress._bar.cache_clear()
+    try:
+        with progress.Progress(0, 1, shown=True):
+            pass
+    finally:
+        progress._bar.cache_clear()
+    assert asked == [True] * can_start
