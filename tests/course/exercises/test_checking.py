@@ -85,10 +85,17 @@ def test_what_is_wrong_is_said(function, said, capsys):
     assert re.search(said, capsys.readouterr().out)
 
 
-@pytest.mark.parametrize("function", [lambda x: x + 1, lambda x: [x + 1, x - 1], lambda x: (x, x, x)])
+@pytest.mark.parametrize("function", [lambda x: x + 1, lambda x: [x + 1], lambda x: (x, x, x)])
 def test_the_number_of_results_is_checked(function):
     with pytest.raises(WrongAnswerError, match="2 things: more, less"):
         check(named("pair", function))
+
+
+def test_a_list_in_the_place_of_a_tuple_is_named_beside_a_wrong_value(capsys):
+    with pytest.raises(WrongAnswerError, match="leave the brackets out, `return more, less`"):
+        check(named("pair", lambda x: [x + 1, x - 1]))
+    with pytest.raises(WrongAnswerError, match=r"returns a list.*wrong sign"):
+        check(named("pair", lambda x: [x + 1, 1 - x]))
 
 
 def test_the_wrong_one_of_two_results_is_named(capsys):
