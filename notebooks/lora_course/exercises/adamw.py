@@ -272,7 +272,20 @@ EDITS = (
 )
 
 
+ADAMW_STEP_HINTS = (
+    "for a constant g: m = (1 - β₁)(1 + β₁ + β₁² + ... ) g, with t terms. Sum the series.",
+    "m̂ = m / (1 - β₁ᵗ), and v̂ = v / (1 - β₂ᵗ).",
+)
+
 check = checker(
-    Exercise(adamw_step, cases, results=("p", "m", "v"), mistakes=MISTAKES, plain=plain_step, edits=EDITS),
+    Exercise(
+        adamw_step,
+        cases,
+        results=("p", "m", "v"),
+        mistakes=MISTAKES,
+        plain=plain_step,
+        edits=EDITS,
+        hints=ADAMW_STEP_HINTS,
+    ),
     Exercise(step_adapters, rules=(changes_the_dicts, leaves_the_frozen, keeps_the_state)),
 )

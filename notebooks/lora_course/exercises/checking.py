@@ -53,7 +53,7 @@ class Exercise:
     style       such rules about how it computes: they hold whatever the values are, and are told beside a wrong value
     gradients   `Gradients`, or None
     tolerance   allowed: tolerance · (1 + |expected|); with float32 arguments at least 1e-4
-    hints       what `hint(function)` says, `hint(function, 2)`, ...: each gives away more
+    hints       what `check.hint(function)` says, then `check.hint(function, 2)`: each gives away more
     methods     names of the student's own functions within a class, for the line in which an error arose
     """
 

@@ -209,6 +209,11 @@ EDITS = (
 )
 
 
+CROSS_ENTROPY_HINTS = (
+    "the derivative of ln Σ e^z is p, that of z[target] is 1 at the target: their difference, divided by N.",
+    "dlogits = (p - onehot) / N, where onehot is 1 at each row's target.",
+)
+
 check = checker(
     Exercise(
         cross_entropy,
@@ -221,5 +226,6 @@ check = checker(
         gradients=Gradients(
             lambda logits, targets: cross_entropy(logits, targets)[0], {"dlogits": "logits"}, cotangent=None
         ),
+        hints=CROSS_ENTROPY_HINTS,
     ),
 )

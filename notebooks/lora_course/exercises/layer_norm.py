@@ -183,6 +183,12 @@ def _forward(x, weight, eps):
     return layer_norm(x, weight, np.zeros_like(weight), eps)
 
 
+LAYER_NORM_BACKWARD_HINTS = (
+    "g reaches x directly (g / σ), through μ (every x of the row moves it by 1/C) and through σ (x moves it by x̂ / C, "
+    "and σ moves every x̂ by -x̂ / σ). Add up the three.",
+    "dx = (g - mean(g) - x̂ mean(g ∘ x̂)) / σ; dweight sums dy ∘ x̂, dbias sums dy, over all rows.",
+)
+
 check = checker(
     Exercise(layer_norm, cases, results=("y",), mistakes=MISTAKES, plain=plain_layer_norm, edits=EDITS),
     Exercise(
@@ -193,5 +199,6 @@ check = checker(
         plain=plain_backward,
         edits=BACKWARD_EDITS,
         gradients=Gradients(_forward, {"dx": "x", "dweight": "weight"}),
+        hints=LAYER_NORM_BACKWARD_HINTS,
     ),
 )

@@ -122,8 +122,20 @@ EDITS = (
 )
 
 
+LORA_FORWARD_HINTS = (
+    "x (BA)ᵀ = x Aᵀ Bᵀ. Which of the two products comes first, if no matrix may be larger than (rows, r)?",
+    "y = x Wᵀ + b + (alpha / r) (x Aᵀ) Bᵀ.",
+)
+
 check = checker(
     Exercise(
-        lora_forward, cases, results=("y",), mistakes=MISTAKES, style=(thin_products,), plain=plain_forward, edits=EDITS
+        lora_forward,
+        cases,
+        results=("y",),
+        mistakes=MISTAKES,
+        style=(thin_products,),
+        plain=plain_forward,
+        edits=EDITS,
+        hints=LORA_FORWARD_HINTS,
     ),
 )

@@ -174,6 +174,12 @@ BACKWARD_EDITS = (
 )
 
 
+MATMUL_BACKWARD_HINTS = (
+    "dx has one entry for each row t and input i; what disappears in the sum is j. "
+    "dw has one for each i and j; t disappears. Which products have just these axes?",
+    "dx = dy wᵀ, and dw = xᵀ dy with all leading axes of x and dy made one.",
+)
+
 check = checker(
     Exercise(matmul, cases, results=("y",), mistakes=MISTAKES, plain=plain_matmul, edits=EDITS, style=(by_hand,)),
     Exercise(
@@ -184,5 +190,6 @@ check = checker(
         plain=plain_backward,
         edits=BACKWARD_EDITS,
         gradients=Gradients(matmul, {"dx": "x", "dw": "w"}),
+        hints=MATMUL_BACKWARD_HINTS,
     ),
 )

@@ -140,9 +140,21 @@ def _edits(last, minus):
     )
 
 
+MERGE_HINTS = (
+    "the Conv1D's weight is (in, out), and B A is (out, in).",
+    "add (alpha / r) B A, and its transpose where conv1d is true.",
+)
+
 check = checker(
     Exercise(
-        merge, merge_cases, ("W'",), _mistakes(1), (_wide_conv1d(merge),), plain_merge, _edits("W + delta", "W - delta")
+        merge,
+        merge_cases,
+        ("W'",),
+        _mistakes(1),
+        (_wide_conv1d(merge),),
+        plain_merge,
+        _edits("W + delta", "W - delta"),
+        hints=MERGE_HINTS,
     ),
     Exercise(
         unmerge,

@@ -179,6 +179,19 @@ EDITS = (
 )
 
 
+LORA_PARAMETERS_HINTS = (
+    "A has r · in numbers and B has out · r. One key head has as many numbers as one query head.",
+    "r (in + out) for each layer; K = hidden_size / num_attention_heads · num_key_value_heads.",
+)
+
 check = checker(
-    Exercise(lora_parameters, cases, results=("the count",), mistakes=MISTAKES, plain=plain_count, edits=EDITS),
+    Exercise(
+        lora_parameters,
+        cases,
+        results=("the count",),
+        mistakes=MISTAKES,
+        plain=plain_count,
+        edits=EDITS,
+        hints=LORA_PARAMETERS_HINTS,
+    ),
 )

@@ -108,13 +108,13 @@ _FIRST, _SECOND = "np.linalg.svd(A1, full_matrices=False)[2][:i]", "np.linalg.sv
 EDITS = (
     *(
         Edit(
-            "QR takes the rows in their order; the most important directions first are singular vectors: np.linalg.svd.",
+            "QR takes the rows in their order; singular vectors have the most important first: np.linalg.svd.",
             {f"np.linalg.svd({A}, full_matrices=False)[2]": f"np.linalg.qr({A}.T)[0].T"},
         )
         for A in ("A1", "A2")
     ),
     Edit(
-        "QR takes the rows in their order; the most important directions first are singular vectors: np.linalg.svd.",
+        "QR takes the rows in their order; singular vectors have the most important first: np.linalg.svd.",
         {_FIRST: "np.linalg.qr(A1.T)[0].T[:i]", _SECOND: "np.linalg.qr(A2.T)[0].T[:j]"},
     ),
     Edit("the second set is not transposed: (i, n) meets (n, j).", {"second.T": "second"}),
