@@ -8,6 +8,7 @@ timeline.py     one training step taken apart: which operation began and ended w
 gpu.py          CPU and GPU side by side, for notebook 11: `python -m lora_course.gpu`
 device.py       the device that a notebook runs on: its name, and the time of its work
 plots/          the notebooks' pictures
+widgets/        pictures that answer the hand: sliders, a calculator, a map of runs; `python -m lora_course.widgets`
 exercises/      the checks of the exercises, and the reference solutions they fall back on
 """
 
