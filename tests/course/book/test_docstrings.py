@@ -27,9 +27,11 @@ def test_lists_and_what_is_indented_stay():
     assert marked_up(["    f(x)"])[0] == ".. code-block:: python"
 
 
+@pytest.mark.book  # which has docutils
 def test_every_docstring_of_the_reference_is_read_without_a_complaint():
     """By docutils alone: Sphinx's roles and directives are not in docstrings, but for code-block."""
-    core = pytest.importorskip("docutils.core")
+    from docutils import core
+
     import lora_np
 
     for name in lora_np.__all__:
