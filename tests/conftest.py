@@ -73,18 +73,21 @@ def _seeded():
     manual_seed(0)
 
 
+ON_DEMAND = ("book", "browser", "gpu", "suggestions", "widgets")  # markers
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(config, items):
-    """GPU and browser tests run when `-m` asks for them. Parity tests are skipped by the name of the oracle that is
-    missing, or refused where CI requires it. What uses a real model has its marker, so that `-m smollm2` finds it."""
+    """What is on demand runs when `-m` asks for it. Parity tests are skipped by the name of the oracle that is missing,
+    or refused where CI requires it. What uses a real model has its marker, so that `-m smollm2` finds it."""
     for item in items:
         for name in ("smollm2", "gemma3", "qwen"):
             if f"{name}_gguf" in getattr(item, "fixturenames", ()):
                 item.add_marker(name)
-    for asked in ("gpu", "browser"):
-        if asked not in config.getoption("markexpr"):
-            config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker(asked)])
-            items[:] = [item for item in items if not item.get_closest_marker(asked)]
+    for name in ON_DEMAND:
+        if name not in config.getoption("markexpr"):
+            config.hook.pytest_deselected(items=[item for item in items if item.get_closest_marker(name)])
+            items[:] = [item for item in items if not item.get_closest_marker(name)]
     oracles = ("torch", "transformers", "peft")
     missing = [name for name in oracles if importlib.util.find_spec(name) is None]
     if not missing:

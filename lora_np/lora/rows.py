@@ -6,7 +6,9 @@ the base layer for all in one product, then the updates as products of stacks of
 other kinds, and with dropout switched on, stay with the plain form, which is also the test of the other.
 """
 
+import math
 from collections.abc import Iterable
+from functools import partial
 from operator import attrgetter, is_
 from typing import Any, NamedTuple
 
@@ -14,7 +16,11 @@ import numpy as np
 
 from ..autograd import Tensor, is_grad_enabled
 from ..autograd import functional as F
+from ..autograd.devices import on_gpu
+from ..autograd.fused import lora_rows_into
 from ..autograd.shape_ops import concatenate, stack_padded
+from ..autograd.tensor import data, record
+from ..autograd.threads import run_in_threads, shard_count
 from .adapter import Adapter
 from .invocations import for_rows
 from .types import Array, Input
@@ -72,8 +78,9 @@ class Rows:
     names    an adapter's name for each row; "__base__", or that of one which a layer does not have, for none
     places   {name: the numbers of its rows}
     keep     hold on to the stacks, which are as large as the adapters, as long as this object lives. Each token of a
-             text then costs one pass over them. An adapter that has changed since is stacked anew. (A write to an array
-             by hand, `p.data[...] = `, is not seen, as nowhere here.) Not where gradients are recorded.
+             text, after what is read at once, then costs one pass over them. An adapter that has changed since is
+             stacked anew. (A write to an array by hand, `p.data[...] = `, is not seen, as nowhere here.) Not where
+             gradients are recorded.
     """
 
     def __init__(self, names: Iterable[str], keep: bool = False) -> None:
@@ -104,7 +111,10 @@ class Rows:
     def _anew(self, layer, x, adapters):
         """The same, where all these {name: Adapter} can be stacked."""
         dtype = np.result_type(x.dtype, *{p.dtype for p in _weights_of(adapters.values())}) if adapters else x.dtype
-        keeping = self.kept is not None and not is_grad_enabled()
+        token_by_token = math.prod(x.shape[1:-1]) == 1  # what is read at once, as a prompt is, needs no stacks
+        keeping = self.kept is not None and token_by_token and not is_grad_enabled()
+        if adapters and not (keeping or is_grad_enabled() or on_gpu(data(x))):
+            return _apart(layer, x, dtype, [adapters.get(name) for name in self.names])
         made_from = _made_from(layer.adapters, adapters.values()) if keeping else None
         groups = grouped(list(adapters.values()), [self.places[name] for name in adapters], len(self.names), dtype)
         if made_from is not None:
@@ -147,6 +157,21 @@ def _together(layer, x, dtype, groups):
     for group in groups:
         y = F.lora_rows(y, x, group.A, group.B, [a.scaling for a in group.adapters], group.rows)
     return y.astype(base.dtype)
+
+
+def _apart(layer, x, dtype, adapters):
+    """The same with no stacks, where they would be used once and no gradient is recorded: row by row, on all cores.
+
+    adapters: that of each row, or None.
+    """
+    base = layer.forward_with([], x)
+    x, y = data(x).astype(dtype, copy=False), base.data.astype(dtype, copy=False)
+    updates = [None if a is None else (*map(_array, _weights(a)), a.scaling) for a in adapters]
+    out, cores = np.empty_like(y), shard_count(len(x), math.prod(x.shape[1:-1]))
+    parts = [slice(len(x) * i // cores, len(x) * (i + 1) // cores) for i in range(cores)]
+    run_in_threads([partial(lora_rows_into, out[i], y[i], x[i], updates[i]) for i in parts])
+    weights = _weights_of(a for a in adapters if a is not None)  # gradient checkpointing asks what was read
+    return record(out, weights, None).astype(base.dtype)
 
 
 def grouped(adapters: list[Any], places: list[list[int]], batch: int, dtype: Any) -> list[Group]:

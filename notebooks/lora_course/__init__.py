@@ -2,12 +2,17 @@
 
 budget.py       how much a notebook computes: `LORA_NP_BUDGET=small` for a quick look
 confirm.py      what the text says of the numbers: checked in automatic runs, and no reader is stopped
+engine.py       the array engine that notebook 02 builds
+capitals.py     the running example: a model learns to write CAPITALS
 adaptation.py   from Python source to English prose: the same task for every method that is compared
 sweep.py        the rank sweep that notebooks 05 and 06 show: `python -m lora_course.sweep`
 timeline.py     one training step taken apart: which operation began and ended when
 gpu.py          CPU and GPU side by side, for notebook 11: `python -m lora_course.gpu`
 device.py       the device that a notebook runs on: its name, and the time of its work
 plots/          the notebooks' pictures
+drawings/       the drawings that each notebook opens with, as SVG: `python -m lora_course.drawings`
+widgets/        pictures that answer the hand: sliders, a calculator, a map of runs; `python -m lora_course.widgets`
+book/           the course as a site: `python -m lora_course.book`
 exercises/      the checks of the exercises, and the reference solutions they fall back on
 """
 

@@ -50,7 +50,7 @@ REFUSED_BY_PEFT = [
     ("Length of `adapter_names`", "PEFT counts rows of positions, of which there is one for all rows of ids"),
     ("must have the same r value", "here ranks are compared where adapters meet: in a layer"),
     ("Please specify at least one adapter", "here it may be that no adapter is active, also beside modules_to_save"),
-    (r"original_module\.lora_", "all-linear leaves out the head, also one that another adapter trains whole"),
+    (r"original_module\.(lora|base)_", "all-linear leaves out the head, also one that another adapter trains whole"),
     ("Mixed batching is only supported", "PEFT has no mixed batches where any adapter trains such a module whole"),
     ("when DoRA is enabled", "PEFT has mixed batches for plain LoRA only"),
     ("when the model is in training mode", "PEFT has mixed batches for inference only; here they can be trained"),

@@ -55,6 +55,23 @@ def lora_rows_backward(dy, cache):
     return dy if needs[0] else None, dx, dA, dB
 
 
+def lora_rows_into(out, y, x, updates):
+    r"""out_b = y_b + s_b x_b A_bᵀ B_bᵀ for each row b: the same without stacks, for where no gradient is asked for.
+
+    y and out (B, ..., out), x (B, ..., in), NumPy's; updates: for each row A_b (r_b, in), B_b (out, r_b) and s_b, or
+    None, and then out_b = y_b. Reads every matrix where it lies, and ends with a row while that is in the cache.
+    """
+    for out_b, y_b, x_b, update in zip(out, y, x, updates, strict=True):
+        if update is None:
+            out_b[...] = y_b
+            continue
+        lora_A, lora_B, scaling = update
+        h = x_b @ lora_A.T  # (..., r)
+        h *= scaling
+        np.matmul(h, lora_B.T, out=out_b)
+        out_b += y_b
+
+
 def _gathered(x, rows, n):
     """x (B, ..., C) as (n, N, C): the tokens of each adapter's rows, one row after another."""
     return (x if rows is None else x[rows]).reshape(n, -1, x.shape[-1])

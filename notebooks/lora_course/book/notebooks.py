@@ -1,0 +1,51 @@
+"""What is done to a notebook on its way into the book. The notebook that is kept stays as it is."""
+
+import ast
+import base64
+import hashlib
+from typing import Any
+
+from .links import Links
+
+PICTURES = ("image/png", "image/jpeg")
+
+
+def prepared(notebook: dict[str, Any], page: str, links: Links) -> dict[str, Any]:
+    """The notebook with links that lead somewhere and its imports folded; changed in place, and returned."""
+    for cell in notebook["cells"]:
+        source = text(cell["source"])
+        if cell["cell_type"] == "markdown":
+            cell["source"] = links.rewritten(source, page)
+        elif cell["cell_type"] == "code" and only_imports(source):
+            tags = cell["metadata"].setdefault("tags", [])
+            tags += [tag for tag in ["hide-input"] if tag not in tags]
+            cell["metadata"].setdefault("mystnb", {})["code_prompt_show"] = "Show the imports"
+            cell["metadata"]["mystnb"]["code_prompt_hide"] = "Hide the imports"
+    return notebook
+
+
+def text(source: str | list[str]) -> str:
+    """A cell's source, or an output's data, which may be a list of lines."""
+    return source if isinstance(source, str) else "".join(source)
+
+
+def only_imports(source: str) -> bool:
+    """Whether a cell has imports and nothing else. Magics are no Python, and make it False."""
+    try:
+        body = ast.parse(source).body
+    except SyntaxError:
+        return False
+    return bool(body) and all(isinstance(one, ast.Import | ast.ImportFrom) for one in body)
+
+
+def alternative_texts(notebook: dict[str, Any]) -> dict[str, str]:
+    """{SHA-256 of a picture in an output: its alternative text}, of those that have one."""
+    found = {}
+    for cell in notebook["cells"]:
+        for output in cell.get("outputs", []):
+            for kind in PICTURES:
+                alt = output.get("metadata", {}).get(kind, {}).get("alt")
+                if alt and kind in output.get("data", {}):
+                    content = base64.b64decode(text(output["data"][kind]))
+                    found[hashlib.sha256(content).hexdigest()] = alt
+    return found

@@ -1,0 +1,56 @@
+"""The folder that Sphinx reads: every page copied from the one place where it is kept."""
+
+import json
+import shutil
+from pathlib import Path
+
+from .api import write_reference
+from .links import Links
+from .notebooks import alternative_texts, prepared
+
+REPOSITORY = Path(__file__).parents[3]
+CLAIMS = "## What tutorials say about LoRA"  # in the README, the heading above the table
+ALTERNATIVES = "alternative_texts.json"
+EXERCISES = "\n```{toctree}\n:glob:\n:maxdepth: 1\n:hidden:\n\n[0-9]*\n```\n"  # what Sphinx lists below that page
+
+
+def sources() -> dict[str, Path]:
+    """{path of a page in the book: the file it is made from}."""
+    course, own = REPOSITORY / "notebooks", REPOSITORY / "notebooks" / "book"
+    found = {path.relative_to(own).as_posix(): path for path in sorted(own.rglob("*.md"))}
+    for pattern in ("[0-9]*.ipynb", "README.md", "exercises/README.md", "exercises/*.ipynb", "pictures/*"):
+        found |= {path.relative_to(course).as_posix(): path for path in sorted(course.glob(pattern))}
+    found["solutions/TEACHERS.md"] = course / "solutions" / "TEACHERS.md"
+    found |= {f"programs/{path.name}": path for path in sorted((REPOSITORY / "tests" / "idioms").glob("*.py"))}
+    return found
+
+
+def stage(folder: Path, repository: str | None = None, branch: str = "main") -> None:
+    """Write all pages into `folder`. For repository and branch see `Links`."""
+    pages = sources()
+    links = Links(pages.keys(), lambda path: (REPOSITORY / "notebooks" / path).exists(), repository, branch)
+    alternatives = {}
+    for page, source in pages.items():
+        target = folder / page
+        target.parent.mkdir(parents=True, exist_ok=True)
+        if source.suffix == ".ipynb":
+            notebook = json.loads(source.read_text(encoding="utf-8"))
+            alternatives |= alternative_texts(notebook)
+            target.write_text(json.dumps(prepared(notebook, page, links)), encoding="utf-8")
+        elif source.suffix == ".md":
+            target.write_text(links.rewritten(_text_of(page, source), page), encoding="utf-8")
+        else:
+            shutil.copyfile(source, target)
+    (folder / ALTERNATIVES).write_text(json.dumps(alternatives), encoding="utf-8")
+    write_reference(folder / "api")
+
+
+def _text_of(page, source):
+    """A page's text. The README's table of claims has a page of its own, and is not there twice."""
+    text = source.read_text(encoding="utf-8")
+    if page == "README.md":
+        return text.partition(CLAIMS)[0] + "What tutorials say about LoRA, and what came of it: [claims](claims.md).\n"
+    if page == "claims.md":
+        readme = (REPOSITORY / "notebooks" / "README.md").read_text(encoding="utf-8")
+        return text + readme.partition(CLAIMS)[2]
+    return text + EXERCISES if page == "exercises/README.md" else text

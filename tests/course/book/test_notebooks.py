@@ -1,0 +1,45 @@
+import base64
+import hashlib
+
+import pytest
+
+from lora_course.book.links import Links
+from lora_course.book.notebooks import alternative_texts, only_imports, prepared
+
+LINKS = Links([], lambda path: path == "lora_course")
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("import os\nfrom a import (\n    b,\n)", True),
+        ("import os\n\nx = 1", False),
+        ("# only a comment", False),
+        ("%pip install x\nimport x", False),
+    ],
+)
+def test_cells_of_imports_are_known(source, expected):
+    assert only_imports(source) is expected
+
+
+def test_imports_are_folded_and_links_rewritten():
+    notebook = {
+        "cells": [
+            {"cell_type": "markdown", "metadata": {}, "source": ["see [it](lora_course)\n", "and"]},
+            {"cell_type": "code", "metadata": {"tags": ["a"]}, "source": ["import os"], "outputs": []},
+            {"cell_type": "code", "metadata": {}, "source": "x = 1", "outputs": []},
+        ]
+    }
+    text, imports, other = prepared(notebook, "01_a.ipynb", LINKS)["cells"]
+    assert text["source"] == "see it\nand"
+    assert imports["metadata"]["tags"] == ["a", "hide-input"]
+    assert imports["metadata"]["mystnb"]["code_prompt_show"] == "Show the imports"
+    assert other["metadata"] == {}
+
+
+def test_alternative_texts_are_found_by_the_pictures_hash():
+    data = base64.b64encode(b"picture").decode()
+    shown = {"data": {"image/png": data}, "metadata": {"image/png": {"alt": "a curve"}}}
+    silent = {"data": {"image/png": data}, "metadata": {}}
+    notebook = {"cells": [{"outputs": [shown, silent]}, {}]}
+    assert alternative_texts(notebook) == {hashlib.sha256(b"picture").hexdigest(): "a curve"}
