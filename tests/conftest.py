@@ -73,7 +73,7 @@ def _seeded():
     manual_seed(0)
 
 
-ON_DEMAND = ("book", "gpu", "suggestions", "widgets")  # markers
+ON_DEMAND = ("book", "browser", "gpu", "suggestions", "widgets")  # markers
 
 
 @pytest.hookimpl(tryfirst=True)

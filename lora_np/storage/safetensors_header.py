@@ -6,6 +6,7 @@ tensors' bytes follow one another with no gap and no overlap, as many as shape a
 
 import json
 import math
+import re
 from typing import Annotated, Any, Literal
 
 from .fields import Between, check_fields
@@ -17,12 +18,15 @@ BITS |= {"F4": 4, "F6_E2M3": 6, "F6_E3M2": 6, "F8_E4M3": 8, "F8_E5M2": 8, "F8_E8
 BITS |= {"F8_E5M2FNUZ": 8, "F16": 16, "BF16": 16, "F32": 32, "F64": 64, "C64": 64}
 
 METADATA = "__metadata__"
+DEEPEST = 100  # objects and lists within each other: a header needs 3, and a browser's Python dies of some thousand
+_STRINGS = re.compile(rb'"(?:[^"\\]|\\.)*+"', re.DOTALL)
 _Number = Annotated[int, Between(0, 2**63 - 1, "an integer of at least 0")]
 FIELDS = {"dtype": Literal[tuple(BITS)], "shape": list[_Number], "data_offsets": list[_Number]}
 
 
 def parse_header(raw: bytes, size: int) -> dict[str, Any]:
     """The header, a dict, from its bytes; `size` is how many bytes of tensors follow it. ValueError if it is wrong."""
+    _check_depth(raw)
     header = json.loads(raw.decode(), object_pairs_hook=_unique, parse_constant=_refuse)
     if not isinstance(header, dict):
         raise ValueError(f"the header is no JSON object but a {type(header).__name__}")
@@ -32,6 +36,15 @@ def parse_header(raw: bytes, size: int) -> dict[str, Any]:
         _check_entry(name, entry)
     _check_places(tensors, size)
     return header
+
+
+def _check_depth(raw: bytes) -> None:
+    """ValueError if objects and lists are too deep within each other."""
+    depth = 0
+    for bracket in re.findall(rb"[][{}]", _STRINGS.sub(b"", raw)):
+        depth += 1 if bracket in b"[{" else -1
+        if depth > DEEPEST:
+            raise ValueError(f"the header has more than {DEEPEST} objects and lists within each other")
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

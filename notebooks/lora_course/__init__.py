@@ -11,6 +11,7 @@ gpu.py          CPU and GPU side by side, for notebook 11: `python -m lora_cours
 device.py       the device that a notebook runs on: its name, and the time of its work
 plots/          the notebooks' pictures
 drawings/       the drawings that each notebook opens with, as SVG: `python -m lora_course.drawings`
+widgets/        pictures that answer the hand: sliders, a calculator, a map of runs; `python -m lora_course.widgets`
 book/           the course as a site: `python -m lora_course.book`
 exercises/      the checks of the exercises, and the reference solutions they fall back on
 """

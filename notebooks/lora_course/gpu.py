@@ -239,11 +239,11 @@ def milliseconds(result, model, mode, device="cuda"):
 
 
 def format_times(result):
-    """A table: the median over the rounds and their range, Python's part of it, tokens a second, times the CPU's."""
-    head = ("model", "device", "mode", "ms a step", "range", "Python, ms", "tokens/s", "x CPU")
+    """A table: the median over the rounds and their range, Python's part of it, and tokens a second."""
+    head = ("model", "device", "mode", "ms a step", "range", "Python, ms", "tokens/s")
     rows = sorted(result["times"], key=lambda row: (list(BATCHES).index(row["model"]), row["device"]))
-    lines = [head, *(_row_of(row, milliseconds(result, row["model"], "float32", "cpu")) for row in rows)]
-    widths = (12, 6, 18, 10, 15, 11, 10, 7)
+    lines = [head, *map(_row_of, rows)]
+    widths = (12, 6, 18, 10, 15, 11, 10)
     texts = [
         [x.ljust(w) if i < 3 else x.rjust(w) for i, (x, w) in enumerate(zip(line, widths, strict=True))]
         for line in lines
@@ -251,13 +251,13 @@ def format_times(result):
     return "\n".join(" ".join(text) for text in texts)
 
 
-def _row_of(row, on_cpu):
+def _row_of(row):
     """A row of the table, as texts."""
     times, middle = row["milliseconds"], statistics.median(row["milliseconds"])
     spread = f"{min(times):.2f}-{max(times):.2f}" if len(times) > 1 else "once"
     host = "" if row["device"] == "cpu" else f"{statistics.median(row['host']):.2f}"
-    rate, ratio = f"{1e3 * row['tokens'] / middle:,.0f}", f"{on_cpu / middle:.1f}" if on_cpu == on_cpu else ""
-    return row["model"], row["device"], row["mode"], f"{middle:.2f}", spread, host, rate, ratio
+    rate = f"{1e3 * row['tokens'] / middle:,.0f}"
+    return row["model"], row["device"], row["mode"], f"{middle:.2f}", spread, host, rate
 
 
 def write(result, path):

@@ -104,6 +104,20 @@ def test_there_is_no_type_that_the_library_has_and_the_table_lacks():
     assert set(str(error.value).partition("expected one of ")[2].split("`")[1::2]) == set(BITS)
 
 
+@pytest.mark.parametrize("within", ["[", '{"a":'])
+def test_what_is_nested_deep_is_refused_before_python_reads_it(monkeypatch, within):
+    monkeypatch.setattr("lora_np.storage.safetensors_header.json", None)
+    raw = b'{"a": ' + (within * 5000).encode()
+    with pytest.raises(ValueError, match="more than 100 objects and lists within each other"):
+        parse_header(raw, 0)
+
+
+def test_brackets_in_names_are_none():
+    name = "[{" * 200 + '"\\'
+    header = {name: {"dtype": "U8", "shape": [1], "data_offsets": [0, 1]}}
+    assert parse_header(json.dumps(header).encode(), 1) == header
+
+
 PLACES = st.integers(0, 12)
 ENTRIES = st.fixed_dictionaries(
     {

@@ -5,7 +5,7 @@ import numpy as np
 from lora_np.nn import Parameter
 from lora_np.training import AdamW
 
-from .checking import Exercise, Mistake, checker
+from .checking import Edit, Exercise, Mistake, checker
 
 BETAS, EPS = (0.9, 0.999), 1e-8
 
@@ -205,7 +205,87 @@ def keeps_the_state(function):
     return "the first step is right, later ones are not: are m and v taken from `state`, and is t handed on?"
 
 
+def plain_step(p, g, m, v, t, lr, weight_decay, betas, eps):
+    """`adamw_step`, for the edits."""
+    beta1, beta2 = betas
+    m = beta1 * m + (1 - beta1) * g
+    v = beta2 * v + (1 - beta2) * g**2
+    m_hat = m / (1 - beta1**t)
+    v_hat = v / (1 - beta2**t)
+    decay = lr * weight_decay * p
+    step = lr * m_hat / (np.sqrt(v_hat) + eps)
+    return p - decay - step, m, v
+
+
+EDITS = (
+    Edit("in m, the old m counts β₁, not β₂.", {"m = beta1 * m": "m = beta2 * m"}),
+    Edit("in m, the new gradient counts 1 - β₁, not 1 - β₂.", {"(1 - beta1) * g": "(1 - beta2) * g"}),
+    Edit("in v, the old v counts β₂, not β₁.", {"v = beta2 * v": "v = beta1 * v"}),
+    Edit("in v, the new square counts 1 - β₂, not 1 - β₁.", {"(1 - beta2) * g": "(1 - beta1) * g"}),
+    Edit("the correction of m takes β₁, not β₂.", {"beta1**t": "beta2**t"}),
+    Edit("the correction of v takes β₂, not β₁.", {"beta2**t": "beta1**t"}),
+    Edit("β₁ and β₂ have changed places.", {"beta1, beta2 =": "beta2, beta1 ="}),
+    Edit("in m, β₁ and 1 - β₁ have changed places.", {"beta1 * m + (1 - beta1) * g": "(1 - beta1) * m + beta1 * g"}),
+    Edit("in v, β₂ and 1 - β₂ have changed places.", {"beta2 * v + (1 - beta2) * g": "(1 - beta2) * v + beta2 * g"}),
+    Edit("in m, the new gradient counts 1 - β₁.", {"(1 - beta1) * g": "g"}),
+    Edit("in v, the new square counts 1 - β₂.", {"(1 - beta2) * g": "g"}),
+    Edit("in m, the old m is missing.", {"beta1 * m + ": ""}),
+    Edit("in v, the old v is missing.", {"beta2 * v + ": ""}),
+    Edit("in m, the old m counts β₁.", {"beta1 * m +": "m +"}),
+    Edit("in v, the old v counts β₂.", {"beta2 * v +": "v +"}),
+    Edit("in m, the gradient has the wrong sign.", {"+ (1 - beta1)": "- (1 - beta1)"}),
+    Edit("in v, the square has the wrong sign.", {"+ (1 - beta2)": "- (1 - beta2)"}),
+    Edit("in m, the gradient is not squared.", {"(1 - beta1) * g": "(1 - beta1) * g**2"}),
+    Edit("in v, the gradient is to be squared.", {"g**2": "g"}),
+    Edit("in v, the gradient is to be squared.", {"g**2": "np.abs(g)"}),
+    Edit("the bias correction of m is missing: m / (1 - β₁ᵗ).", {"m / (1 - beta1**t)": "m"}),
+    Edit("the bias correction of v is missing: v / (1 - β₂ᵗ).", {"v / (1 - beta2**t)": "v"}),
+    Edit("the bias correction is multiplied in m; divide.", {"m / (1 - beta1**t)": "m * (1 - beta1**t)"}),
+    Edit("the bias correction is multiplied in v; divide.", {"v / (1 - beta2**t)": "v * (1 - beta2**t)"}),
+    Edit("the correction of m has no power t.", {"beta1**t": "beta1"}),
+    Edit("the correction of v has no power t.", {"beta2**t": "beta2"}),
+    Edit("β · t stands where βᵗ should, in m's correction: beta**t.", {"beta1**t": "beta1 * t"}),
+    Edit("β · t stands where βᵗ should, in v's correction: beta**t.", {"beta2**t": "beta2 * t"}),
+    Edit("t is one too large in m's correction.", {"beta1**t": "beta1 ** (t + 1)"}),
+    Edit("t is one too large in v's correction.", {"beta2**t": "beta2 ** (t + 1)"}),
+    Edit("t is one too small in m's correction: the first step has t = 1.", {"beta1**t": "beta1 ** (t - 1)"}),
+    Edit("t is one too small in v's correction: the first step has t = 1.", {"beta2**t": "beta2 ** (t - 1)"}),
+    Edit("the correction is 1 - βᵗ, with a minus, in m.", {"(1 - beta1**t)": "(1 + beta1**t)"}),
+    Edit("the correction is 1 - βᵗ, with a minus, in v.", {"(1 - beta2**t)": "(1 + beta2**t)"}),
+    Edit("eps is under the root; it is added to it.", {"np.sqrt(v_hat) + eps": "np.sqrt(v_hat + eps)"}),
+    Edit("eps is missing, or is not the argument eps.", {" + eps)": ")"}),
+    Edit("eps is subtracted; add it.", {"+ eps)": "- eps)"}),
+    Edit("the root of v̂ is missing.", {"np.sqrt(v_hat)": "v_hat"}),
+    Edit("the step is multiplied by the root; divide.", {"m_hat / (": "m_hat * ("}),
+    Edit("lr is missing from the step.", {"step = lr * m_hat": "step = m_hat"}),
+    Edit("the step is along g; it should be along m̂, the mean of the gradients.", {"lr * m_hat": "lr * g"}),
+    Edit("the weight decay is missing.", {"p - decay - step": "p - step"}),
+    Edit("the weight decay makes p larger: subtract it.", {"p - decay": "p + decay"}),
+    Edit("the weight decay is to be multiplied by lr.", {"lr * weight_decay * p": "weight_decay * p"}),
+    Edit("the weight decay shrinks p: it is lr · λ · p.", {"lr * weight_decay * p": "lr * weight_decay"}),
+    Edit("the weight decay is of p, not of the gradient.", {"weight_decay * p": "weight_decay * g"}),
+    Edit("the step goes up the gradient: subtract it.", {"- step": "+ step"}),
+    Edit("m is returned corrected: the hat serves one step only.", {"step, m, v": "step, m_hat, v"}),
+    Edit("v is returned corrected: the hat serves one step only.", {"step, m, v": "step, m, v_hat"}),
+    Edit("m and v have changed places in the results.", {"step, m, v": "step, v, m"}),
+    Edit("the step alone is returned; p is to be returned, less the step.", {"p - decay - step": "step"}),
+)
+
+
+ADAMW_STEP_HINTS = (
+    "for a constant g: m = (1 - β₁)(1 + β₁ + β₁² + ... ) g, with t terms. Sum the series.",
+    "m̂ = m / (1 - β₁ᵗ), and v̂ = v / (1 - β₂ᵗ).",
+)
+
 check = checker(
-    Exercise(adamw_step, cases, results=("p", "m", "v"), mistakes=MISTAKES),
+    Exercise(
+        adamw_step,
+        cases,
+        results=("p", "m", "v"),
+        mistakes=MISTAKES,
+        plain=plain_step,
+        edits=EDITS,
+        hints=ADAMW_STEP_HINTS,
+    ),
     Exercise(step_adapters, rules=(changes_the_dicts, leaves_the_frozen, keeps_the_state)),
 )

@@ -4,7 +4,7 @@ import numpy as np
 
 from lora_np.autograd.fused import cross_entropy_backward, cross_entropy_forward
 
-from .checking import Exercise, Gradients, Mistake, checker
+from .checking import Edit, Exercise, Gradients, Mistake, checker
 
 
 def cross_entropy(logits, targets):
@@ -117,15 +117,115 @@ def large_logits(function):
     return None if np.allclose(dlogits, gradient) else "right for small logits, but the gradient is not for large ones."
 
 
+def plain_cross_entropy(logits, targets):
+    """`cross_entropy`, for the edits."""
+    N = len(targets)
+    z = logits - logits.max(axis=1, keepdims=True)
+    e = np.exp(z)
+    sums = e.sum(axis=1, keepdims=True)
+    p = e / sums
+    picked = z[np.arange(N), targets] - np.log(sums[:, 0])
+    loss = -picked.mean()
+    d = p.copy()
+    d[np.arange(N), targets] -= 1
+    d = d / N
+    return loss, d
+
+
+EDITS = (
+    Edit(
+        "the largest logit is taken down the columns, so that rows differ: axis=1.",
+        {"logits.max(axis=1": "logits.max(axis=0"},
+    ),
+    Edit(
+        "keepdims=True is missing where the largest logit is taken: it needs shape (N, 1).",
+        {"max(axis=1, keepdims=True)": "max(axis=1)"},
+    ),
+    Edit(
+        "the largest logit is added; subtract it, so that nothing overflows.",
+        {"logits - logits.max": "logits + logits.max"},
+    ),
+    Edit(
+        "a mean stands where ln Σ e^z needs a sum.", {"e.sum(axis=1, keepdims=True)": "e.mean(axis=1, keepdims=True)"}
+    ),
+    Edit(
+        "the target's logit has the wrong sign: ln Σ e^z - z[target].",
+        {"z[np.arange(N), targets] - np": "-z[np.arange(N), targets] - np"},
+    ),
+    Edit("ln Σ e^z is missing, or has the wrong sign.", {" - np.log(sums[:, 0])": ""}),
+    Edit("ln Σ e^z is made with log2: use the natural logarithm, np.log.", {"np.log(sums": "np.log2(sums"}),
+    Edit("the logarithm of Σ e^z is missing.", {"np.log(sums[:, 0])": "sums[:, 0]"}),
+    Edit(
+        "dlogits is made of e^z less its largest; it needs the probabilities: divide by the sum.",
+        {"p = e / sums": "p = e"},
+    ),
+    Edit(
+        "the softmax runs down the columns: the probabilities of one row add up to 1: axis=1.",
+        {"e.sum(axis=1": "e.sum(axis=0"},
+    ),
+    Edit(
+        "the softmax is divided by the sum of everything; each row has its own: axis=1, keepdims=True.",
+        {"e.sum(axis=1, keepdims=True)": "np.array([[e.sum()]])"},
+    ),
+    Edit(
+        "keepdims=True is missing in the sum: one number for each row needs shape (N, 1).",
+        {"e.sum(axis=1, keepdims=True)": "e.sum(axis=1)"},
+    ),
+    Edit("the loss is the sum over the rows; it should be the mean.", {"-picked.mean()": "-picked.sum()"}),
+    Edit("one loss for each row: take their mean.", {"-picked.mean()": "-picked"}),
+    Edit("the sign is wrong: the loss is minus the logarithm.", {"-picked.mean()": "picked.mean()"}),
+    Edit(
+        "the logarithm is missing: it is -ln p.",
+        {"z[np.arange(N), targets] - np.log(sums[:, 0])": "p[np.arange(N), targets]"},
+    ),
+    Edit(
+        "use the natural logarithm, np.log.",
+        {"z[np.arange(N), targets] - np.log(sums[:, 0])": "np.log2(p[np.arange(N), targets])"},
+    ),
+    Edit(
+        "use the natural logarithm, np.log.",
+        {"z[np.arange(N), targets] - np.log(sums[:, 0])": "np.log10(p[np.arange(N), targets])"},
+    ),
+    Edit("the loss is divided by N·V; only the N rows are averaged.", {"-picked.mean()": "-picked.sum() / p.size"}),
+    Edit("dlogits is not divided by N: the loss is a mean.", {"d / N": "d"}),
+    Edit("dlogits is divided by N·V; divide by N.", {"d / N": "d / d.size"}),
+    Edit("dlogits is divided by V, not by N.", {"d / N": "d / p.shape[1]"}),
+    Edit("dlogits has the wrong sign: predicted minus true.", {"d / N": "-d / N"}),
+    Edit("1 at the target is still to be subtracted in dlogits.", {"d[np.arange(N), targets] -= 1\n": "pass\n"}),
+    Edit("at the target, 1 is to be subtracted in dlogits, not added.", {"-= 1": "+= 1"}),
+    Edit(
+        "dlogits takes whole columns; one entry of each row is [np.arange(N), targets].",
+        {"d[np.arange(N), targets] -= 1": "d[:, targets] -= 1"},
+    ),
+    Edit(
+        "the loss takes whole columns; one entry of each row is [np.arange(N), targets].",
+        {"picked = z[np.arange(N), targets] - np.log(sums[:, 0])": "picked = z[:, targets] - np.log(sums[:, 0])"},
+    ),
+    Edit("dlogits is made of e^z; it needs the probabilities.", {"p.copy()": "e.copy()"}),
+    Edit("dlogits is made of the logits; it needs the probabilities.", {"p.copy()": "logits.copy()"}),
+    Edit("loss and dlogits are returned in the wrong order.", {"return loss, d": "return d, loss"}),
+    Edit("the logits are not exponentiated: softmax is of e^z.", {"np.exp(z)": "z"}),
+    Edit("the exponent has the wrong sign: e^z.", {"np.exp(z)": "np.exp(-z)"}),
+)
+
+
+CROSS_ENTROPY_HINTS = (
+    "the derivative of ln Σ e^z is p, that of z[target] is 1 at the target: their difference, divided by N.",
+    "dlogits = (p - onehot) / N, where onehot is 1 at each row's target.",
+)
+
 check = checker(
     Exercise(
         cross_entropy,
         cases,
         results=("loss", "dlogits"),
         mistakes=MISTAKES,
+        plain=plain_cross_entropy,
+        edits=EDITS,
         rules=(large_logits,),
         gradients=Gradients(
             lambda logits, targets: cross_entropy(logits, targets)[0], {"dlogits": "logits"}, cotangent=None
         ),
+        hints=CROSS_ENTROPY_HINTS,
     ),
 )

@@ -6,6 +6,7 @@ from lora_np.autograd.fused import layer_norm_backward as fused_backward
 from lora_np.autograd.fused import layer_norm_forward as fused_forward
 
 from .checking import Exercise, Gradients, Mistake, checker
+from .layer_norm_edits import BACKWARD_EDITS, EDITS, plain_backward, plain_layer_norm
 
 
 def layer_norm(x, weight, bias, eps=1e-5):
@@ -182,13 +183,22 @@ def _forward(x, weight, eps):
     return layer_norm(x, weight, np.zeros_like(weight), eps)
 
 
+LAYER_NORM_BACKWARD_HINTS = (
+    "g reaches x directly (g / σ), through μ (every x of the row moves it by 1/C) and through σ (x moves it by x̂ / C, "
+    "and σ moves every x̂ by -x̂ / σ). Add up the three.",
+    "dx = (g - mean(g) - x̂ mean(g ∘ x̂)) / σ; dweight sums dy ∘ x̂, dbias sums dy, over all rows.",
+)
+
 check = checker(
-    Exercise(layer_norm, cases, results=("y",), mistakes=MISTAKES),
+    Exercise(layer_norm, cases, results=("y",), mistakes=MISTAKES, plain=plain_layer_norm, edits=EDITS),
     Exercise(
         layer_norm_backward,
         backward_cases,
         results=("dx", "dweight", "dbias"),
         mistakes=BACKWARD_MISTAKES,
+        plain=plain_backward,
+        edits=BACKWARD_EDITS,
         gradients=Gradients(_forward, {"dx": "x", "dweight": "weight"}),
+        hints=LAYER_NORM_BACKWARD_HINTS,
     ),
 )

@@ -4,7 +4,7 @@ import numpy as np
 
 from lora_np.autograd.fused import lora_linear_backward, lora_linear_forward
 
-from .checking import Exercise, Gradients, Mistake, checker
+from .checking import Edit, Exercise, Gradients, Mistake, checker
 from .lora_forward import lora_forward
 from .watching import forms
 
@@ -101,7 +101,7 @@ def no_full_matrix(function):
     shapes = ((5, 11), (5, 13), (11, 13), (2, 13), (11, 2))
     if forms(function, (*map(rng.standard_normal, shapes), 4.0), (11, 13)):
         return (
-            "the values are right, but a matrix as large as W is formed: B A, or dyᵀ x. Go through dy B, which has "
+            "a matrix as large as W is formed: B A, or dyᵀ x. Go through dy B, which has "
             "only r numbers a row: dx needs (dy B) A, dA needs (dy B)ᵀ x, and dB needs x Aᵀ."
         )
     return None
@@ -111,13 +111,69 @@ def _forward(x, W, A, B, alpha):
     return lora_forward(x, W, np.zeros(len(W)), A, B, alpha)
 
 
+def plain_backward(dy, x, W, A, B, alpha):
+    """`lora_backward`, for the edits."""
+    s = alpha / A.shape[0]
+    rows, dys = x.reshape(-1, x.shape[-1]), dy.reshape(-1, dy.shape[-1])
+    g = dy @ B
+    dx = dy @ W + s * g @ A
+    dA = s * (dys @ B).T @ rows
+    dB = s * dys.T @ (rows @ A.T)
+    return dx, dA, dB
+
+
+EDITS = (
+    Edit("r is A's first axis: B.shape[0] is the number of outputs.", {"A.shape[0]": "B.shape[0]"}),
+    Edit(
+        "x is not made into rows for dA and dB: reshape(-1, ...) makes all leading axes one.",
+        {"x.reshape(-1, x.shape[-1])": "x"},
+    ),
+    Edit(
+        "dy is not made into rows for dA and dB: reshape(-1, ...) makes all leading axes one.",
+        {"dy.reshape(-1, dy.shape[-1])": "dy"},
+    ),
+    Edit("in dx, W is not transposed: dy (..., out) meets W (out, in).", {"dy @ W": "dy @ W.T"}),
+    Edit("B is not transposed here: dy (..., out) meets B (out, r).", {"g = dy @ B": "g = dy @ B.T"}),
+    Edit("in dx, A is not transposed: (..., r) meets A (r, in).", {"g @ A": "g @ A.T"}),
+    Edit("in dA, B is not transposed: dy (rows, out) meets B (out, r).", {"(dys @ B)": "(dys @ B.T)"}),
+    Edit("in dA, dy B has to be transposed: (r, rows) meets (rows, in).", {"(dys @ B).T": "(dys @ B)"}),
+    Edit("in dB, dy has to be transposed: (out, rows) meets (rows, r).", {"dys.T @ (": "dys @ ("}),
+    Edit("in dB, h = x Aᵀ: A has to be transposed.", {"(rows @ A.T)": "(rows @ A)"}),
+    Edit("dA is transposed: it has the shape of A.", {"(dys @ B).T @ rows": "rows.T @ (dys @ B)"}),
+    Edit("dB is transposed: it has the shape of B.", {"dys.T @ (rows @ A.T)": "(rows @ A.T).T @ dys"}),
+    Edit("r is A's first axis: A.shape[1] is the number of inputs.", {"A.shape[0]": "A.shape[1]"}),
+    Edit("s is alpha, and not divided by the rank r.", {"alpha / A.shape[0]": "alpha"}),
+    Edit("s is alpha · r; divide.", {"alpha / A": "alpha * A"}),
+    Edit("s is r / alpha: turn it round.", {"alpha / A.shape[0]": "A.shape[0] / alpha"}),
+    Edit("s is alpha / √r; here it is alpha / r.", {"alpha / A.shape[0]": "alpha / np.sqrt(A.shape[0])"}),
+    Edit("alpha / r is missing from the branch's part of dx.", {"s * g": "g"}),
+    Edit("alpha / r is missing from dA.", {"s * (dys": "(dys"}),
+    Edit("alpha / r is missing from dB.", {"s * dys": "dys"}),
+    Edit("alpha / r scales the frozen layer's part of dx too.", {"dy @ W + s": "s * dy @ W + s"}),
+    Edit("alpha / r is in dA twice.", {"s * (dys": "s * s * (dys"}),
+    Edit("alpha / r is in dB twice.", {"s * dys": "s * s * dys"}),
+    Edit("in dx, the branch's part is missing: x also reaches y through A and B.", {" + s * g @ A": ""}),
+    Edit("in dx, the branch's part has the wrong sign.", {"+ s * g": "- s * g"}),
+    Edit("in dx, the frozen layer's part, dy W, is missing.", {"dy @ W + ": ""}),
+    Edit("dA has the wrong sign.", {"dA = s": "dA = -s"}),
+    Edit("dB has the wrong sign.", {"dB = s": "dB = -s"}),
+    Edit("dA is the mean over the rows; it should be their sum.", {"dA = s": "dA = s / len(rows)"}),
+    Edit("dB is the mean over the rows; it should be their sum.", {"dB = s": "dB = s / len(rows)"}),
+    Edit("dx is flattened into rows; it has the shape of x.", {"dx = dy @ W + s * g": "dx = dys @ W + s * (dys @ B)"}),
+    Edit("dA and dB have changed places.", {"return dx, dA, dB": "return dx, dB, dA"}),
+    Edit("the results are in another order: dx, dA, dB.", {"return dx, dA, dB": "return dA, dB, dx"}),
+)
+
+
 check = checker(
     Exercise(
         lora_backward,
         cases,
         results=("dx", "dA", "dB"),
         mistakes=MISTAKES,
-        rules=(no_full_matrix,),
+        style=(no_full_matrix,),
+        plain=plain_backward,
+        edits=EDITS,
         gradients=Gradients(_forward, {"dx": "x", "dA": "A", "dB": "B"}),
     ),
 )

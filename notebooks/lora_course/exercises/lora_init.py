@@ -22,8 +22,12 @@ def two_matrices(function):
     results = _started(function)
     if results is None:
         return "it returned nothing. Is the `return` missing?"
+    if isinstance(results, list) and len(results) == 2:
+        return "it returns a list: leave the brackets out, `return A, B`."
     if not isinstance(results, tuple) or len(results) != 2:
         return "it should return two things: A, B."
+    if [np.shape(array) for array in results] == [(OUT, RANK), (RANK, IN)]:
+        return "A and B are returned in the wrong order."
     for name, array, shape in zip("AB", results, ((RANK, IN), (OUT, RANK)), strict=True):
         if np.shape(array) != shape:
             turned = " It is transposed." if np.shape(array) == shape[::-1] else ""
@@ -81,4 +85,20 @@ def has_the_right_spread(function):
     )
 
 
-check = checker(Exercise(lora_init, rules=(two_matrices, starts_as_the_base, is_random, has_the_right_spread)))
+def where_formed(rule):
+    """The rule for two matrices of the right shapes, of which A is not zero: of others there is nothing to say."""
+
+    def checked(function):
+        return None if two_matrices(function) or not _started(function)[0].any() else rule(function)
+
+    return checked
+
+
+def base_is_kept(function):
+    """`starts_as_the_base`, where there are two matrices."""
+    return None if two_matrices(function) else starts_as_the_base(function)
+
+
+check = checker(
+    Exercise(lora_init, rules=(two_matrices, base_is_kept, where_formed(is_random), where_formed(has_the_right_spread)))
+)

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .checking import Exercise, Gradients, Mistake, checker
+from .checking import Edit, Exercise, Gradients, Mistake, checker
 
 
 def matmul(x, w):
@@ -113,17 +113,83 @@ def by_hand(function):
     try:
         function(np.ones((2, 3)).view(Bare), np.ones((3, 4)).view(Bare))
     except NotByHandError:
-        return "the values are right, but NumPy's own product made them. Use * and a sum: that is the exercise."
+        return "NumPy's own product made the values. Use * and a sum: that is the exercise."
     return None
 
 
+def plain_matmul(x, w):
+    """`matmul` by hand, for the edits."""
+    terms = x[..., :, None] * w
+    return terms.sum(axis=-2)
+
+
+EDITS = (
+    Edit("w is transposed: its first axis is i, which x has too.", {"* w\n": "* w.T\n"}),
+    Edit("w's axes are to meet the new axis of x: x[..., :, None] * w, not x * w.", {"x[..., :, None]": "x"}),
+    Edit("the new axis stands before i; it has to come after it: x[..., :, None].", {":, None]": "None, :]"}),
+    Edit("the terms are added; x and w are multiplied.", {"* w\n": "+ w\n"}),
+    Edit("the sum runs over the wrong axis: it is over i, the axis that x and w share.", {"axis=-2": "axis=-1"}),
+    Edit("the sum runs over everything: axis=-2 is i.", {"axis=-2": ""}),
+    Edit("a product of matrices is a sum over i, and not a mean.", {".sum(": ".mean("}),
+    Edit("a product of matrices is a sum over i, and not the largest term.", {".sum(": ".max("}),
+    Edit("keepdims leaves an axis of length 1 in the place of i; y has none.", {"axis=-2": "axis=-2, keepdims=True"}),
+)
+
+
+def plain_backward(dy, x, w):
+    """`matmul_backward`, for the edits."""
+    rows = x.reshape(-1, x.shape[-1])
+    drows = dy.reshape(-1, dy.shape[-1])
+    dx = dy @ w.T
+    dw = rows.T @ drows
+    return dx, dw
+
+
+BACKWARD_EDITS = (
+    Edit("w stands before dy; in dx the rows come first: dy @ w.T.", {"dy @ w.T": "w @ dy"}),
+    Edit(
+        "x is not made into rows for dw: reshape(-1, ...) makes all leading axes one.",
+        {"x.reshape(-1, x.shape[-1])": "x"},
+    ),
+    Edit(
+        "dy is not made into rows for dw: reshape(-1, ...) makes all leading axes one.",
+        {"dy.reshape(-1, dy.shape[-1])": "dy"},
+    ),
+    Edit("in dx, w has to be transposed: dy (..., m) meets wᵀ (m, n).", {"@ w.T": "@ w"}),
+    Edit("in dw, x has to be transposed: (n, rows) meets (rows, m).", {"rows.T @": "rows @"}),
+    Edit("x.T turns all axes round: make rows first, or the batch is no longer in its place.", {"rows.T @": "x.T @"}),
+    Edit("dw is transposed: it has the shape of w.", {"rows.T @ drows": "drows.T @ rows"}),
+    Edit("dx has the wrong sign.", {"dy @ w.T": "-dy @ w.T"}),
+    Edit("dw has the wrong sign.", {"rows.T @ drows": "-rows.T @ drows"}),
+    Edit("dw is the mean over the rows; it should be their sum.", {"rows.T @ drows": "rows.T @ drows / len(rows)"}),
+    Edit("dx is divided by the number of rows; each row has its own.", {"dy @ w.T": "dy @ w.T / len(rows)"}),
+    Edit("dx is flattened into rows; it has the shape of x.", {"dy @ w.T": "drows @ w.T"}),
+    Edit(
+        "only one sequence is counted in dw: it is a sum over all rows.",
+        {"rows.T @ drows": "rows[: x.shape[-2]].T @ drows[: x.shape[-2]]"},
+    ),
+    Edit("dx and dw are returned in the wrong order.", {"return dx, dw": "return dw, dx"}),
+    Edit("dw is made of x and y's own product; it needs dy.", {"rows.T @ drows": "rows.T @ (rows @ w)"}),
+    Edit("dw is summed over the axes before the last of x alone: it is a product with dy.", {" @ drows": ""}),
+)
+
+
+MATMUL_BACKWARD_HINTS = (
+    "dx has one entry for each row t and input i; what disappears in the sum is j. "
+    "dw has one for each i and j; t disappears. Which products have just these axes?",
+    "dx = dy wᵀ, and dw = xᵀ dy with all leading axes of x and dy made one.",
+)
+
 check = checker(
-    Exercise(matmul, cases, results=("y",), mistakes=MISTAKES, rules=(by_hand,)),
+    Exercise(matmul, cases, results=("y",), mistakes=MISTAKES, plain=plain_matmul, edits=EDITS, style=(by_hand,)),
     Exercise(
         matmul_backward,
         backward_cases,
         results=("dx", "dw"),
         mistakes=BACKWARD_MISTAKES,
+        plain=plain_backward,
+        edits=BACKWARD_EDITS,
         gradients=Gradients(matmul, {"dx": "x", "dw": "w"}),
+        hints=MATMUL_BACKWARD_HINTS,
     ),
 )

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .checking import Exercise, Mistake, checker
+from .checking import Edit, Exercise, Mistake, checker
 
 
 def merge(W, A, B, alpha, conv1d):
@@ -92,7 +92,77 @@ def unmerge_cases():
     return _cases("merged", 9)
 
 
+def plain_merge(W, A, B, alpha, conv1d):
+    """`merge`, for the edits."""
+    s = alpha / A.shape[0]
+    delta = s * (B @ A)
+    if conv1d:
+        delta = delta.T
+    return W + delta
+
+
+def plain_unmerge(merged, A, B, alpha, conv1d):
+    """`unmerge`, for the edits."""
+    s = alpha / A.shape[0]
+    delta = s * (B @ A)
+    if conv1d:
+        delta = delta.T
+    return merged - delta
+
+
+def _edits(last, minus):
+    """The usual ones as edits; `last` is the last line's expression, `minus` the one with the wrong sign."""
+    weight = last.split()[0]
+    sign = "subtracted where it should be added" if minus.count("-") else "added where it should be subtracted"
+    return (
+        Edit("A and B are multiplied as A B; the update is B A.", {"(B @ A)": "(A @ B)"}),
+        Edit("A has to stay as it is: B (out, r) meets A (r, in).", {"(B @ A)": "(B @ A.T)"}),
+        Edit("B has to stay as it is: B (out, r) meets A (r, in).", {"(B @ A)": "(B.T @ A)"}),
+        Edit("r is A's first axis: A.shape[1] is the number of inputs.", {"A.shape[0]": "A.shape[1]"}),
+        Edit("r is A's first axis: B.shape[0] is the number of outputs.", {"A.shape[0]": "B.shape[0]"}),
+        Edit("alpha / r is missing.", {"s * (B": "(B"}),
+        Edit("the update is scaled by alpha, and not divided by the rank r.", {"alpha / A.shape[0]": "alpha"}),
+        Edit("the update is scaled by r / alpha: turn it round.", {"alpha / A.shape[0]": "A.shape[0] / alpha"}),
+        Edit("the update is scaled by alpha · r: divide.", {"alpha / A": "alpha * A"}),
+        Edit("alpha is missing: the update is scaled by alpha / r.", {"alpha / A": "1 / A"}),
+        Edit(
+            "the update is scaled by alpha / √r; here it is alpha / r.",
+            {"alpha / A.shape[0]": "alpha / A.shape[0] ** 0.5"},
+        ),
+        Edit("for conv1d = True the update is not transposed. A square W does not complain.", {"delta.T": "delta"}),
+        Edit("the update is transposed where it should not be: only with conv1d.", {"if conv1d:": "if True:"}),
+        Edit("conv1d is the wrong way round.", {"if conv1d:": "if not conv1d:"}),
+        Edit("the result is transposed: it has the shape of the weight that was given.", {last: f"({last}).T"}),
+        Edit(f"the update is {sign}.", {last: minus}),
+        Edit("the update is missing.", {last: weight}),
+        Edit("the weight is missing.", {last: "delta"}),
+        Edit("the update is added, not multiplied.", {last: f"{weight} * delta"}),
+    )
+
+
+MERGE_HINTS = (
+    "the Conv1D's weight is (in, out), and B A is (out, in).",
+    "add (alpha / r) B A, and its transpose where conv1d is true.",
+)
+
 check = checker(
-    Exercise(merge, merge_cases, ("W'",), _mistakes(1), (_wide_conv1d(merge),)),
-    Exercise(unmerge, unmerge_cases, ("W",), _mistakes(-1), (_wide_conv1d(unmerge),)),
+    Exercise(
+        merge,
+        merge_cases,
+        ("W'",),
+        _mistakes(1),
+        (_wide_conv1d(merge),),
+        plain_merge,
+        _edits("W + delta", "W - delta"),
+        hints=MERGE_HINTS,
+    ),
+    Exercise(
+        unmerge,
+        unmerge_cases,
+        ("W",),
+        _mistakes(-1),
+        (_wide_conv1d(unmerge),),
+        plain_unmerge,
+        _edits("merged - delta", "merged + delta"),
+    ),
 )

@@ -5,7 +5,7 @@ import re
 from lora_np.costs.parameters import linear_layers
 from lora_np.lora.targets import ALL_LINEAR, match_names
 
-from .checking import Exercise, Mistake, checker
+from .checking import Edit, Exercise, Mistake, checker
 
 GPT2 = {"model_type": "gpt2", "n_embd": 8, "n_layer": 2, "n_head": 2, "vocab_size": 16, "n_positions": 8}
 LLAMA = {
@@ -142,6 +142,56 @@ def unknown_name(function):
     return None
 
 
+def plain_targets(layers, target_modules):
+    """`find_targets`, for the edits."""
+    if target_modules == "all-linear":
+        return [name for name in layers if name != "lm_head"]
+    if isinstance(target_modules, str):
+        return [name for name in layers if re.fullmatch(target_modules, name)]
+    return [n for n in layers if any(n == t or n.endswith("." + t) for t in target_modules)]
+
+
+_ENDS = 'n == t or n.endswith("." + t)'
+EDITS = (
+    Edit(
+        "a name is found anywhere inside a layer's name; a target is the whole name, or its end after a dot.",
+        {_ENDS: "t in n"},
+    ),
+    Edit('the end of a name counts only after a dot: "up_proj" does not mean "shared_up_proj".', {'"." + t': "t"}),
+    Edit("a whole name should be found too.", {"n == t or ": ""}),
+    Edit("a list may name a layer by the end of its name, too.", {' or n.endswith("." + t)': ""}),
+    Edit("the end of a name counts, and not its beginning.", {"endswith": "startswith"}),
+    Edit(
+        "only the last part of a name is compared; attn.c_proj and whole names should be found too.",
+        {_ENDS: 'n.split(".")[-1] == t'},
+    ),
+    Edit("a layer is meant if any of the targets fits, not all of them.", {"if any(": "if all("}),
+    Edit("the selection is the wrong way round: these are the layers that are not meant.", {"if any(": "if not any("}),
+    Edit("the pattern is searched inside the name; it has to fit the whole: re.fullmatch.", {"fullmatch": "search"}),
+    Edit("re.match looks at the beginning only; it has to fit the whole name: re.fullmatch.", {"fullmatch": "match"}),
+    Edit(
+        "a string is a regular expression, and not a name.",
+        {"re.fullmatch(target_modules, name)": "name == target_modules"},
+    ),
+    Edit(
+        "a string is a regular expression, and not a part of a name.",
+        {"re.fullmatch(target_modules, name)": "target_modules in name"},
+    ),
+    Edit('"all-linear" leaves the output head out: "lm_head".', {' if name != "lm_head"': ""}),
+    Edit('"all-linear" means all but the head, not the head alone.', {'name != "lm_head"': 'name == "lm_head"'}),
+    Edit('"all-linear" is a word of its own, and no regular expression.', {'== "all-linear"': '== "all_linear"'}),
+    Edit("re.fullmatch takes the pattern first, then the name.", {"(target_modules, name)": "(name, target_modules)"}),
+)
+
+
 check = checker(
-    Exercise(find_targets, cases, results=("the list",), mistakes=MISTAKES, rules=(unknown_name,)),
+    Exercise(
+        find_targets,
+        cases,
+        results=("the list",),
+        mistakes=MISTAKES,
+        rules=(unknown_name,),
+        plain=plain_targets,
+        edits=EDITS,
+    ),
 )

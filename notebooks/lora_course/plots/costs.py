@@ -80,6 +80,23 @@ def merge_errors(ranks, errors, title, ylabel="relative error of the layer's res
     return figure
 
 
+def update_errors(shares, errors, title):
+    """What is lost of an update when the sum W + ΔW is rounded, against the update's size: a line for each dtype.
+
+    shares: sizes of the update as parts of W's, largest first; errors: {dtype's name: [error at each share]}, as parts
+    of the update. A line at 1 marks where nothing of the update arrives.
+    """
+    figure, (ax,) = new_figure(width=8.0, height=4.0)
+    for (name, values), colour, marker in zip(errors.items(), CYCLE, MARKERS, strict=False):
+        ax.plot(shares, values, color=colour, marker=marker, label=name)
+    ax.axhline(1, color=GREY, linestyle="--", linewidth=1.2, label="all of it lost")
+    ax.set(xscale="log", yscale="log", title=title, xlabel="size of the update, as a part of W")
+    ax.set(ylabel="error, as a part of the update")
+    ax.invert_xaxis()
+    figure.legend(*ax.get_legend_handles_labels(), frameon=False, loc="outside right upper")
+    return figure
+
+
 def time_ratios(ratios, title, xlabel="time, as a multiple of the base model's"):
     """Every measured ratio as a point, the median as a bar across them, and a line at 1.
 

@@ -2,10 +2,11 @@
 
 import numpy as np
 
-from lora_np.plots import BLACK, CYCLE, GREY, HEAT, MARKERS, new_figure
+from lora_np.plots import BLACK, CYCLE, GREY, MARKERS, new_figure
 
 from .bars import HATCHES
 
+ALIKE = "Blues"  # white where nothing is shared: most of a map of φ is near 0
 SMALLEST = 1e-3  # of the largest singular value: what is below is not drawn
 
 
@@ -56,7 +57,7 @@ def phi_maps(maps, title, names=("i", "j"), most=None):
     for ax, label, found in zip(axes, maps, arrays, strict=True):
         rows, columns = found.shape
         drawn = ax.imshow(
-            found, cmap=HEAT, vmin=0, vmax=most, aspect="auto", extent=(0.5, columns + 0.5, rows + 0.5, 0.5)
+            found, cmap=ALIKE, vmin=0, vmax=most, aspect="auto", extent=(0.5, columns + 0.5, rows + 0.5, 0.5)
         )
         ax.grid(visible=False)
         ax.locator_params(integer=True)  # i and j are numbers of directions

@@ -72,9 +72,9 @@ function mount(body, data) {
     words.textContent = `Rank ${k}: ${(100 * energyOf(layer, k)).toFixed(0)}% of the energy of ${state.layer}. `
       + `With all layers cut to rank ${k} the loss is ${loss.toFixed(3)}: ${gain.toFixed(0)}% of what full training gained.`;
     panels.replaceChildren(
-      make("figure", {}, captions[0], cut), make("figure", {}, captions[1], uncut), spectrum(layer, k),
+      make("figure", { class: "lw-matrix" }, captions[0], cut), make("figure", { class: "lw-matrix" }, captions[1], uncut), spectrum(layer, k),
       chart({ title: "Held-out loss, all layers cut to rank k", labels: data.ranks, mark: state.at,
-        series: [{ name: "cut", values: data.losses, colour: "var(--blue)" }], level: { name: "nothing cut", value: data.whole } }));
+        series: [{ name: "cut", values: data.losses, colour: "var(--blue)" }], level: { name: "full training", value: data.whole } }));
   }
 
   const shapes = names.map((name) => `${name} (${data.layers[name].shape.join(" × ")})`);

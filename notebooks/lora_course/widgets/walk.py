@@ -65,10 +65,11 @@ def trace(named, formulas):
     for node in reachable(last.node()):
         if node.leaf is None:
             node.backward = _watched(node, names, steps)
+    numbers = {name: tensor.node().number for name, tensor in named.items()}
     last.backward()
-    leaves = [(name, tensor) for name, tensor in named.items() if tensor.grad is not None]
-    steps += [{"node": name, "arrived": float(tensor.grad), "given": []} for name, tensor in reversed(leaves)]
-    return {"nodes": nodes, "steps": steps}
+    leaves = {name: tensor.grad for name, tensor in named.items() if tensor.grad is not None}
+    steps += [{"node": name, "arrived": float(grad), "given": []} for name, grad in leaves.items()]
+    return {"nodes": nodes, "steps": sorted(steps, key=lambda step: -numbers[step["node"]])}  # newest first
 
 
 def _watched(node, names, steps):

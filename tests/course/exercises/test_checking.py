@@ -5,6 +5,7 @@ import pytest
 
 from lora_course.exercises.checking import (
     GRADING,
+    Edit,
     Exercise,
     Gradients,
     Mistake,
@@ -13,6 +14,7 @@ from lora_course.exercises.checking import (
     difference,
     finite_differences,
 )
+from lora_course.exercises.mistakes import Variants
 
 
 def half(x):
@@ -85,10 +87,17 @@ def test_what_is_wrong_is_said(function, said, capsys):
     assert re.search(said, capsys.readouterr().out)
 
 
-@pytest.mark.parametrize("function", [lambda x: x + 1, lambda x: [x + 1, x - 1], lambda x: (x, x, x)])
+@pytest.mark.parametrize("function", [lambda x: x + 1, lambda x: [x + 1], lambda x: (x, x, x)])
 def test_the_number_of_results_is_checked(function):
     with pytest.raises(WrongAnswerError, match="2 things: more, less"):
         check(named("pair", function))
+
+
+def test_a_list_in_the_place_of_a_tuple_is_named_beside_a_wrong_value(capsys):
+    with pytest.raises(WrongAnswerError, match="leave the brackets out, `return more, less`"):
+        check(named("pair", lambda x: [x + 1, x - 1]))
+    with pytest.raises(WrongAnswerError, match=r"returns a list.*wrong sign"):
+        check(named("pair", lambda x: [x + 1, 1 - x]))
 
 
 def test_the_wrong_one_of_two_results_is_named(capsys):
@@ -261,3 +270,42 @@ def test_gradients_are_compared_with_finite_differences(capsys):
 
 def test_in_a_notebook_a_wrong_answer_is_one_line():
     assert WrongAnswerError("half: it is not halved.")._render_traceback_() == ["Wrong answer: half: it is not halved."]
+
+
+def test_hints_are_given_by_number(capsys):
+    asked = checker(Exercise(half, cases, hints=("think of two.", "x / 2")))
+    asked.hint(half)
+    asked.hint("half", 2)
+    assert capsys.readouterr().out == "Hint 1 of 2: think of two.\nHint 2 of 2: x / 2\n"
+    with pytest.raises(ValueError, match="there are 2 hints"):
+        asked.hint(half, 3)
+    with pytest.raises(TypeError, match=r"hint\(\) takes one of these"):
+        asked.hint(pair)
+
+
+def plain_half(x):
+    y = x / 2
+    return y - 1
+
+
+HALVES = (
+    Edit("it is multiplied.", {"x / 2": "x * 2"}),
+    Edit("1 is added.", {"y - 1": "y + 1"}),
+    Edit("nothing is subtracted.", {"y - 1": "y"}),
+)
+
+
+def test_two_edits_are_named_together_and_not_where_they_change_one_place(capsys):
+    both = checker(Exercise(plain_half, cases, plain=plain_half, edits=HALVES))
+    with pytest.raises(WrongAnswerError, match=r"it is multiplied\. And: 1 is added"):
+        both(named("plain_half", lambda x: x * 2 + 1))
+    assert "Hint 2 of 2: 1 is added." in capsys.readouterr().out
+    variants = Variants(plain_half, HALVES)
+    assert variants.function(1, 2) is None
+    assert variants.function(0, 2)(3) == 6
+
+
+@pytest.mark.parametrize("old", ["x", "nowhere"])
+def test_an_edit_has_to_be_found_once(old):
+    with pytest.raises(ValueError, match="not once"):
+        Variants(plain_half, [Edit("no", {old: ""})])

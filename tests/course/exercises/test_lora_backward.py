@@ -74,7 +74,7 @@ def too_few(dy, x, W, A, B, alpha):
         (frozen_means_no_gradient, "frozen layer's part"),
         (mean_over_rows, "mean over the rows"),
         (scaled_twice, "in dA twice"),
-        (transposed, "transpose of what it should be"),
+        (transposed, "dA is transposed"),
         (one_for_each_sequence, "flatten x and dy"),
         (zero_at_the_start, "dA is zero only while B is"),
         (from_the_full_matrix, "as large as W"),

@@ -93,7 +93,7 @@ def nothing(n_out, n_in, r, rng):
         (normal, "A is normal"),
         (of_fixed_size, "deviate by 0.02"),
         (transposed, "transposed"),
-        (swapped, "A has shape"),
+        (swapped, "wrong order"),
         (nothing, "`return` missing"),
     ],
 )

@@ -3,7 +3,14 @@
 import numpy as np
 import pytest
 
-from lora_course.plots.costs import distance_bars, memory_bars, merge_errors, parameter_counts, time_ratios
+from lora_course.plots.costs import (
+    distance_bars,
+    memory_bars,
+    merge_errors,
+    parameter_counts,
+    time_ratios,
+    update_errors,
+)
 
 
 def test_parameter_counts_say_how_many_times_fewer():
@@ -75,3 +82,13 @@ def test_exact_ones_have_a_colour_of_their_own():
     assert exact.get_facecolor() != near.get_facecolor()
     assert [text.get_text().strip() for text in ax.texts] == ["1.0e-07", "0.250"]
     assert ax.get_xlabel() == "distance"
+
+
+def test_update_errors_are_lines_against_the_size_of_the_update():
+    (ax,) = update_errors([0.1, 0.01], {"float16": [0.002, 0.02], "bfloat16": [0.02, 0.2]}, "A title").axes
+    float16, bfloat16, lost = ax.lines
+    assert list(float16.get_xdata()) == [0.1, 0.01]
+    assert list(bfloat16.get_ydata()) == [0.02, 0.2]
+    assert set(lost.get_ydata()) == {1}
+    assert ax.get_xlim()[0] > ax.get_xlim()[1]  # the update gets smaller to the right
+    assert ax.get_title() == "A title"

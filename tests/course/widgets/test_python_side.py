@@ -111,6 +111,8 @@ def test_a_walk_has_the_engines_own_gradients():
     assert [step["node"] for step in walk["steps"]] == ["c", "b", "a"]
     assert [step["arrived"] for step in walk["steps"]] == [1.0, 2.0, 4.0]
     assert walk["steps"][0]["given"] == [["b", 1.0], ["b", 1.0]]
+    steps = trace(*EXAMPLES["L = (w·x − t)², w = 3, x = 2, t = 5"]())["steps"]
+    assert {step["node"]: step["arrived"] for step in steps} == {"L": 1, "e": 2, "y": 2, "t": -2, "w": 4, "x": 6}
 
 
 @pytest.mark.parametrize("title", EXAMPLES)
