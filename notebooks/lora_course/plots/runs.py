@@ -1,4 +1,4 @@
-"""Pictures that compare runs: curves with bands over seeds, end results side by side, learnt against forgotten."""
+"""Pictures that compare runs: curves with bands over seeds, and end results side by side."""
 
 import numpy as np
 
@@ -57,34 +57,6 @@ def compare_methods(results, title, base=None, unit="nats per byte"):
     return figure
 
 
-def learnt_and_forgotten(results, title, base=None, labels=None, unit="nats per byte"):
-    """A figure of two texts against each other: across, the one that was learnt; up, the one the base came with.
-
-    results: {method: [{text: [loss of each seed]}, ...]}, with two texts, the learnt one first. Each entry of a list is
-    a point at the mean of its seeds, with bars of their standard deviation; the points of a method are joined in order,
-    for instance from its lowest learning rate to its highest. labels: {method: [text at each point]}. base: {text: loss
-    before training}, a cross. ValueError unless there are results on two texts.
-    """
-    _check(results)
-    texts = list(next(iter(results.values()))[0])
-    if len(texts) != 2:
-        raise ValueError(f"two texts are drawn against each other, got {len(texts)}: {', '.join(texts)}")
-    figure, (ax,) = new_figure(width=7.5, height=5)
-    for i, (method, points) in enumerate(results.items()):
-        (x, dx), (y, dy) = (np.transpose([_spread(point[text]) for point in points]) for text in texts)
-        style = {"color": CYCLE[i % len(CYCLE)], "marker": MARKERS[i % len(MARKERS)], "capsize": 2}
-        ax.errorbar(x, y, dy, dx, elinewidth=1, linewidth=1.2, markersize=7, label=method, **style)
-        for at, text in zip(zip(x, y, strict=True), (labels or {}).get(method, ()), strict=False):
-            ax.annotate(text, at, (6, 4), textcoords="offset points", fontsize=8)
-    if base:
-        ax.scatter(base[texts[0]], base[texts[1]], color=GREY, marker="X", s=110, label="base model")
-    learnt, known = texts
-    ax.set(title=title, xlabel=f"{learnt}: loss ({unit}), learnt to the left")
-    ax.set_ylabel(f"{known}: loss ({unit}),\nforgotten upwards")
-    ax.legend(frameon=False)
-    return figure
-
-
 def _check(runs):
     if not runs:
         raise ValueError("there is nothing to draw")
@@ -97,8 +69,3 @@ def _evaluations(label, histories, text):
         raise ValueError(f"the runs of {label!r} were evaluated at different steps: their mean would be of no step")
     losses = [[evaluation[text] for evaluation in history["evaluation"]] for history in histories]
     return np.array(steps[0]), np.array(losses)
-
-
-def _spread(losses):
-    """(mean, standard deviation) over the seeds; the deviation of a single one is 0."""
-    return np.mean(losses), np.std(losses, ddof=1) if len(losses) > 1 else 0.0

@@ -1,9 +1,8 @@
 """Pictures that compare runs: what is drawn are the numbers that were given, their means and their ranges."""
 
-import numpy as np
 import pytest
 
-from lora_course.plots.runs import compare_methods, learnt_and_forgotten, loss_curves
+from lora_course.plots.runs import compare_methods, loss_curves
 
 
 def history(steps, prose, source):
@@ -71,28 +70,7 @@ def test_the_legend_hides_no_data():
     assert all(top <= ax.get_tightbbox().y0 for ax in figure.axes)
 
 
-def test_the_learnt_text_lies_across_and_the_forgotten_one_up():
-    points = {"LoRA": [RESULTS["LoRA"], {"prose": [1.0], "source": [1.5]}], "full": [RESULTS["full"]]}
-    (ax,) = learnt_and_forgotten(points, "A title", BASE, {"LoRA": ["slow", "fast"]}).axes
-    lora, full = ax.containers
-    assert lora.lines[0].get_xydata().tolist() == [[1.5, pytest.approx(1.4)], [1.0, 1.5]]
-    assert full.lines[0].get_xydata().tolist() == [[0.5, 2.0]]
-    across = np.array(lora.lines[2][0].get_segments()[0])
-    assert across[:, 0] == pytest.approx([1.5 - 0.5**0.5, 1.5 + 0.5**0.5])  # of 2.0 and 1.0 the deviation is √½
-    notes = {note.get_text(): tuple(note.xy) for note in ax.texts}
-    assert notes == {"slow": (1.5, pytest.approx(1.4)), "fast": (1.0, 1.5)}
-    assert ax.collections[-1].get_offsets().tolist() == [[3.0, 1.0]]
-    assert {text.get_text() for text in ax.get_legend().get_texts()} == {"LoRA", "full", "base model"}
-    assert ax.get_xlabel().startswith("prose")
-    assert ax.get_ylabel().startswith("source")
-
-
-def test_learnt_and_forgotten_are_two_texts():
-    with pytest.raises(ValueError, match="two texts are drawn against each other, got 1: prose"):
-        learnt_and_forgotten({"LoRA": [{"prose": [2.0]}]}, "A title")
-
-
-@pytest.mark.parametrize("draw", [loss_curves, compare_methods, learnt_and_forgotten])
+@pytest.mark.parametrize("draw", [loss_curves, compare_methods])
 def test_nothing_to_draw_is_an_error(draw):
     with pytest.raises(ValueError, match="nothing to draw"):
         draw({}, "A title")
