@@ -3,6 +3,8 @@
 budget.py       how much a notebook computes: `LORA_NP_BUDGET=small` for a quick look
 confirm.py      what the text says of the numbers: checked in automatic runs, and no reader is stopped
 engine.py       the array engine that notebook 02 builds
+transformer.py  the GPT of notebook 03 on that engine, its loss and its optimizer
+lora_linear.py  the LoRA layer that notebook 04 builds on it
 capitals.py     the running example: a model learns to write CAPITALS
 adaptation.py   from Python source to English prose: the same task for every method that is compared
 sweep.py        the rank sweep that notebooks 05 and 06 show: `python -m lora_course.sweep`
