@@ -37,7 +37,7 @@ html_title = project
 html_context = {"default_mode": "auto"}
 html_show_sourcelink = False
 html_copy_source = False
-html_use_index = False  # search finds every name, and the pages of the reference list them
+html_use_index = False  # search finds every name; the reference lists them
 html_css_files = ["book.css"]
 html_theme_options = {
     "use_download_button": False,
