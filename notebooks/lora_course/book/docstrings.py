@@ -8,6 +8,7 @@ CODE = re.compile(r"``([^`]+)``|`([^`]+)`")
 SPECIAL = re.compile(r"([\\*_|<>])")  # what would be read as markup
 ITEM = re.compile(r"(- |\d+\. )")
 ROW = re.compile(r"( *)(\S(?:.{0,64}?\S)?)( {2,})(\S.*)$")  # "name     what it is", as arguments are described
+NAMES = re.compile(r"[\w*]+(, [\w*]+)*")
 
 
 def marked_up(lines: Iterable[str]) -> list[str]:
@@ -41,6 +42,8 @@ def _kind(line, before, column):
     if not line.strip():
         return "", 0
     row = ROW.match(line)
+    if before == "rows" and _long_name(line, column):
+        return "rows", column
     if before == "rows" and indent >= 2 and (indent >= column - 1 or not row or row.start(4) != column):
         return "rows", column
     if row and (indent == 0 or before == "rows"):
@@ -50,6 +53,12 @@ def _kind(line, before, column):
     if ITEM.match(line):
         return "items", 0
     return ("literal" if indent >= 4 or line.startswith(">>>") else "text"), 0
+
+
+def _long_name(line, column):
+    """The names of a row that leave only one space before what they are, or None."""
+    name = line[: column - 1]
+    return name if line[column - 1 : column] == " " and NAMES.fullmatch(name) else None
 
 
 def _text(block):
@@ -64,6 +73,9 @@ def _rows(block):
     """A definition for each row; lines without a name go on with the one before."""
     found, column = [], ROW.match(block[0]).start(4)
     for line in block:
+        if name := _long_name(line, column):
+            found += ["", f"``{name}``", f"    {inline(line[column:])}"]
+            continue
         row = ROW.match(line)
         new = (row and row.start(4) == column) or not line.startswith(" ")
         if new and row:

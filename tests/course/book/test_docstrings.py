@@ -13,10 +13,29 @@ def test_code_stays_code_and_the_rest_is_no_markup():
 
 
 def test_rows_become_definitions_with_all_of_their_lines():
-    lines = ["What it does.", "", "rank       how many", "           directions", "alpha, s   how far", "Errors: none."]
+    lines = [
+        "What it does.",
+        "",
+        "rank       how many",
+        "           directions",
+        "alpha, s   how far",
+        "beta1, two as ever",
+        "Errors: none.",
+    ]
     assert marked_up(lines) == [
         *("What it does.", ""),
-        *("``rank``", "    how many", "    directions", "", "``alpha, s``", "    how far", ""),
+        *(
+            "``rank``",
+            "    how many",
+            "    directions",
+            "",
+            "``alpha, s``",
+            "    how far",
+            "",
+            "``beta1, two``",
+            "    as ever",
+            "",
+        ),
         *("Errors: none.", ""),
     ]
 
