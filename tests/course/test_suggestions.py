@@ -1,7 +1,7 @@
 """Every "what to try" of the course is an edit: it fits the notebook as it is, and the notebook runs with it.
 
 That the edits fit is read in every run. That the notebooks run with them, each in a fresh kernel with small budgets,
-takes minutes: `pytest -m suggestions`. LORA_NP_SUGGESTIONS=first makes the first edit of each notebook only, as CI does.
+takes minutes: `pytest -m suggestions`. With LORA_NP_SUGGESTIONS=first it is the first edit of each notebook, as in CI.
 """
 
 import copy
