@@ -13,6 +13,7 @@ import re
 import shutil
 import subprocess
 import sys
+import sysconfig
 import tarfile
 import tempfile
 import zipfile
@@ -78,6 +79,33 @@ def _add_wheels(folder, target):
             if content and hashlib.sha256(content).hexdigest() == hashes[Path(name).name]:
                 (target / Path(name).name).write_bytes(content)
     assert list(target.glob("numpy-*.whl")), "no NumPy of the list's hash"
+
+
+@cache
+def whole_runtime():
+    """The runtime, with what the list has and the carrier has not: tqdm, and Python's own `pydoc_data`, from here."""
+    folder = Path(tempfile.mkdtemp()) / "pyodide"
+    shutil.copytree(runtime(), folder)
+    listed = json.loads((folder / "pyodide-lock.json").read_text())
+    for name, wheel in (("tqdm", pure_wheel("tqdm==4.67.1")), ("pydoc-data", _pydoc_wheel(folder))):
+        shutil.copy(wheel, folder / wheel.name)
+        digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
+        listed["packages"][name] |= {"file_name": wheel.name, "sha256": digest, "package_type": "package"}
+    (folder / "pyodide-lock.json").write_text(json.dumps(listed))
+    return folder
+
+
+def _pydoc_wheel(folder):
+    """The prose that the course trains on, which Pyodide's standard library is without."""
+    name, source = "pydoc_data-1.0.0", Path(sysconfig.get_paths()["stdlib"]) / "pydoc_data"
+    wheel = folder.parent / f"{name}-py3-none-any.whl"
+    with zipfile.ZipFile(wheel, "w", zipfile.ZIP_DEFLATED) as archive:
+        for path in source.glob("*.py"):
+            archive.write(path, f"pydoc_data/{path.name}")
+        archive.writestr(f"{name}.dist-info/METADATA", "Metadata-Version: 2.1\nName: pydoc_data\nVersion: 1.0.0\n")
+        archive.writestr(f"{name}.dist-info/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+        archive.writestr(f"{name}.dist-info/RECORD", "")
+    return wheel
 
 
 def pip(*arguments):

@@ -19,6 +19,8 @@ try:
     import fcntl
 except ImportError:
     fcntl = None
+if not hasattr(fcntl, "flock"):  # JupyterLite has an empty module of this name
+    fcntl = None
 try:
     import msvcrt
 except ImportError:

@@ -2,6 +2,8 @@
 
 import os
 import signal
+import subprocess
+import sys
 import threading
 import time
 
@@ -115,3 +117,18 @@ def test_without_locks_everything_else_works(tmp_path, monkeypatch):
     with locked(tmp_path) as is_alone:
         assert not is_alone
     assert names(tmp_path) == ["file"]
+
+
+def test_a_module_without_locks_is_none(tmp_path):
+    """JupyterLite puts an empty `fcntl` where there is none."""
+    code = """
+import sys, types
+sys.modules["fcntl"] = types.ModuleType("fcntl")
+from lora_np.storage import claimed, locks, read_json, write_json
+assert locks.fcntl is None
+with claimed("folder"):
+    write_json("folder/a.json", {"a": 1})
+assert read_json("folder/a.json") == {"a": 1}
+"""
+    subprocess.run([sys.executable, "-c", code], cwd=tmp_path, check=True)
+    assert [path.name for path in (tmp_path / "folder").iterdir()] == ["a.json"]

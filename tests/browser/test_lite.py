@@ -1,0 +1,65 @@
+"""The course as a JupyterLite site: it is built, and a notebook runs in it, in Chromium with no network."""
+
+import json
+import time
+
+import pytest
+from browser_helpers import whole_runtime
+from browser_pages import chromium_page, served
+
+from lora_course import lite
+
+pytestmark = pytest.mark.browser
+
+# Runs all cells once the kernel is there; says how many ran, how many there are, and which errors they have.
+RUN = """async () => {
+  await window.jupyterapp.started;
+  const context = window.jupyterapp.shell.currentWidget.sessionContext;
+  await context.ready;
+  while (context.session?.kernel?.status !== "idle") await new Promise((done) => setTimeout(done, 200));
+  window.jupyterapp.commands.execute("notebook:run-all-cells");
+}"""
+SEEN = """() => {
+  const cells = window.jupyterapp.shell.currentWidget.content.model.sharedModel.cells;
+  const code = cells.filter((cell) => cell.cell_type === "code");
+  const errors = code.flatMap((cell) => cell.outputs.filter((output) => output.output_type === "error"));
+  const told = code.map((cell) => cell.outputs.map((output) => output.text ?? "").join("")).join("");
+  return [code.filter((cell) => cell.execution_count).length, code.length, errors.map((e) => e.evalue), told];
+}"""
+
+
+@pytest.fixture(scope="module")
+def site(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("lite") / "site"
+    lite.build(folder, whole_runtime())
+    return folder
+
+
+def test_the_site_has_the_notebooks_that_run_in_a_page_and_the_exercises(site):
+    names = {path.relative_to(site / "files").as_posix() for path in (site / "files").rglob("*.ipynb")}
+    assert names == {path.relative_to(lite.ROOT / "notebooks").as_posix() for path in lite.notebooks()}
+    assert {"01_quickstart.ipynb", "12_variants.ipynb", "exercises/12_subspace_similarity.ipynb"} <= names
+    assert not names & lite.NOT_HERE
+    for name in names:
+        cells = json.loads((site / "files" / name).read_text(encoding="utf-8"))["cells"]
+        assert cells[0]["source"] == lite.FIRST_CELL
+        assert not any(cell.get("outputs") for cell in cells)
+
+
+def test_the_first_notebook_runs_to_its_end_with_no_network(site):
+    """With it an adapter is trained, drawn, saved and loaded."""
+    with served(site) as (address, server), chromium_page(address) as page:
+        began = time.monotonic()
+        page.goto(f"{address}/notebooks/index.html?path=01_quickstart.ipynb")
+        page.wait_for_selector(".jp-Notebook .jp-CodeCell", timeout=120_000)
+        page.wait_for_function("window.jupyterapp !== undefined")
+        page.evaluate(RUN)
+        ready = time.monotonic() - began
+        ran, cells, errors, told = 0, 1, [], ""
+        while ran < cells and not errors and time.monotonic() - began < 500:
+            page.wait_for_timeout(1000)
+            ran, cells, errors, told = page.evaluate(SEEN)
+    print(f"kernel after {ready:.0f} s, all after {time.monotonic() - began:.0f} s, {server.sent / 1e6:.1f} MB")
+    assert errors == []
+    assert ran == cells
+    assert "trainable params" in told
