@@ -7,8 +7,6 @@ import os
 import shutil
 import threading
 
-from playwright.sync_api import sync_playwright
-
 
 class Handler(http.server.SimpleHTTPRequestHandler):
     """Serves a folder, and adds up what it sent."""
@@ -37,6 +35,8 @@ def served(folder):
 @contextlib.contextmanager
 def chromium_page(address):
     """A page of Chromium with no network but this address."""
+    from playwright.sync_api import sync_playwright
+
     path = os.environ.get("LORA_NP_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
 
     def refuse_others(route):
