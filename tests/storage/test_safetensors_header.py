@@ -2,6 +2,7 @@
 
 import json
 import struct
+from importlib.metadata import version
 
 import numpy as np
 import pytest
@@ -14,6 +15,11 @@ from safetensors.numpy import load, save
 from lora_np.storage import read_safetensors, write_safetensors
 from lora_np.storage.safetensors_header import BITS, parse_header
 
+INSTALLED = version("safetensors")
+pytestmark = pytest.mark.skipif(
+    tuple(map(int, INSTALLED.split(".")[:2])) < (0, 8),
+    reason=f"safetensors {INSTALLED} knows fewer types and judges headers otherwise; compared with 0.8",
+)
 NUMPY = ["f2", "f4", "f8", "?", "u1", "i1", "u2", "i2", "u4", "i4", "u8", "i8"]
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), max_size=8).filter(lambda name: name != "__metadata__")
 METADATA = st.dictionaries(NAMES, st.text(st.characters(exclude_categories=["Cs"]), max_size=8), max_size=3)
