@@ -111,10 +111,10 @@ class Rows:
     def _anew(self, layer, x, adapters):
         """The same, where all these {name: Adapter} can be stacked."""
         dtype = np.result_type(x.dtype, *{p.dtype for p in _weights_of(adapters.values())}) if adapters else x.dtype
-        token_by_token = math.prod(x.shape[1:-1]) == 1  # what is read at once, as a prompt is, needs no stacks
-        keeping = self.kept is not None and token_by_token and not is_grad_enabled()
-        if adapters and not (keeping or is_grad_enabled() or on_gpu(data(x))):
+        at_once = self.kept is None or math.prod(x.shape[1:-1]) > 1  # as a prompt is: stacks would be used once
+        if adapters and at_once and not (is_grad_enabled() or on_gpu(data(x))):
             return _apart(layer, x, dtype, [adapters.get(name) for name in self.names])
+        keeping = self.kept is not None and not is_grad_enabled()
         made_from = _made_from(layer.adapters, adapters.values()) if keeping else None
         groups = grouped(list(adapters.values()), [self.places[name] for name in adapters], len(self.names), dtype)
         if made_from is not None:
