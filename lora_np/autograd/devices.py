@@ -9,6 +9,8 @@ import sys
 
 import numpy as np
 
+from .float_types import is_floating
+
 FLOATS = (np.float16, np.float32, np.float64)
 
 LIBRARIES = {np.ndarray: np}  # {type of array: the library that makes it}; CuPy's is added when it is loaded
@@ -48,7 +50,7 @@ def as_array(x):
 
 def is_float(x):
     """Does the array `x` hold floating-point numbers, so that a gradient makes sense?"""
-    return x.dtype.kind == "f"
+    return is_floating(x.dtype)
 
 
 def load_cupy():

@@ -19,6 +19,7 @@ from .. import nn
 from ..autograd import Tensor
 from ..autograd import functional as F
 from ..autograd.devices import to_device
+from ..autograd.float_types import is_bfloat16
 from .activations import ACTIVATIONS, check_activation
 from .base import CausalLM
 from .config import Chance, Depth, Fraction, ModelConfig, OptionalId, Size, TokenIds
@@ -114,12 +115,16 @@ class LlamaRotaryEmbedding:
         self.factor = np.float32(attention_factor(*self.settings[1:]))
 
     def __call__(self, positions, like):
-        """positions (..., T) -> cos and sin (..., T, pairs), of the dtype and on the device of the Tensor `like`."""
+        """positions (..., T) -> cos and sin (..., T, pairs), on the device of the Tensor `like`, and in its dtype.
+
+        Beside bfloat16 they are in float32: an angle's cosine in 8 bits would be another angle's.
+        """
+        kind = np.float32 if is_bfloat16(like.dtype) else like.dtype
         length = int(positions.max()) + 1
         frequencies = inverse_frequencies(*self.settings, length) if self.changing else self.frequencies
         angles = positions[..., None].astype(np.float32) * frequencies
         turns = (f(angles) * self.factor for f in (np.cos, np.sin))
-        return [to_device(turn.astype(like.dtype, copy=False), like.device) for turn in turns]
+        return [to_device(turn.astype(kind, copy=False), like.device) for turn in turns]
 
 
 class LlamaAttention(nn.Module):

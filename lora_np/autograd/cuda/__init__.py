@@ -1,4 +1,5 @@
-"""The operations for NVIDIA GPUs, with the signatures that they have in `fused/` and `elementary.py`, for float32.
+"""The operations for NVIDIA GPUs, with the signatures that they have in `fused/` and `elementary.py`, for float32 and
+for numbers in 16 bits (float16, bfloat16), with which they compute in float32.
 
 `dispatch.py` has the table that says when they are used. Each file here stands beside one of the same name there, which
 has the derivations and runs everywhere. Both are tested against the plain formulas in `fused/reference.py`. CuPy alone

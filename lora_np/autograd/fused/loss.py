@@ -91,7 +91,7 @@ def counted_rows(targets, like, ignore_index=-100):
         raise ValueError(f"the loss has nothing to average: every target is {ignore_index}, the value that is ignored")
     if on_gpu(targets):
         picked = array_module(targets).where(counts, targets, -1).astype(np.int64, copy=False)
-        return slice(None), picked, counts.sum().astype(like.dtype)
+        return slice(None), picked, counts.sum().astype(np.float32 if like.itemsize == 2 else like.dtype)
     rows = np.flatnonzero(counts)
     picked = beside(targets[rows].astype(np.int64), like)
     if len(rows) == len(targets):

@@ -3,6 +3,7 @@
 import numpy as np
 
 from ...autograd.devices import on_gpu, to_device, to_numpy
+from ...autograd.float_types import in_16_bits
 from ...autograd.in_place import outdate
 from ...autograd.shape_ops import check_ids
 from ...autograd.tensor import data
@@ -153,8 +154,8 @@ def _check(model):
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     if not isinstance(base, CausalLM):
         raise ValueError(f"a recorded step needs a language model of this library, not a {type(base).__name__}")
-    if not all(on_gpu(p.data) and p.dtype == "float32" for p in model.parameters()):
-        raise ValueError("a recorded step needs a model in float32 on a GPU: call model.to('cuda') first")
+    if not all(on_gpu(p.data) and (p.dtype == "float32" or in_16_bits(p.dtype)) for p in model.parameters()):
+        raise ValueError("a recorded step needs a model on a GPU, in float32 or 16 bits: call model.to('cuda') first")
     rates = [module.p for module in model.modules() if isinstance(module, Dropout)]
     rates += [getattr(module, "dropout", 0.0) for module in model.modules() if not isinstance(module, Dropout)]
     if any(rate for rate in rates if isinstance(rate, float)):
