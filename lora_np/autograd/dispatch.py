@@ -15,6 +15,7 @@ import numpy as np
 from . import elementary, fused
 from .devices import on_gpu
 from .float_types import in_16_bits, is_bfloat16, seen
+from .lazy import Lazy
 
 
 class Operation(NamedTuple):
@@ -40,7 +41,11 @@ def float32(arrays):
 
 def float32_or_16_bits(arrays):
     """Are all on a GPU, and each in float32, float16 or bfloat16? What comes out has the dtype of the first."""
-    return all(x is None or (on_gpu(x) and (x.dtype == np.float32 or in_16_bits(x.dtype))) for x in arrays)
+    return all(x is None or isinstance(x, Lazy) or (on_gpu(x) and _narrow_enough(x.dtype)) for x in arrays)
+
+
+def _narrow_enough(dtype):
+    return dtype == np.float32 or in_16_bits(dtype)
 
 
 def float32_in_order(arrays):
@@ -71,6 +76,7 @@ OPERATIONS = {
     "matmul": Operation(elementary, cuda=float32_or_16_bits),
     "sum_groups": Operation(elementary, cuda=any_dtype),
     "erf": Operation(elementary, cuda=any_dtype),
+    "nf4_values": Operation(None, cuda=any_dtype),  # in NumPy by nn/nf4.py itself
     # all parameters of an optimizer at once; in NumPy one after another, by the optimizer itself
     "adamw": Operation(None, cuda=float32_in_order),
     "clip": Operation(None, cuda=float32_in_order),

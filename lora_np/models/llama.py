@@ -144,7 +144,8 @@ class LlamaAttention(nn.Module):
 
     def project(self, x: Tensor) -> tuple[Any, Any, Any]:
         """x (B, T, C) -> queries (B, T, H·D), keys and values (B, T, K·D)."""
-        return self.q_proj(x), self.k_proj(x), self.v_proj(x)
+        q, k, v = nn.beside(x, self.q_proj, self.k_proj, self.v_proj)
+        return q, k, v
 
     def turn(self, x: Tensor, heads: int, angles: Any) -> Any:
         """Queries or keys (B, T, heads·D) -> (B, heads, T, D), turned by the angles of their positions."""
@@ -180,7 +181,8 @@ class LlamaMLP(nn.Module):
 
     def expand(self, x: Tensor) -> tuple[Any, Any]:
         """x (B, T, C) -> what gates and what is gated, (B, T, inner) each."""
-        return self.gate_proj(x), self.up_proj(x)
+        gate, up = nn.beside(x, self.gate_proj, self.up_proj)
+        return gate, up
 
     def forward(self, x: Tensor) -> Tensor:
         gate, up = self.expand(x)

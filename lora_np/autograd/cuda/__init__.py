@@ -17,6 +17,7 @@ from .loss import (
     linear_cross_entropy_backward,
     linear_cross_entropy_forward,
 )
+from .nf4 import nf4_values
 from .norm import layer_norm_backward, layer_norm_forward, rms_norm_backward, rms_norm_forward
 from .optim import adamw, clip
 from .rotary import rotary_backward, rotary_forward
@@ -41,6 +42,7 @@ __all__ = [
     "lora_linear_backward",
     "lora_linear_forward",
     "matmul",
+    "nf4_values",
     "rms_norm_backward",
     "rms_norm_forward",
     "rotary_backward",

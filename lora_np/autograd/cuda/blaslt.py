@@ -20,26 +20,30 @@ ALIGNED = 16  # bytes; each array begins at a multiple of these
 SUCCESS, NOT_SUPPORTED = 0, 15  # CUBLAS_STATUS_...
 
 
-def gemm_with_bias(a, b, bias):
-    """a b + bias, for a (m, k), b (k, n) of one dtype, bias (n,) -> (m, n); in the precision that `gemm` has."""
+def gemm_with_bias(a, b, bias, out=None, beta=0.0):
+    """a b + bias + beta · out, for a (m, k), b (k, n) of one dtype, bias (n,) -> (m, n); in the precision of `gemm`.
+
+    `out` is made if it is not given.
+    """
     (m, k), n = a.shape, b.shape[1]
     b, bias = b.astype(a.dtype, copy=False), bias.astype(a.dtype, copy=False)
     (a, *a_layout), (b, *b_layout), bias = layout(a), layout(b), cupy.ascontiguousarray(bias)
     plan = None
-    if m * k * n and all(x.data.ptr % ALIGNED == 0 for x in (a, b, bias)):
+    written = () if out is None else (out,)  # the plan is for one without gaps
+    if m * k * n and all(x.data.ptr % ALIGNED == 0 for x in (a, b, bias, *written)):
         owner = cupy.cuda.runtime.getDevice(), threading.get_ident()
         plan = _plan(owner, (m, k, n), (*a_layout, *b_layout), compute_mode(a.dtype), TYPES[a.dtype.name])
     if plan is None:
-        out = gemm(a, b)
+        out = gemm(a, b, out=out, beta=beta)
         out += bias
         return out
-    out = cupy.empty((m, n), a.dtype)
+    out = cupy.empty((m, n), a.dtype) if out is None else out
     task, left, right, result, algorithm = plan
     handle, workspace, stream = workplace()
     _set("MatmulDesc", task, BIAS_POINTER, ctypes.c_void_p(bias.data.ptr))
     done = _call(
         "Matmul", handle, task, number(1.0), b.data.ptr, left, a.data.ptr, right,
-        number(0.0), out.data.ptr, result, out.data.ptr, result,
+        number(beta), out.data.ptr, result, out.data.ptr, result,
         ctypes.byref(algorithm), workspace, WORKSPACE, stream,
     )  # fmt: skip
     if not done:

@@ -364,6 +364,13 @@ __global__ void adamw(const long long* table, const float* settings) {
     }
 }
 
+// Many float32 arrays as `real`, each at its place in `flat`: table[i] = {address, place, size}; block row y is array y.
+__global__ void narrow_all(real* flat, const long long* table) {
+    const long long* entry = table + 3 * blockIdx.y;
+    const float* from = reinterpret_cast<const float*>(entry[0]);
+    for (long long i = first_index(); i < entry[2]; i += stride()) flat[entry[1] + i] = NARROW(from[i]);
+}
+
 // squares[i] = the sum of the squares of gradient i; one block each, in a fixed order.
 __global__ void sum_squares(const long long* table, float* squares) {
     const float* g = reinterpret_cast<const float*>(table[2 * blockIdx.x]);
@@ -377,6 +384,39 @@ __global__ void sum_squares(const long long* table, float* squares) {
 __global__ void scale_all(const long long* table, const float* factor) {
     float* g = reinterpret_cast<float*>(table[2 * blockIdx.y]);
     for (long long i = first_index(); i < table[2 * blockIdx.y + 1]; i += stride()) g[i] *= *factor;
+}
+
+// out[i] = values[code i] * the largest number of its block. Two codes to a byte, the first in the high four bits; each
+// thread takes N bytes, of one block. The largest numbers are float32, or with `scales` int8: see nn/nf4.py.
+__global__ void nf4_numbers(real* out, const unsigned char* codes, const void* absmax, const float* scales,
+                            const float* mean, const float* values, long long bytes, int bytes_per_block, int packed) {
+    __shared__ float table[16];
+    if (threadIdx.x < 16) table[threadIdx.x] = values[threadIdx.x];
+    __syncthreads();
+    auto largest = [&](long long block) {
+        if (!scales) return static_cast<const float*>(absmax)[block];
+        float step = scales[block / 256] / 127.0f;
+        return fmaxf(__fadd_rn(__fmul_rn(static_cast<const signed char*>(absmax)[block], step), *mean), 0.0f);
+    };
+    if (packed) {
+        for (long long i = first_index(); i < bytes / 4; i += stride()) {
+            unsigned int four = reinterpret_cast<const unsigned int*>(codes)[i];
+            float scale = largest(4 * i / bytes_per_block);
+            Floats<8> x;
+#pragma unroll
+            for (int j = 0; j < 4; ++j) {
+                x.v[2 * j] = table[four >> (8 * j + 4) & 15] * scale;
+                x.v[2 * j + 1] = table[four >> (8 * j) & 15] * scale;
+            }
+            put<8>(out, i, x);
+        }
+        return;
+    }
+    for (long long i = first_index(); i < bytes; i += stride()) {
+        float scale = largest(i / bytes_per_block);
+        out[2 * i] = NARROW(table[codes[i] >> 4] * scale);
+        out[2 * i + 1] = NARROW(table[codes[i] & 15] * scale);
+    }
 }
 
 }  // extern "C"

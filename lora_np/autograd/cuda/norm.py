@@ -50,7 +50,13 @@ def _gradients(kernel, dy, cache):
         dx = cupy.empty_like(dy)
         _start(kernel, (dy, weight, normed, inverse, dx))
         dx = dx.reshape(shape)
-    return dx, _summed(dy.astype(np.float32, copy=False) * normed.astype(np.float32, copy=False), kinds[0]) if needs[1] else None, dy
+    return (
+        dx,
+        _summed(dy.astype(np.float32, copy=False) * normed.astype(np.float32, copy=False), kinds[0])
+        if needs[1]
+        else None,
+        dy,
+    )
 
 
 def _summed(rows, dtype):
@@ -61,5 +67,7 @@ def _summed(rows, dtype):
 def _start(kernel, arrays, *options):
     """One block for each row of the first array; by PACK numbers at a time where all but 1/σ allow it."""
     rows, width = arrays[0].shape
-    packed = in_packs(width, *(x for x in arrays if x is not None and x.shape[-1] == width and x.dtype == arrays[0].dtype))
+    packed = in_packs(
+        width, *(x for x in arrays if x is not None and x.shape[-1] == width and x.dtype == arrays[0].dtype)
+    )
     by_rows(kernel, rows, width, *arrays, width, *options, packed)

@@ -1,5 +1,7 @@
 """A training step on a GPU that is recorded once and then started as a whole."""
 
+from contextlib import nullcontext
+
 import numpy as np
 
 from ...autograd.devices import on_gpu, to_device, to_numpy
@@ -108,13 +110,24 @@ class RecordedStep:
         return len(now) == len(self.arrays) and all(a is b for a, b in zip(now, self.arrays, strict=True))
 
     def _run(self, batch):
-        loss = self.model(**batch).loss
-        loss.backward()
+        with self._narrowed():
+            loss = self.model(**batch).loss
+            loss.backward()
         if self.max_grad_norm:
             clip_grad_norm_(self.optimizer.parameters(), self.max_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
         return loss.data
+
+    def _narrowed(self):
+        """A block in which adapters beside weights in 16 bits are rounded to these all at once."""
+        narrow = next((p.dtype for p in self.parameters if in_16_bits(p.dtype)), None)
+        matrices = [p.data for p in self.parameters if p.dtype == np.float32 and p.requires_grad and p.ndim == 2]
+        if narrow is None or not matrices or not on_gpu(matrices[0]):
+            return nullcontext()
+        from ...autograd.cuda.narrow import narrowed_for_a_step
+
+        return narrowed_for_a_step(matrices, narrow)
 
 
 def recorded_step(model: Module, optimizer: Optimizer, max_grad_norm: float = 0.0) -> RecordedStep | None:
