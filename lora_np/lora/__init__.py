@@ -34,7 +34,8 @@ import importlib
 from typing import TYPE_CHECKING
 
 from ..aliases import moved_names
-from . import joint, variants
+from . import joint as _joint  # noqa: F401 (it tells nn.beside what adapted layers are)
+from . import variants
 from .adapter_cache import AdapterCache
 from .config import LoraConfig
 from .conversion import convert_to_lora, extract_lora, save_as_lora

@@ -18,7 +18,7 @@ PARTS: dict[type, Callable[[Any], Any]] = {
 
 
 def beside(x: Any, *layers: Any) -> list[Any]:
-    """[layer(x) for each layer]; on a GPU in fewer passes where all are plain, or have one plain adapter beside them."""
+    """[layer(x) for each layer]; on a GPU in fewer passes, where each is plain or has one plain adapter beside it."""
     if on_gpu(data(x)):
         parts = [PARTS[type(layer)](layer) if type(layer) in PARTS else None for layer in layers]
         if all(part is not None and not _is_trained(part) for part in parts):

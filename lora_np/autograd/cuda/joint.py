@@ -20,8 +20,8 @@ class Part(NamedTuple):
 
     weight: object
     bias: object
-    lora_A: object
-    lora_B: object
+    A: object
+    B: object
     scaling: float
 
 
@@ -30,10 +30,10 @@ class Run:
 
     def __init__(self, x, parts, needs_x):
         self.shape, self.rows, self.parts, self.needs_x = x.shape, x.reshape(-1, x.shape[-1]), parts, needs_x
-        ranks = [0 if part.lora_A is None else len(part.lora_A) for part in parts]
+        ranks = [0 if part.A is None else len(part.A) for part in parts]
         ends = [int(end) for end in np.cumsum(ranks)]
         self.spans = [slice(end - r, end) for end, r in zip(ends, ranks, strict=True)]
-        self.A = [part.lora_A for part in parts if part.lora_A is not None]
+        self.A = [part.A for part in parts if part.A is not None]
         self.h = self.g = self.dx = self.joint_A = None
         self.done = set()
 
@@ -46,7 +46,7 @@ class Run:
 
     def _forward(self, part, span):
         w = made(part.weight, self.rows.dtype).T
-        branch = None if part.lora_A is None else (self.h[:, span], narrowed(part.lora_B, w.dtype).T, part.scaling)
+        branch = None if part.A is None else (self.h[:, span], narrowed(part.B, w.dtype).T, part.scaling)
         return branch_and_base(self.rows, w, part.bias, branch).reshape(*self.shape[:-1], w.shape[1])
 
     def backward_of(self, i, dy, needs_B):
@@ -56,9 +56,9 @@ class Run:
         self.done.add(i)
         if self.g is None:
             self.g = cupy.empty((len(dy), self.spans[-1].stop), dy.dtype)
-        if part.lora_A is not None:
-            gemm(dy, narrowed(part.lora_B, dy.dtype), out=self.g[:, span], alpha=part.scaling)
-            dB = gemm(dy.T, self.h[:, span], alpha=part.scaling, dtype=part.lora_B.dtype) if needs_B else None
+        if part.A is not None:
+            gemm(dy, narrowed(part.B, dy.dtype), out=self.g[:, span], alpha=part.scaling)
+            dB = gemm(dy.T, self.h[:, span], alpha=part.scaling, dtype=part.B.dtype) if needs_B else None
         if self.needs_x:
             w = made(part.weight, dy.dtype)
             self.dx = gemm(dy, w) if self.dx is None else gemm(dy, w, out=self.dx, beta=1.0)

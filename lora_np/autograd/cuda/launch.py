@@ -51,7 +51,7 @@ def by_elements(name, size, *arguments, rows=1):
 
 
 def number_by_number(name, *arrays, options=()):
-    """Start a kernel on arrays of one size, of which some may be None: arrays, how many packs, options, packed or not."""
+    """Start a kernel on arrays of one size (some may be None), how many packs they are, the options, packed or not."""
     given = [x for x in arrays if x is not None]
     size, packed = given[0].size, in_packs(given[0].size, *given)
     packs = size // pack(given[0].dtype) if packed else size

@@ -34,7 +34,7 @@ def rms_norm_backward(dy, cache):
 
 
 def _prepare(x, needs, *parameters):
-    """(rows of x, the parameters in its dtype, arrays for the result and what gradients need, the parameters' dtypes)."""
+    """(rows of x, the parameters in its dtype, arrays for the result and for gradients, the parameters' dtypes)."""
     rows = cupy.ascontiguousarray(x).reshape(-1, x.shape[-1])
     normed = cupy.empty_like(rows) if needs[0] or needs[1] else None
     new = cupy.empty_like(rows), normed, cupy.empty(len(rows), np.float32) if needs[0] else None

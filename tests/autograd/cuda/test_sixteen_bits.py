@@ -46,9 +46,8 @@ def compare(kind, name, arrays, *options, units=6, gradients_in=None):
 
     from lora_np.autograd import cuda
 
-    expected, plain_backward = by_reference(
-        name, [None if a is None else exact(a) for a in arrays], *map(exact, options)
-    )
+    in_float64 = [None if a is None else exact(a) for a in arrays]
+    expected, plain_backward = by_reference(name, in_float64, *map(exact, options))
     dout = rounded(kind, np.shape(expected), seed=1)[0] if np.ndim(expected) else cupy.asarray(np.float32(0.7))
     gradients = plain_backward(exact(dout) if np.ndim(expected) else 0.7)
     given = [a is not None for a in arrays]

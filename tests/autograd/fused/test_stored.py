@@ -31,10 +31,8 @@ def test_linear_layers_in_blocks(rng, monkeypatch, flipped, block, bias):
     x = rng.standard_normal((2, 3, 5)).astype(np.float32)
     w, b = narrow(rng, *((5, 7) if flipped else (7, 5))), narrow(rng, 7) if bias else None
     A, B = (rng.standard_normal(s).astype(np.float32) for s in ((2, 5), (7, 2)))
-    dy, wide = (
-        rng.standard_normal((2, 3, 7)).astype(np.float32),
-        [None if a is None else a.astype("f4") for a in (w, b)],
-    )
+    wide = [None if a is None else a.astype(np.float32) for a in (w, b)]
+    dy = rng.standard_normal((2, 3, 7)).astype(np.float32)
     mask = rng.integers(0, 2, x.shape).astype(np.float32)
     for name, more, needs in (
         ("linear", (flipped,), (True, False, False)),
