@@ -111,10 +111,11 @@ def device_of(x):
     return Device("cuda", x.device.id) if on_gpu(x) else CPU
 
 
-def to_device(x, device):
+def to_device(x, device, refresh=None):
     """The array `x` on `device` ('cpu', 'cuda' or 'cuda:N'); `x` itself if it is there already.
 
-    While work for a GPU is being recorded, an array from the host is sent once, before the work is first done.
+    While work for a GPU is being recorded, an array from the host is sent once, before the work is first done; with
+    `refresh`, before each replay that which `refresh()` then gives.
     """
     index = parse_device(device)
     if index is None:
@@ -125,12 +126,12 @@ def to_device(x, device):
             return cupy.asarray(x)
         from .cuda.record import upload
 
-        return upload(x)
+        return upload(x, refresh)
 
 
-def beside(x, other):
-    """The array `x` where the array `other` lives; `x` itself if it is there already."""
-    return to_device(x, device_of(other)) if on_gpu(x) or on_gpu(other) else x
+def beside(x, other, refresh=None):
+    """The array `x` where the array `other` lives; `x` itself if it is there already. refresh: see `to_device`."""
+    return to_device(x, device_of(other), refresh) if on_gpu(x) or on_gpu(other) else x
 
 
 def to_numpy(x):

@@ -139,7 +139,7 @@ def embedding(weight, ids):
     table, ids = operand(weight), data(ids)
     ids, shape, kind = ids if is_array(ids) else np.asarray(ids), table.shape, table.dtype
     check_ids(ids, shape[0])
-    ids = beside(ids, table)
+    ids = beside(ids, table, refresh=getattr(ids, "now", None))  # positions, in a recorded step
 
     def backward(dy):
         return (_sum_rows(dy.reshape(-1, shape[1]), ids.reshape(-1), shape[0]).astype(kind, copy=False),)

@@ -120,11 +120,16 @@ class LlamaRotaryEmbedding:
         Beside bfloat16 they are in float32: an angle's cosine in 8 bits would be another angle's.
         """
         kind = np.float32 if is_bfloat16(like.dtype) else like.dtype
-        length = int(positions.max()) + 1
-        frequencies = inverse_frequencies(*self.settings, length) if self.changing else self.frequencies
-        angles = positions[..., None].astype(np.float32) * frequencies
-        turns = (f(angles) * self.factor for f in (np.cos, np.sin))
-        return [to_device(turn.astype(kind, copy=False), like.device) for turn in turns]
+        now = getattr(positions, "now", None)  # in a recorded step: the positions of the one that is replayed
+
+        def turns(f, positions):
+            length = int(positions.max()) + 1
+            frequencies = inverse_frequencies(*self.settings, length) if self.changing else self.frequencies
+            angles = np.asarray(positions)[..., None].astype(np.float32) * frequencies
+            return (f(angles) * self.factor).astype(kind, copy=False)
+
+        again = {f: None if now is None else lambda f=f: turns(f, now()) for f in (np.cos, np.sin)}
+        return [to_device(turns(f, positions), like.device, refresh) for f, refresh in again.items()]
 
 
 class LlamaAttention(nn.Module):

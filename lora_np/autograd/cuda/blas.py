@@ -26,8 +26,8 @@ def gemm(a, b, out=None, alpha=1.0, beta=0.0, dtype=None):
 
     `out` (m, n) or (s, m, n) is made if it is not given, in `dtype`, or that of a; it may be a part of a larger array,
     with adjacent columns. Matrices may be transposed views. float32 is multiplied in TF32 if `set_tf32(True)` was
-    called. float16 and bfloat16 are multiplied as they are and added up in float32; `out` may be in float32. Where a and
-    b differ, the one in float32 is rounded to the other's dtype.
+    called. float16 and bfloat16 are multiplied as they are and added up in float32; `out` may be in float32. Where
+    a and b differ, the one in float32 is rounded to the other's dtype.
     """
     (m, k), n = a.shape[-2:], b.shape[-1]
     if a.dtype != b.dtype:

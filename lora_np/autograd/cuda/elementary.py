@@ -6,7 +6,7 @@ import math
 import cupy
 
 from .blas import gemm
-from .launch import in_packs, number_by_number
+from .launch import by_elements, in_packs, long, number_by_number
 
 
 def add(x, y, into_x=False):
@@ -75,3 +75,9 @@ def erf(x):
     from cupyx.scipy.special import erf
 
     return erf(x)
+
+
+def keep_at(x, room, place):
+    """Write x (B, K, 1, D) into room (B, K, capacity, D), at the place that the integer array `place` (1,) names."""
+    x = cupy.ascontiguousarray(x)
+    by_elements("keep_at", x.size, x, room, place, room.shape[2], x.shape[3], long(x.size))

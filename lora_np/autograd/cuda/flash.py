@@ -1,8 +1,8 @@
 """Attention in 16 bits by cuDNN, which never writes the scores to memory (Dao et al., 2022, "FlashAttention").
 
 It comes with the package nvidia-cudnn-frontend, in the extras `cuda12` and `cuda13`. q, k and v are read where they
-are, heads need not be moved: in GPT-2 they are views of the joint projection's result, and the gradients are written
-into views of one array. The backward pass computes the probabilities again, from q, k and one number for each query, the
+are, heads need not be moved: in GPT-2 they are views of the joint projection's result, and gradients are written into
+views of one array. The backward pass computes the probabilities again, from q, k and one number for each query, the
 logarithm of the sum of its exponentials. What cuDNN does not do, the kernels in `attention.py` do: float32, dropout,
 padding, more keys than queries.
 """

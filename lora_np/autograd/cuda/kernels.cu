@@ -258,6 +258,11 @@ __global__ void swap_heads(const real* x, real* y, int B, int T, int P, int H, i
     EITHER(swap_packs, x, y, B, T, P, H, D, back)
 }
 
+// x (rows, D), each row to its place in room (rows, capacity, D).
+__global__ void keep_at(const real* x, real* room, const long long* place, int capacity, int D, long long size) {
+    for (long long i = first_index(); i < size; i += stride()) room[(i / D * capacity + *place) * D + i % D] = x[i];
+}
+
 // The keys that matter to query t: up to its own place with `causal`. Beyond the last key of its stripe of queries
 // nobody reads or writes; a stripe of 0 queries means that rows are whole.
 __device__ int keys_seen(int t, int T, int S, int causal) { return causal ? t + 1 + S - T : S; }
