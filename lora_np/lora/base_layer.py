@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 
 from .. import nn
-from ..autograd.devices import array_module, on_gpu, to_device
+from ..autograd.devices import array_module, to_device
+from ..autograd.dispatch import float32_or_16_bits
 from ..autograd.tensor import data
 from ..expect import expect_number
 from .types import Array, Layer
@@ -34,7 +35,7 @@ def arrays_of(layer: Layer) -> tuple[Array, Array | None]:
 def fuses(adapter: Any, layer: Layer, x: Any) -> bool:
     """May the layer's result and the adapter's update be one operation? On a GPU also where the layer is in 4 bits."""
     if isinstance(layer, nn.Linear4bit):
-        return adapter.plain and on_gpu(data(x))
+        return adapter.plain and float32_or_16_bits([data(x)])
     return isinstance(layer, (nn.Linear, nn.Conv1D))
 
 

@@ -34,8 +34,9 @@ class KVCache:
         """The places of the next `tokens` tokens."""
         return np.arange(self.length, self.length + tokens)
 
-    def key_mask(self, rows: int) -> None:
+    def key_mask(self, rows: int) -> np.ndarray | None:
         """Every key that `extend` returns counts. (In a recorded step there are others: `generation/recorded.py`.)"""
+        return None
 
     def make_room(self, capacity: int) -> None:
         """Let there be room for `capacity` tokens at least; what is held stays."""

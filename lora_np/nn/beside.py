@@ -3,7 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
-from ..autograd.devices import on_gpu
+from ..autograd.dispatch import float32_or_16_bits
 from ..autograd.joint import linears
 from ..autograd.tensor import data
 from .layers import Linear
@@ -19,13 +19,14 @@ PARTS: dict[type, Callable[[Any], Any]] = {
 
 def beside(x: Any, *layers: Any) -> list[Any]:
     """[layer(x) for each layer]; on a GPU in fewer passes, where each is plain or has one plain adapter beside it."""
-    if on_gpu(data(x)):
+    if float32_or_16_bits([data(x)]):
         parts = [PARTS[type(layer)](layer) if type(layer) in PARTS else None for layer in layers]
-        if all(part is not None and not _is_trained(part) for part in parts):
+        if all(part is not None and _suits(part) for part in parts):
             return linears(x, parts)
     return [layer(x) for layer in layers]
 
 
-def _is_trained(part):
-    """Is the weight or the bias of this layer trained?"""
-    return any(getattr(p, "requires_grad", False) for p in part[:2])
+def _suits(part):
+    """Are weight and bias frozen, and all in a type that the kernels take?"""
+    frozen = not any(getattr(p, "requires_grad", False) for p in part[:2])
+    return frozen and float32_or_16_bits([data(p) for p in part[:4]])

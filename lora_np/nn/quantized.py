@@ -10,7 +10,7 @@ import numpy as np
 
 from ..autograd import Tensor, dispatch
 from ..autograd import functional as F
-from ..autograd.devices import on_gpu, to_device
+from ..autograd.devices import to_device
 from ..autograd.lazy import Lazy
 from ..autograd.tensor import data, needs_grad, record
 from .layers import Conv1D, Linear
@@ -26,7 +26,7 @@ def linear_4bit(x, quantized, bias=None, fan_in_fan_out=False):
     Gradients: dx = dy W (..., in); db = Σ_rows dy (out,) if the bias is trained; none for W. Saved: the codes, which
     the layer holds anyway. W in float32 lives for one product; the backward makes it anew to save memory.
     """
-    if on_gpu(data(x)):
+    if dispatch.float32_or_16_bits([data(x)]):
         return F.linear(x, lazy_weight(quantized), bias, fan_in_fan_out)
     return linear_of(lambda: dequantize_nf4(quantized), x, bias, fan_in_fan_out)
 

@@ -2,7 +2,7 @@
 
 Each system trains in a process of its own on the same random weights (those of bfloat16, so that all can have them),
 adapter and batch. A measurement is STEPS steps without any waiting in between, then one synchronisation; measurements
-alternate between the systems. The losses after the first measurement must agree. Memory is what the allocator holds at
+alternate between the systems. The losses of the first step must agree. Memory is what the allocator holds at
 most. The floor is the step's FLOPs over the rate of a 4096-cubed product in the same precision.
 """
 
@@ -92,7 +92,7 @@ def batch_of(workload):
 
 
 def work(system, name, folder):
-    """Obey lines on standard input: each "go" is a measurement, answered with seconds per step and the last loss."""
+    """Obey lines on standard input: each "go" is a measurement, answered with seconds per step and its first loss."""
     library, precision = SYSTEMS[system]
     make = torch_system if library in ("torch", "compiled") else lora_np_system
     options = {library: True} if library in ("recorded", "compiled") else {}
@@ -101,23 +101,32 @@ def work(system, name, folder):
     for _ in sys.stdin:
         wait()
         began = time.perf_counter()
-        for _ in range(STEPS):
-            loss = step()
+        losses = [step() for _ in range(STEPS)]
         launched = time.perf_counter()
         wait()
         seconds = (time.perf_counter() - began) / STEPS
         host = (launched - began) / STEPS
-        print(json.dumps({"seconds": seconds, "host": host, "loss": float(loss.item()), "peak": peak()}), flush=True)
+        found = {"seconds": seconds, "host": host, "loss": float(losses[0].item()), "peak": peak()}
+        print(json.dumps(found), flush=True)
 
 
 class Worker:
-    """A system in its own process."""
+    """A system in its own process. It loads, compiles and measures once at once, beside all others: `answers[0]`."""
 
     def __init__(self, system, name, folder):
         command = [sys.executable, __file__, "--work", system, name, folder]
         self.process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
         self.answers = []
+        self.say_go()
+
+    def ready(self):
+        """Wait until that is done."""
         self.read()
+        self.answers.append(self.read())
+
+    def say_go(self):
+        self.process.stdin.write("go\n")
+        self.process.stdin.flush()
 
     def read(self):
         for line in self.process.stdout:
@@ -126,8 +135,7 @@ class Worker:
         raise RuntimeError(f"a benchmark process ended early with status {self.process.wait()}")
 
     def go(self):
-        self.process.stdin.write("go\n")
-        self.process.stdin.flush()
+        self.say_go()
         self.answers.append(self.read())
 
     def end(self):
@@ -156,24 +164,16 @@ def matmul_rate(precision, size=4096, repeats=20):
     return 2 * size**3 * repeats / (time.perf_counter() - began)
 
 
-def measure(name, systems):
+def measure(name, workers):
     """Print one workload's table."""
-    from systems import prepare
-
     workload = WORKLOADS[name]
     flops = sum(2 * m * k * n * repeats for m, k, n, repeats in workload.products())
-    with tempfile.TemporaryDirectory() as folder:
-        prepare(workload, folder, "bfloat16")
-        workers = {system: Worker(system, name, folder) for system in systems}
-        for _ in range(ROUNDS + 1):
-            for worker in workers.values():
-                worker.go()
+    for _ in range(ROUNDS):
         for worker in workers.values():
-            worker.end()
+            worker.go()
+    for worker in workers.values():
+        worker.end()
     first = {system: worker.answers[0]["loss"] for system, worker in workers.items()}
-    expected = next(iter(first.values()))
-    for system, loss in first.items():
-        assert abs(loss - expected) < CLOSE[SYSTEMS[system][1]] * expected, f"the losses differ: {first}"
     print(f"\n{workload.title}, {flops / 1e12:.2f} TFLOP of products")
     print(f"  {'system':<20}{'ms':>8}{'host ms':>9}{'GiB':>7}{'loss':>9}")
     for system, worker in workers.items():
@@ -182,7 +182,10 @@ def measure(name, systems):
         peak = worker.answers[-1]["peak"] / 2**30
         print(f"  {system:<20}{1e3 * seconds:>8.2f}{1e3 * host:>9.2f}{peak:>7.2f}{first[system]:>9.4f}", flush=True)
     for precision, rate in RATES.items():
-        print(f"  products alone, {precision}: {1e3 * flops / rate:.2f} ms at {rate / 1e12:.0f} TFLOP/s")
+        print(f"  products alone, {precision}: {1e3 * flops / rate:.2f} ms at {rate / 1e12:.0f} TFLOP/s", flush=True)
+    expected = next(iter(first.values()))
+    for system, loss in first.items():
+        assert abs(loss - expected) < CLOSE[SYSTEMS[system][1]] * expected, f"the losses differ: {first}"
 
 
 RATES = {}
@@ -204,8 +207,18 @@ def main():
     for precision in ("float32", "tf32", "bfloat16"):
         RATES[precision] = matmul_rate(precision)
     cupy.get_default_memory_pool().free_all_blocks()
-    for name in options.workloads:
-        measure(name, options.systems)
+    from systems import prepare
+
+    with tempfile.TemporaryDirectory() as folder:
+        all_workers = {}
+        for name in options.workloads:
+            prepare(WORKLOADS[name], Path(folder) / name, "bfloat16")
+            all_workers[name] = {system: Worker(system, name, str(Path(folder) / name)) for system in options.systems}
+        for workers in all_workers.values():
+            for worker in workers.values():
+                worker.ready()
+        for name, workers in all_workers.items():
+            measure(name, workers)
 
 
 if __name__ == "__main__":

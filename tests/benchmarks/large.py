@@ -17,8 +17,9 @@ from functools import partial
 import numpy as np
 
 SHAPE = {"vocab_size": 128256, "hidden_size": 4096, "intermediate_size": 14336, "num_hidden_layers": 32}
-SHAPE |= {"num_attention_heads": 32, "num_key_value_heads": 8, "max_position_embeddings": 8192, "rope_theta": 500_000.0}
+SHAPE |= {"num_attention_heads": 32, "num_key_value_heads": 8, "max_position_embeddings": 8192}
 SHAPE |= {"rms_norm_eps": 1e-5, "tie_word_embeddings": False}
+SHAPE |= {"rope_parameters": {"rope_type": "default", "rope_theta": 500_000.0}}
 CELLS = [(1, 512), (1, 2048), (4, 1024)]
 SYSTEMS = ("lora_np bfloat16", "lora_np NF4", "torch bfloat16")
 ROUNDS, RANK, STD, ROWS = 5, 16, 0.02, 4096

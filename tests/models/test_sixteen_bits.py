@@ -124,7 +124,7 @@ def test_on_a_gpu_it_learns_what_it_learns_on_a_cpu(model, four_bit, checkpointi
     np.testing.assert_allclose(results[1][0], results[0][0], rtol=0.02)
     for name, d in results[1][1].items():
         assert d.dtype == np.float32
-        assert relative(d, results[0][1][name]) < 0.06, name
+        assert relative(d, results[0][1][name]) < 0.1, name
 
 
 @gpu

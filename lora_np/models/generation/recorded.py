@@ -38,7 +38,7 @@ class StepCache(KVCache):
                 array[:, :, cache.length :] = 0  # what is masked weighs nothing, but 0 · NaN is NaN
 
     @property
-    def length(self) -> int:  # type: ignore[override]
+    def length(self) -> int:
         """How many tokens the cache holds."""
         return self.cache.length
 

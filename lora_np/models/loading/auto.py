@@ -111,7 +111,7 @@ def load_any(
     changes = with_changes(own, said_of_labels(changes_of(call, config_class, options)))
     model = load_model(path, None, dataclasses.replace(wanted, changes=changes, dtype=dtype))
     model.config.name_or_path = str(name_or_path)
-    return quantized(model, bits).to(wanted_device(device, place), dtype)
+    return quantized(model, bits).to(device=wanted_device(device, place), dtype=dtype)
 
 
 def refuse_adapter(path: Path, name: str | PathLike) -> None:
