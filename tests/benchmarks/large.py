@@ -146,10 +146,10 @@ def report(checkpointing, batch, length, seconds, peak, weights, loss):
 
 
 def full_fine_tuning():
-    """(parameters, bytes a parameter): in bfloat16 with AdamW's state in float32, and in float32 throughout."""
+    """(parameters, bytes of each: weight and gradient in 16 bits, and in float32 AdamW's two and the weight itself)."""
     C, inner, V, L = SHAPE["hidden_size"], SHAPE["intermediate_size"], SHAPE["vocab_size"], SHAPE["num_hidden_layers"]
     kv = C // SHAPE["num_attention_heads"] * SHAPE["num_key_value_heads"]
-    return 2 * V * C + C + L * (2 * C * C + 2 * C * kv + 3 * C * inner + 2 * C), (2 + 2 + 4 + 4 + 4, 4 + 4 + 4 + 4)
+    return 2 * V * C + C + L * (2 * C * C + 2 * C * kv + 3 * C * inner + 2 * C), 2 + 2 + 3 * 4
 
 
 def main():
@@ -161,9 +161,8 @@ def main():
     if options.work:
         torch_rows() if options.work.startswith("torch") else lora_np_rows(options.work.endswith("NF4"))
         return
-    count, sizes = full_fine_tuning()
-    print(f"{count:,} parameters; full fine-tuning, without activations: ", end="")
-    print(" or ".join(f"{count * size / 2**30:.0f} GiB ({size} bytes each)" for size in sizes))
+    count, size = full_fine_tuning()
+    print(f"{count:,} parameters; full fine-tuning, without activations: {count * size / 2**30:.0f} GiB ({size} each)")
     print(f"{'system':<20}{'checkpoints':>12}{'batch':>9}{'ms':>9}{'peak GiB':>10}{'weights':>9}{'loss':>8}")
     for system in options.systems:
         command = [sys.executable, __file__, "--work", system]
