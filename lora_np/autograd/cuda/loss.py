@@ -12,7 +12,7 @@ CHUNK_BYTES = 1 << 29  # of logits at once
 
 def cross_entropy_forward(logits, targets, ignore_index=-100, needs=(True,)):
     """The mean of -ln softmax(logits)[target] over the rows that count."""
-    rows, picked, n = counted_rows(targets, logits, ignore_index)
+    rows, picked, n = counted_rows(targets, _like(), ignore_index)
     z = _empty(len(picked), logits.shape[1], logits.dtype)
     z[...] = logits[rows]
     losses = cupy.empty(len(z), np.float32)
@@ -36,7 +36,7 @@ def cross_entropy_backward(dloss, cache):
 
 def linear_cross_entropy_forward(x, weight, targets, ignore_index=-100, needs=(True, True), chunk_bytes=CHUNK_BYTES):
     """cross_entropy(x Wᵀ, targets), at most `chunk_bytes` of logits at a time, in chunks of one size."""
-    rows, picked, n = counted_rows(targets, x, ignore_index)
+    rows, picked, n = counted_rows(targets, _like(), ignore_index)
     counted, V, kind = x[rows], len(weight), weight.dtype
     weight = weight.astype(x.dtype, copy=False)
     dx = cupy.empty_like(counted) if needs[0] else None
@@ -63,6 +63,11 @@ def linear_cross_entropy_backward(dloss, cache):
     factor = dloss / n
     dx, dw = (None if d is None else _scaled(d, factor) for d in (dx, dw))
     return dx, None if dw is None else dw.astype(kind, copy=False)
+
+
+def _like():
+    """An array for `counted_rows`: on this GPU, and in a type that counts exactly, as 16 bits do not."""
+    return cupy.empty(0, np.float32)
 
 
 def _empty(rows, V, dtype):

@@ -1,25 +1,33 @@
 """Pairs for weights that are stored in bfloat16 and multiplied in float32.
 
-NumPy has no product of 16-bit numbers. A linear layer's weight is therefore turned into float32 block by block, each of
-which is used and forgotten: whole, it would take the memory that its 16 bits have saved. All other pairs are those for
-float32, with every input turned first (`in_float32`): what they read in bfloat16 is small, but for the head's weight.
+NumPy has no product of 16-bit numbers. A linear layer's weight, and the head's, is therefore turned into float32 block
+by block, each of which is used and forgotten: whole, it would take the memory that its 16 bits have saved. All other
+pairs are those for float32, with every input turned first (`in_float32`): what they read in bfloat16 is small.
 """
 
 import numpy as np
 
 from ..float_types import is_bfloat16, widened
-from . import linear
+from . import linear, loss
 
 BLOCK = 1 << 20  # numbers of a weight at once: 4 MiB of float32
 
 
 def product(x, w):
-    """x w for x (N, in) in float32 and w (in, out) in bfloat16 -> (N, out), some columns at a time."""
-    y = np.empty((len(x), w.shape[1]), x.dtype)
-    step = max(1, BLOCK // max(1, len(w)))
-    for start in range(0, w.shape[1], step):
+    """x w for x (N, in) in float32 and w (in, out) in bfloat16 -> (N, out), a block of w at a time.
+
+    A block is some of the rows that w is stored in. Where these are its columns, each block gives some of the result's
+    columns; where they are its rows, each gives a term of the whole result.
+    """
+    by_columns = not w.flags.c_contiguous
+    y = np.empty((len(x), w.shape[1]), x.dtype) if by_columns else np.zeros((len(x), w.shape[1]), x.dtype)
+    step = max(1, BLOCK // max(1, w.shape[0 if by_columns else 1]))
+    for start in range(0, w.shape[1 if by_columns else 0], step):
         part = slice(start, start + step)
-        y[:, part] = x @ widened(w[:, part])
+        if by_columns:
+            np.matmul(x, widened(w[:, part]), out=y[:, part])
+        else:
+            y += x[:, part] @ widened(w[part])
     return y
 
 
@@ -81,6 +89,33 @@ def lora_linear_backward(dy, cache):
     return dx, None, None, dA, dy.T @ (h * scaling) if needs[4] else None
 
 
+def linear_cross_entropy_forward(
+    x, weight, targets, ignore_index=-100, needs=(True, True), chunk_bytes=loss.CHUNK_BYTES
+):
+    """cross_entropy(x Wᵀ, targets); see `loss.linear_cross_entropy_forward`."""
+    if needs[1] or not is_bfloat16(weight.dtype):
+        return in_float32(loss.linear_cross_entropy_forward, (x, weight), (targets, ignore_index), needs)
+    rows, picked, n = loss.counted_rows(targets, x, ignore_index)
+    counted, total = x[rows], 0.0
+    dx = np.empty_like(counted) if needs[0] else None
+    step = loss.chunk_rows(len(counted), len(weight) * x.itemsize, chunk_bytes)
+    for start in range(0, len(counted), step):
+        chunk = slice(start, start + step)
+        logits = product(counted[chunk], weight.T)
+        total = total + loss.softmax_and_losses(logits, picked[chunk]).sum()
+        if needs[0]:
+            loss.subtract_onehot(logits, picked[chunk])
+            dx[chunk] = product(logits, weight)
+    return total / n, (loss.scatter_rows(dx, rows, x.shape), None, n)
+
+
+def linear_cross_entropy_backward(dloss, cache):
+    """dx, None."""
+    if len(cache) == 2:
+        return back_in_float32(loss.linear_cross_entropy_backward, dloss, cache)
+    return loss.linear_cross_entropy_backward(dloss, cache)
+
+
 def in_float32(forward, inputs, options, needs):
     """(result, cache) of a forward function for float32, on inputs of which some are in bfloat16."""
     out, cache = forward(*map(_wide, inputs), *options, needs=needs)
@@ -115,4 +150,5 @@ def _wide(x):
 PAIRS = {
     "linear": (linear_forward, linear_backward),
     "lora_linear": (lora_linear_forward, lora_linear_backward),
+    "linear_cross_entropy": (linear_cross_entropy_forward, linear_cross_entropy_backward),
 }

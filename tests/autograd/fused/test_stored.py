@@ -69,3 +69,21 @@ def test_without_a_bfloat16_nobody_looks_for_one(monkeypatch):
     monkeypatch.setattr(float_types.seen, "bfloat16", False)
     monkeypatch.setattr(dispatch, "_beside_bfloat16", lambda *_: pytest.fail("looked"))
     assert dispatch.pair("linear", [np.ones((2, 2), np.float32)] * 2)[0] is fused.linear_forward
+
+
+@pytest.mark.parametrize("block", [1, 40, 1 << 20])
+@pytest.mark.parametrize("chunk_bytes", [1, 1 << 26])
+def test_the_loss_reads_the_head_in_blocks(rng, monkeypatch, block, chunk_bytes):
+    monkeypatch.setattr(stored, "BLOCK", block)
+    x, weight = rng.standard_normal((6, 5)).astype(np.float32), narrow(rng, 7, 5)
+    targets, dloss = np.array([0, 6, -100, 2, 3, -100]), np.float32(0.7)
+    forward, backward = dispatch.pair("linear_cross_entropy", (x, weight))
+    for needs in ((True, False), (False, False), (True, True)):
+        loss, cache = forward(x, weight, targets, needs=needs, chunk_bytes=chunk_bytes)
+        expected, plain = fused.linear_cross_entropy_forward(x, weight.astype(np.float32), targets, needs=needs)
+        np.testing.assert_allclose(loss, expected, rtol=1e-5)
+        for d, other in zip(backward(dloss, cache), fused.linear_cross_entropy_backward(dloss, plain), strict=True):
+            assert (d is None) == (other is None)
+            if d is not None:
+                close = 1e-5 if d.dtype == np.float32 else 1e-2
+                np.testing.assert_allclose(d.astype(np.float32), other, rtol=close, atol=close)
