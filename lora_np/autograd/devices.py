@@ -6,12 +6,14 @@ somebody asks for a GPU; a machine without one never needs it.
 """
 
 import sys
+from contextlib import contextmanager
 
 import numpy as np
 
-from .float_types import is_floating
+from .float_types import is_bfloat16, is_floating
 
 FLOATS = (np.float16, np.float32, np.float64)
+BFLOAT16_SINCE = (14, 2)  # the version of CuPy
 
 LIBRARIES = {np.ndarray: np}  # {type of array: the library that makes it}; CuPy's is added when it is loaded
 
@@ -72,6 +74,27 @@ def load_cupy():
     return cupy
 
 
+def check_bfloat16(dtype, cupy):
+    """RuntimeError if an array of this dtype needs a newer CuPy than this one."""
+    if is_bfloat16(dtype) and tuple(map(int, cupy.__version__.split(".")[:2])) < BFLOAT16_SINCE:
+        since, found = ".".join(map(str, BFLOAT16_SINCE)), cupy.__version__
+        raise RuntimeError(f"bfloat16 on a GPU needs CuPy {since} or newer, this is {found}: update it, or use float32")
+
+
+@contextmanager
+def memory_advice():
+    """Where the memory of a GPU runs out in this block, a RuntimeError says how much was asked for, and what helps."""
+    try:
+        yield
+    except MemoryError as error:
+        if not type(error).__module__.startswith("cupy"):
+            raise
+        raise RuntimeError(
+            f"the GPU's memory is full ({error}): a smaller batch, model.gradient_checkpointing_enable(), "
+            "dtype='bfloat16' or a base in 4 bits (nn.quantize_model) take less"
+        ) from None
+
+
 def parse_device(device):
     """'cpu' -> None; 'cuda' -> 0; 'cuda:1' -> 1. Anything else is a ValueError."""
     name, colon, index = str(device).partition(":")
@@ -121,6 +144,7 @@ def to_device(x, device, refresh=None):
     if index is None:
         return to_numpy(x)
     cupy = load_cupy()
+    check_bfloat16(x.dtype, cupy)
     with cupy.cuda.Device(index):
         if on_gpu(x):
             return cupy.asarray(x)

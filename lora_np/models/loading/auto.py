@@ -111,7 +111,8 @@ def load_any(
     changes = with_changes(own, said_of_labels(changes_of(call, config_class, options)))
     model = load_model(path, None, dataclasses.replace(wanted, changes=changes, dtype=dtype))
     model.config.name_or_path = str(name_or_path)
-    return quantized(model, bits).to(device=wanted_device(device, place), dtype=dtype)
+    device = wanted_device(device, place)
+    return quantized(model, bits, device).to(device=device, dtype=dtype)
 
 
 def refuse_adapter(path: Path, name: str | PathLike) -> None:

@@ -4,7 +4,7 @@ from contextlib import nullcontext
 
 import numpy as np
 
-from ...autograd.devices import on_gpu, to_device, to_numpy
+from ...autograd.devices import memory_advice, on_gpu, to_device, to_numpy
 from ...autograd.float_types import in_16_bits
 from ...autograd.in_place import outdate
 from ...autograd.shape_ops import check_ids
@@ -34,6 +34,7 @@ class RecordedStep:
     of that kind, the recording and its memory are given up. If weights or the optimizer's state were replaced, as
     `load_state_dict` does, the step is recorded anew.
 
+    RuntimeError, with what takes less, if the GPU's memory is full.
     ValueError if the model is not on a GPU, if dropout is on, whose masks would be the same in every replay, or if a
     batch brings an attention_mask, or if the optimizer's step cannot be recorded.
 
@@ -58,7 +59,10 @@ class RecordedStep:
         self.arrays = None  # the arrays that the recording reads and writes, once it is made
 
     def __call__(self, batch: Batch) -> Array:
-        batch = _checked(batch, self.language_model)
+        with memory_advice():
+            return self._step(_checked(batch, self.language_model))
+
+    def _step(self, batch):
         if self.arrays is not None and not self._in_place():
             self._begin()
         fits = self.buffers is not None and self.buffers["input_ids"].shape == batch["input_ids"].shape

@@ -254,3 +254,14 @@ def test_the_settings_of_4_bits_are_transformers():
 
     theirs = list(inspect.signature(transformers.BitsAndBytesConfig).parameters)
     assert list(inspect.signature(BitsAndBytesConfig).parameters) == [n for n in theirs if n != "kwargs"]
+
+
+def test_a_base_in_4_bits_is_made_on_the_gpu_where_it_is_to_be(saved, monkeypatch):
+    from lora_np.models.loading import quantization
+
+    seen = []
+    monkeypatch.setattr(quantization.nn, "quantize_model", lambda model, **options: seen.append(options) or model)
+    config = {"load_in_4bit": True}
+    for device in ("cpu", "cuda:1"):
+        quantization.quantized(None, config, device)
+    assert [options.get("device") for options in seen] == [None, "cuda:1"]
