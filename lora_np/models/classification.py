@@ -150,7 +150,7 @@ class SequenceClassifier(PretrainedModel):
 
     def config_fields(self) -> dict[str, Any]:
         """The fields of config.json, with the name of this class."""
-        return {**self.config.to_dict(), "architectures": [type(self).__name__]}
+        return {**super().config_fields(), "architectures": [type(self).__name__]}
 
     def get_input_embeddings(self) -> nn.Embedding:
         """The layer that turns ids into vectors, where the language model has it."""

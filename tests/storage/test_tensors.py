@@ -76,7 +76,7 @@ class TestReadInto:
     @pytest.mark.parametrize("out", [np.zeros(2, int), np.zeros(2, bool), np.zeros(2, "c8"), [0.0, 0.0], None])
     def test_only_float_arrays_are_filled(self, tmp_path, out):
         write_safetensors(tmp_path / "x", {"a": np.ones(2, "f4")})
-        with pytest.raises(TypeError, match="out must be a NumPy array of float16, float32, float64, not"):
+        with pytest.raises(TypeError, match="out must be a NumPy array of float16, float32, float64, bfloat16, not"):
             open_safetensors(tmp_path / "x").read_into("a", out)
 
     @pytest.mark.parametrize("dtype", ["bool", "uint8", "int64"])

@@ -500,5 +500,5 @@ def test_a_model_of_another_kind_trains_unrecorded(device):
 
 def test_a_model_that_is_not_on_a_gpu_is_refused():
     model = peft_model()
-    with pytest.raises(ValueError, match=r"on a GPU: call model.to\('cuda'\) first"):
+    with pytest.raises(ValueError, match=r"needs a model on a GPU, .*: call model.to\('cuda'\) first"):
         RecordedStep(model, AdamW([p for p in model.parameters() if p.requires_grad]))
