@@ -77,7 +77,8 @@ class StepCache(KVCache):
 class RecordedSteps:
     """logits = steps(ids): ids (B, 1) -> (B, V) of the next token, on the host; the cache grows by one.
 
-    The first call runs as usual, the second is recorded, from the third on it is replayed.
+    The first call runs as usual, the second is recorded, from the third on it is replayed. None, and the cache is as it
+    was, if the step cannot be recorded: something in it waits for the GPU, or calls what CUDA does not record.
     """
 
     def __init__(self, model: CausalLM, cache: KVCache) -> None:
@@ -86,9 +87,9 @@ class RecordedSteps:
         self.model, self.cache, self.recording = model, cache, Recording()
         self.step_cache = StepCache(cache, model.device)
         self.ids = self.logits = None
-        self.recorded = False
+        self.recorded = self.failed = False
 
-    def __call__(self, ids: np.ndarray) -> np.ndarray:
+    def __call__(self, ids: np.ndarray) -> np.ndarray | None:
         if self.ids is None:
             self.ids = to_device(ids.astype(np.int64), self.model.device)
             with self.recording.inside():
@@ -97,11 +98,19 @@ class RecordedSteps:
             self.ids[...] = to_device(ids.astype(np.int64), self.model.device)
             if self.recorded:
                 self.recording.replay()
-            else:
-                self.logits, self.recorded = self.recording.record(self._run), True
+            elif not self._record():
+                return None
         logits = to_numpy(self.logits)[:, -1]
         self.cache.length += 1
         return logits
+
+    def _record(self):
+        """Was it possible?"""
+        try:
+            self.logits, self.recorded = self.recording.record(self._run), True
+        except RuntimeError:
+            self.failed = True
+        return self.recorded
 
     def _run(self):
         with no_grad(), evaluating():

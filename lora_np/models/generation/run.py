@@ -67,10 +67,10 @@ class Run:
             self.cache.length = 0
         start = self.cache.length if self.cache is not None else max(0, text.length - window)
         options = text.positions_and_mask(start, text.length - window if self.cache is None else 0)
-        if text.length - start == 1 and not options and self._records():
-            assert self.recorded is not None
+        logits = None
+        if text.length - start == 1 and not options and self._records() and self.recorded is not None:
             logits = self.recorded(text.ids[:, start:])
-        else:
+        if logits is None:
             with no_grad(), evaluating(), self.in_call():
                 out = self.model(text.ids[:, start:], past_key_values=self.cache, logits_to_keep=1, **options)
                 logits = out.logits.numpy()[:, -1]
@@ -83,7 +83,7 @@ class Run:
     def _records(self):
         """Is the step of one token a recorded one, or can it be made one now?"""
         if self.recorded is not None:
-            return self.recorded.cache is self.cache
+            return self.recorded.cache is self.cache and not self.recorded.failed
         steps = self.options.max_length - self.text.length
         if self.in_call is not nullcontext or self.options.num_beams > 1:
             return False

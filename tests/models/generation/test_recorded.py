@@ -1,5 +1,9 @@
 """A recorded step of one token writes what the ordinary one does."""
 
+import contextlib
+import sys
+import types
+
 import numpy as np
 import pytest
 from lora_helpers import peft_model, tiny_llama, tiny_model
@@ -50,3 +54,45 @@ def test_what_is_on_a_cpu_is_not_recorded():
     assert cache.length
     assert not recorded.can_be_recorded(model, cache, 30)
     assert not recorded.can_be_recorded(model, None, 30)
+
+
+class FakeRecording:
+    """What `Recording` does, on the CPU: what was recorded is done again; or it cannot be recorded."""
+
+    fails, done = False, []
+
+    def inside(self):
+        return contextlib.nullcontext()
+
+    def record(self, function):
+        if self.fails:
+            raise NotImplementedError("calls to cuBLAS during stream capture are unsupported")
+        self.function = function
+        self.done.append("recorded")
+        self.result = function()
+        return self.result
+
+    def replay(self):
+        self.done.append("replayed")
+        self.result[...] = self.function()
+
+
+@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("kind", list(MODELS))
+def test_as_if_the_cpu_were_a_gpu(monkeypatch, kind, fails):
+    model, ids = MODELS[kind](), np.random.default_rng(0).integers(0, 31, (2, 5))
+    expected = model.generate(ids, max_new_tokens=20, do_sample=False)
+    record, elementary = types.ModuleType("record"), types.ModuleType("elementary")
+
+    def keep_at(x, room, place):
+        room[:, :, place[0]] = x[:, :, 0]
+
+    record.Recording, elementary.keep_at = FakeRecording, keep_at
+    monkeypatch.setattr(FakeRecording, "fails", fails)
+    monkeypatch.setattr(FakeRecording, "done", [])
+    monkeypatch.setitem(sys.modules, "lora_np.autograd.cuda", types.ModuleType("lora_np.autograd.cuda"))
+    monkeypatch.setitem(sys.modules, "lora_np.autograd.cuda.record", record)
+    monkeypatch.setitem(sys.modules, "lora_np.autograd.cuda.elementary", elementary)
+    monkeypatch.setattr(recorded, "on_gpu", lambda x: True)
+    np.testing.assert_array_equal(model.generate(ids, max_new_tokens=20, do_sample=False), expected)
+    assert FakeRecording.done == ([] if fails else ["recorded"] + ["replayed"] * 17)
