@@ -3,7 +3,7 @@
 mixin.py has what a model can do, and the table of options; generate.py the loop over tokens, beams.py beam search.
 options.py puts a call's options together, from config.py's GenerationConfig; run.py holds a call, and text.py its text.
 The rules: which token (processors.py, warpers.py), when a row ends (stopping.py), made from the options in assembly.py.
-streamers.py shows a text, output.py is what comes back.
+streamers.py shows a text, output.py is what comes back. recorded.py is the step of one token on a GPU, as a whole.
 """
 
 from .config import GenerationConfig
