@@ -46,7 +46,7 @@ OPERATIONS = {
     # pairs
     "linear": Operation(fused, cuda=float32),
     "lora_linear": Operation(fused, cuda=float32),
-    "lora_rows": Operation(fused),  # one segmented kernel would go here
+    "lora_rows": Operation(fused),
     "layer_norm": Operation(fused, cuda=float32),
     "rms_norm": Operation(fused, cuda=float32),
     "gelu": Operation(fused, cuda=float32),
@@ -63,6 +63,7 @@ OPERATIONS = {
     # single functions
     "add": Operation(elementary, cuda=float32),
     "matmul": Operation(elementary, cuda=float32),
+    "lora_rows_into": Operation(fused, cuda=float32),
     "sum_groups": Operation(elementary, cuda=any_dtype),
     "erf": Operation(elementary, cuda=any_dtype),
     # all parameters of an optimizer at once; in NumPy one after another, by the optimizer itself

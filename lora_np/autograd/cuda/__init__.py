@@ -19,6 +19,7 @@ from .loss import (
 from .norm import layer_norm_backward, layer_norm_forward, rms_norm_backward, rms_norm_forward
 from .optim import adamw, clip
 from .rotary import rotary_backward, rotary_forward
+from .rows import lora_rows_into
 
 __all__ = [
     "adamw",
@@ -39,6 +40,7 @@ __all__ = [
     "linear_forward",
     "lora_linear_backward",
     "lora_linear_forward",
+    "lora_rows_into",
     "matmul",
     "rms_norm_backward",
     "rms_norm_forward",

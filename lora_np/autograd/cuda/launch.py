@@ -42,6 +42,12 @@ def by_elements(name, size, *arguments, rows=1):
         _start(name, (min(MOST_BLOCKS, -(-size // BLOCK)), rows), BLOCK, arguments)
 
 
+def by_tables(name, entries, tiles, *arguments):
+    """Start a kernel with `tiles` blocks for each of the `entries` of a table; nothing happens if there are none."""
+    if entries and tiles:
+        _start(name, (tiles, entries), BLOCK, arguments)
+
+
 def _start(name, grid, threads, arguments):
     """Arguments: CuPy arrays, NumPy scalars; Python ints are 32 bits, floats float32, None is a null pointer."""
     _kernel(name, cupy.cuda.runtime.getDevice())(grid, (threads,), tuple(map(_typed, arguments)))
