@@ -13,7 +13,7 @@ TOKENS = 32  # of a row, for one block; as in kernels.cu
 
 
 def lora_rows_into(out, y, x, updates):
-    r"""out_b = y_b + s_b x_b A_bᵀ B_bᵀ; out (B, ..., out) lies in order, and may be y itself, which is not copied then."""
+    r"""out_b = y_b + s_b x_b A_bᵀ B_bᵀ; out (B, ..., out) lies in order, and may be y, which is not copied then."""
     if out.data.ptr != y.data.ptr:
         out[...] = y
     fan_in, fan_out = x.shape[-1], out.shape[-1]
