@@ -9,8 +9,8 @@ has a process of its own, in which its steps alternate with those of plain LoRA 
     memory       what a step takes at its peak beyond what was there before it, over plain LoRA's
     merges       does merge_adapter() put the update into the weight?
 
---small takes a model that is small, to try it. --clock cpu measures the processor's time, which on a machine that others
-use too says more, with OMP_NUM_THREADS=1.
+--small takes a model that is small, to try it. --clock cpu measures the processor's time, which says more on a machine
+that others use too, with OMP_NUM_THREADS=1.
 """
 
 import argparse
