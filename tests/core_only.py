@@ -13,7 +13,7 @@ import sys
 import warnings
 from pathlib import Path
 
-EXTRAS = ("gguf", "huggingface_hub", "jinja2", "matplotlib", "scipy", "threadpoolctl", "tokenizers")
+EXTRAS = ("gguf", "huggingface_hub", "jinja2", "matplotlib", "ml_dtypes", "scipy", "threadpoolctl", "tokenizers")
 NEED_MORE = ("lora_np.autograd.cuda", "lora_np.models.tokenizers.chat", "lora_np.models.tokenizers.sandbox")
 
 
@@ -108,6 +108,7 @@ def what_needs_an_extra(folder):
         "huggingface_hub": lambda: lora_np.AutoModelForCausalLM.from_pretrained("owner/model"),
         "jinja2": lambda: asked.apply_chat_template([{"role": "user", "content": "Hi"}], tokenize=False),
         "matplotlib": new_figure,
+        "ml_dtypes": lambda: lora_np.AutoModelForCausalLM.from_pretrained("tiny-python", dtype="bf16"),
         "scipy": lambda: functional.gelu(lora_np.Tensor(np.ones(3)), approximate="none"),
         "tokenizers": lambda: load_tokenizer(folder / "tokenizer"),
     }

@@ -4,6 +4,7 @@ import numpy as np
 
 from .arrangement import clone
 from .devices import Device, beside, parse_device, to_device, to_numpy
+from .float_types import NAMES, bfloat16, is_floating
 from .shape_ops import astype
 from .tensor import Tensor, data, record
 
@@ -39,10 +40,10 @@ def is_device(name):
 
 
 def as_dtype(dtype):
-    """NumPy's dtype of a name or a type. Refuses what is none, and bfloat16, which NumPy does not have."""
+    """NumPy's dtype of a name or a type; bfloat16's needs the package ml_dtypes. TypeError for what is none."""
     name = str(dtype).removeprefix("torch.")
-    if name == "bfloat16":
-        raise TypeError("NumPy has no bfloat16: use float32, or float16 for half the memory")
+    if name in NAMES:
+        return bfloat16()
     try:
         return np.dtype(DTYPES.get(name, name) if isinstance(dtype, str) or name != str(dtype) else dtype)
     except TypeError:
@@ -58,7 +59,7 @@ def to(a, *args, device=None, dtype=None, non_blocking=False, copy=False):
     """
     device, dtype = target_of(args, device, dtype)
     if dtype is not None and dtype != a.dtype:
-        a = astype(a, dtype) if dtype.kind == "f" else Tensor(data(a).astype(dtype))
+        a = astype(a, dtype) if is_floating(dtype) else Tensor(data(a).astype(dtype))
     before = data(a)
     moved = before if device is None else to_device(before, device)
     if moved is before:

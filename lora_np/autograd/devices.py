@@ -6,10 +6,14 @@ somebody asks for a GPU; a machine without one never needs it.
 """
 
 import sys
+from contextlib import contextmanager
 
 import numpy as np
 
+from .float_types import is_bfloat16, is_floating
+
 FLOATS = (np.float16, np.float32, np.float64)
+BFLOAT16_SINCE = (14, 2)  # the version of CuPy
 
 LIBRARIES = {np.ndarray: np}  # {type of array: the library that makes it}; CuPy's is added when it is loaded
 
@@ -48,7 +52,7 @@ def as_array(x):
 
 def is_float(x):
     """Does the array `x` hold floating-point numbers, so that a gradient makes sense?"""
-    return x.dtype.kind == "f"
+    return is_floating(x.dtype)
 
 
 def load_cupy():
@@ -68,6 +72,27 @@ def load_cupy():
         raise RuntimeError("CuPy is installed but this machine has no GPU; use device='cpu'")
     register_arrays(cupy.ndarray, cupy)
     return cupy
+
+
+def check_bfloat16(dtype, cupy):
+    """RuntimeError if an array of this dtype needs a newer CuPy than this one."""
+    if is_bfloat16(dtype) and tuple(map(int, cupy.__version__.split(".")[:2])) < BFLOAT16_SINCE:
+        since, found = ".".join(map(str, BFLOAT16_SINCE)), cupy.__version__
+        raise RuntimeError(f"bfloat16 on a GPU needs CuPy {since} or newer, this is {found}: update it, or use float32")
+
+
+@contextmanager
+def memory_advice():
+    """Where the memory of a GPU runs out in this block, a RuntimeError says how much was asked for, and what helps."""
+    try:
+        yield
+    except MemoryError as error:
+        if not type(error).__module__.startswith("cupy"):
+            raise
+        raise RuntimeError(
+            f"the GPU's memory is full ({error}): a smaller batch, model.gradient_checkpointing_enable(), "
+            "dtype='bfloat16' or a base in 4 bits (nn.quantize_model) take less"
+        ) from None
 
 
 def parse_device(device):
@@ -109,26 +134,28 @@ def device_of(x):
     return Device("cuda", x.device.id) if on_gpu(x) else CPU
 
 
-def to_device(x, device):
+def to_device(x, device, refresh=None):
     """The array `x` on `device` ('cpu', 'cuda' or 'cuda:N'); `x` itself if it is there already.
 
-    While work for a GPU is being recorded, an array from the host is sent once, before the work is first done.
+    While work for a GPU is being recorded, an array from the host is sent once, before the work is first done; with
+    `refresh`, before each replay that which `refresh()` then gives.
     """
     index = parse_device(device)
     if index is None:
         return to_numpy(x)
     cupy = load_cupy()
+    check_bfloat16(x.dtype, cupy)
     with cupy.cuda.Device(index):
         if on_gpu(x):
             return cupy.asarray(x)
         from .cuda.record import upload
 
-        return upload(x)
+        return upload(x, refresh)
 
 
-def beside(x, other):
-    """The array `x` where the array `other` lives; `x` itself if it is there already."""
-    return to_device(x, device_of(other)) if on_gpu(x) or on_gpu(other) else x
+def beside(x, other, refresh=None):
+    """The array `x` where the array `other` lives; `x` itself if it is there already. refresh: see `to_device`."""
+    return to_device(x, device_of(other), refresh) if on_gpu(x) or on_gpu(other) else x
 
 
 def to_numpy(x):

@@ -14,6 +14,8 @@ import numpy as np
 
 from . import elementary, fused
 from .devices import on_gpu
+from .float_types import in_16_bits, is_bfloat16, seen
+from .lazy import Lazy
 
 
 class Operation(NamedTuple):
@@ -37,6 +39,15 @@ def float32(arrays):
     return all(x is None or (on_gpu(x) and x.dtype == np.float32) for x in arrays)
 
 
+def float32_or_16_bits(arrays):
+    """Are all on a GPU, and each in float32, float16 or bfloat16? What comes out has the dtype of the first."""
+    return all(x is None or isinstance(x, Lazy) or (on_gpu(x) and _narrow_enough(x.dtype)) for x in arrays)
+
+
+def _narrow_enough(dtype):
+    return dtype == np.float32 or in_16_bits(dtype)
+
+
 def float32_in_order(arrays):
     """The same, for kernels that are given addresses: the numbers of each array lie one after another."""
     return float32(arrays) and all(x.flags.c_contiguous for x in arrays)
@@ -44,28 +55,29 @@ def float32_in_order(arrays):
 
 OPERATIONS = {
     # pairs
-    "linear": Operation(fused, cuda=float32),
-    "lora_linear": Operation(fused, cuda=float32),
+    "linear": Operation(fused, cuda=float32_or_16_bits),
+    "lora_linear": Operation(fused, cuda=float32_or_16_bits),
     "lora_rows": Operation(fused),
-    "layer_norm": Operation(fused, cuda=float32),
-    "rms_norm": Operation(fused, cuda=float32),
-    "gelu": Operation(fused, cuda=float32),
+    "layer_norm": Operation(fused, cuda=float32_or_16_bits),
+    "rms_norm": Operation(fused, cuda=float32_or_16_bits),
+    "gelu": Operation(fused, cuda=float32_or_16_bits),
     "silu": Operation(fused),
-    "swiglu": Operation(fused, cuda=float32),
+    "swiglu": Operation(fused, cuda=float32_or_16_bits),
     "relu": Operation(fused),
-    "rotary": Operation(fused, cuda=float32),
-    "attention": Operation(fused, cuda=float32),
-    "self_attention": Operation(fused, cuda=float32),
+    "rotary": Operation(fused, cuda=float32_or_16_bits),
+    "attention": Operation(fused, cuda=float32_or_16_bits),
+    "self_attention": Operation(fused, cuda=float32_or_16_bits),
     "bounded_attention": Operation(fused),
-    "cross_entropy": Operation(fused, cuda=float32),
-    "linear_cross_entropy": Operation(fused, cuda=float32),
+    "cross_entropy": Operation(fused, cuda=float32_or_16_bits),
+    "linear_cross_entropy": Operation(fused, cuda=float32_or_16_bits),
     "capped_cross_entropy": Operation(fused),
     # single functions
-    "add": Operation(elementary, cuda=float32),
-    "matmul": Operation(elementary, cuda=float32),
+    "add": Operation(elementary, cuda=float32_or_16_bits),
+    "matmul": Operation(elementary, cuda=float32_or_16_bits),
     "lora_rows_into": Operation(fused, cuda=float32),
     "sum_groups": Operation(elementary, cuda=any_dtype),
     "erf": Operation(elementary, cuda=any_dtype),
+    "nf4_values": Operation(None, cuda=any_dtype),  # in NumPy by nn/nf4.py itself
     # all parameters of an optimizer at once; in NumPy one after another, by the optimizer itself
     "adamw": Operation(None, cuda=float32_in_order),
     "clip": Operation(None, cuda=float32_in_order),
@@ -85,7 +97,19 @@ def module_of(name, arrays):
 def pair(name, arrays):
     """(forward, backward) of an operation for these arrays."""
     module = module_of(name, arrays)
-    return getattr(module, f"{name}_forward"), getattr(module, f"{name}_backward")
+    functions = getattr(module, f"{name}_forward"), getattr(module, f"{name}_backward")
+    return _beside_bfloat16(name, arrays, functions) if seen.bfloat16 and module is fused else functions
+
+
+def _beside_bfloat16(name, arrays, functions):
+    """The pair for arrays of which some may be in bfloat16, which neither NumPy's functions nor CuPy's know well."""
+    if not any(x is not None and is_bfloat16(x.dtype) for x in arrays):
+        return functions
+    from .fused import stored
+
+    if name in stored.PAIRS and isinstance(arrays[0], np.ndarray) and arrays[0].dtype == np.float32:
+        return stored.PAIRS[name]
+    return stored.pair_in_float32(*functions)
 
 
 def implementation(name, arrays):

@@ -1,5 +1,6 @@
 """Weights that are written to in place, as an optimizer does, between a forward pass and its backward pass."""
 
+from .float_types import is_floating
 from .tensor import data, is_grad_enabled
 
 
@@ -51,7 +52,7 @@ def write(a, values):
     array = data(values)
     if getattr(array, "shape", ()) not in (a.shape, ()):
         raise ValueError(f"values of shape {array.shape} cannot be written into a tensor of shape {a.shape}")
-    if getattr(array, "dtype", a.dtype).kind == "f" and a.dtype.kind != "f":
+    if is_floating(getattr(array, "dtype", a.dtype)) and not is_floating(a.dtype):
         raise TypeError(f"{array.dtype} numbers cannot be written into a tensor of {a.dtype}: use .float() first")
     outdate([a] if is_leaf(a) else [])
     a.data[...] = array

@@ -7,6 +7,7 @@ torch's function of one); `.numpy()` needs no `detach()`; `.shape` is a tuple.
 
 from . import arrangement, comparison, conversion, functional, in_place, measures, ops, selection, shape_ops, softmax
 from .devices import on_gpu
+from .float_types import is_floating
 from .printing import tensor_text
 from .tensor import Tensor, data
 
@@ -55,7 +56,7 @@ def _one_of(dim, axis):
 
 def requires_grad_(self, requires_grad=True):
     """Have `backward` compute the gradient of this leaf, or not; returns the tensor."""
-    if requires_grad and self.dtype.kind != "f":
+    if requires_grad and not is_floating(self.dtype):
         raise TypeError(f"only floating-point tensors can require a gradient, this one is {self.dtype}")
     if not in_place.is_leaf(self):
         raise RuntimeError("requires_grad is set on leaves: on an operation's result, use detach() first")
@@ -180,13 +181,13 @@ KINDS = {
     "cpu": conversion.cpu,
     "cuda": conversion.cuda,
     **{name: conversion.caster(name) for name in conversion.DTYPES},
-    "bfloat16": lambda a: conversion.as_dtype("bfloat16"),
+    "bfloat16": lambda a: conversion.to(a, dtype="bfloat16"),
     "dim ndimension": lambda a: a.ndim,
     "numel nelement": lambda a: int(a.size),
     "element_size": lambda a: a.dtype.itemsize,
     "nbytes": property(lambda a: data(a).nbytes),
     "is_cuda": property(lambda a: on_gpu(data(a))),
-    "is_floating_point": lambda a: a.dtype.kind == "f",
+    "is_floating_point": lambda a: is_floating(a.dtype),
     "is_leaf": property(in_place.is_leaf),
     "requires_grad_": requires_grad_,
 }

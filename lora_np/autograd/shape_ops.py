@@ -8,6 +8,7 @@ import numpy as np
 from .broadcasting import operand, operands, unbroadcast
 from .devices import array_module, beside, host_can_read, is_array
 from .dispatch import sum_groups
+from .float_types import widened
 from .tensor import data, needs_grad, record
 
 
@@ -133,17 +134,17 @@ def check_ids(ids, size, what="token id"):
 def embedding(weight, ids):
     """y = weight[ids]: one row of weight (V, C) for each id; ids (...) -> y (..., C).
 
-    dweight: row v is the sum of dy over all places where the id is v.
+    dweight: row v is the sum of dy over all places where the id is v. On a CPU, rows in bfloat16 become float32.
     """
     table, ids = operand(weight), data(ids)
-    ids, shape = ids if is_array(ids) else np.asarray(ids), table.shape
+    ids, shape, kind = ids if is_array(ids) else np.asarray(ids), table.shape, table.dtype
     check_ids(ids, shape[0])
-    ids = beside(ids, table)
+    ids = beside(ids, table, refresh=getattr(ids, "now", None))  # positions, in a recorded step
 
     def backward(dy):
-        return (_sum_rows(dy.reshape(-1, shape[1]), ids.reshape(-1), shape[0]),)
+        return (_sum_rows(dy.reshape(-1, shape[1]), ids.reshape(-1), shape[0]).astype(kind, copy=False),)
 
-    return record(table[ids], (weight,), backward)
+    return record(widened(table[ids]), (weight,), backward)
 
 
 def _sum_rows(rows, ids, size):

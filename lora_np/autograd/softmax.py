@@ -1,6 +1,7 @@
 """Scores along an axis as probabilities, for what is computed beside a model; inside, fused operations do this."""
 
 from .devices import array_module
+from .float_types import is_floating
 from .ops import axes_of
 from .shape_ops import astype
 from .tensor import data, record
@@ -43,6 +44,6 @@ def _exponentials(x, axis):
 
 def _floats(a, dtype, name):
     a = a if dtype is None else astype(a, dtype)
-    if a.dtype.kind != "f":
+    if not is_floating(a.dtype):
         raise TypeError(f"{name} needs floating-point numbers, not {a.dtype}: x.float().{name}(...)")
     return a

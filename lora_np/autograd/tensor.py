@@ -13,7 +13,7 @@ from operator import attrgetter
 
 from . import locks
 from .accumulate import Gradients, add_to_leaf
-from .devices import LIBRARIES, array_module, as_array, device_of, to_numpy
+from .devices import LIBRARIES, array_module, as_array, device_of, is_float, to_numpy
 from .grad_mode import grad_mode, is_grad_enabled, no_grad
 from .size import Size
 from .walk_options import gradient_of
@@ -61,9 +61,9 @@ class Tensor:
     def __init__(self, data, requires_grad=False):
         if type(data) not in LIBRARIES:
             data = data.data if isinstance(data, Tensor) else as_array(data)
-        if data.dtype.kind not in "fiub" or data.dtype.itemsize > 8:
+        if (data.dtype.kind not in "fiub" and not is_float(data)) or data.dtype.itemsize > 8:
             raise TypeError(f"a Tensor holds floats, integers or booleans, not {data.dtype}")
-        if requires_grad and data.dtype.kind != "f":
+        if requires_grad and not is_float(data):
             raise TypeError(f"only floating-point tensors can require a gradient, this one is {data.dtype}")
         self.data, self.requires_grad, self.grad, self._node = data, requires_grad, None, None
 

@@ -69,7 +69,7 @@ NAMES = {
     "inference_mode": no_grad,
     "device": Device,
     "cuda": gpus,
-    "bfloat16": "bfloat16",  # NumPy has none: a name, which from_pretrained knows and a Tensor refuses
+    "bfloat16": "bfloat16",  # a name: its dtype is there only where ml_dtypes is
     "inf": np.inf,
     "nan": np.nan,
     "pi": np.pi,

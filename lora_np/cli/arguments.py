@@ -4,6 +4,7 @@ import argparse
 import re
 from collections.abc import Sequence
 
+DTYPE = "what the base's weights are stored in: fp32, bf16 or fp16 (bf16 needs ml_dtypes); adapters are in fp32"
 BASE = "a shipped or fetched model's name, a directory, a .gguf file, or a name on the Hugging Face hub"
 
 

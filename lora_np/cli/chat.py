@@ -24,7 +24,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def run(options: argparse.Namespace) -> int:
     """Talk, on standard input and output."""
-    chat(options.base, options.adapter, options.system, options.device, **sampling_options(options))
+    sampling = sampling_options(options)
+    chat(options.base, options.adapter, options.system, options.device, dtype=options.dtype, **sampling)
     return 0
 
 
@@ -35,6 +36,7 @@ def chat(
     device: str = "cpu",
     lines: Iterable[str] | None = None,
     out: TextIO | None = None,
+    dtype: str = "fp32",
     **options: Any,
 ) -> None:
     """Talk: each line of `lines` (standard input) is a message, answered with the conversation so far in view.
@@ -42,7 +44,7 @@ def chat(
     A line /reset begins anew, /quit ends, as does the end of the input. ValueError if the model has no chat template.
     """
     out = out or sys.stdout
-    model, tokenizer = load(base or (None if adapter else CHAT_MODEL), adapter, device)
+    model, tokenizer = load(base or (None if adapter else CHAT_MODEL), adapter, device, dtype)
     if not tokenizer.chat_template:
         raise ValueError("this model has no chat template, it was not trained to chat: use  lora-np generate")
     before = [{"role": "system", "content": system}] if system else []

@@ -97,7 +97,11 @@ def _classifier(data: Labelled, options: FinetuneOptions, tokenizer: BaseTokeniz
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*newly initialized")  # that is what is trained here
         model = AutoModelForSequenceClassification.from_pretrained(
-            options.base, id2label=names, problem_type="single_label_classification", ignore_mismatched_sizes=True
+            options.base,
+            id2label=names,
+            problem_type="single_label_classification",
+            ignore_mismatched_sizes=True,
+            dtype=options.dtype,
         )
     if model.config.pad_token_id is None or not 0 <= model.config.pad_token_id < model.config.vocab_size:
         known = (tokenizer.pad_token_id, tokenizer.eos_token_id)

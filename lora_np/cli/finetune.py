@@ -23,7 +23,7 @@ from ..storage.fields import short
 from ..training import CheckpointError, TrainingArguments, train
 from ..training.parallel import SoloCommunicator
 from ..training.protocols import History
-from .arguments import BASE, target_modules
+from .arguments import BASE, DTYPE, target_modules
 from .model import base_of
 from .options import FinetuneOptions, ResolvedOptions, option_defaults
 from .output import ADAPTER, Output, chosen, output_directory
@@ -84,6 +84,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument("--processes", default=1, help=processes, type=int, metavar="N")
     add("--seed", "the same seed gives the same run", type=seed, metavar="N")
     add("--device", "cpu, cuda or cuda:N; a GPU needs CuPy")
+    add("--dtype", DTYPE)
     add("--load-best", "in the end take the weights with the lowest held-out loss, not the last", action="store_true")
     going_on = "go on from the checkpoint in --out, all other options being the same; --steps may be more than before"
     add("--resume", going_on, action="store_true")
@@ -136,7 +137,7 @@ def finetune(
     options = from_adapter(options)
     with waiting(f"Loading {options.base}"):
         tokenizer = AutoTokenizer.from_pretrained(options.base)
-        model = AutoModelForCausalLM.from_pretrained(options.base, device=options.device)
+        model = AutoModelForCausalLM.from_pretrained(options.base, device=options.device, dtype=options.dtype)
     options = options.resolved(context_length(model.config), others.size)
     with waiting("Reading the data"):
         task = make_task(options, tokenizer, options.max_length)

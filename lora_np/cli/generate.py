@@ -25,7 +25,7 @@ def run(options: argparse.Namespace) -> int:
     """Write, to standard output."""
     prompt = sys.stdin.read() if options.prompt == "-" else options.prompt
     sampling = sampling_options(options)
-    generate(options.base, options.adapter, prompt, options.raw, options.device, **sampling)
+    generate(options.base, options.adapter, prompt, options.raw, options.device, dtype=options.dtype, **sampling)
     return 0
 
 
@@ -36,11 +36,12 @@ def generate(
     raw: bool = False,
     device: str = "cpu",
     out: TextIO | None = None,
+    dtype: str = "fp32",
     **options: Any,
 ) -> None:
     """Print what the model writes. With a chat template, the prompt is a user's message, unless `raw`."""
     out = out or sys.stdout
-    model, tokenizer = load(base, adapter, device)
+    model, tokenizer = load(base, adapter, device, dtype)
     templated = bool(tokenizer.chat_template) and not raw
     if templated:
         prompt = chat_prompt(tokenizer, [{"role": "user", "content": prompt}])

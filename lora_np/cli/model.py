@@ -13,28 +13,29 @@ from ..models.base import CausalLM
 from ..models.loading.auto import TINY_PYTHON
 from ..models.tokenizers.base import BaseTokenizer
 from ..storage import is_there, one_version, open_safetensors, read_json
-from .arguments import BASE
+from .arguments import BASE, DTYPE
 from .waiting import waiting
 
 HEADS = (".score.weight", ".classifier.weight")
 
 
 def add_model_arguments(parser: argparse.ArgumentParser, default: str) -> None:
-    """--base, --adapter and --device. `default`: the base where neither it nor an adapter is given."""
+    """--base, --adapter, --device and --dtype. `default`: the base where neither it nor an adapter is given."""
     parser.add_argument("--base", metavar="NAME", help=f"the model: {BASE} (default: the adapter's base, or {default})")
     parser.add_argument("--adapter", metavar="DIR", help="a LoRA adapter for it, in PEFT's format")
     parser.add_argument("--device", default="cpu", help="cpu, cuda or cuda:N (a GPU needs CuPy)")
+    parser.add_argument("--dtype", default="fp32", help=DTYPE)
 
 
 def load(
-    base: str | None = None, adapter: str | Path | None = None, device: str = "cpu"
+    base: str | None = None, adapter: str | Path | None = None, device: str = "cpu", dtype: str = "fp32"
 ) -> tuple[CausalLM | PeftModel, BaseTokenizer]:
     """(model, tokenizer): the base, with the adapter in the directory `adapter` if there is one.
 
     Without `base`, it is the one that the adapter names, or the shipped model. ValueError if it cannot write.
     """
     if adapter is not None:
-        model, tokenizer = load_adapted(adapter, base, device)
+        model, tokenizer = load_adapted(adapter, base, device, dtype)
         if not isinstance(model.get_base_model(), CausalLM):
             raise ValueError(
                 f"{adapter} is a classifier's (task_type SEQ_CLS): it tells classes apart, it cannot write"
@@ -42,11 +43,14 @@ def load(
         return model, tokenizer
     base = base or TINY_PYTHON
     with waiting(f"Loading {base}"):
-        return AutoModelForCausalLM.from_pretrained(base, device=device), AutoTokenizer.from_pretrained(base)
+        model = AutoModelForCausalLM.from_pretrained(base, device=device, dtype=dtype)
+        return model, AutoTokenizer.from_pretrained(base)
 
 
 @one_version
-def load_adapted(adapter: str | Path, base: str | None = None, device: str = "cpu") -> tuple[PeftModel, BaseTokenizer]:
+def load_adapted(
+    adapter: str | Path, base: str | None = None, device: str = "cpu", dtype: str = "fp32"
+) -> tuple[PeftModel, BaseTokenizer]:
     """(model, tokenizer) with the adapter in the directory `adapter`, on `base` or the base that it names.
 
     ValueError if it names none.
@@ -54,9 +58,9 @@ def load_adapted(adapter: str | Path, base: str | None = None, device: str = "cp
     base = base or base_of(adapter)
     with waiting(f"Loading {base}"):
         if read_json(Path(adapter) / CONFIG_FILE).get("task_type") == TaskType.SEQ_CLS:
-            model = _classifier(base, Path(adapter)).to(device)
+            model = _classifier(base, Path(adapter), dtype).to(device)
         else:
-            model = AutoModelForCausalLM.from_pretrained(base, device=device)
+            model = AutoModelForCausalLM.from_pretrained(base, device=device, dtype=dtype)
         return PeftModel.from_pretrained(model, adapter).eval(), AutoTokenizer.from_pretrained(base)
 
 
@@ -68,7 +72,7 @@ def base_of(adapter: str | Path) -> str:
     return base
 
 
-def _classifier(base: str, adapter: Path) -> Any:
+def _classifier(base: str, adapter: Path, dtype: str) -> Any:
     """The base with a head for the classes that the adapter's folder names or has weights for."""
     found = read_json(adapter / "config.json") if is_there(adapter / "config.json") else {}
     changes = {
@@ -80,7 +84,8 @@ def _classifier(base: str, adapter: Path) -> Any:
         changes["num_labels"] = heads[0][0] if heads else None
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*newly initialized")  # the adapter brings it
-        return AutoModelForSequenceClassification.from_pretrained(base, ignore_mismatched_sizes=True, **changes)
+        changes |= {"ignore_mismatched_sizes": True, "dtype": dtype}
+        return AutoModelForSequenceClassification.from_pretrained(base, **changes)
 
 
 def check_vocabulary(where: str, highest: int, tokenizer: BaseTokenizer, vocab_size: int) -> None:

@@ -36,6 +36,7 @@ class FinetuneOptions:
     gradient_checkpointing: bool = False
     seed: int = 0
     device: str = "cpu"
+    dtype: str = "fp32"
     load_best: bool = False
     resume: bool = False
     task: str | None = None

@@ -84,13 +84,8 @@ def _free_port() -> int:
 
 def _on_gpu(place: str) -> NCCLCommunicator:
     """The communicator of the process at "RANK/SIZE:PORT", whose GPU is in use from here on."""
-    import cupy
-    import cupyx.distributed
-
     rank, size, port = map(int, place.replace("/", ":").split(":"))
-    cupy.cuda.Device(rank).use()
-    group = cupyx.distributed.init_process_group(size, rank, host="127.0.0.1", port=port)
-    return NCCLCommunicator(group, rank, size, f"cuda:{rank}")
+    return NCCLCommunicator(gpus.connected(rank, size, port), rank, size, f"cuda:{rank}")
 
 
 def main(told: str, place: str | None = None) -> int:

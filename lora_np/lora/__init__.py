@@ -14,6 +14,7 @@
     checks.py, persistent.py, forwarding.py, tasks.py  parts of a PeftModel: what it refuses, files, others' attributes
     accepted.py                        PEFT's keywords that mean nothing here
     call.py, row_calls.py, rows.py     adapters for one call: none, or others for each row
+    joint.py                           adapted layers that read one input, in one operation
 
 What goes beyond it:
 
@@ -33,6 +34,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 from ..aliases import moved_names
+from . import joint as _joint  # noqa: F401 (it tells nn.beside what adapted layers are)
 from . import variants
 from .adapter_cache import AdapterCache
 from .config import LoraConfig

@@ -4,9 +4,8 @@ import re
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from .. import nn
+from ..autograd.float_types import in_16_bits
 from ..expect import expect_path
 from ..keywords import Unused, check_unused
 from ..storage.hub import HUB_OPTIONS, from_hub
@@ -61,7 +60,7 @@ def expect_embeddings(save_embedding_layers: object) -> None:
 
 def accept_dtype(call: str, model: nn.Module, autocast: bool) -> None:
     """autocast_adapter_dtype: adapters are in float32 here, so False is for models that are not in 16 bits."""
-    if not autocast and any(p.dtype == np.float16 for p in model.parameters()):
+    if not autocast and any(in_16_bits(p.dtype) for p in model.parameters()):
         raise ValueError(f"{call}: autocast_adapter_dtype=False is not supported: adapters are in float32 here")
 
 

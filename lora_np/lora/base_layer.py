@@ -10,6 +10,8 @@ import numpy as np
 
 from .. import nn
 from ..autograd.devices import array_module, to_device
+from ..autograd.dispatch import float32_or_16_bits
+from ..autograd.tensor import data
 from ..expect import expect_number
 from .types import Array, Layer
 
@@ -28,6 +30,18 @@ def arrays_of(layer: Layer) -> tuple[Array, Array | None]:
     """(weight, bias) as they are stored; bias is None if there is none. For the weight, what `merged_into` says."""
     bias = getattr(layer, "bias", None)
     return getattr(layer, merged_into(layer)).data, None if bias is None else bias.data
+
+
+def fuses(adapter: Any, layer: Layer, x: Any) -> bool:
+    """May the layer's result and the adapter's update be one operation? On a GPU also where the layer is in 4 bits."""
+    if isinstance(layer, nn.Linear4bit):
+        return adapter.plain and float32_or_16_bits([data(x)])
+    return isinstance(layer, (nn.Linear, nn.Conv1D))
+
+
+def operand(layer: Layer) -> Any:
+    """The layer's weight as an operation takes it: one in 4 bits is made where it is used."""
+    return layer.operand if isinstance(layer, nn.Linear4bit) else layer.weight
 
 
 def kept_arrays(layer: Layer) -> tuple[Any, Array | None]:

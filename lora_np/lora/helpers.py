@@ -7,6 +7,7 @@ from typing import Any
 import numpy as np
 
 from .. import nn
+from ..autograd.float_types import in_16_bits
 from ..expect import A_MODEL, expect
 from .kinds import known
 from .layer import AdaptedLayer, LowRankAdapter
@@ -56,7 +57,7 @@ def prepare_model_for_kbit_training(
     """
     expect(model, nn.Module, "model", A_MODEL)
     model.requires_grad_(False)
-    if any(p.dtype == np.float16 for p in model.parameters()):
+    if any(in_16_bits(p.dtype) for p in model.parameters()):
         model.to(dtype=np.float32)
     if use_gradient_checkpointing and any(isinstance(module, nn.FourBitLayer) for module in model.modules()):
         model.gradient_checkpointing_enable()

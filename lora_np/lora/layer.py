@@ -16,7 +16,7 @@ from ..autograd import functional as F
 from ..autograd.devices import array_module
 from ..autograd.dispatch import matmul
 from .adapter import Adapter, Matrix, PerAdapter, Target, acquainted, in_order, inputs_of, listed
-from .base_layer import arrays_of, kept_arrays, of_base, oriented, put_arrays, reduced, with_arrays
+from .base_layer import arrays_of, fuses, kept_arrays, of_base, operand, oriented, put_arrays, reduced, with_arrays
 from .call import Owner, this_call
 from .kinds import make_adapter
 from .types import Array, Config, Input, Layer
@@ -73,7 +73,7 @@ class LoraAdapter(LowRankAdapter):
         """layer(x) + update(x) in one operation, derived in `autograd/fused/linear.py`: one pass less over y."""
         p = self.lora_dropout.p if self.lora_dropout.training else 0.0
         A, B = self.lora_A.weight, self.lora_B.weight
-        return F.lora_linear(x, layer.weight, layer.bias, A, B, self.scaling, layer.fan_in_fan_out, p)
+        return F.lora_linear(x, operand(layer), layer.bias, A, B, self.scaling, layer.fan_in_fan_out, p)
 
 
 class AdaptedLayer(nn.Module):
@@ -108,7 +108,7 @@ class AdaptedLayer(nn.Module):
     def forward_with(self, names: list[str], x: Input) -> Tensor:
         """y = base(x) + Σ s·B(A(dropout(x))) over these adapters. x (..., in) -> y (..., out)."""
         adapters = [self.adapters[name] for name in names]
-        if len(adapters) == 1 and adapters[0].fused and isinstance(self.base_layer, (nn.Linear, nn.Conv1D)):
+        if len(adapters) == 1 and adapters[0].fused and fuses(adapters[0], self.base_layer, x):
             return adapters[0].fused(self.base_layer, x)
         x, pairs = inputs_of(adapters, x)  # x itself for all, unless one of them multiplies: family/oft.py
         y = base = self.base_layer(x)

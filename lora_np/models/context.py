@@ -39,8 +39,12 @@ class Context:
             if is_grad_enabled():
                 raise RuntimeError("past_key_values holds no gradients: call the model inside no_grad()")
             cache.check_room(B, T)
-        self.positions = np.arange(past, past + T) if position_ids is None else _positions(position_ids, B, T)
-        self.key_mask = None if attention_mask is None else _key_mask(attention_mask, B, past + T, device)
+        in_order = np.arange(T) if cache is None else cache.next_positions(T)
+        self.positions = in_order if position_ids is None else _positions(position_ids, B, T)
+        if attention_mask is None:
+            self.key_mask = None if cache is None else cache.key_mask(B)
+        else:
+            self.key_mask = _key_mask(attention_mask, B, past + T, device)
 
     def extend(self, layer: int, k: Tensor, v: Tensor) -> tuple[np.ndarray, np.ndarray]:
         """Add k and v (B, K, T, D) to the cache; returns those of all tokens so far."""

@@ -68,8 +68,9 @@ class FilesOfModel(nn.Module):
         return state
 
     def config_fields(self) -> dict[str, Any]:
-        """The fields of config.json."""
-        return self.config.to_dict()
+        """The fields of config.json; the dtype of the weights is one where it is not float32."""
+        said = {} if self.dtype == np.float32 else {"dtype": self.dtype.name}
+        return {**self.config.to_dict(), **said}
 
     def write_generation_config(self, directory: str | PathLike[str]) -> None:
         """What is no language model's has none; another model's is removed."""

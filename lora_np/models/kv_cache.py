@@ -30,6 +30,14 @@ class KVCache:
         keys[:, :, self.length : end], values[:, :, self.length : end] = k, v
         return keys[:, :, :end], values[:, :, :end]
 
+    def next_positions(self, tokens: int) -> np.ndarray:
+        """The places of the next `tokens` tokens."""
+        return np.arange(self.length, self.length + tokens)
+
+    def key_mask(self, rows: int) -> np.ndarray | None:
+        """Every key that `extend` returns counts. (In a recorded step there are others: `generation/recorded.py`.)"""
+        return None
+
     def make_room(self, capacity: int) -> None:
         """Let there be room for `capacity` tokens at least; what is held stays."""
         if capacity > self.capacity:

@@ -19,6 +19,7 @@ from .. import nn
 from ..autograd import Tensor
 from ..autograd import functional as F
 from ..autograd.devices import to_device
+from ..autograd.float_types import is_bfloat16
 from .activations import ACTIVATIONS, check_activation
 from .base import CausalLM
 from .config import Chance, Depth, Fraction, ModelConfig, OptionalId, Size, TokenIds
@@ -114,12 +115,21 @@ class LlamaRotaryEmbedding:
         self.factor = np.float32(attention_factor(*self.settings[1:]))
 
     def __call__(self, positions, like):
-        """positions (..., T) -> cos and sin (..., T, pairs), of the dtype and on the device of the Tensor `like`."""
-        length = int(positions.max()) + 1
-        frequencies = inverse_frequencies(*self.settings, length) if self.changing else self.frequencies
-        angles = positions[..., None].astype(np.float32) * frequencies
-        turns = (f(angles) * self.factor for f in (np.cos, np.sin))
-        return [to_device(turn.astype(like.dtype, copy=False), like.device) for turn in turns]
+        """positions (..., T) -> cos and sin (..., T, pairs), on the device of the Tensor `like`, and in its dtype.
+
+        Beside bfloat16 they are in float32: an angle's cosine in 8 bits would be another angle's.
+        """
+        kind = np.float32 if is_bfloat16(like.dtype) else like.dtype
+        now = getattr(positions, "now", None)  # in a recorded step: the positions of the one that is replayed
+
+        def turns(f, positions):
+            length = int(positions.max()) + 1
+            frequencies = inverse_frequencies(*self.settings, length) if self.changing else self.frequencies
+            angles = np.asarray(positions)[..., None].astype(np.float32) * frequencies
+            return (f(angles) * self.factor).astype(kind, copy=False)
+
+        again = {f: None if now is None else lambda f=f: turns(f, now()) for f in (np.cos, np.sin)}
+        return [to_device(turns(f, positions), like.device, refresh) for f, refresh in again.items()]
 
 
 class LlamaAttention(nn.Module):
@@ -139,7 +149,8 @@ class LlamaAttention(nn.Module):
 
     def project(self, x: Tensor) -> tuple[Any, Any, Any]:
         """x (B, T, C) -> queries (B, T, H·D), keys and values (B, T, K·D)."""
-        return self.q_proj(x), self.k_proj(x), self.v_proj(x)
+        q, k, v = nn.beside(x, self.q_proj, self.k_proj, self.v_proj)
+        return q, k, v
 
     def turn(self, x: Tensor, heads: int, angles: Any) -> Any:
         """Queries or keys (B, T, heads·D) -> (B, heads, T, D), turned by the angles of their positions."""
@@ -175,7 +186,8 @@ class LlamaMLP(nn.Module):
 
     def expand(self, x: Tensor) -> tuple[Any, Any]:
         """x (B, T, C) -> what gates and what is gated, (B, T, inner) each."""
-        return self.gate_proj(x), self.up_proj(x)
+        gate, up = nn.beside(x, self.gate_proj, self.up_proj)
+        return gate, up
 
     def forward(self, x: Tensor) -> Tensor:
         gate, up = self.expand(x)

@@ -3,6 +3,7 @@
 from . import functional, init, printing, utils
 from .activations import GELU, Identity, LogSoftmax, ReLU, SiLU, Softmax, Tanh
 from .all_or_nothing import all_or_nothing
+from .beside import beside
 from .float_type import float_type
 from .grouped import GroupedLinear4bit
 from .initial import filled, is_weightless, normal, uniform, uninitialized, weightless, zeros
@@ -43,6 +44,7 @@ __all__ = [
     "Softmax",
     "Tanh",
     "all_or_nothing",
+    "beside",
     "dequantize_nf4",
     "evaluating",
     "filled",

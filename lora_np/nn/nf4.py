@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from ..autograd.devices import array_module, device_of, is_array, is_float, to_device
+from ..autograd.dispatch import implementation
 from ..autograd.tensor import data
 from ..extras import require
 
@@ -146,13 +147,24 @@ def _dequantize_absmax(quantized):
     return xp.maximum(quantized.absmax * step + quantized.absmax_mean, 0)
 
 
-def dequantize_nf4(quantized):
-    """w = absmax · NF4[code], float32, in the shape that the weight had."""
-    codes = quantized.codes
+def dequantize_nf4(quantized, dtype=np.float32):
+    """w = absmax · NF4[code] in the shape that the weight had, in `dtype`: rounded once, from float32."""
+    codes, scales = quantized.codes, (quantized.absmax, quantized.absmax_scale, quantized.absmax_mean)
+    kernel = implementation("nf4_values", (codes, *scales))
+    if kernel is not None:
+        values = kernel(codes, *scales, _values(device_of(codes)), dtype)
+        return values.reshape(-1)[: int(np.prod(quantized.shape))].reshape(quantized.shape)
     pairs = array_module(codes).asarray(_pairs(device_of(codes)))
     values = pairs[codes].view(np.float32)  # (blocks, block_size)
     values *= _dequantize_absmax(quantized)[:, None]
+    values = values.astype(dtype, copy=False)
     return values.reshape(-1)[: int(np.prod(quantized.shape))].reshape(quantized.shape)
+
+
+@functools.cache
+def _values(device):
+    """NF4 on a GPU. (Kept in ordinary memory, as a recording's is written over.)"""
+    return to_device(NF4, device)
 
 
 @functools.cache

@@ -2,8 +2,9 @@
 
 import numpy as np
 
-from ..autograd.conversion import as_dtype, target_of
+from ..autograd.conversion import target_of
 from ..autograd.devices import CPU, to_device
+from ..autograd.float_types import is_floating
 from .all_or_nothing import Kept, all_or_nothing
 from .parameter import STATE, Buffer
 
@@ -30,7 +31,7 @@ class Placed(Kept):
         optimizer. With any error, such as too little memory there, nothing has moved.
         """
         device, dtype = target_of(args, device, dtype)
-        if dtype is not None and dtype.kind != "f":
+        if dtype is not None and not is_floating(dtype):
             raise TypeError(f"a module's parameters are floating-point numbers, they cannot become {dtype}")
         for _, p in self._named(STATE):
             keep = dtype is None or isinstance(p, Buffer)
@@ -62,5 +63,5 @@ class Placed(Kept):
         return self.to(np.float16)
 
     def bfloat16(self):
-        """Refused: NumPy has no such numbers."""
-        return as_dtype("bfloat16")
+        """Every parameter as bfloat16, which needs the package ml_dtypes: computed with in float32 on a CPU."""
+        return self.to("bfloat16")

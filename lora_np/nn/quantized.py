@@ -6,8 +6,12 @@ Nothing here is trained: LoRA's A and B beside such a layer stay in float32 and 
 
 import functools
 
+import numpy as np
+
 from ..autograd import Tensor, dispatch
 from ..autograd import functional as F
+from ..autograd.devices import to_device
+from ..autograd.lazy import Lazy
 from ..autograd.tensor import data, needs_grad, record
 from .layers import Conv1D, Linear
 from .module import Buffer, Module, Parameter
@@ -22,7 +26,14 @@ def linear_4bit(x, quantized, bias=None, fan_in_fan_out=False):
     Gradients: dx = dy W (..., in); db = Σ_rows dy (out,) if the bias is trained; none for W. Saved: the codes, which
     the layer holds anyway. W in float32 lives for one product; the backward makes it anew to save memory.
     """
+    if dispatch.float32_or_16_bits([data(x)]):
+        return F.linear(x, lazy_weight(quantized), bias, fan_in_fan_out)
     return linear_of(lambda: dequantize_nf4(quantized), x, bias, fan_in_fan_out)
+
+
+def lazy_weight(quantized):
+    """The weight as a `Lazy` array: made where it is used, in the dtype of what it is multiplied with."""
+    return Lazy(lambda dtype: dequantize_nf4(quantized, dtype), quantized.shape, np.dtype(np.float32))
 
 
 def linear_of(make, x, bias=None, fan_in_fan_out=False):
@@ -75,9 +86,13 @@ class Linear4bit(FourBitLayer):
         self.weight_absmax_mean = Buffer(quantized.absmax_mean) if double else None
 
     @classmethod
-    def from_linear(cls, layer, block_size=64, double_quant=True):
-        """The 4-bit layer for a Linear or Conv1D, which stays as it is. Errors: see `quantize_nf4`."""
-        quantized = quantize_nf4(layer.weight, block_size, double_quant)
+    def from_linear(cls, layer, block_size=64, double_quant=True, device=None):
+        """The 4-bit layer for a Linear or Conv1D, which stays as it is. Errors: see `quantize_nf4`.
+
+        device: where the weight is put into 4 bits and stays; None: where it is.
+        """
+        weight = data(layer.weight) if device is None else to_device(data(layer.weight), device)
+        quantized = quantize_nf4(weight, block_size, double_quant)
         made = cls(quantized, data(layer.bias), layer.fan_in_fan_out).train(layer.training)
         made.parts = layer.parts
         return made
@@ -99,17 +114,24 @@ class Linear4bit(FourBitLayer):
         """A frozen float32 Tensor, made now and not kept."""
         return Tensor(dequantize_nf4(self.quantized))
 
+    @property
+    def operand(self):
+        """The weight as products take it on a GPU, see `lazy_weight`."""
+        return lazy_weight(self.quantized)
+
     def forward(self, x):
         return linear_4bit(x, self.quantized, self.bias, self.fan_in_fan_out)
 
 
-def quantize_model(model, skip=SKIP, block_size=64, double_quant=True, group_size=None):
+def quantize_model(model, skip=SKIP, block_size=64, double_quant=True, group_size=None, device=None):
     """Put a Linear4bit in the place of every Linear and Conv1D of the model; returns the model.
 
     group_size: with a number, a GroupedLinear4bit with such groups instead, in which QA-LoRA can be merged.
     skip: names of layers, or of what holds them, to leave alone: whole dotted names or their ends after a dot. The
     output head is left alone because its errors reach the logits directly, and it often shares the embedding's weight;
     a classifier's is new, and has to be trained.
+    device: a GPU on which each weight is put into 4 bits, one after another, and stays; the rest of the model is left
+    where it is. So a model that is larger than the GPU's memory in 16 bits can be put there in 4.
     Nothing changes unless all of it can be done. ValueError, with the layer's name, for a weight that cannot be
     quantised, for a name in `skip` that matches nothing, and for a model that is a single layer (see `from_linear`).
     """
@@ -122,7 +144,7 @@ def quantize_model(model, skip=SKIP, block_size=64, double_quant=True, group_siz
         raise ValueError(f"{adapted[0]} has an adapter beside it: quantise the model first, then adapt it")
     if "" in layers:
         raise ValueError("quantize_model replaces the layers in a model; for one layer use Linear4bit.from_linear")
-    make = functools.partial(Linear4bit.from_linear, block_size=block_size, double_quant=double_quant)
+    make = functools.partial(Linear4bit.from_linear, block_size=block_size, double_quant=double_quant, device=device)
     if group_size is not None:
         from .grouped import GroupedLinear4bit  # which imports this module
 

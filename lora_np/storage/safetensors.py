@@ -16,6 +16,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from ..autograd.devices import to_numpy
+from ..autograd.float_types import is_bfloat16
 from .files import read_json
 from .safetensors_header import METADATA, parse_header
 from .saving import StrPath, replacing
@@ -58,12 +59,15 @@ def write_safetensors(path: StrPath, arrays: Mapping[str, Any], metadata: dict[s
         file.write(struct.pack("<Q", len(header)) + header)
         for name in names:
             array = to_numpy(arrays[name])
+            array = array.view(np.uint16) if is_bfloat16(array.dtype) else array
             little = array.astype(array.dtype.newbyteorder("<"), order="C", copy=False)
             file.write(memoryview(little.reshape(-1)).cast("B") if little.size else b"")
 
 
 def _code(name: str, dtype: np.dtype) -> str:
-    """What the format calls a NumPy type."""
+    """What the format calls a NumPy type, or bfloat16."""
+    if is_bfloat16(dtype):
+        return "BF16"
     for code, known in _NUMPY.items():
         if dtype.newbyteorder("<") == np.dtype(known):
             return code

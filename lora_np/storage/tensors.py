@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 CHUNK = 2**16  # numbers per piece: a multiple of every block, and far below 8 MB while it is decoded
-FLOATS = ("float16", "float32", "float64")
+FLOATS = ("float16", "float32", "float64", "bfloat16")
 MAX_DIMENSIONS = 32  # NumPy has 64 and older versions 32
 
 Decode = Callable[[np.ndarray], np.ndarray]
@@ -209,7 +209,7 @@ class TensorFile:
         tensor holds integers or booleans, which are not weights.
         """
         tensor = self._tensor(name)
-        if not isinstance(out, np.ndarray) or out.dtype not in FLOATS:
+        if not isinstance(out, np.ndarray) or out.dtype.name not in FLOATS:
             found = getattr(out, "dtype", type(out).__name__)
             raise TypeError(f"out must be a NumPy array of {', '.join(FLOATS)}, not {found}")
         if out.shape != tensor.shape:

@@ -39,15 +39,16 @@ NO_EFFECT = {
     *("save_on_each_node", "use_cache", "torch_empty_cache_steps", "restore_callback_states_from_checkpoint"),
 }
 TORCH = "it is about torch: leave it out"
+BFLOAT16 = "the model's dtype says it: from_pretrained(name, dtype='bfloat16'); leave it out"
 FLOAT32 = "everything is computed in float32 here: leave it out"
 ONE_LOSS = "the best weights are those with the lowest loss on the first data set: leave it out"
 # {name: (the values that change nothing, what to say to others)}
 REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     "fp16": ((False, None), FLOAT32),
-    "bf16": ((False, None), FLOAT32),
+    "bf16": ((False, None), BFLOAT16),
     "tf32": ((False, None), FLOAT32),
     "fp16_full_eval": ((False, None), FLOAT32),
-    "bf16_full_eval": ((False, None), FLOAT32),
+    "bf16_full_eval": ((False, None), BFLOAT16),
     "optim_args": ((None, "", {}), "the usual settings are taken; for others write the loop yourself"),
     "report_to": (
         ("none", "all", None, [], ["none"]),

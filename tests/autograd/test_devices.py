@@ -199,3 +199,21 @@ def test_the_host_cannot_read_while_work_is_being_recorded():
     x += 1
     recording.replay()
     np.testing.assert_array_equal(result.get(), [2, 3, 4])  # what the host had sent is still there
+
+
+def test_bfloat16_needs_a_cupy_that_knows_it():
+    kind = pytest.importorskip("ml_dtypes").bfloat16
+    old, new = types.SimpleNamespace(__version__="14.1.3"), types.SimpleNamespace(__version__="14.2.0rc1")
+    with pytest.raises(RuntimeError, match=r"bfloat16 on a GPU needs CuPy 14.2 or newer, this is 14.1.3"):
+        devices.check_bfloat16(np.dtype(kind), old)
+    devices.check_bfloat16(np.dtype(kind), new)
+    devices.check_bfloat16(np.dtype(np.float32), old)
+
+
+def test_a_full_gpu_says_what_was_asked_and_what_takes_less():
+    full = type("OutOfMemoryError", (MemoryError,), {"__module__": "cupy.cuda.memory"})
+    said = r"full \(Out of memory allocating 12 bytes\): a smaller batch, .*4 bits"
+    with pytest.raises(RuntimeError, match=said), devices.memory_advice():
+        raise full("Out of memory allocating 12 bytes")
+    with pytest.raises(MemoryError, match="of the host"), devices.memory_advice():
+        raise MemoryError("of the host")

@@ -32,15 +32,18 @@ SYSTEMS = {  # kind of workload: {system: what makes its step}
 }
 
 
-def prepare(workload, folder):
-    """Write random weights and a random adapter for all systems to load; B is not zero, so that A learns too."""
+def prepare(workload, folder, dtype=None):
+    """Write random weights and a random adapter for all systems to load; B is not zero, so that A learns too.
+
+    dtype: what the weights are rounded to and stored in, float32 if None.
+    """
     import lora_np
 
     lora_np.manual_seed(0)
     gpt2 = workload.architecture == "gpt2"
     config_class = lora_np.GPT2Config if gpt2 else lora_np.LlamaConfig
     model_class = lora_np.GPT2LMHeadModel if gpt2 else lora_np.LlamaForCausalLM
-    model = model_class(config_class.from_dict(workload.model_config()))
+    model = model_class(config_class.from_dict(workload.model_config())).to(dtype=dtype)
     model.save_pretrained(folder)
     targets = workload.target_modules
     lora_config = lora_np.LoraConfig(

@@ -116,6 +116,8 @@ GPT2 = {"vocab_size": 50257, "width": 768, "layers": 12, "heads": 12}
 SMALL = {"vocab_size": 256, "width": 128, "layers": 4, "heads": 4}
 SMOLLM2 = {"vocab_size": 49152, "width": 576, "layers": 30, "heads": 9, "kv_heads": 3, "inner": 1536}
 SMOLLM2 |= {"architecture": "llama", "target_modules": "all-linear"}
+LLAMA_1B = {"vocab_size": 128256, "width": 2048, "layers": 16, "heads": 32, "kv_heads": 8, "inner": 8192, "rank": 16}
+LLAMA_1B |= {"architecture": "llama", "target_modules": "all-linear"}
 
 WORKLOADS = {
     "gpt2": Workload("GPT-2 124M, c_attn r=8, 4x128", **GPT2, batch=4, length=128),

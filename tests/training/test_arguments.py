@@ -72,7 +72,7 @@ class TestTransformersNames:
             ({"steps": 3, "max_steps": 4}, "max_steps=4 and steps=3 are two names of one thing"),
             ({"accumulation": 1, "gradient_accumulation_steps": 4}, "gradient_accumulation_steps=4 and accumulation=1"),
             ({"betas": (0.9, 0.99), "adam_beta2": 0.9}, r"betas=\(0.9, 0.99\) and adam_beta1, adam_beta2"),
-            ({"bf16": True}, "bf16=True is not possible here: everything is computed in float32"),
+            ({"bf16": True}, "bf16=True is not possible here: the model's dtype says it"),
             ({"fp16": True}, "fp16=True is not possible here"),
             ({"optim": "adafactor"}, "optim='adafactor' is not possible here: .*AdamW"),
             ({"optim": ["adamw"]}, r"optim=\['adamw'\] is not possible here"),

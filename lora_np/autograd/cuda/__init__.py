@@ -1,4 +1,5 @@
-"""The operations for NVIDIA GPUs, with the signatures that they have in `fused/` and `elementary.py`, for float32.
+"""The operations for NVIDIA GPUs, with the signatures that they have in `fused/` and `elementary.py`, for float32 and
+for numbers in 16 bits (float16, bfloat16), with which they compute in float32.
 
 `dispatch.py` has the table that says when they are used. Each file here stands beside one of the same name there, which
 has the derivations and runs everywhere. Both are tested against the plain formulas in `fused/reference.py`. CuPy alone
@@ -16,6 +17,7 @@ from .loss import (
     linear_cross_entropy_backward,
     linear_cross_entropy_forward,
 )
+from .nf4 import nf4_values
 from .norm import layer_norm_backward, layer_norm_forward, rms_norm_backward, rms_norm_forward
 from .optim import adamw, clip
 from .rotary import rotary_backward, rotary_forward
@@ -42,6 +44,7 @@ __all__ = [
     "lora_linear_forward",
     "lora_rows_into",
     "matmul",
+    "nf4_values",
     "rms_norm_backward",
     "rms_norm_forward",
     "rotary_backward",

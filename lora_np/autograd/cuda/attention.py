@@ -1,5 +1,7 @@
 """Attention in CUDA: products of stacks by cuBLAS, softmax in a kernel; derived in `fused/attention.py`.
 
+In 16 bits cuDNN does it in one, where it is installed and knows how: `flash.py`.
+
 Of causal attention's scores half are not used. Long rows are therefore worked on in stripes of queries, each with the
 keys up to its last query only: with two stripes three quarters of the products, with four five eighths.
 """
@@ -8,8 +10,10 @@ import math
 
 import cupy
 
+from ..fused.attention import head_views
+from . import flash
 from .blas import gemm
-from .launch import by_rows, in_fours
+from .launch import by_rows, in_packs, pack
 
 HELD = 16  # keys for each thread of a block, which keeps them in registers; the same number stands in kernels.cu
 MOST_KEYS = HELD * 1024
@@ -19,9 +23,12 @@ STRIPE = 256  # queries; shorter stripes would cost more starts of kernels than 
 def attention_forward(q, k, v, causal=True, scale=None, mask=None, key_mask=None, needs=(True, True, True)):
     """softmax(s Q Kᵀ) V: q (B, H, T, D), k and v (B, K, S, D) -> (B, H, T, D). ValueError for S > MOST_KEYS."""
     (B, H, T, D), (K, S) = q.shape, k.shape[1:3]
+    scale = 1 / math.sqrt(D) if scale is None else scale
+    if mask is None and key_mask is None and (done := flash.forward(q, k, v, causal, scale, needs)):
+        return done
     if S > MOST_KEYS:
         raise ValueError(f"attention on a GPU reads at most {MOST_KEYS:,} keys, got {S:,}")
-    scale = 1 / math.sqrt(D) if scale is None else scale
+    k, v = k.astype(q.dtype, copy=False), v.astype(q.dtype, copy=False)
     q, k, v = _stack(q, B * K), _stack(k, B * K), _stack(v, B * K)  # (B·K, G·T, D), (B·K, S, D) twice
     stripes = _stripes(T, S, causal and H == K)
     P = cupy.empty((B * K, H // K * T, S), q.dtype)
@@ -31,7 +38,7 @@ def attention_forward(q, k, v, causal=True, scale=None, mask=None, key_mask=None
         key_mask = cupy.ascontiguousarray(key_mask)
     stripe = STRIPE if len(stripes) > 1 else 0
     by_rows("softmax_forward", B * H * T, S, P, key_mask, T, S, causal, stripe, float(scale), H * T, each=HELD)
-    mask = None if mask is None else cupy.ascontiguousarray(mask).reshape(P.shape)
+    mask = None if mask is None else cupy.ascontiguousarray(mask, dtype=P.dtype).reshape(P.shape)
     out = cupy.empty(q.shape, q.dtype)
     weights = P if mask is None else P * mask
     for t, s in stripes:
@@ -42,6 +49,8 @@ def attention_forward(q, k, v, causal=True, scale=None, mask=None, key_mask=None
 
 def attention_backward(dout, cache, out=None):
     """dq, dk, dv; `out` may be the three arrays to write them to."""
+    if isinstance(cache, flash.Saved):
+        return flash.backward(dout, cache, out)
     P, (q, k, v), mask, (causal, scale, T), (B, H, K), needs = cache
     D, S = dout.shape[-1], P.shape[2]
     shapes = ((B, H, T, D), (B, K, S, D), (B, K, S, D))
@@ -66,14 +75,25 @@ def attention_backward(dout, cache, out=None):
 
 def self_attention_forward(qkv, heads, causal=True, scale=None, mask=None, key_mask=None, needs=(True,)):
     """Attention of a sequence to itself: qkv (B, T, 3C) -> (B, T, C)."""
+    B, T, width = qkv.shape
+    if mask is None and key_mask is None and qkv.itemsize == 2:
+        y = cupy.empty((B, T, width // 3), qkv.dtype)
+        s = (width // (3 * heads)) ** -0.5 if scale is None else scale
+        done = flash.forward(*head_views(qkv, heads, 3), causal, s, needs * 3, *head_views(y, heads, 1))
+        if done:
+            return y, (done[1], heads)
     q, k, v = heads_first(qkv, heads, 3)
     y, cache = attention_forward(q, k, v, causal, scale, mask, key_mask, needs * 3)
-    return heads_last(y[None]), (cache, heads)
+    return heads_last(cupy.ascontiguousarray(y)[None]), (cache, heads)
 
 
 def self_attention_backward(dy, cache):
     """dqkv (B, T, 3C)."""
     cache, heads = cache
+    if isinstance(cache, flash.Saved):
+        d = cupy.empty((*dy.shape[:2], 3 * dy.shape[2]), dy.dtype)
+        flash.backward(*head_views(dy, heads, 1), cache, head_views(d, heads, 3))
+        return (d,)
     (dout,) = heads_first(dy, heads, 1)
     d = cupy.empty((3, *dout.shape), dy.dtype)
     attention_backward(dout, cache, out=list(d))
@@ -99,8 +119,9 @@ def heads_last(x):
 def _swap_heads(x, y, shape, back):
     """Copy x to y, one of them (parts, B, H, T, D) and the other (B, T, parts·H·D)."""
     parts, B, heads, T, D = shape
-    name, unit = ("swap_heads_by_fours", 4) if in_fours(D, x, y) else ("swap_heads", 1)
-    by_rows(name, B * T, parts * heads * D // unit, x, y, B, T, parts, heads, D // unit, back)
+    packed = in_packs(D, x, y)
+    unit = pack(x.dtype) if packed else 1
+    by_rows("swap_heads", B * T, parts * heads * D // unit, x, y, B, T, parts, heads, D // unit, back, packed, each=4)
 
 
 def _stack(x, size):

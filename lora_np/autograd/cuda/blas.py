@@ -16,40 +16,56 @@ from .. import precision
 
 NO, YES = 0, 1  # CUBLAS_OP_N, CUBLAS_OP_T
 FLOAT32, ANY_ALGORITHM = 0, -1  # CUDA_R_32F, CUBLAS_GEMM_DEFAULT
+TYPES = {"float32": FLOAT32, "float16": 2, "bfloat16": 14}  # CUDA_R_32F, CUDA_R_16F, CUDA_R_16BF
 COMPUTE_FLOAT32, COMPUTE_TF32 = 68, 77  # CUBLAS_COMPUTE_32F, CUBLAS_COMPUTE_32F_FAST_TF32
 WORKSPACE = 1 << 25  # bytes that cuBLAS may work in
 
 
-def gemm(a, b, out=None, alpha=1.0, beta=0.0):
-    """alpha · a b + beta · out, for float32 matrices a (m, k), b (k, n), or stacks of them (s, m, k), (s, k, n).
+def gemm(a, b, out=None, alpha=1.0, beta=0.0, dtype=None):
+    """alpha · a b + beta · out, for matrices a (m, k), b (k, n), or stacks of them (s, m, k), (s, k, n).
 
-    `out` (m, n) or (s, m, n) is made if it is not given; it may be a part of a larger array, with adjacent columns.
-    Matrices may be transposed views. In TF32 if `set_tf32(True)` was called.
+    `out` (m, n) or (s, m, n) is made if it is not given, in `dtype`, or that of a; it may be a part of a larger array,
+    with adjacent columns. Matrices may be transposed views. float32 is multiplied in TF32 if `set_tf32(True)` was
+    called. float16 and bfloat16 are multiplied as they are and added up in float32; `out` may be in float32. Where
+    a and b differ, the one in float32 is rounded to the other's dtype.
     """
     (m, k), n = a.shape[-2:], b.shape[-1]
-    out = cupy.empty((*a.shape[:-1], n), np.float32) if out is None else out
+    if a.dtype != b.dtype:
+        kind = narrower(a, b)
+        a, b = a.astype(kind, copy=False), b.astype(kind, copy=False)
+    out = cupy.empty((*a.shape[:-1], n), a.dtype if dtype is None else dtype) if out is None else out
     if out.size == 0:
         return out
     if k == 0:
         out[...] = out * beta if beta else 0
         return out
     (a, flag_a, step_a), (b, flag_b, step_b) = layout(a), layout(b)
-    step_out = out.strides[-2] // 4
-    mode = COMPUTE_TF32 if precision.tf32_enabled() else COMPUTE_FLOAT32
+    step_out, (given, made) = out.strides[-2] // out.itemsize, (TYPES[x.dtype.name] for x in (a, out))
+    mode = compute_mode(a.dtype)
     # cuBLAS counts columns first. Read that way our arrays are transposed, and outᵀ = bᵀ aᵀ.
     sizes = (workplace()[0], flag_b, flag_a, n, m, k, number(alpha))
-    left, right = (b.data.ptr, FLOAT32, step_b), (a.data.ptr, FLOAT32, step_a)
-    result = (out.data.ptr, FLOAT32, step_out)
+    left, right = (b.data.ptr, given, step_b), (a.data.ptr, given, step_a)
+    result = (out.data.ptr, made, step_out)
     if a.ndim == 2:
         status = _library().cublasGemmEx(*sizes, *left, *right, number(beta), *result, mode, ANY_ALGORITHM)
     else:
-        steps = (x.strides[0] // 4 for x in (b, a, out))
+        steps = (x.strides[0] // x.itemsize for x in (b, a, out))
         left, right, result = ((*x, step) for x, step in zip((left, right, result), steps, strict=True))
         end = (len(out), mode, ANY_ALGORITHM)
         status = _library().cublasGemmStridedBatchedEx(*sizes, *left, *right, number(beta), *result, *end)
     if status:
         raise RuntimeError(f"cuBLAS refused a product of {a.shape} and {b.shape} (status {status})")
     return out
+
+
+def narrower(a, b):
+    """The dtype of the one of two arrays that is in 16 bits; of the first if both are, or none."""
+    return b.dtype if b.itemsize < a.itemsize else a.dtype
+
+
+def compute_mode(dtype):
+    """How cuBLAS is to multiply matrices of this dtype; it adds up in float32 in any case."""
+    return COMPUTE_TF32 if dtype.itemsize == 4 and precision.tf32_enabled() else COMPUTE_FLOAT32
 
 
 def load(name):
@@ -112,10 +128,10 @@ def number(value):
 
 def layout(x):
     """(array, whether it is transposed, numbers from one row to the next); a copy only if neither way fits."""
-    row, column = x.strides[-2:]
-    if column == 4 and row >= 4 * x.shape[-1]:
-        return x, NO, row // 4
-    if row == 4 and column >= 4 * x.shape[-2]:
-        return x, YES, column // 4
+    (row, column), size = x.strides[-2:], x.itemsize
+    if column == size and row >= size * x.shape[-1]:
+        return x, NO, row // size
+    if row == size and column >= size * x.shape[-2]:
+        return x, YES, column // size
     x = cupy.ascontiguousarray(x)
     return x, NO, x.shape[-1]

@@ -10,10 +10,8 @@ import functools
 import threading
 
 import cupy
-import numpy as np
 
-from .. import precision
-from .blas import COMPUTE_FLOAT32, COMPUTE_TF32, FLOAT32, WORKSPACE, gemm, layout, load, number, workplace
+from .blas import FLOAT32, TYPES, WORKSPACE, compute_mode, gemm, layout, load, number, workplace
 
 TRANSPOSE_LEFT, TRANSPOSE_RIGHT, EPILOGUE, BIAS_POINTER = 3, 4, 7, 8  # CUBLASLT_MATMUL_DESC_...
 ADD_BIAS = 4  # CUBLASLT_EPILOGUE_BIAS
@@ -22,26 +20,30 @@ ALIGNED = 16  # bytes; each array begins at a multiple of these
 SUCCESS, NOT_SUPPORTED = 0, 15  # CUBLAS_STATUS_...
 
 
-def gemm_with_bias(a, b, bias):
-    """a b + bias, for float32 a (m, k), b (k, n), bias (n,) -> (m, n); in TF32 if that is on, as `gemm` is."""
+def gemm_with_bias(a, b, bias, out=None, beta=0.0):
+    """a b + bias + beta · out, for a (m, k), b (k, n) of one dtype, bias (n,) -> (m, n); in the precision of `gemm`.
+
+    `out` is made if it is not given.
+    """
     (m, k), n = a.shape, b.shape[1]
+    b, bias = b.astype(a.dtype, copy=False), bias.astype(a.dtype, copy=False)
     (a, *a_layout), (b, *b_layout), bias = layout(a), layout(b), cupy.ascontiguousarray(bias)
     plan = None
-    if m * k * n and all(x.data.ptr % ALIGNED == 0 for x in (a, b, bias)):
-        mode = COMPUTE_TF32 if precision.tf32_enabled() else COMPUTE_FLOAT32
+    written = () if out is None else (out,)  # the plan is for one without gaps
+    if m * k * n and all(x.data.ptr % ALIGNED == 0 for x in (a, b, bias, *written)):
         owner = cupy.cuda.runtime.getDevice(), threading.get_ident()
-        plan = _plan(owner, (m, k, n), (*a_layout, *b_layout), mode)
+        plan = _plan(owner, (m, k, n), (*a_layout, *b_layout), compute_mode(a.dtype), TYPES[a.dtype.name])
     if plan is None:
-        out = gemm(a, b)
+        out = gemm(a, b, out=out, beta=beta)
         out += bias
         return out
-    out = cupy.empty((m, n), np.float32)
+    out = cupy.empty((m, n), a.dtype) if out is None else out
     task, left, right, result, algorithm = plan
     handle, workspace, stream = workplace()
     _set("MatmulDesc", task, BIAS_POINTER, ctypes.c_void_p(bias.data.ptr))
     done = _call(
         "Matmul", handle, task, number(1.0), b.data.ptr, left, a.data.ptr, right,
-        number(0.0), out.data.ptr, result, out.data.ptr, result,
+        number(beta), out.data.ptr, result, out.data.ptr, result,
         ctypes.byref(algorithm), workspace, WORKSPACE, stream,
     )  # fmt: skip
     if not done:
@@ -62,7 +64,7 @@ class _Way(ctypes.Structure):
 
 
 @functools.lru_cache(maxsize=1024)
-def _plan(owner, sizes, layouts, mode):
+def _plan(owner, sizes, layouts, mode, kind):
     """(task, left, right and result matrix, algorithm); None if cuBLASLt knows no way.
 
     The owner is a device and a thread, which has the plan for itself: the task is told the bias before each use.
@@ -74,9 +76,9 @@ def _plan(owner, sizes, layouts, mode):
     _call("MatmulDescCreate", ctypes.byref(task), mode, FLOAT32)
     for attribute, value in ((TRANSPOSE_LEFT, flag_b), (TRANSPOSE_RIGHT, flag_a), (EPILOGUE, ADD_BIAS)):
         _set("MatmulDesc", task, attribute, ctypes.c_int(value))
-    left = _matrix(*((k, n) if flag_b else (n, k)), step_b)
-    right = _matrix(*((m, k) if flag_a else (k, m)), step_a)
-    result = _matrix(n, m, n)
+    left = _matrix(kind, *((k, n) if flag_b else (n, k)), step_b)
+    right = _matrix(kind, *((m, k) if flag_a else (k, m)), step_a)
+    result = _matrix(kind, n, m, n)
     _call("MatmulPreferenceCreate", ctypes.byref(wishes))
     _set("MatmulPreference", wishes, MOST_WORKSPACE, ctypes.c_size_t(WORKSPACE))
     for attribute in ALIGNMENTS:
@@ -89,10 +91,10 @@ def _plan(owner, sizes, layouts, mode):
     return (task, left, right, result, way.algorithm) if known and found.value and way.status == 0 else None
 
 
-def _matrix(rows, columns, step):
-    """The description of a float32 matrix that is stored by columns, which begin `step` numbers apart."""
+def _matrix(kind, rows, columns, step):
+    """The description of a matrix that is stored by columns, which begin `step` numbers apart. kind: of `TYPES`."""
     found = ctypes.c_void_p()
-    _call("MatrixLayoutCreate", ctypes.byref(found), FLOAT32, rows, columns, step)
+    _call("MatrixLayoutCreate", ctypes.byref(found), kind, rows, columns, step)
     return found
 
 

@@ -1,120 +1,173 @@
-// The CUDA side of autograd/fused/: the same formulas, one block of threads for each row, float32 throughout.
-// Each kernel's derivation stands in the docstring of the Python function of the same name.
+// The kernels; what they are written in stands in numbers.cu, which is compiled before this file.
 
 namespace {
 
-constexpr float SQRT_2_OVER_PI = 0.7978845608028654f, CUBIC = 0.044715f;
-constexpr float SQRT_HALF = 0.7071067811865476f, INV_SQRT_2PI = 0.3989422804014327f;
-
-#define MINUS_INFINITY __int_as_float(0xff800000)  // NVRTC knows no INFINITY
-#define LOWEST __int_as_float(0xff7fffff)          // the lowest finite number: LOWEST - LOWEST is not NaN
-
-constexpr int HELD = 16;  // how many numbers of a row of scores a thread keeps in registers
-
-// The sum of `value` over all threads of the block, for every thread. At most 1024 threads.
-__device__ float block_sum(float value) {
-    __shared__ float parts[32];
-    for (int i = 16; i > 0; i /= 2) value += __shfl_xor_sync(0xffffffff, value, i);
-    __syncthreads();  // so that a call before this one has been read
-    if (threadIdx.x % 32 == 0) parts[threadIdx.x / 32] = value;
-    __syncthreads();
-    float sum = 0;
-    for (int i = 0; i < (blockDim.x + 31) / 32; ++i) sum += parts[i];
-    return sum;
-}
-
-__device__ float block_max(float value) {
-    __shared__ float parts[32];
-    for (int i = 16; i > 0; i /= 2) value = fmaxf(value, __shfl_xor_sync(0xffffffff, value, i));
-    __syncthreads();
-    if (threadIdx.x % 32 == 0) parts[threadIdx.x / 32] = value;
-    __syncthreads();
-    float largest = parts[0];
-    for (int i = 1; i < (blockDim.x + 31) / 32; ++i) largest = fmaxf(largest, parts[i]);
-    return largest;
-}
-
-__device__ long long first_index() { return blockIdx.x * (long long)blockDim.x + threadIdx.x; }
-__device__ long long stride() { return gridDim.x * (long long)blockDim.x; }
-
-// A row may be read by one number or by four at a time: what follows is written for both.
-__device__ float4 operator+(float4 a, float4 b) { return {a.x + b.x, a.y + b.y, a.z + b.z, a.w + b.w}; }
-__device__ float4 operator*(float4 a, float4 b) { return {a.x * b.x, a.y * b.y, a.z * b.z, a.w * b.w}; }
-__device__ float4 operator+(float4 a, float b) { return {a.x + b, a.y + b, a.z + b, a.w + b}; }
-__device__ float4 operator*(float4 a, float b) { return {a.x * b, a.y * b, a.z * b, a.w * b}; }
-__device__ float sum_of(float a) { return a; }
-__device__ float sum_of(float4 a) { return (a.x + a.y) + (a.z + a.w); }
-
-template <typename Pack>
-__device__ void layer_norm_row(const Pack* x, const Pack* weight, const Pack* bias, Pack* y, Pack* normed,
-                               float* inv_std, int packs, int width, float eps) {
+template <int N>
+__device__ void layer_norm_row(const real* x, const real* weight, const real* bias, real* y, real* normed,
+                               float* inv_std, int width, float eps) {
+    int packs = width / N;
     long long start = blockIdx.x * (long long)packs;
     float sum = 0;
-    for (int i = threadIdx.x; i < packs; i += blockDim.x) sum += sum_of(x[start + i]);
+    for (int i = threadIdx.x; i < packs; i += blockDim.x) sum += sum_of(get<N>(x, start + i));
     float mean = block_sum(sum) / width, squares = 0;
-    for (int i = threadIdx.x; i < packs; i += blockDim.x) {
-        Pack centred = x[start + i] + -mean;
-        squares += sum_of(centred * centred);
-    }
+    for (int i = threadIdx.x; i < packs; i += blockDim.x)
+        squares += sum_of(each(get<N>(x, start + i), [&](float a, int) { return (a - mean) * (a - mean); }));
     float scale = 1.0f / sqrtf(block_sum(squares) / width + eps);
     if (inv_std && threadIdx.x == 0) inv_std[blockIdx.x] = scale;
     for (int i = threadIdx.x; i < packs; i += blockDim.x) {
-        Pack value = (x[start + i] + -mean) * scale;
-        if (normed) normed[start + i] = value;
-        y[start + i] = value * weight[i] + bias[i];
+        Floats<N> value = each(get<N>(x, start + i), [&](float a, int) { return (a - mean) * scale; });
+        if (normed) put<N>(normed, start + i, value);
+        Floats<N> w = get<N>(weight, i), b = get<N>(bias, i);
+        put<N>(y, start + i, each(value, [&](float a, int j) { return a * w.v[j] + b.v[j]; }));
     }
 }
 
-template <typename Pack>
-__device__ void layer_norm_row_back(const Pack* dy, const Pack* weight, const Pack* normed, const float* inv_std,
-                                    Pack* dx, int packs, int width) {
+template <int N>
+__device__ void layer_norm_row_back(const real* dy, const real* weight, const real* normed, const float* inv_std,
+                                    real* dx, int width) {
+    int packs = width / N;
     long long start = blockIdx.x * (long long)packs;
     float sum = 0, along = 0;
     for (int i = threadIdx.x; i < packs; i += blockDim.x) {
-        Pack g = dy[start + i] * weight[i];
+        Floats<N> g = times(get<N>(dy, start + i), get<N>(weight, i));
         sum += sum_of(g);
-        along += sum_of(g * normed[start + i]);
+        along += sum_of(times(g, get<N>(normed, start + i)));
     }
     float mean = block_sum(sum) / width, slope = block_sum(along) / width, scale = inv_std[blockIdx.x];
-    for (int i = threadIdx.x; i < packs; i += blockDim.x)
-        dx[start + i] = (dy[start + i] * weight[i] + -mean + normed[start + i] * -slope) * scale;
+    for (int i = threadIdx.x; i < packs; i += blockDim.x) {
+        Floats<N> g = times(get<N>(dy, start + i), get<N>(weight, i)), n = get<N>(normed, start + i);
+        put<N>(dx, start + i, each(g, [&](float a, int j) { return (a - mean - n.v[j] * slope) * scale; }));
+    }
 }
 
-template <typename Pack>
-__device__ void rms_norm_row(const Pack* x, const Pack* weight, Pack* y, Pack* normed, float* inv_rms, int packs,
-                             int width, float eps) {
+template <int N>
+__device__ void rms_norm_row(const real* x, const real* weight, real* y, real* normed, float* inv_rms, int width,
+                             float eps) {
+    int packs = width / N;
     long long start = blockIdx.x * (long long)packs;
     float squares = 0;
-    for (int i = threadIdx.x; i < packs; i += blockDim.x) squares += sum_of(x[start + i] * x[start + i]);
+    for (int i = threadIdx.x; i < packs; i += blockDim.x) {
+        Floats<N> value = get<N>(x, start + i);
+        squares += sum_of(times(value, value));
+    }
     float scale = 1.0f / sqrtf(block_sum(squares) / width + eps);
     if (inv_rms && threadIdx.x == 0) inv_rms[blockIdx.x] = scale;
     for (int i = threadIdx.x; i < packs; i += blockDim.x) {
-        Pack value = x[start + i] * scale;
-        if (normed) normed[start + i] = value;
-        y[start + i] = value * weight[i];
+        Floats<N> value = each(get<N>(x, start + i), [&](float a, int) { return a * scale; });
+        if (normed) put<N>(normed, start + i, value);
+        put<N>(y, start + i, times(value, get<N>(weight, i)));
     }
 }
 
-template <typename Pack>
-__device__ void rms_norm_row_back(const Pack* dy, const Pack* weight, const Pack* normed, const float* inv_rms,
-                                  Pack* dx, int packs, int width) {
+template <int N>
+__device__ void rms_norm_row_back(const real* dy, const real* weight, const real* normed, const float* inv_rms,
+                                  real* dx, int width) {
+    int packs = width / N;
     long long start = blockIdx.x * (long long)packs;
     float along = 0;
     for (int i = threadIdx.x; i < packs; i += blockDim.x)
-        along += sum_of(dy[start + i] * weight[i] * normed[start + i]);
+        along += sum_of(times(times(get<N>(dy, start + i), get<N>(weight, i)), get<N>(normed, start + i)));
     float slope = block_sum(along) / width, scale = inv_rms[blockIdx.x];
-    for (int i = threadIdx.x; i < packs; i += blockDim.x)
-        dx[start + i] = (dy[start + i] * weight[i] + normed[start + i] * -slope) * scale;
+    for (int i = threadIdx.x; i < packs; i += blockDim.x) {
+        Floats<N> g = times(get<N>(dy, start + i), get<N>(weight, i)), n = get<N>(normed, start + i);
+        put<N>(dx, start + i, each(g, [&](float a, int j) { return (a - n.v[j] * slope) * scale; }));
+    }
 }
 
-template <typename Pack>
-__device__ void swap_packs(const Pack* x, Pack* y, int B, int T, int P, int H, int D, int back) {
+template <int N>
+__device__ void swap_packs(const real* x, real* y, int B, int T, int P, int H, int D, int back) {
+    const Stored<N>* from = reinterpret_cast<const Stored<N>*>(x);
+    Stored<N>* to = reinterpret_cast<Stored<N>*>(y);
     int t = blockIdx.x % T, b = blockIdx.x / T, width = P * H * D;
     for (int i = threadIdx.x; i < width; i += blockDim.x) {
         int d = i % D, h = i / D % H, p = i / D / H;
         long long by_time = blockIdx.x * (long long)width + i;
         long long by_head = ((((long long)p * B + b) * H + h) * T + t) * D + d;
-        if (back) y[by_time] = x[by_head]; else y[by_head] = x[by_time];
+        if (back) to[by_time] = from[by_head]; else to[by_head] = from[by_time];
+    }
+}
+
+// GELU of v, and its slope there.
+__device__ float gelu(float v, int exact, float* slope) {
+    float below, rise;
+    if (exact) {
+        below = 0.5f * (1.0f + erff(v * SQRT_HALF));
+        rise = INV_SQRT_2PI * EXP(-0.5f * v * v);
+    } else {
+        float t = TANH(SQRT_2_OVER_PI * (v + CUBIC * v * v * v));
+        below = 0.5f * (1.0f + t);
+        rise = 0.5f * (1.0f - t * t) * SQRT_2_OVER_PI * (1.0f + 3.0f * CUBIC * v * v);
+    }
+    *slope = below + v * rise;
+    return v * below;
+}
+
+template <int N>
+__device__ void gelu_numbers(const real* x, real* y, long long packs, int exact) {
+    float slope;
+    for (long long i = first_index(); i < packs; i += stride())
+        put<N>(y, i, each(get<N>(x, i), [&](float v, int) { return gelu(v, exact, &slope); }));
+}
+
+template <int N>
+__device__ void gelu_numbers_back(const real* dy, const real* x, real* dx, long long packs, int exact) {
+    for (long long i = first_index(); i < packs; i += stride()) {
+        Floats<N> d = get<N>(dy, i);
+        put<N>(dx, i, each(get<N>(x, i), [&](float v, int j) {
+            float slope;
+            gelu(v, exact, &slope);
+            return d.v[j] * slope;
+        }));
+    }
+}
+
+template <int N>
+__device__ void swiglu_numbers(const real* gate, const real* up, real* y, long long packs) {
+    for (long long i = first_index(); i < packs; i += stride()) {
+        Floats<N> u = get<N>(up, i);
+        put<N>(y, i, each(get<N>(gate, i), [&](float g, int j) { return g / (1.0f + EXP(-g)) * u.v[j]; }));
+    }
+}
+
+template <int N>
+__device__ void swiglu_numbers_back(const real* dy, const real* gate, const real* up, real* dgate, real* dup,
+                                    long long packs) {
+    for (long long i = first_index(); i < packs; i += stride()) {
+        Floats<N> d = get<N>(dy, i), g = get<N>(gate, i);
+        if (dup) put<N>(dup, i, each(g, [&](float x, int j) { return d.v[j] * x / (1.0f + EXP(-x)); }));
+        if (!dgate) continue;
+        Floats<N> u = get<N>(up, i);
+        put<N>(dgate, i, each(g, [&](float x, int j) {
+            float sigmoid = 1.0f / (1.0f + EXP(-x)), a = x * sigmoid;
+            return d.v[j] * (sigmoid + a * (1.0f - sigmoid)) * u.v[j];
+        }));
+    }
+}
+
+template <int N>
+__device__ void add_numbers(const real* x, const real* y, real* z, long long packs) {
+    for (long long i = first_index(); i < packs; i += stride()) {
+        Floats<N> b = get<N>(y, i);
+        put<N>(z, i, each(get<N>(x, i), [&](float a, int j) { return a + b.v[j]; }));
+    }
+}
+
+// One position's heads, turned: N pairs of channels (c, c + half) at once. `from` and `to` say where head h begins.
+template <int N, typename From, typename To>
+__device__ void turn(const real* x, const float* cosines, const float* sines, real* y, int H, int half, int back,
+                     From from, To to) {
+    int packs = half / N;
+    for (int i = threadIdx.x; i < H * packs; i += blockDim.x) {
+        int h = i / packs, c = i % packs;
+        Floats<N> first = get<N>(x + from(h), c), second = get<N>(x + from(h) + half, c), left, right;
+#pragma unroll
+        for (int j = 0; j < N; ++j) {
+            float cosine = cosines[c * N + j], sine = back ? -sines[c * N + j] : sines[c * N + j];
+            left.v[j] = first.v[j] * cosine - second.v[j] * sine;
+            right.v[j] = second.v[j] * cosine + first.v[j] * sine;
+        }
+        put<N>(y + to(h), c, left);
+        put<N>(y + to(h) + half, c, right);
     }
 }
 
@@ -122,107 +175,80 @@ __device__ void swap_packs(const Pack* x, Pack* y, int B, int T, int P, int H, i
 
 extern "C" {
 
-// The norms, one block for each row. `fours`: rows may be read by four numbers at a time.
-#define PACKS(p) reinterpret_cast<float4*>(p)
-#define CONST_PACKS(p) reinterpret_cast<const float4*>(p)
+// `packed`: rows may be read by PACK numbers at a time.
+#define EITHER(function, ...)           \
+    if (packed)                         \
+        function<PACK>(__VA_ARGS__);    \
+    else                                \
+        function<1>(__VA_ARGS__);
 
-__global__ void layer_norm_forward(const float* x, const float* weight, const float* bias, float* y, float* normed,
-                                   float* inv_std, int width, float eps, int fours) {
-    if (fours)
-        layer_norm_row(CONST_PACKS(x), CONST_PACKS(weight), CONST_PACKS(bias), PACKS(y), PACKS(normed), inv_std,
-                       width / 4, width, eps);
-    else
-        layer_norm_row(x, weight, bias, y, normed, inv_std, width, width, eps);
+// The norms, one block for each row.
+__global__ void layer_norm_forward(const real* x, const real* weight, const real* bias, real* y, real* normed,
+                                   float* inv_std, int width, float eps, int packed) {
+    EITHER(layer_norm_row, x, weight, bias, y, normed, inv_std, width, eps)
 }
 
-__global__ void layer_norm_backward(const float* dy, const float* weight, const float* normed, const float* inv_std,
-                                    float* dx, int width, int fours) {
-    if (fours)
-        layer_norm_row_back(CONST_PACKS(dy), CONST_PACKS(weight), CONST_PACKS(normed), inv_std, PACKS(dx), width / 4,
-                            width);
-    else
-        layer_norm_row_back(dy, weight, normed, inv_std, dx, width, width);
+__global__ void layer_norm_backward(const real* dy, const real* weight, const real* normed, const float* inv_std,
+                                    real* dx, int width, int packed) {
+    EITHER(layer_norm_row_back, dy, weight, normed, inv_std, dx, width)
 }
 
-__global__ void rms_norm_forward(const float* x, const float* weight, float* y, float* normed, float* inv_rms,
-                                 int width, float eps, int fours) {
-    if (fours)
-        rms_norm_row(CONST_PACKS(x), CONST_PACKS(weight), PACKS(y), PACKS(normed), inv_rms, width / 4, width, eps);
-    else
-        rms_norm_row(x, weight, y, normed, inv_rms, width, width, eps);
+__global__ void rms_norm_forward(const real* x, const real* weight, real* y, real* normed, float* inv_rms, int width,
+                                 float eps, int packed) {
+    EITHER(rms_norm_row, x, weight, y, normed, inv_rms, width, eps)
 }
 
-__global__ void rms_norm_backward(const float* dy, const float* weight, const float* normed, const float* inv_rms,
-                                  float* dx, int width, int fours) {
-    if (fours)
-        rms_norm_row_back(CONST_PACKS(dy), CONST_PACKS(weight), CONST_PACKS(normed), inv_rms, PACKS(dx), width / 4,
-                          width);
-    else
-        rms_norm_row_back(dy, weight, normed, inv_rms, dx, width, width);
+__global__ void rms_norm_backward(const real* dy, const real* weight, const real* normed, const float* inv_rms,
+                                  real* dx, int width, int packed) {
+    EITHER(rms_norm_row_back, dy, weight, normed, inv_rms, dx, width)
 }
 
-// z = x + y by four numbers at a time; `size` counts packs of four.
-__global__ void add_by_fours(const float4* x, const float4* y, float4* z, long long size) {
-    for (long long i = first_index(); i < size; i += stride()) z[i] = x[i] + y[i];
+// Number by number; `packs` counts them, or PACK of them at once.
+__global__ void add_numbers_of(const real* x, const real* y, real* z, long long packs, int packed) {
+    EITHER(add_numbers, x, y, z, packs)
 }
 
-__global__ void gelu_forward(const float* __restrict__ x, float* __restrict__ y, float* __restrict__ slope,
-                             long long size, int exact) {
-#pragma unroll 4
-    for (long long i = first_index(); i < size; i += stride()) {
-        float v = x[i], below, rise;
-        if (exact) {
-            below = 0.5f * (1.0f + erff(v * SQRT_HALF));
-            rise = INV_SQRT_2PI * expf(-0.5f * v * v);
-        } else {
-            float t = tanhf(SQRT_2_OVER_PI * (v + CUBIC * v * v * v));
-            below = 0.5f * (1.0f + t);
-            rise = 0.5f * (1.0f - t * t) * SQRT_2_OVER_PI * (1.0f + 3.0f * CUBIC * v * v);
-        }
-        y[i] = v * below;
-        if (slope) slope[i] = below + v * rise;
-    }
+__global__ void gelu_forward(const real* __restrict__ x, real* __restrict__ y, long long packs, int exact, int packed) {
+    EITHER(gelu_numbers, x, y, packs, exact)
 }
 
-__global__ void gelu_backward(const float* __restrict__ dy, const float* __restrict__ slope, float* __restrict__ dx,
-                              long long size) {
-#pragma unroll 4
-    for (long long i = first_index(); i < size; i += stride()) dx[i] = dy[i] * slope[i];
+__global__ void gelu_backward(const real* __restrict__ dy, const real* __restrict__ x, real* __restrict__ dx,
+                              long long packs, int exact, int packed) {
+    EITHER(gelu_numbers_back, dy, x, dx, packs, exact)
 }
 
-__global__ void swiglu_forward(const float* gate, const float* up, float* y, float* slope, float* through,
-                               long long size) {
-    for (long long i = first_index(); i < size; i += stride()) {
-        float x = gate[i], sigmoid = 1.0f / (1.0f + expf(-x)), a = x * sigmoid;
-        if (slope) slope[i] = (sigmoid + a * (1.0f - sigmoid)) * up[i];
-        if (through) through[i] = a;
-        y[i] = a * up[i];
-    }
+__global__ void swiglu_forward(const real* gate, const real* up, real* y, long long packs, int packed) {
+    EITHER(swiglu_numbers, gate, up, y, packs)
 }
 
-__global__ void swiglu_backward(const float* dy, const float* slope, const float* through, float* dgate, float* dup,
-                                long long size) {
-    for (long long i = first_index(); i < size; i += stride()) {
-        if (dgate) dgate[i] = dy[i] * slope[i];
-        if (dup) dup[i] = dy[i] * through[i];
-    }
+__global__ void swiglu_backward(const real* dy, const real* gate, const real* up, real* dgate, real* dup,
+                                long long packs, int packed) {
+    EITHER(swiglu_numbers_back, dy, gate, up, dgate, dup, packs)
 }
 
-// x (B, T, H, D) -> y (B, H, T, D) turned, or with `back` the other way round, turned back. One block for each (b, t).
-// Angles (T, D/2), or (B, T, D/2) with `by_row`.
-__global__ void rotary(const float* x, const float* cosines, const float* sines, float* y, int T, int H, int half,
-                       int by_row, int back) {
+// out = x * *factor, from float32 or from `real`.
+__global__ void scaled(const real* x, const float* factor, real* out, long long size) {
+    for (long long i = first_index(); i < size; i += stride()) out[i] = NARROW(WIDE(x[i]) * *factor);
+}
+
+// x (B, T, H, D) -> y, turned, or with `back` turned back. One block for each (b, t). Angles (T, D/2), or (B, T, D/2)
+// with `by_row`. y is (B, T, H, D) too, or with `heads_first` (B, H, T, D), and then `back` goes from that to this.
+__global__ void rotary(const real* x, const float* cosines, const float* sines, real* y, int T, int H, int half,
+                       int by_row, int back, int heads_first, int packed) {
     int t = blockIdx.x % T;
     long long b = blockIdx.x / T, angles = (by_row ? (long long)blockIdx.x : t) * half;
-    for (int i = threadIdx.x; i < H * half; i += blockDim.x) {
-        int h = i / half, c = i % half;
-        long long by_time = (blockIdx.x * (long long)H + h) * 2 * half + c;
-        long long by_head = ((b * H + h) * T + t) * 2 * half + c;
-        long long from = back ? by_head : by_time, to = back ? by_time : by_head;
-        float cosine = cosines[angles + c], sine = back ? -sines[angles + c] : sines[angles + c];
-        float first = x[from], second = x[from + half];
-        y[to] = first * cosine - second * sine;
-        y[to + half] = second * cosine + first * sine;
+    auto by_time = [=](int h) { return (blockIdx.x * (long long)H + h) * 2 * half; };
+    auto by_head = [=](int h) { return ((b * H + h) * T + t) * 2 * half; };
+    cosines += angles, sines += angles;
+    if (!heads_first) {
+        if (packed)
+            turn<PACK>(x, cosines, sines, y, H, half, back, by_time, by_time);
+        else
+            turn<1>(x, cosines, sines, y, H, half, back, by_time, by_time);
+    } else if (back) {
+        turn<1>(x, cosines, sines, y, H, half, back, by_head, by_time);
+    } else {
+        turn<1>(x, cosines, sines, y, H, half, back, by_time, by_head);
     }
 }
 
@@ -282,14 +308,15 @@ __global__ void lora_rows(const float* __restrict__ x, float* __restrict__ y, co
     }
 }
 
-// x (B, T, P, H, D) -> y (P, B, H, T, D), or with `back` the other way round. One block for each (b, t).
-__global__ void swap_heads(const float* x, float* y, int B, int T, int P, int H, int D, int back) {
-    swap_packs(x, y, B, T, P, H, D, back);
+// x (B, T, P, H, D) -> y (P, B, H, T, D), or with `back` the other way round. One block for each (b, t). With `packed`,
+// D counts packs.
+__global__ void swap_heads(const real* x, real* y, int B, int T, int P, int H, int D, int back, int packed) {
+    EITHER(swap_packs, x, y, B, T, P, H, D, back)
 }
 
-// The same by four numbers at a time, for D that is divisible by 4; D counts packs of four here.
-__global__ void swap_heads_by_fours(const float4* x, float4* y, int B, int T, int P, int H, int D, int back) {
-    swap_packs(x, y, B, T, P, H, D, back);
+// x (rows, D), each row to its place in room (rows, capacity, D).
+__global__ void keep_at(const real* x, real* room, const long long* place, int capacity, int D, long long size) {
+    for (long long i = first_index(); i < size; i += stride()) room[(i / D * capacity + *place) * D + i % D] = x[i];
 }
 
 // The keys that matter to query t: up to its own place with `causal`. Beyond the last key of its stripe of queries
@@ -301,90 +328,83 @@ __device__ int keys_kept(int t, int T, int S, int stripe) {
 
 // Softmax of scale * scores, in place. Row r is query r % T; each batch element has `rows_per_batch` rows.
 // A row has at most HELD * blockDim.x keys: it is read once and written once.
-__global__ void softmax_forward(float* scores, const bool* key_mask, int T, int S, int causal, int stripe,
+__global__ void softmax_forward(real* scores, const bool* key_mask, int T, int S, int causal, int stripe,
                                 float scale, int rows_per_batch) {
     long long row = blockIdx.x;
-    float* p = scores + row * S;
+    real* p = scores + row * S;
     int seen = keys_seen(row % T, T, S, causal), kept = keys_kept(row % T, T, S, stripe);
     const bool* counts = key_mask ? key_mask + row / rows_per_batch * S : nullptr;
     float e[HELD], largest = MINUS_INFINITY, sum = 0;
 #pragma unroll
     for (int j = 0, s = threadIdx.x; j < HELD; ++j, s += blockDim.x) {
-        e[j] = s < seen && (!counts || counts[s]) ? scale * p[s] : MINUS_INFINITY;
+        e[j] = s < seen && (!counts || counts[s]) ? scale * WIDE(p[s]) : MINUS_INFINITY;
         largest = fmaxf(largest, e[j]);
     }
     largest = block_max(largest);
     bool nothing = largest == MINUS_INFINITY;  // only padding sees nothing: some average instead of NaN
 #pragma unroll
     for (int j = 0, s = threadIdx.x; j < HELD; ++j, s += blockDim.x) {
-        e[j] = s >= seen ? 0.0f : nothing ? 1.0f : expf(e[j] - largest);
+        e[j] = s >= seen ? 0.0f : nothing ? 1.0f : EXP(e[j] - largest);
         sum += e[j];
     }
     float factor = 1.0f / block_sum(sum);
 #pragma unroll
     for (int j = 0, s = threadIdx.x; j < HELD; ++j, s += blockDim.x)
-        if (s < kept) p[s] = e[j] * factor;
+        if (s < kept) p[s] = NARROW(e[j] * factor);
 }
 
 // dP -> dS = P (dP - rowsum(dP P)) scale, in place.
-__global__ void softmax_backward(float* dscores, const float* probabilities, const float* mask, int T, int S,
+__global__ void softmax_backward(real* dscores, const real* probabilities, const real* mask, int T, int S,
                                  int causal, int stripe, float scale) {
     long long row = blockIdx.x;
-    float* d = dscores + row * S;
-    const float* p = probabilities + row * S;
-    const float* m = mask ? mask + row * S : nullptr;
+    real* d = dscores + row * S;
+    const real* p = probabilities + row * S;
+    const real* m = mask ? mask + row * S : nullptr;
     int seen = keys_seen(row % T, T, S, causal), kept = keys_kept(row % T, T, S, stripe);
     float dp[HELD], weight[HELD], along = 0;
 #pragma unroll
     for (int j = 0, s = threadIdx.x; j < HELD; ++j, s += blockDim.x) {
-        dp[j] = s >= seen ? 0.0f : m ? d[s] * m[s] : d[s];
-        weight[j] = s >= seen ? 0.0f : p[s];
+        dp[j] = s >= seen ? 0.0f : m ? WIDE(d[s]) * WIDE(m[s]) : WIDE(d[s]);
+        weight[j] = s >= seen ? 0.0f : WIDE(p[s]);
         along += dp[j] * weight[j];
     }
     along = block_sum(along);
 #pragma unroll
     for (int j = 0, s = threadIdx.x; j < HELD; ++j, s += blockDim.x)
-        if (s < kept) d[s] = (dp[j] - along) * weight[j] * scale;
+        if (s < kept) d[s] = NARROW((dp[j] - along) * weight[j] * scale);
 }
 
 // For each row of logits (stored `row_stride` apart): losses[row] = ln sum e^z - z[target], and, if the gradient is
 // wanted, z <- softmax(z) - onehot(target). A row whose target is negative does not count: both are 0. The largest logit
-// and the sum are found in one reading. Rows are read by four numbers at a time: they begin at multiples of 16 bytes, and
+// and the sum are found in one reading. Rows are read by PACK numbers at a time: they begin at multiples of 16 bytes, and
 // what lies between them may be overwritten.
-__global__ void cross_entropy_rows(float* logits, const long long* targets, float* losses, int V, long long row_stride,
+__global__ void cross_entropy_rows(real* logits, const long long* targets, float* losses, int V, long long row_stride,
                                    int with_gradient) {
-    float* z = logits + blockIdx.x * row_stride;
-    int target = targets[blockIdx.x];
+    real* z = logits + blockIdx.x * row_stride;
+    int target = targets[blockIdx.x], packs = (V + PACK - 1) / PACK;
     if (target < 0) {
         if (threadIdx.x == 0) losses[blockIdx.x] = 0;
-        for (int i = 4 * threadIdx.x; with_gradient && i < V; i += 4 * blockDim.x) {
-            *reinterpret_cast<float4*>(z + i) = {0, 0, 0, 0};
-        }
+        for (int i = threadIdx.x; with_gradient && i < packs; i += blockDim.x) put<PACK>(z, i, Floats<PACK>{});
         return;
     }
     float largest = LOWEST, sum = 0;
-    for (int i = 4 * threadIdx.x; i < V; i += 4 * blockDim.x) {
-        float4 v = *reinterpret_cast<const float4*>(z + i);
-        if (i + 1 >= V) v.y = MINUS_INFINITY;
-        if (i + 2 >= V) v.z = MINUS_INFINITY;
-        if (i + 3 >= V) v.w = MINUS_INFINITY;
-        float top = fmaxf(fmaxf(fmaxf(v.x, v.y), fmaxf(v.z, v.w)), largest);
-        sum = sum * expf(largest - top) + (expf(v.x - top) + expf(v.y - top)) + (expf(v.z - top) + expf(v.w - top));
+    for (int i = threadIdx.x; i < packs; i += blockDim.x) {
+        Floats<PACK> v = each(get<PACK>(z, i), [&](float a, int j) { return i * PACK + j < V ? a : MINUS_INFINITY; });
+        float top = largest;
+        for (int j = 0; j < PACK; ++j) top = fmaxf(top, v.v[j]);
+        sum = sum * EXP(largest - top) + sum_of(each(v, [&](float a, int) { return EXP(a - top); }));
         largest = top;
     }
     float top = block_max(largest);
-    sum = block_sum(sum * expf(largest - top));
-    if (threadIdx.x == 0) losses[blockIdx.x] = logf(sum) + (top - z[target]);
+    sum = block_sum(sum * EXP(largest - top));
+    float at_target = WIDE(z[target]), inverse = 1.0f / sum;
+    if (threadIdx.x == 0) losses[blockIdx.x] = logf(sum) + (top - at_target);
     if (!with_gradient) return;
-    __syncthreads();
-    float inverse = 1.0f / sum;
-    for (int i = 4 * threadIdx.x; i < V; i += 4 * blockDim.x) {
-        float4 v = *reinterpret_cast<const float4*>(z + i);
-        v = {expf(v.x - top) * inverse, expf(v.y - top) * inverse, expf(v.z - top) * inverse, expf(v.w - top) * inverse};
-        *reinterpret_cast<float4*>(z + i) = v;
-    }
-    __syncthreads();
-    if (threadIdx.x == 0) z[target] -= 1.0f;
+    __syncthreads();  // every thread has read the target's logit
+    for (int i = threadIdx.x; i < packs; i += blockDim.x)
+        put<PACK>(z, i, each(get<PACK>(z, i), [&](float a, int j) {
+            return EXP(a - top) * inverse - (i * PACK + j == target ? 1.0f : 0.0f);
+        }));
 }
 
 // One step of AdamW for many parameters: table[i] = {p, g, m, v, size}; block row y is parameter y.
@@ -405,6 +425,13 @@ __global__ void adamw(const long long* table, const float* settings) {
     }
 }
 
+// Many float32 arrays as `real`, each at its place in `flat`: table[i] = {address, place, size}; block row y is array y.
+__global__ void narrow_all(real* flat, const long long* table) {
+    const long long* entry = table + 3 * blockIdx.y;
+    const float* from = reinterpret_cast<const float*>(entry[0]);
+    for (long long i = first_index(); i < entry[2]; i += stride()) flat[entry[1] + i] = NARROW(from[i]);
+}
+
 // squares[i] = the sum of the squares of gradient i; one block each, in a fixed order.
 __global__ void sum_squares(const long long* table, float* squares) {
     const float* g = reinterpret_cast<const float*>(table[2 * blockIdx.x]);
@@ -418,6 +445,39 @@ __global__ void sum_squares(const long long* table, float* squares) {
 __global__ void scale_all(const long long* table, const float* factor) {
     float* g = reinterpret_cast<float*>(table[2 * blockIdx.y]);
     for (long long i = first_index(); i < table[2 * blockIdx.y + 1]; i += stride()) g[i] *= *factor;
+}
+
+// out[i] = values[code i] * the largest number of its block. Two codes to a byte, the first in the high four bits; each
+// thread takes N bytes, of one block. The largest numbers are float32, or with `scales` int8: see nn/nf4.py.
+__global__ void nf4_numbers(real* out, const unsigned char* codes, const void* absmax, const float* scales,
+                            const float* mean, const float* values, long long bytes, int bytes_per_block, int packed) {
+    __shared__ float table[16];
+    if (threadIdx.x < 16) table[threadIdx.x] = values[threadIdx.x];
+    __syncthreads();
+    auto largest = [&](long long block) {
+        if (!scales) return static_cast<const float*>(absmax)[block];
+        float step = scales[block / 256] / 127.0f;
+        return fmaxf(__fadd_rn(__fmul_rn(static_cast<const signed char*>(absmax)[block], step), *mean), 0.0f);
+    };
+    if (packed) {
+        for (long long i = first_index(); i < bytes / 4; i += stride()) {
+            unsigned int four = reinterpret_cast<const unsigned int*>(codes)[i];
+            float scale = largest(4 * i / bytes_per_block);
+            Floats<8> x;
+#pragma unroll
+            for (int j = 0; j < 4; ++j) {
+                x.v[2 * j] = table[four >> (8 * j + 4) & 15] * scale;
+                x.v[2 * j + 1] = table[four >> (8 * j) & 15] * scale;
+            }
+            put<8>(out, i, x);
+        }
+        return;
+    }
+    for (long long i = first_index(); i < bytes; i += stride()) {
+        float scale = largest(i / bytes_per_block);
+        out[2 * i] = NARROW(table[codes[i] >> 4] * scale);
+        out[2 * i + 1] = NARROW(table[codes[i] & 15] * scale);
+    }
 }
 
 }  // extern "C"

@@ -19,7 +19,7 @@ def cross_entropy_forward(logits, targets, ignore_index=-100, needs=(True,)):
     """
     rows, picked, n = counted_rows(targets, logits, ignore_index)
     p = logits.copy() if isinstance(rows, slice) else logits[rows]
-    losses = _softmax_and_losses(p, picked)
+    losses = softmax_and_losses(p, picked)
     cache = (p, rows, picked, n, logits.shape) if needs[0] else None
     return losses.sum() / n, cache
 
@@ -28,7 +28,7 @@ def cross_entropy_backward(dloss, cache):
     """dlogits of `cross_entropy_forward`."""
     p, rows, picked, n, shape = cache
     d = p.copy()
-    _subtract_onehot(d, picked)
+    subtract_onehot(d, picked)
     d *= dloss / n
     return (scatter_rows(d, rows, shape),)
 
@@ -60,8 +60,8 @@ def in_chunks(x, weight, targets, ignore_index, needs, chunk_bytes, softcap=None
         chunk = slice(start, min(start + step, len(counted)))
         logits = xp.matmul(counted[chunk], weight.T, out=z[: chunk.stop - start])
         slopes = None if softcap is None else cap_in_place(logits, softcap, xp.empty_like(logits))
-        total = total + _softmax_and_losses(logits, picked[chunk]).sum()
-        _subtract_onehot(logits, picked[chunk])
+        total = total + softmax_and_losses(logits, picked[chunk]).sum()
+        subtract_onehot(logits, picked[chunk])
         if slopes is not None:
             logits *= slopes
         if needs[0]:
@@ -99,7 +99,7 @@ def counted_rows(targets, like, ignore_index=-100):
     return beside(rows, like), picked, len(rows)
 
 
-def _softmax_and_losses(z, picked):
+def softmax_and_losses(z, picked):
     """Turn the logits z into probabilities in place; each row's loss, ln Σ e^z - z[target], or 0 without a target."""
     xp = array_module(z)
     z -= z.max(axis=1, keepdims=True)
@@ -111,7 +111,7 @@ def _softmax_and_losses(z, picked):
     return xp.where(picked < 0, 0, losses) if on_gpu(picked) else losses
 
 
-def _subtract_onehot(p, picked):
+def subtract_onehot(p, picked):
     """Turn the probabilities p into the gradient of each row's loss, in place; 0 in rows without a target."""
     p[array_module(p).arange(len(p)), picked] -= 1
     if on_gpu(picked):  # on the host, rows without a target are not here

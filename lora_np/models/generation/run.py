@@ -19,6 +19,7 @@ from .assembly import end_criteria, logits_processors
 from .config import GenerationConfig
 from .options import Options, options_of, set_lengths
 from .processors import LogitsProcessorList
+from .recorded import RecordedSteps, can_be_recorded
 from .stopping import StoppingCriteriaList
 from .text import Text
 
@@ -37,6 +38,7 @@ class Run:
     stops, pad   the tokens that end a row, and the one that fills it up; None if nothing ends one
     in_call      what each call of the model is made in, a context manager
     scores, logits   of the steps so far, if they are asked for
+    recorded     the step of one token, where it is recorded on a GPU
     """
 
     model: CausalLM
@@ -52,6 +54,7 @@ class Run:
     streamer: Any
     scores: list[np.ndarray] = field(default_factory=list)
     logits: list[np.ndarray] = field(default_factory=list)
+    recorded: RecordedSteps | None = None
 
     def next_logits(self) -> np.ndarray:
         """The model's logits (B, V) of the next token, on the host. FloatingPointError if they are no numbers.
@@ -64,14 +67,30 @@ class Run:
             self.cache.length = 0
         start = self.cache.length if self.cache is not None else max(0, text.length - window)
         options = text.positions_and_mask(start, text.length - window if self.cache is None else 0)
-        with no_grad(), evaluating(), self.in_call():
-            out = self.model(text.ids[:, start:], past_key_values=self.cache, logits_to_keep=1, **options)
-            logits = out.logits.numpy()[:, -1]
+        if text.length - start == 1 and not options and self._records():
+            assert self.recorded is not None
+            logits = self.recorded(text.ids[:, start:])
+        else:
+            with no_grad(), evaluating(), self.in_call():
+                out = self.model(text.ids[:, start:], past_key_values=self.cache, logits_to_keep=1, **options)
+                logits = out.logits.numpy()[:, -1]
         if not self.options.remove_invalid_values:
             check_logits(logits)
         if self.asks_for("output_logits"):
             self.logits.append(logits.astype(np.float32))
         return logits
+
+    def _records(self):
+        """Is the step of one token a recorded one, or can it be made one now?"""
+        if self.recorded is not None:
+            return self.recorded.cache is self.cache
+        steps = self.options.max_length - self.text.length
+        if self.in_call is not nullcontext or self.options.num_beams > 1:
+            return False
+        if not can_be_recorded(self.model, self.cache, steps):
+            return False
+        self.recorded = RecordedSteps(self.model, self.cache)
+        return True
 
     def processed(self, scores: np.ndarray) -> np.ndarray:
         """The scores after all processors. ValueError if they forbid every token of a row, or of all its beams."""

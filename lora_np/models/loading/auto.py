@@ -109,9 +109,10 @@ def load_any(
         auto = "AutoModelForCausalLM" if issubclass(model_class, CausalLM) else "AutoModelForSequenceClassification"
         raise ValueError(f"{path} is for a {model_class.__name__}, not for a {kind.__name__}: load it with {auto}")
     changes = with_changes(own, said_of_labels(changes_of(call, config_class, options)))
-    model = load_model(path, None, dataclasses.replace(wanted, changes=changes))
+    model = load_model(path, None, dataclasses.replace(wanted, changes=changes, dtype=dtype))
     model.config.name_or_path = str(name_or_path)
-    return quantized(model, bits).to(wanted_device(device, place), dtype)
+    device = wanted_device(device, place)
+    return quantized(model, bits, device).to(device=device, dtype=dtype)
 
 
 def refuse_adapter(path: Path, name: str | PathLike) -> None:
@@ -152,11 +153,11 @@ class AutoModelForCausalLM:
         device: str = "cpu",
         **kwargs: Any,
     ) -> CausalLM:
-        """The model on `device`, in float32 and in evaluation mode.
+        """The model on `device`, in evaluation mode, in float32 unless another dtype is asked for.
 
         gguf_file: the name of a GGUF file in that directory or repository. Of Transformers' keywords there are
 
-        dtype, torch_dtype   float16, float32 ("auto" too) or float64, in any spelling
+        dtype, torch_dtype   bfloat16, float16, float32 ("auto" too) or float64, in any spelling
         device_map           one device: "cpu", "cuda:0", {"": 0}; "auto" is a GPU if there is one
         quantization_config  a BitsAndBytesConfig, for a base in 4 bits
         config               a configuration in the place of the file's; so is any field of it, attn_pdrop=0.0

@@ -42,12 +42,14 @@ class Wanted:
     changes   fields that the configuration is to have instead of the file's
     resized   may a head that has another size than the file's be drawn anew?
     drawn     a list that gets the names of what was drawn anew, because the file does not have it
+    dtype     the NumPy dtype that weights are read into; None for float32
     """
 
     head: Callable[[type[CausalLM]], type[PretrainedModel]] = lambda language_model: language_model
     changes: Mapping[str, Any] = field(default_factory=dict)
     resized: bool = False
     drawn: list[str] = field(default_factory=list)
+    dtype: Any = None
 
 
 def load_pretrained(
@@ -58,7 +60,7 @@ def load_pretrained(
 
 
 def load_model(path: str | PathLike, gguf_file: str | None, wanted: Wanted) -> Any:
-    """The model at `path` that is `wanted`, in float32 and in evaluation mode.
+    """The model at `path` that is `wanted`, in evaluation mode.
 
     path: a directory with config.json and model.safetensors (or its shards and their index), written by a model's
     `save_pretrained` or by Transformers; a GGUF file; or, with `gguf_file`, the directory that holds one. The
@@ -136,6 +138,8 @@ def _filled(fields, config_path, weights, path, wanted):
     with nn.uninitialized():
         model = model_class(config)
     names, places, new = _places(model, weights, path, wanted)
+    for p in model.parameters() if wanted.dtype is not None else ():
+        p.data = np.empty(p.shape, wanted.dtype)
     _fill(model, weights, names, places, path)
     if new:
         model.draw_head()

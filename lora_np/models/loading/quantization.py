@@ -4,6 +4,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from ... import nn
+from ...autograd.devices import parse_device
 from ...keywords import NamedFields, Unused, check_unused
 
 IN_8_BITS = "there are 4 bits (load_in_4bit=True) or all of them"
@@ -40,8 +41,11 @@ class BitsAndBytesConfig(NamedFields):
         check_unused("BitsAndBytesConfig", {name: getattr(self, name) for name in UNUSED}, UNUSED)
 
 
-def quantized(model: Any, config: Any) -> Any:
-    """The model, in 4 bits if its config asks for that. config: a `BitsAndBytesConfig`, or a dict of its fields."""
+def quantized(model: Any, config: Any, device: str = "cpu") -> Any:
+    """The model, in 4 bits if its config asks for that; made on `device`, weight by weight, if that is a GPU.
+
+    config: a `BitsAndBytesConfig`, or a dict of its fields.
+    """
     if isinstance(config, dict):
         config = BitsAndBytesConfig(**config)
     if not isinstance(config, BitsAndBytesConfig):
@@ -49,4 +53,5 @@ def quantized(model: Any, config: Any) -> Any:
     if not config.load_in_4bit:
         return model
     skip = {} if config.llm_int8_skip_modules is None else {"skip": config.llm_int8_skip_modules}
-    return nn.quantize_model(model, double_quant=config.bnb_4bit_use_double_quant, **skip)
+    where = {} if parse_device(device) is None else {"device": device}
+    return nn.quantize_model(model, double_quant=config.bnb_4bit_use_double_quant, **skip, **where)

@@ -1,8 +1,11 @@
 """A training step on a GPU that is recorded once and then started as a whole."""
 
+from contextlib import nullcontext
+
 import numpy as np
 
-from ...autograd.devices import on_gpu, to_device, to_numpy
+from ...autograd.devices import memory_advice, on_gpu, to_device, to_numpy
+from ...autograd.float_types import in_16_bits
 from ...autograd.in_place import outdate
 from ...autograd.shape_ops import check_ids
 from ...autograd.tensor import data
@@ -31,6 +34,7 @@ class RecordedStep:
     of that kind, the recording and its memory are given up. If weights or the optimizer's state were replaced, as
     `load_state_dict` does, the step is recorded anew.
 
+    RuntimeError, with what takes less, if the GPU's memory is full.
     ValueError if the model is not on a GPU, if dropout is on, whose masks would be the same in every replay, or if a
     batch brings an attention_mask, or if the optimizer's step cannot be recorded.
 
@@ -55,7 +59,10 @@ class RecordedStep:
         self.arrays = None  # the arrays that the recording reads and writes, once it is made
 
     def __call__(self, batch: Batch) -> Array:
-        batch = _checked(batch, self.language_model)
+        with memory_advice():
+            return self._step(_checked(batch, self.language_model))
+
+    def _step(self, batch):
         if self.arrays is not None and not self._in_place():
             self._begin()
         fits = self.buffers is not None and self.buffers["input_ids"].shape == batch["input_ids"].shape
@@ -107,13 +114,24 @@ class RecordedStep:
         return len(now) == len(self.arrays) and all(a is b for a, b in zip(now, self.arrays, strict=True))
 
     def _run(self, batch):
-        loss = self.model(**batch).loss
-        loss.backward()
+        with self._narrowed():
+            loss = self.model(**batch).loss
+            loss.backward()
         if self.max_grad_norm:
             clip_grad_norm_(self.optimizer.parameters(), self.max_grad_norm)
         self.optimizer.step()
         self.optimizer.zero_grad()
         return loss.data
+
+    def _narrowed(self):
+        """A block in which adapters beside weights in 16 bits are rounded to these all at once."""
+        narrow = next((p.dtype for p in self.parameters if in_16_bits(p.dtype)), None)
+        matrices = [p.data for p in self.parameters if p.dtype == np.float32 and p.requires_grad and p.ndim == 2]
+        if narrow is None or not matrices or not on_gpu(matrices[0]):
+            return nullcontext()
+        from ...autograd.cuda.narrow import narrowed_for_a_step
+
+        return narrowed_for_a_step(matrices, narrow)
 
 
 def recorded_step(model: Module, optimizer: Optimizer, max_grad_norm: float = 0.0) -> RecordedStep | None:
@@ -153,8 +171,8 @@ def _check(model):
     base = model.get_base_model() if hasattr(model, "get_base_model") else model
     if not isinstance(base, CausalLM):
         raise ValueError(f"a recorded step needs a language model of this library, not a {type(base).__name__}")
-    if not all(on_gpu(p.data) and p.dtype == "float32" for p in model.parameters()):
-        raise ValueError("a recorded step needs a model in float32 on a GPU: call model.to('cuda') first")
+    if not all(on_gpu(p.data) and (p.dtype == "float32" or in_16_bits(p.dtype)) for p in model.parameters()):
+        raise ValueError("a recorded step needs a model on a GPU, in float32 or 16 bits: call model.to('cuda') first")
     rates = [module.p for module in model.modules() if isinstance(module, Dropout)]
     rates += [getattr(module, "dropout", 0.0) for module in model.modules() if not isinstance(module, Dropout)]
     if any(rate for rate in rates if isinstance(rate, float)):

@@ -1,6 +1,7 @@
 """Transformers' keywords of from_pretrained: honoured, accepted, or refused with a reason."""
 
 import json
+import sys
 
 import numpy as np
 import pytest
@@ -47,16 +48,17 @@ def test_dtypes(saved, given, name):
     assert AutoModelForCausalLM.from_pretrained(saved / "gpt2", **given).dtype.name == name
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "int8", "floaty", 3])
+@pytest.mark.parametrize("dtype", ["int8", "floaty", 3])
 def test_dtypes_that_are_not_here(saved, dtype):
     message = refusal(ValueError, lambda: AutoModelForCausalLM.from_pretrained(saved / "gpt2", dtype=dtype))
     assert "dtype" in message
     assert str(dtype) in message
 
 
-def test_bfloat16_says_what_to_take(saved):
-    message = refusal(ValueError, lambda: AutoModelForCausalLM.from_pretrained(saved / "gpt2", torch_dtype="bfloat16"))
-    assert "NumPy has no bfloat16; float32 holds such weights exactly" in message
+def test_bfloat16_needs_a_package(saved, monkeypatch):
+    monkeypatch.setitem(sys.modules, "ml_dtypes", None)
+    with pytest.raises(ImportError, match="bfloat16 needs the package ml_dtypes: pip install"):
+        AutoModelForCausalLM.from_pretrained(saved / "gpt2", torch_dtype="bfloat16")
 
 
 @pytest.mark.parametrize(
@@ -252,3 +254,14 @@ def test_the_settings_of_4_bits_are_transformers():
 
     theirs = list(inspect.signature(transformers.BitsAndBytesConfig).parameters)
     assert list(inspect.signature(BitsAndBytesConfig).parameters) == [n for n in theirs if n != "kwargs"]
+
+
+def test_a_base_in_4_bits_is_made_on_the_gpu_where_it_is_to_be(saved, monkeypatch):
+    from lora_np.models.loading import quantization
+
+    seen = []
+    monkeypatch.setattr(quantization.nn, "quantize_model", lambda model, **options: seen.append(options) or model)
+    config = {"load_in_4bit": True}
+    for device in ("cpu", "cuda:1"):
+        quantization.quantized(None, config, device)
+    assert [options.get("device") for options in seen] == [None, "cuda:1"]

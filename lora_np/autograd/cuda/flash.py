@@ -1,0 +1,178 @@
+"""Attention in 16 bits by cuDNN, which never writes the scores to memory (Dao et al., 2022, "FlashAttention").
+
+It comes with the package nvidia-cudnn-frontend, in the extras `cuda12` and `cuda13`. q, k and v are read where they
+are, heads need not be moved: in GPT-2 they are views of the joint projection's result, and gradients are written into
+views of one array. The backward pass computes the probabilities again, from q, k and one number for each query, the
+logarithm of the sum of its exponentials. What cuDNN does not do, the kernels in `attention.py` do: float32, dropout,
+padding, more keys than queries.
+"""
+
+import functools
+import threading
+import warnings
+from typing import NamedTuple
+
+import cupy
+import numpy as np
+
+MOST_CHANNELS = 128  # of a head
+LEAST_VERSION = 90300  # of cuDNN
+GRADIENTS = ("dq", "dk", "dv")
+
+
+class Saved(NamedTuple):
+    """What the gradients need: inputs, result, and the logarithm of each query's sum of exponentials (B, H, T, 1)."""
+
+    arrays: dict
+    causal: bool
+    scale: float
+    needs: tuple
+
+
+class Plan(NamedTuple):
+    """A graph of cuDNN's, built; {name of an array: its tensor}, and how many bytes it works in."""
+
+    graph: object
+    tensors: dict
+    workspace: int
+
+
+def forward(q, k, v, causal, scale, needs, out=None):
+    """(softmax(s Q Kᵀ) V, what the gradients need) for q (B, H, T, D), k and v (B, K, S, D); None if cuDNN does not.
+
+    out: the array to write to; a new one is (B, T, H, D) in memory.
+    """
+    if not _may(q, k, v, causal) or (cudnn := library()) is None:
+        return None
+    q, k, v = map(_readable, (q, k, v))
+    arrays = {"q": q, "k": k, "v": v, "out": _by_time(q) if out is None else out}
+    arrays["sums"] = cupy.empty((*q.shape[:3], 1), np.float32)
+    plan = _plan(cudnn, arrays, causal, scale)
+    if plan is None or (any(needs) and _plan(cudnn, _with_gradients(arrays), causal, scale) is None):
+        return None
+    _run(cudnn, plan, arrays)
+    return arrays["out"], Saved(arrays, causal, scale, needs)
+
+
+def backward(dout, saved, out=None):
+    """dq, dk, dv; `out` may be the three arrays to write them to."""
+    cudnn, (q, k, v) = library(), (saved.arrays[name] for name in "qkv")
+    out = [_by_time(x) for x in (q, k, v)] if out is None else out
+    arrays = {**saved.arrays, "dout": _readable(dout), **dict(zip(GRADIENTS, out, strict=True))}
+    plan = _plan(cudnn, arrays, saved.causal, saved.scale)
+    if plan is None:
+        raise RuntimeError(f"cuDNN has no gradient of attention for q {q.shape}, k and v {k.shape}, as they are stored")
+    _run(cudnn, plan, arrays)
+    return tuple(d if need else None for d, need in zip(out, saved.needs, strict=True))
+
+
+@functools.cache
+def library():
+    """The module cudnn, if it is installed and can be used; None, after a warning that says why, if it cannot."""
+    try:
+        import cudnn
+    except ModuleNotFoundError:
+        return None
+    try:
+        if cudnn.backend_version() >= LEAST_VERSION:
+            return cudnn
+        found = f"it is version {cudnn.backend_version()}, and {LEAST_VERSION} is needed"
+    except Exception as error:  # whatever it raises where libcudnn is missing
+        found = str(error)
+    warnings.warn(f"attention goes without cuDNN, which cannot be used: {found}", stacklevel=2)
+    return None
+
+
+def _may(q, k, v, causal):
+    D = q.shape[-1]
+    if not q.dtype == k.dtype == v.dtype or q.itemsize != 2 or D % 8 or D > MOST_CHANNELS or q.size == 0:
+        return False
+    return q.shape[2] > 1 and (not causal or q.shape[2] == k.shape[2])
+
+
+def _by_time(x):
+    """A new array of the shape (B, H, T, D) of x, in which the heads of each position lie side by side."""
+    B, H, T, D = x.shape
+    return cupy.empty((B, T, H, D), x.dtype).swapaxes(1, 2)
+
+
+def _readable(x):
+    """x itself, if its channels lie side by side and all begins at multiples of 16 bytes, else a copy."""
+    fits = x.strides[-1] == x.itemsize and x.data.ptr % 16 == 0 and all(step % 16 == 0 for step in x.strides[:-1])
+    return x if fits else cupy.ascontiguousarray(x)
+
+
+def _with_gradients(arrays):
+    """The arrays of the backward pass, if gradients lie in memory as what they are the gradients of."""
+    return {**arrays, "dout": arrays["out"], **{name: arrays[name[1:]] for name in GRADIENTS}}
+
+
+def _plan(cudnn, arrays, causal, scale):
+    """The plan for these arrays, {name: array}; kept for each thread, as its handle is. None if cuDNN knows none."""
+    layouts = tuple((name, x.shape, tuple(step // x.itemsize for step in x.strides)) for name, x in arrays.items())
+    owner = cupy.cuda.runtime.getDevice(), threading.get_ident()
+    return _built(cudnn, owner, arrays["q"].dtype.name, layouts, causal, float(scale))
+
+
+@functools.lru_cache(maxsize=256)
+def _built(cudnn, owner, dtype, layouts, causal, scale):
+    types = cudnn.data_type
+    kind = types.BFLOAT16 if dtype == "bfloat16" else types.HALF
+    graph = cudnn.pygraph(
+        io_data_type=kind, intermediate_data_type=types.FLOAT, compute_data_type=types.FLOAT, handle=_handle(cudnn)
+    )
+    layouts = {name: (shape, steps) for name, shape, steps in layouts}
+    back = "dout" in layouts
+    read = ("q", "k", "v", "out", "dout", "sums") if back else ("q", "k", "v")
+    tensors = {
+        name: graph.tensor(
+            name=name,
+            dim=list(layouts[name][0]),
+            stride=list(layouts[name][1]),
+            data_type=types.FLOAT if name == "sums" else kind,
+        )
+        for name in read
+    }
+    options = {"attn_scale": scale, "use_causal_mask": causal}
+    if back:
+        given = {"q": "q", "k": "k", "v": "v", "o": "out", "dO": "dout", "stats": "sums"}
+        results = graph.sdpa_backward(**{name: tensors[ours] for name, ours in given.items()}, **options)
+        written = dict(zip(GRADIENTS, results, strict=True))
+    else:
+        out, sums = graph.sdpa(**{name: tensors[name] for name in read}, generate_stats=True, **options)
+        written = {"out": out, "sums": sums}
+    for name, tensor in written.items():
+        shape, steps = layouts[name]
+        tensor.set_output(True).set_dim(list(shape)).set_stride(list(steps))
+        tensor.set_data_type(types.FLOAT if name == "sums" else kind)
+    try:
+        graph.build([cudnn.heur_mode.A, cudnn.heur_mode.FALLBACK])
+    except cudnn.cudnnGraphNotSupportedError:
+        return None
+    return Plan(graph, {**tensors, **written}, graph.get_workspace_size())
+
+
+class _Handles(threading.local):
+    """For each device, this thread's handle."""
+
+    def __init__(self):
+        self.of = {}
+
+
+_handles = _Handles()
+
+
+def _handle(cudnn):
+    device = cupy.cuda.runtime.getDevice()
+    if device not in _handles.of:
+        _handles.of[device] = cudnn.create_handle()
+    return _handles.of[device]
+
+
+def _run(cudnn, plan, arrays):
+    """Start the plan's work in the current stream."""
+    handle = _handle(cudnn)
+    cudnn.set_stream(handle=handle, stream=cupy.cuda.get_current_stream().ptr)
+    room = cupy.empty(max(1, plan.workspace), np.uint8)
+    addresses = {tensor: arrays[name].data.ptr for name, tensor in plan.tensors.items()}
+    plan.graph.execute(addresses, room.data.ptr, handle=handle)

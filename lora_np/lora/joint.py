@@ -1,0 +1,26 @@
+"""An adapted layer beside others that read the same input: what `nn.beside` needs to know of it."""
+
+from typing import Any
+
+from ..nn.beside import PARTS
+from .call import this_call
+from .layer import LoraAdapter, LoraLinear
+
+
+def part_of(layer: LoraLinear) -> Any:
+    """(weight, bias, A, B, scaling); None where other than one plain adapter without dropout takes part."""
+    call, base = this_call(layer.owner), layer.base_layer
+    if call.disabled or call.rows is not None or type(base) not in PARTS or "forward" in vars(layer):
+        return None
+    names = [] if layer.merged_adapters else [name for name in layer.active_adapters if layer.has(name)]
+    plain = PARTS[type(base)](base)
+    if plain is None or not names:
+        return plain
+    adapter: Any = layer.adapters[names[0]]
+    dropout = adapter.lora_dropout if type(adapter) is LoraAdapter else None
+    if len(names) > 1 or dropout is None or (dropout.p and dropout.training):
+        return None
+    return *plain[:2], *adapter.matrices(), adapter.scaling
+
+
+PARTS[LoraLinear] = part_of
