@@ -29,7 +29,7 @@ def synchronize():
 
 
 def connected(rank, size, port):
-    """NCCL's group of `size` processes on this machine: this one, number `rank`, uses the GPU of that number from now on.
+    """NCCL's group of `size` processes on this machine; this one, number `rank`, uses the GPU of that number from now.
 
     Waits for the others, which meet at the same port.
     """
