@@ -55,7 +55,7 @@ KINDS = {  # {name: (fields of the configuration beside target_modules, the file
     "VB-LoRA": ({"peft_type": "VBLORA", "num_vectors": 256, "vector_length": 256}, "family/vblora.py"),
     "VeRA": ({"peft_type": "VERA", "r": 256}, "family/vera.py"),
 }
-PAIRS, WARMUP = 7, 2
+WARMUP = 2
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
@@ -81,7 +81,7 @@ def adapted(fields, small):
     return model, ids
 
 
-def measure(name, small, clock):
+def measure(name, small, clock, pairs):
     """The row of one kind, in this process."""
     import lora_np
 
@@ -91,7 +91,7 @@ def measure(name, small, clock):
         sides[side] = model, lora_np.AdamW([p for p in model.parameters() if p.requires_grad]), ids
     tracemalloc.start()
     ratios, peaks = [], {side: [] for side in sides}
-    for number in range(WARMUP + PAIRS):
+    for number in range(WARMUP + pairs):
         seconds = {}
         for side in sorted(sides, reverse=bool(number % 2)):
             tracemalloc.reset_peak()
@@ -145,14 +145,25 @@ def main():
     parser.add_argument("kinds", nargs="*", metavar="KIND")
     parser.add_argument("--small", action="store_true")
     parser.add_argument("--clock", choices=CLOCKS, default="wall")
+    parser.add_argument("--pairs", type=int, default=7, help="of steps that are counted")
     parser.add_argument("--one", help=argparse.SUPPRESS)
     args = parser.parse_args()
     if args.one:
-        print(json.dumps(measure(args.one, args.small, CLOCKS[args.clock])))
+        print(json.dumps(measure(args.one, args.small, CLOCKS[args.clock], args.pairs)))
         return
     rows = {}
     for name in args.kinds or KINDS:
-        command = [sys.executable, __file__, "--one", name, "--clock", args.clock, *(["--small"] if args.small else [])]
+        command = [
+            sys.executable,
+            __file__,
+            "--one",
+            name,
+            "--clock",
+            args.clock,
+            "--pairs",
+            str(args.pairs),
+            *(["--small"] if args.small else []),
+        ]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
         if done.returncode:
             sys.exit(f"{name}: {done.stderr[-2000:]}")
