@@ -57,7 +57,7 @@ OPERATIONS = {
     # pairs
     "linear": Operation(fused, cuda=float32_or_16_bits),
     "lora_linear": Operation(fused, cuda=float32_or_16_bits),
-    "lora_rows": Operation(fused),  # one segmented kernel would go here
+    "lora_rows": Operation(fused),
     "layer_norm": Operation(fused, cuda=float32_or_16_bits),
     "rms_norm": Operation(fused, cuda=float32_or_16_bits),
     "gelu": Operation(fused, cuda=float32_or_16_bits),
@@ -74,6 +74,7 @@ OPERATIONS = {
     # single functions
     "add": Operation(elementary, cuda=float32_or_16_bits),
     "matmul": Operation(elementary, cuda=float32_or_16_bits),
+    "lora_rows_into": Operation(fused.rows, cuda=float32),
     "sum_groups": Operation(elementary, cuda=any_dtype),
     "erf": Operation(elementary, cuda=any_dtype),
     "nf4_values": Operation(None, cuda=any_dtype),  # in NumPy by nn/nf4.py itself

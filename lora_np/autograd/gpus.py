@@ -26,3 +26,14 @@ def synchronize():
     """Wait until the GPU has done all that it was given; without one there is nothing to wait for."""
     if is_available():
         load_cupy().cuda.Device().synchronize()
+
+
+def connected(rank, size, port):
+    """NCCL's group of `size` processes on this machine; this one, number `rank`, uses the GPU of that number from now.
+
+    Waits for the others, which meet at the same port.
+    """
+    load_cupy().cuda.Device(rank).use()
+    import cupyx.distributed
+
+    return cupyx.distributed.init_process_group(size, rank, host="127.0.0.1", port=port)

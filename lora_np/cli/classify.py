@@ -23,12 +23,14 @@ from ..models.tokenizers.base import BaseTokenizer
 from ..storage import together, write_json
 from ..training import LabelledData, accuracy, load_labelled, split_labelled
 from ..training.labelled import Labelled, predicted
+from ..training.protocols import History
 from .finetune import _moved, _train, with_new_adapter
 from .model import check_vocabulary
 from .options import FinetuneOptions, ResolvedOptions
 from .output import Output, output_directory
 from .report import Say, draw, merge_difference, report_losses
 from .task import planned_steps
+from .together import Others
 
 SHOWN, UNIT = 3, "nats per text"
 
@@ -61,7 +63,7 @@ class ClassifyTask:
         return [self.names[number] for number in predicted(model, self.held_out.padded(range(len(self.shown.texts))))]
 
 
-def classify(options: FinetuneOptions, say: Say = print, ask: Callable[[str], str] | None = None) -> dict[str, Any]:
+def classify(options: FinetuneOptions, say: Say, ask: Callable[[str], str] | None, others: Others) -> dict[str, Any]:
     """The main job for classes: what `finetune` returns, and "accuracy", (before, after) on what was held out.
 
     Errors in the input come before any training. ValueError if no data is given, or as `load_labelled` says.
@@ -72,15 +74,20 @@ def classify(options: FinetuneOptions, say: Say = print, ask: Callable[[str], st
         raise ValueError("--adapter goes on from an adapter that writes; --task classify begins a new one")
     data, tokenizer = load_labelled(options.data), AutoTokenizer.from_pretrained(options.base)
     model = _classifier(data, options, tokenizer)
-    options = options.resolved(context_length(model.config))
+    options = options.resolved(context_length(model.config), others.size)
     task = ClassifyTask(data, options, tokenizer, model.config.pad_token_id)
     options = dataclasses.replace(options, steps=task.steps)
     highest = max(int(part.tokens.max()) for part in (task.train, task.held_out))
     check_vocabulary("data", highest, tokenizer, model.config.vocab_size)
     peft_model = _adapted(model, options)
     peft_model.base_model.check_mergeable()
+    labels = hashlib.sha256(task.train.labels.tobytes()).hexdigest()
+    learnt = {"learns": options.task, "classes": task.names, "labels": labels}
+    if others.rank > 0:
+        return {"history": _train(options, task, peft_model, None, others, **learnt)}
     with output_directory(options) as folder:
-        return _train_and_report(options, task, peft_model, Output(folder, say, ask))
+        out = Output(folder, say, ask)
+        return _report(options, task, peft_model, out, lambda: _train(options, task, peft_model, out, others, **learnt))
 
 
 def _classifier(data: Labelled, options: FinetuneOptions, tokenizer: BaseTokenizer) -> Any:
@@ -109,8 +116,8 @@ def _adapted(model: Any, options: ResolvedOptions) -> PeftModel:
     return with_new_adapter(model, options, "SEQ_CLS")
 
 
-def _train_and_report(
-    options: ResolvedOptions, task: ClassifyTask, peft_model: PeftModel, out: Output
+def _report(
+    options: ResolvedOptions, task: ClassifyTask, peft_model: PeftModel, out: Output, run: Callable[[], History]
 ) -> dict[str, Any]:
     """What `classify` returns."""
     say = out.say
@@ -119,8 +126,7 @@ def _train_and_report(
     say(format_parameter_table(peft_model) + "\n")
     peft_model.print_trainable_parameters()
     before, answers = accuracy(peft_model, task.held_out), task.answers(peft_model)
-    labels = hashlib.sha256(task.train.labels.tobytes()).hexdigest()
-    history = _train(options, task, peft_model, out, learns=options.task, classes=task.names, labels=labels)
+    history = run()
     out.write(lambda folder: save(peft_model, folder))
     result: dict[str, Any] = {"history": history, "difference": None, "adapter": out.folder, "picture": None}
     result["accuracy"] = before, accuracy(peft_model, task.held_out)

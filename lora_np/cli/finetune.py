@@ -21,14 +21,16 @@ from ..models.rope import context_length
 from ..storage import read_json
 from ..storage.fields import short
 from ..training import CheckpointError, TrainingArguments, train
+from ..training.parallel import SoloCommunicator
 from ..training.protocols import History
 from .arguments import BASE, DTYPE, target_modules
 from .model import base_of
 from .options import FinetuneOptions, ResolvedOptions, option_defaults
-from .output import ADAPTER, Output, output_directory
+from .output import ADAPTER, Output, chosen, output_directory
 from .parser import seed
 from .report import Say, announce, draw, merge_difference, report_losses, report_samples
 from .task import Task, TrainingData, check_tokens, make_task
+from .together import Others, in_processes, joined
 from .waiting import waiting
 
 NAME = "finetune"
@@ -78,6 +80,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "keep only each block's input and compute the rest again in the backward pass: slower, far less memory"
     )
     add("--gradient-checkpointing", checkpointing, action="store_true")
+    processes = "processes that share each batch, on --device cuda each with a GPU of its own (default: %(default)s)"
+    parser.add_argument("--processes", default=1, help=processes, type=int, metavar="N")
     add("--seed", "the same seed gives the same run", type=seed, metavar="N")
     add("--device", "cpu, cuda or cuda:N; a GPU needs CuPy")
     add("--dtype", DTYPE)
@@ -96,41 +100,60 @@ def run(options: argparse.Namespace) -> int:
         if options.data not in (None, options.file):
             raise ValueError(f"{options.file} and --data {options.data} both name the data: give one")
         given["data"] = options.file
+    chosen = FinetuneOptions(**{**given, "target_modules": target_modules(options.target_modules)})
+    return run_with(chosen, joined()) if options.processes == 1 else in_processes(options.processes, chosen)
+
+
+def run_with(options: FinetuneOptions, others: Others) -> int:
+    """Fine-tune together with the other processes, if there are any; the exit status."""
     ask = input if sys.stdin is not None and sys.stdin.isatty() else None
-    result = finetune(FinetuneOptions(**{**given, "target_modules": target_modules(options.target_modules)}), ask=ask)
+    result = finetune(options, ask=ask, communicator=others)
     return 130 if result["history"]["interrupted"] else 0
 
 
-def finetune(options: FinetuneOptions, say: Say = print, ask: Callable[[str], str] | None = None) -> dict[str, Any]:
+def finetune(
+    options: FinetuneOptions,
+    say: Say = print,
+    ask: Callable[[str], str] | None = None,
+    communicator: Others | None = None,
+) -> dict[str, Any]:
     """Run the main job; returns {"history", "difference", "adapter", "picture"}.
+
+    communicator: what connects several processes that each call this. Only the first of them writes and says anything;
+    what the others return has "history" alone.
 
     Errors in the input come before any training, and so does what is wrong with the folder for the results. `say`
     receives the lines of the report. After Ctrl-C the adapter so far is there, and a checkpoint to resume from. Without
     matplotlib everything else is done, and "picture" is None. If the results cannot be written in the end, the disk
     being full, they go to another folder: `ask` is called with the question for one; without it, one is chosen.
     """
+    others = communicator or SoloCommunicator()
+    if others.size > 1 and options.device == "cuda":
+        options = dataclasses.replace(options, device=f"cuda:{others.rank}")
     if options.task is not None:
         from .classify import classify  # it uses what is below
 
-        return classify(options, say, ask)
+        return classify(options, say, ask, others)
     options = from_adapter(options)
     with waiting(f"Loading {options.base}"):
         tokenizer = AutoTokenizer.from_pretrained(options.base)
         model = AutoModelForCausalLM.from_pretrained(options.base, device=options.device, dtype=options.dtype)
-    options = options.resolved(context_length(model.config))
+    options = options.resolved(context_length(model.config), others.size)
     with waiting("Reading the data"):
         task = make_task(options, tokenizer, options.max_length)
     options = dataclasses.replace(options, steps=task.steps)
     with waiting("Adding the adapter"):
         peft_model = _adapted(model, options)
     peft_model.base_model.check_mergeable()
+    if others.rank > 0:
+        return {"history": _train(options, task, peft_model, None, others)}
     unit = "nats per byte" if isinstance(tokenizer, ByteTokenizer) else "nats per token"
     with output_directory(options) as folder:
-        return _train_and_report(options, task, peft_model, unit, Output(folder, say, ask))
+        return _train_and_report(options, task, peft_model, unit, Output(folder, say, ask), others)
 
 
 def _train_and_report(
-    options: ResolvedOptions, task: Task, peft_model: PeftModel, unit: str, out: Output
+    options: ResolvedOptions, task: Task, peft_model: PeftModel, unit: str, out: Output, others: Others
 ) -> dict[str, Any]:
     """What `finetune` returns."""
     say = out.say
@@ -139,7 +162,7 @@ def _train_and_report(
         say(line)
     with waiting("Writing with the base"):
         before = task.samples(peft_model)
-    history = _train(options, task, peft_model, out)
+    history = _train(options, task, peft_model, out, others)
     out.write(peft_model.save_pretrained)
     result: dict[str, Any] = {"history": history, "difference": None, "adapter": out.folder, "picture": None}
     if history["interrupted"]:
@@ -162,15 +185,21 @@ def _train_and_report(
     return result
 
 
-def _train(options: ResolvedOptions, task: Any, peft_model: PeftModel, out: Output, **more: Any) -> History:
+def _train(
+    options: ResolvedOptions, task: Any, peft_model: PeftModel, out: Output | None, others: Others, **more: Any
+) -> History:
     """The history of the training. A last checkpoint that cannot be written goes to another folder.
 
-    more: what else makes this run this one.
+    out: None in a process that writes nothing. more: what else makes this run this one.
     """
     args, identity = _training_arguments(options), {**_identity(options, task.train), **more}
+    own = chosen(options) if options.resume else None
+    folder, told = own if out is None else out.folder, {"identity": identity, "communicator": others}
     try:
-        return train(peft_model, task.train, args, task.evaluation, out.folder, options.resume, identity=identity)
+        return train(peft_model, task.train, args, task.evaluation, folder, options.resume, **told)
     except CheckpointError as error:
+        if out is None:
+            raise
         out.write(error.run.save)
         return error.history
 

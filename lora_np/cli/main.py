@@ -2,7 +2,7 @@
 
 import argparse
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from ..extras import MissingPackageError
@@ -50,9 +50,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         options, others = parser.parse_known_args([finetune.NAME, *others])
     if others:
         options.parser.error(f"unrecognized arguments: {' '.join(others)}")
-    try:
+
+    def run() -> int:
         check_paths(options)
         return options.run(options)
+
+    return outcome(run)
+
+
+def outcome(run: Callable[[], int]) -> int:
+    """The exit status that `run` returns, or 2 after an error, which is said in one line, and 130 after Ctrl-C."""
+    try:
+        return run()
     except (ValueError, OSError, RuntimeError, FloatingPointError, MissingPackageError) as error:
         print(f"lora-np: {error}", file=sys.stderr)
         return 2

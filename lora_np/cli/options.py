@@ -47,10 +47,11 @@ class FinetuneOptions:
         """The target modules as a LoraConfig takes them."""
         return self.target_modules if isinstance(self.target_modules, str) else list(self.target_modules)
 
-    def resolved(self, context: int) -> "ResolvedOptions":
+    def resolved(self, context: int, processes: int = 1) -> "ResolvedOptions":
         """These options with a number in the place of each None; `context` is the most tokens that the model reads.
 
-        ValueError if `max_length` is below 2 or above the context, or what was chosen makes no sense together.
+        ValueError if `max_length` is below 2 or above the context, if so many processes cannot share out a batch, or if
+        what was chosen makes no sense together.
         """
         expect_whole(self.seed, "seed", least=0)
         if self.epochs is not None:
@@ -63,6 +64,10 @@ class FinetuneOptions:
         length = min(missing["max_length"], context) if "max_length" in missing else given["max_length"]
         if not 2 <= length <= context:
             raise ValueError(f"max_length must be from 2 to the model's context of {context}, got {length}")
+        if (rows := missing.get("batch_size", given["batch_size"])) % processes:
+            raise ValueError(
+                f"{processes} processes cannot share out batches of {rows} evenly: give another --batch-size"
+            )
         return ResolvedOptions(**{**given, **missing, "max_length": length})
 
 

@@ -15,7 +15,6 @@ FILES = ["adapter_config.json", "adapter_model.safetensors"]
 OFFLOAD = "adapters are where their layers are"
 NAMES = "rename the tensors in the file"
 PICKLE = "that is a pickle, which runs code when it is read; adapters are written as safetensors"
-EMBEDDINGS = "they are the base model's; name those that are trained in modules_to_save"
 UNUSED = {
     "low_cpu_mem_usage": Unused(),
     "ephemeral_gpu_offload": Unused(OFFLOAD),
@@ -29,7 +28,6 @@ UNUSED = {
     "offload_buffers": Unused(),
     "use_safetensors": Unused(PICKLE, (True,)),
     "safe_serialization": Unused(PICKLE, (True,)),
-    "save_embedding_layers": Unused(EMBEDDINGS, ("auto", False)),
     "push_to_hub": Unused("nothing is uploaded from here"),
     "state_dict": Unused("the weights that the model has are written", ()),
     "max_shard_size": Unused(),
@@ -52,6 +50,12 @@ def accept(call: str, **given: Any) -> None:
 def accept_others(call: str, given: dict[str, Any], names: tuple[str, ...], known: tuple[str, ...]) -> None:
     """The same for what stands in **kwargs: only these names are taken; TypeError for others, with the nearest."""
     check_unused(call, given, {name: UNUSED[name] for name in names}, known)
+
+
+def expect_embeddings(save_embedding_layers: object) -> None:
+    """ValueError unless this is one of the values that PEFT's save_embedding_layers has."""
+    if save_embedding_layers not in (True, False, "auto"):
+        raise ValueError(f'save_embedding_layers must be True, False or "auto", got {save_embedding_layers!r:.80}')
 
 
 def accept_dtype(call: str, model: nn.Module, autocast: bool) -> None:

@@ -19,7 +19,7 @@ from ..autograd.devices import array_module
 from ..storage import one_version, read_json, read_safetensors, together, write_safetensors
 from .foreign import refuse_foreign
 from .kinds import config_class
-from .model_adapter import BASE_WEIGHT, PREFIX, ModelAdapter, new_adapter, resized_weights
+from .model_adapter import BASE_WEIGHT, PREFIX, ModelAdapter, embedding_weights, new_adapter
 from .patterns import of_several
 from .peft_config import CONFIG_FILE, PeftConfig
 from .stored import fitted, without_names
@@ -32,7 +32,13 @@ if TYPE_CHECKING:
 WEIGHTS_FILE = "adapter_model.safetensors"
 
 
-def write_adapter(peft_model: "PeftModel", name: str, directory: StrPath, as_plain_lora: bool = False) -> None:
+def write_adapter(
+    peft_model: "PeftModel",
+    name: str,
+    directory: StrPath,
+    as_plain_lora: bool = False,
+    save_embedding_layers: bool | str = "auto",
+) -> None:
     """Write one adapter: "default" into `directory` itself, any other into the folder of its name there.
 
     With `as_plain_lora`, one whose initialisation took s·B₀A₀ out of the base weight (PiSSA, OLoRA) is written as plain
@@ -47,12 +53,18 @@ def write_adapter(peft_model: "PeftModel", name: str, directory: StrPath, as_pla
     directory = Path(directory) if name == "default" else Path(directory) / name
     config, tuner = peft_model.peft_config[name], peft_model.base_model
     model_adapter = tuner.adapter(name)
-    model_adapter.biases, model_adapter.bases = tuner.biases(config.bias), resized_weights(tuner.model)
+    model_adapter.biases, model_adapter.bases = tuner.biases(config.bias), {}
     check_saved(config, as_plain_lora)
     arrays = model_adapter.saved_arrays()
     for target, adapter in model_adapter.adapters.items():
         if adapter.brings_base:
             arrays[f"{PREFIX}{target}.{BASE_WEIGHT}"] = tuner.adapted[target].base_layer.weight.data
+    if save_embedding_layers:
+        embeddings = embedding_weights(tuner.model, save_embedding_layers)
+        arrays |= {PREFIX + name: p.data for name, p in embeddings.items()}
+    else:
+        for name in embedding_weights(tuner.model):
+            arrays.pop(PREFIX + name, None)
     for target, adapter in model_adapter.adapters.items() if as_plain_lora else ():
         if adapter.initial is not None:
             A, B, xp = *adapter.initial[:2], array_module(adapter.initial[0])

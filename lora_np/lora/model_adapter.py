@@ -191,13 +191,18 @@ def _following(targets, tied):
     ]
 
 
-def resized_weights(model: Any) -> dict[str, nn.Parameter]:
-    """{name: Parameter} of a model's embedding and head, if its vocabulary has been resized since it was loaded.
+def embedding_weights(model: Any, save_embedding_layers: bool | str = True) -> dict[str, nn.Parameter]:
+    """{name: Parameter} of a model's embedding and head, where an adapter's file is to have them, as PEFT's.
 
-    No file but the adapter's has those, so they are saved with it, as PEFT does.
+    "auto": if the vocabulary has been resized since the model was loaded, as no other file has those; True: always,
+    where the model has such layers; False: never. (With "auto" PEFT's files also have an embedding that is adapted,
+    with the numbers that the base has anyway.)
     """
     found: dict[str, nn.Parameter] = {}
-    if getattr(model, "resized", False):
+    resized = getattr(model, "resized", False)
+    if (resized if save_embedding_layers == "auto" else save_embedding_layers) and hasattr(
+        model, "get_input_embeddings"
+    ):
         ends = model.get_input_embeddings(), model.get_output_embeddings()
         for name, module in model.named_modules():
             if isinstance(module, AdaptedLayer) and any(module is end for end in ends):

@@ -6,7 +6,7 @@ from typing import Any, NamedTuple, Self, cast
 from .. import nn
 from ..expect import A_MODEL, expect
 from ..storage import together
-from .accepted import accept, accept_dtype, accept_others, adapter_folder
+from .accepted import accept, accept_dtype, accept_others, adapter_folder, expect_embeddings
 from .checks import Checked
 from .files import read_adapter, write_adapter
 from .peft_config import PeftConfig
@@ -41,6 +41,7 @@ class Persistent(Checked):
         """Write adapters in PEFT's format: "default" into `save_directory`, each other into the folder of its name.
 
         selected_adapters   the names of those to write; None for all
+        save_embedding_layers  also the base's embedding and head: "auto", if its vocabulary has been resized
         is_main_process     False: write nothing, as another process does
         as_plain_lora       write adapters that changed the base (PiSSA, OLoRA, CorDA, LoRA-GA) for the unchanged one; a
                             path_initial_model_for_weight_conversion means the same; how it began is known here
@@ -49,7 +50,8 @@ class Persistent(Checked):
         others = ("push_to_hub", "state_dict", "max_shard_size", "create_pr", "commit_message", "repo_id", "private")
         known = ("save_directory", "safe_serialization", "selected_adapters", "is_main_process", "as_plain_lora")
         accept_others("save_pretrained", kwargs, others, known)
-        accept("save_pretrained", safe_serialization=safe_serialization, save_embedding_layers=save_embedding_layers)
+        accept("save_pretrained", safe_serialization=safe_serialization)
+        expect_embeddings(save_embedding_layers)
         self._refuse_if_merged("saving")
         selected = self.peft_config.keys() if selected_adapters is None else selected_adapters
         names = self._names(selected, "selected_adapters")
@@ -58,7 +60,7 @@ class Persistent(Checked):
         with together(save_directory):
             for name in names:
                 plain = as_plain_lora or path_initial_model_for_weight_conversion is not None
-                write_adapter(cast(Any, self), name, save_directory, plain)
+                write_adapter(cast(Any, self), name, save_directory, plain, save_embedding_layers)
 
     def load_adapter(
         self,

@@ -17,7 +17,7 @@ import numpy as np
 from ..autograd import Tensor, is_grad_enabled
 from ..autograd import functional as F
 from ..autograd.devices import on_gpu
-from ..autograd.fused import lora_rows_into
+from ..autograd.dispatch import implementation
 from ..autograd.shape_ops import concatenate, stack_padded
 from ..autograd.tensor import data, record
 from ..autograd.threads import run_in_threads, shard_count
@@ -110,9 +110,11 @@ class Rows:
 
     def _anew(self, layer, x, adapters):
         """The same, where all these {name: Adapter} can be stacked."""
-        dtype = np.result_type(x.dtype, *{p.dtype for p in _weights_of(adapters.values())}) if adapters else x.dtype
+        dtypes = {p.dtype for p in _weights_of(adapters.values())}
+        dtype = np.result_type(x.dtype, *dtypes) if adapters else x.dtype
         at_once = self.kept is None or math.prod(x.shape[1:-1]) > 1  # as a prompt is: stacks would be used once
-        if adapters and at_once and not (is_grad_enabled() or on_gpu(data(x))):
+        has_kernel = not on_gpu(data(x)) or dtypes | {dtype} == {np.dtype(np.float32)}
+        if adapters and at_once and has_kernel and not is_grad_enabled():
             return _apart(layer, x, dtype, [adapters.get(name) for name in self.names])
         keeping = self.kept is not None and not is_grad_enabled()
         made_from = _made_from(layer.adapters, adapters.values()) if keeping else None
@@ -160,18 +162,20 @@ def _together(layer, x, dtype, groups):
 
 
 def _apart(layer, x, dtype, adapters):
-    """The same with no stacks, where they would be used once and no gradient is recorded: row by row, on all cores.
+    """The same with no stacks, where they would be used once and no gradient is recorded: row by row, on all cores, or
+    all rows at once on a GPU.
 
     adapters: that of each row, or None.
     """
     base = layer.forward_with([], x)
     x, y = data(x).astype(dtype, copy=False), base.data.astype(dtype, copy=False)
     updates = [None if a is None else (*map(_array, _weights(a)), a.scaling) for a in adapters]
-    out, cores = np.empty_like(y), shard_count(len(x), math.prod(x.shape[1:-1]))
+    into, out = implementation("lora_rows_into", (x, y)), y if on_gpu(y) else np.empty_like(y)
+    cores = 1 if on_gpu(y) else shard_count(len(x), math.prod(x.shape[1:-1]))
     parts = [slice(len(x) * i // cores, len(x) * (i + 1) // cores) for i in range(cores)]
-    run_in_threads([partial(lora_rows_into, out[i], y[i], x[i], updates[i]) for i in parts])
-    weights = _weights_of(a for a in adapters if a is not None)  # gradient checkpointing asks what was read
-    return record(out, weights, None).astype(base.dtype)
+    run_in_threads([partial(into, out[i], y[i], x[i], updates[i]) for i in parts])
+    weights = _weights_of(a for a in adapters if a is not None)
+    return record(out, weights, None).astype(base.dtype)  # gradient checkpointing asks what was read
 
 
 def grouped(adapters: list[Any], places: list[list[int]], batch: int, dtype: Any) -> list[Group]:

@@ -8,12 +8,12 @@ from ..autograd import Tensor
 from ..autograd.tensor import data
 from ..expect import A_MODEL, expect, wrong
 from ..storage import read_safetensors
-from .accepted import accept, adapter_folder
+from .accepted import accept, adapter_folder, expect_embeddings
 from .call import Owner
 from .files import WEIGHTS_FILE
 from .forwarding import Tuner
 from .lora_model import LoraModel
-from .model_adapter import PREFIX, ModelAdapter
+from .model_adapter import PREFIX, ModelAdapter, embedding_weights
 from .names import check_known
 from .persistent import LoadResult
 from .stored import without_names
@@ -56,13 +56,14 @@ def get_peft_model_state_dict(
     model: a PeftModel, or one from `inject_adapter_in_model`, whose names have no "base_model.model." in front.
     state_dict: what `model.state_dict()` gave, to take the numbers from there. The other keywords are PEFT's.
     """
-    accept("get_peft_model_state_dict", save_embedding_layers=save_embedding_layers)
+    expect_embeddings(save_embedding_layers)
     tuner = tuner_of(model)
-    found = {name: Tensor(p.data) for name, p in tensors_of(tuner, adapter_name)[1].items()}
+    own = tensors_of(tuner, adapter_name)[1]
+    own |= {PREFIX + name: p for name, p in embedding_weights(tuner.model, save_embedding_layers).items()}
+    found = {name: Tensor(p.data) for name, p in own.items()}
     if state_dict is not None:
         expect(state_dict, Mapping, "state_dict", "what model.state_dict() gives")
         places = {id(p): name for name, p in (*model.named_parameters(), *model.named_buffers())}
-        own = tensors_of(tuner, adapter_name)[1]
         absent = [places[id(p)] for p in own.values() if places[id(p)] not in state_dict]
         if absent:
             raise KeyError(f"state_dict lacks {absent[0]}: it should be what model.state_dict() gives")
@@ -86,7 +87,9 @@ def set_peft_model_state_dict(
     tuner = tuner_of(model)
     if tuner.merged:
         raise RuntimeError(f"{', '.join(tuner.merged)} is merged into the weights: call unmerge_adapter() first")
-    adapter, own = tensors_of(tuner, adapter_name)
+    adapter, trained = tensors_of(tuner, adapter_name)
+    adapter.bases = embedding_weights(tuner.model)  # which may be among them, and need not
+    own = trained | adapter.tensors()
     prefix, state = _prefix(model), _arrays(peft_model_state_dict)
     given = without_names({prefix + name: array for name, array in state.items()}, own)
     given = adapter.read(given, "peft_model_state_dict")
@@ -96,7 +99,7 @@ def set_peft_model_state_dict(
         raise ValueError(f"{wrong[0]} has shape {shapes}: this is another adapter's state ({len(wrong)} do not fit)")
     adapter.incoming = {name: given[name] for name in given if name in own and name not in wrong}
     adapter.fill()
-    return LoadResult([name for name in own if name not in given], [name for name in given if name not in own])
+    return LoadResult([name for name in trained if name not in given], [name for name in given if name not in own])
 
 
 def load_peft_weights(

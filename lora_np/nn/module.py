@@ -19,6 +19,7 @@ class Module(Placed):
     its token embedding) is one parameter: it is listed once, under the first name met.
     """
 
+    packed = 0  # numbers that it holds in another form than as parameters
     _training = True
 
     @property
@@ -88,8 +89,9 @@ class Module(Placed):
         return (b for _, b in self.named_buffers())
 
     def num_parameters(self, only_trainable=False):
-        """How many numbers the parameters hold, shared ones counted once."""
-        return sum(p.size for p in self.parameters() if p.requires_grad or not only_trainable)
+        """How many numbers the parameters hold, shared ones counted once; weights in 4 bits count as they were."""
+        packed = 0 if only_trainable else sum(module.packed for module in self.modules())
+        return packed + sum(p.size for p in self.parameters() if p.requires_grad or not only_trainable)
 
     def get_submodule(self, name):
         """The module at a dotted name such as "transformer.h.0.attn"."""

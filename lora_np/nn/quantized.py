@@ -60,6 +60,11 @@ class FourBitLayer(Module):
 
     parts: dict[str, int] = {}
 
+    @property
+    def packed(self):
+        """How many numbers the weight has."""
+        return self.in_features * self.out_features
+
 
 class Linear4bit(FourBitLayer):
     """A Linear or Conv1D with its weight in NF4 and frozen; its state is the arrays of a `QuantizedWeight`.

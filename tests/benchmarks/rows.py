@@ -2,6 +2,7 @@
 
     pip install -e '.[parity]'
     python tests/benchmarks/rows.py [--rows 64] [--adapters 64] [--tokens 16] [--new-tokens 8] [--turns 5] [--blocks 30]
+    python tests/benchmarks/rows.py --device cuda --tokens 512 --new-tokens 16
 
 SmolLM2-135M's shape with random weights, and adapters of rank 8 on all linear layers. Measured are the forward pass
 and greedy decoding, of the base, of this library with `adapter_names`, and of PEFT with the same weights and names.
@@ -21,9 +22,11 @@ from systems import prepare
 from workloads import SMOLLM2, Workload
 
 import lora_np
+from lora_np.autograd.precision import set_tf32
 
 PAUSE = 0.3  # seconds between systems: thread pools spin for a while before they sleep
 RANK = 8
+TOLERANCE = {"cpu": 2e-5, "cuda": 1e-2}  # TF32, on both sides
 CLOCKS = {"wall": time.perf_counter, "cpu": time.process_time}
 
 
@@ -50,6 +53,8 @@ def models(options, folder):
         if ".lora_" in name:
             p.data = (0.02 * rng.standard_normal(p.shape, np.float32)).astype(np.float32)
             numbers[name].data = torch.from_numpy(p.data)  # the same memory
+    for model in (base, ours, theirs) if options.device == "cuda" else ():
+        model.to("cuda")
     return base.eval(), ours.eval(), theirs.eval(), names
 
 
@@ -70,22 +75,23 @@ def systems(options, folder):
     base, ours, theirs, names = models(options, folder)
     names = [names[i % len(names)] for i in range(options.rows)]
     ids = np.random.default_rng(0).integers(0, SMOLLM2["vocab_size"], (options.rows, options.tokens))
-    tensor = torch.from_numpy(ids)
+    tensor = torch.from_numpy(ids).to(options.device)
+    last = {"logits_to_keep": 1} if options.device == "cuda" else {}  # all of them are gigabytes, which take their time
 
     def forward(model, **told):
         with lora_np.no_grad():
-            return model(input_ids=ids, **told).logits.data
+            return model(input_ids=ids, **last, **told).logits.numpy()
 
     def their_forward():
         with torch.inference_mode():
-            return theirs(input_ids=tensor, adapter_names=names).logits.numpy()
+            return theirs(input_ids=tensor, adapter_names=names, **last).logits.cpu().numpy()
 
     greedy = {"max_new_tokens": options.new_tokens, "do_sample": False}
 
     def their_text():
         with torch.inference_mode():
             mask = torch.ones_like(tensor)
-            return theirs.generate(input_ids=tensor, attention_mask=mask, adapter_names=names, **greedy).numpy()
+            return theirs.generate(input_ids=tensor, attention_mask=mask, adapter_names=names, **greedy).cpu().numpy()
 
     return {
         "forward": {
@@ -94,18 +100,18 @@ def systems(options, folder):
             "PEFT": their_forward,
         },
         "generate": {
-            "base": lambda: base.generate(ids, **greedy),
-            "rows": lambda: ours.generate(ids, adapter_names=names, **greedy),
+            "base": lambda: np.asarray(base.generate(ids, **greedy)),
+            "rows": lambda: np.asarray(ours.generate(ids, adapter_names=names, **greedy)),
             "PEFT": their_text,
         },
     }
 
 
-def check(what, found, expected):
+def check(what, found, expected, device):
     """The same logits; of texts, how many rows are equal, for random weights make some tokens nearly equally likely."""
     if what == "forward":
         error = float(abs(found - expected).max() / abs(expected).max())
-        assert error < 2e-5, f"other logits than PEFT's: {error}"
+        assert error < TOLERANCE[device], f"other logits than PEFT's: {error}"
         print(f"  logits: largest difference {error:.1e} of the largest")
     else:
         print(f"  texts: {int((found == expected).all(axis=1).sum())} of {len(found)} rows are equal")
@@ -136,6 +142,17 @@ def ratio(above, below):
     return f"{statistics.median(found):.2f} ({min(found):.2f} to {max(found):.2f})"
 
 
+def machine(device):
+    """What is measured on, in words; a GPU multiplies in TF32 from here on."""
+    if device == "cpu":
+        return f"{len(os.sched_getaffinity(0))} cores"
+    import torch
+
+    torch.set_float32_matmul_precision("high")
+    set_tf32(True)
+    return torch.cuda.get_device_name()
+
+
 def main():
     """Measure and print."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -145,12 +162,13 @@ def main():
     parser.add_argument(
         "--clock", choices=CLOCKS, default="wall", help="cpu: with OMP_NUM_THREADS=1, where others work too"
     )
+    parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu", help="cuda: in TF32, PyTorch's too")
     options = parser.parse_args()
-    print(f"{len(os.sched_getaffinity(0))} cores, {options}")
+    print(f"{machine(options.device)}, {options}")
     with tempfile.TemporaryDirectory() as folder:
         for what, functions in systems(options, folder).items():
             results, seconds = timed(functions, options.turns, CLOCKS[options.clock])
-            check(what, results["rows"], results["PEFT"])
+            check(what, results["rows"], results["PEFT"], options.device)
             for name, found in seconds.items():
                 print(f"  {what}, {name:<5} {1e3 * statistics.median(found):8.0f} ms")
             print(f"  rows / base {ratio(seconds['rows'], seconds['base'])}")

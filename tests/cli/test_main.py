@@ -29,7 +29,7 @@ DONE = {"history": {"interrupted": False}}
 
 def test_no_command_is_the_main_job_with_its_defaults(monkeypatch):
     seen = []
-    monkeypatch.setattr("lora_np.cli.finetune.finetune", lambda options, ask: seen.append(options) or DONE)
+    monkeypatch.setattr("lora_np.cli.finetune.finetune", lambda options, **told: seen.append(options) or DONE)
     assert main([]) == 0
     assert main(["finetune"]) == 0
     assert seen == [FinetuneOptions()] * 2
@@ -46,7 +46,7 @@ def test_no_command_is_the_main_job_with_its_defaults(monkeypatch):
 )
 def test_target_modules(monkeypatch, given, meant):
     seen = []
-    monkeypatch.setattr("lora_np.cli.finetune.finetune", lambda options, ask: seen.append(options) or DONE)
+    monkeypatch.setattr("lora_np.cli.finetune.finetune", lambda options, **told: seen.append(options) or DONE)
     main(["finetune", "--target-modules", *given])
     assert seen[0].target_modules == meant
 

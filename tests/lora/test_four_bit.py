@@ -26,6 +26,19 @@ def dequantised_twin():
     return plain
 
 
+@pytest.mark.parametrize("options", [{}, {"group_size": 16}])
+def test_weights_in_4_bits_are_counted_as_what_they_stand_for(options, capsys):
+    counts, lines = [], []
+    for base in (tiny_model(), quantize_model(tiny_model(), **options)):
+        counts.append([base.num_parameters()])
+        model = get_peft_model(base, LoraConfig(r=2, target_modules="all-linear"))
+        counts[-1] += model.get_nb_trainable_parameters()
+        model.print_trainable_parameters()
+        lines.append(capsys.readouterr().out)
+    assert counts[0] == counts[1]
+    assert lines[0] == lines[1]
+
+
 def test_it_computes_what_lora_on_the_rounded_weights_computes():
     model = four_bit(init_lora_weights=False)
     twin = get_peft_model(dequantised_twin(), model.peft_config["default"])

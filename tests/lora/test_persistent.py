@@ -5,9 +5,10 @@ import json
 
 import numpy as np
 import pytest
-from lora_helpers import logits_of, peft_model, refusal, snapshot, tiny_model
+from lora_helpers import hugging_face_twin, logits_of, peft_model, refusal, snapshot, tiny_llama, tiny_model
 
-from lora_np import LoraConfig, PeftModel, PeftModelForCausalLM, get_peft_model
+from lora_np import LoraConfig, PeftModel, PeftModelForCausalLM, get_peft_model, get_peft_model_state_dict
+from lora_np.storage import read_safetensors
 
 CONFIG = LoraConfig(r=2, target_modules=["c_attn"], fan_in_fan_out=True)
 EXTRA = {"as_plain_lora"}  # ours
@@ -59,7 +60,6 @@ CALLS = {
         ("load_adapter", {"key_mapping": {"a": "b"}}, "rename the tensors"),
         ("from_pretrained", {"use_safetensors": False}, "pickle"),
         ("save_pretrained", {"safe_serialization": False}, "pickle"),
-        ("save_pretrained", {"save_embedding_layers": True}, "modules_to_save"),
         ("save_pretrained", {"push_to_hub": True}, "nothing is uploaded"),
         ("save_pretrained", {"state_dict": {}}, "the weights that the model has"),
     ],
@@ -68,6 +68,59 @@ def test_what_would_do_something_is_refused_with_a_reason(folder, call, given, s
     message = refusal(ValueError, lambda: CALLS[call](folder, **given))
     assert message.startswith(f"{call}: ")
     assert said in message
+
+
+SAVED = "base_model.model.transformer.wte.weight", "base_model.model.lm_head.weight"
+
+
+@pytest.mark.parametrize("resized", [False, True])
+@pytest.mark.parametrize(("save", "written"), [(True, (True, True)), (False, (False, False)), ("auto", (False, True))])
+def test_embeddings_are_saved_where_that_is_asked_for(tmp_path, save, written, resized):
+    model = tiny_model()
+    if resized:
+        model.resize_token_embeddings(33)
+    model = get_peft_model(model, CONFIG)
+    model.save_pretrained(tmp_path, save_embedding_layers=save)
+    arrays, _ = read_safetensors(tmp_path / "adapter_model.safetensors")
+    assert {name in arrays for name in SAVED} == {written[resized]}
+    assert get_peft_model_state_dict(model, save_embedding_layers=save).keys() == arrays.keys()
+    if written[resized]:
+        for name in SAVED:
+            np.testing.assert_array_equal(arrays[name], model.get_input_embeddings().weight.data)
+
+
+def test_another_value_for_embeddings_is_an_error(tmp_path):
+    model = get_peft_model(tiny_model(), CONFIG)
+    for call in (
+        lambda: model.save_pretrained(tmp_path, save_embedding_layers="yes"),
+        lambda: get_peft_model_state_dict(model, save_embedding_layers="yes"),
+    ):
+        assert "must be True, False or \"auto\", got 'yes'" in refusal(ValueError, call)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parity
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("save", [True, False, "auto"])
+@pytest.mark.parametrize("resized", [False, True])
+@pytest.mark.parametrize("tied", [False, True])
+def test_embeddings_are_saved_as_in_peft(tmp_path, tied, resized, save):
+    import peft
+
+    base = tiny_llama(tie_word_embeddings=tied)
+    twin, config = hugging_face_twin(base), {"r": 2, "target_modules": ["q_proj"]}
+    theirs = peft.get_peft_model(twin, peft.LoraConfig(**config))
+    base.save_pretrained(tmp_path / "base")  # whose config.json tells PEFT that there was a resize
+    theirs.peft_config["default"].base_model_name_or_path = str(tmp_path / "base")
+    ours = get_peft_model(base, LoraConfig(**config))
+    for model in (theirs, ours) if resized else ():
+        model.resize_token_embeddings(35, mean_resizing=False)
+    expected = peft.get_peft_model_state_dict(theirs, save_embedding_layers=save)
+    assert get_peft_model_state_dict(ours, save_embedding_layers=save).keys() == expected.keys()
+    theirs.save_pretrained(tmp_path / "theirs", save_embedding_layers=save)
+    ours.save_pretrained(tmp_path / "ours", save_embedding_layers=save)
+    keys = [read_safetensors(tmp_path / who / "adapter_model.safetensors")[0].keys() for who in ("theirs", "ours")]
+    assert keys[0] == keys[1]
 
 
 @pytest.mark.parametrize(

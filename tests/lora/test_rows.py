@@ -98,6 +98,32 @@ def test_logits_and_gradients_are_those_of_the_plain_form(kind, adapters, monkey
     assert_plain(many(kind, adapters), monkeypatch, 2e-5)
 
 
+@pytest.mark.gpu
+@pytest.mark.parametrize("tf32", [False, True])
+@pytest.mark.parametrize("kind", LINEAR)
+@pytest.mark.parametrize("adapters", ["alike", "ranks", "alphas", "embeddings", "other layers", "other kinds"])
+def test_on_a_gpu_prompts_and_texts_are_those_of_the_cpu(kind, adapters, tf32):
+    from lora_np.autograd.precision import set_tf32
+
+    model = many(kind, adapters)
+    ids = some_ids(model.config, batch=len(NAMES), time=5)
+
+    def results():
+        with no_grad():
+            logits = model(input_ids=ids, adapter_names=NAMES).logits.numpy()
+        return logits, np.asarray(model.generate(ids, adapter_names=NAMES, max_new_tokens=3, do_sample=False))
+
+    expected = results()
+    model.to("cuda")
+    set_tf32(tf32)
+    try:
+        found = results()
+    finally:
+        set_tf32(False)
+    assert relative(found[0], expected[0]) < (2e-2 if tf32 else 1e-4)
+    assert tf32 or (found[1] == expected[1]).all()
+
+
 @pytest.mark.parametrize("adapters", ["ranks", "other layers", "other kinds"])
 def test_in_float64_to_ten_digits(adapters, monkeypatch):
     assert_plain(many("llama", adapters, tiny_llama().to(np.float64)), monkeypatch, 1e-10)

@@ -252,6 +252,62 @@ __global__ void rotary(const real* x, const float* cosines, const float* sines, 
     }
 }
 
+// y_b += s_b x_b A_bᵀ B_bᵀ for rows b that each have matrices of their own. x (B, T, in), y (B, T, out).
+// table[i] = {address of A (r, in), of B (out, r), r, b, the bits of s_b as a double}. One block for each row of the table
+// and TOKENS tokens of it; of a rank above RANKS, so many at a time.
+constexpr int TOKENS = 32, RANKS = 8, EACH = 4;  // EACH: the tokens that a warp multiplies by A at the same time
+
+__global__ void lora_rows(const float* __restrict__ x, float* __restrict__ y, const long long* table, int T, int fan_in,
+                          int fan_out) {
+    __shared__ float h[TOKENS][RANKS];
+    const long long* own = table + 5 * blockIdx.y;
+    const float *A = (const float*)own[0], *B = (const float*)own[1];
+    int r = (int)own[2], first = blockIdx.x * TOKENS, tokens = min(TOKENS, T - first);
+    int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
+    x += (own[3] * T + first) * fan_in;
+    y += (own[3] * T + first) * fan_out;
+    float scale = (float)__longlong_as_double(own[4]);
+    for (int from = 0; from < r; from += RANKS) {
+        int ranks = min(RANKS, r - from);
+        for (int t = warp * EACH; t < tokens; t += warps * EACH) {  // h = s x Aᵀ
+            float sums[EACH][RANKS] = {};
+            for (int i = lane; i < fan_in; i += 32) {
+                float a[RANKS];
+#pragma unroll
+                for (int k = 0; k < RANKS; ++k) a[k] = k < ranks ? A[(long long)(from + k) * fan_in + i] : 0;
+#pragma unroll
+                for (int j = 0; j < EACH; ++j) {
+                    float value = t + j < tokens ? x[(long long)(t + j) * fan_in + i] : 0;
+#pragma unroll
+                    for (int k = 0; k < RANKS; ++k) sums[j][k] += value * a[k];
+                }
+            }
+#pragma unroll
+            for (int j = 0; j < EACH; ++j)
+#pragma unroll
+                for (int k = 0; k < RANKS; ++k) {
+                    float sum = sums[j][k];
+                    for (int i = 16; i > 0; i /= 2) sum += __shfl_xor_sync(0xffffffff, sum, i);
+                    if (lane == 0 && t + j < tokens) h[t + j][k] = scale * sum;
+                }
+        }
+        __syncthreads();
+        for (int i = threadIdx.x; i < fan_out; i += blockDim.x) {  // y += h Bᵀ
+            float b[RANKS];
+#pragma unroll
+            for (int k = 0; k < RANKS; ++k) b[k] = k < ranks ? B[(long long)i * r + from + k] : 0;
+#pragma unroll 4
+            for (int t = 0; t < tokens; ++t) {
+                float sum = 0;
+#pragma unroll
+                for (int k = 0; k < RANKS; ++k) sum += h[t][k] * b[k];
+                y[(long long)t * fan_out + i] += sum;
+            }
+        }
+        __syncthreads();  // before h is written again
+    }
+}
+
 // x (B, T, P, H, D) -> y (P, B, H, T, D), or with `back` the other way round. One block for each (b, t). With `packed`,
 // D counts packs.
 __global__ void swap_heads(const real* x, real* y, int B, int T, int P, int H, int D, int back, int packed) {

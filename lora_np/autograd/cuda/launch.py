@@ -50,6 +50,12 @@ def by_elements(name, size, *arguments, rows=1):
         _start(name, (min(MOST_BLOCKS, -(-size // BLOCK)), rows), BLOCK, arguments)
 
 
+def by_tables(name, entries, tiles, *arguments):
+    """Start a kernel with `tiles` blocks for each of the `entries` of a table; nothing happens if there are none."""
+    if entries and tiles:
+        _start(name, (tiles, entries), BLOCK, arguments)
+
+
 def number_by_number(name, *arrays, options=()):
     """Start a kernel on arrays of one size (some may be None), how many packs they are, the options, packed or not."""
     given = [x for x in arrays if x is not None]

@@ -11,7 +11,10 @@ PICTURES = ("image/png", "image/jpeg")
 
 
 def prepared(notebook: dict[str, Any], page: str, links: Links) -> dict[str, Any]:
-    """The notebook with links that lead somewhere and its imports folded; changed in place, and returned."""
+    """The notebook with links that lead somewhere and its imports folded; changed in place, and returned.
+
+    A drawing is there as HTML, which has its alternative text, and as SVG, which the book does not show.
+    """
     for cell in notebook["cells"]:
         source = text(cell["source"])
         if cell["cell_type"] == "markdown":
@@ -21,6 +24,9 @@ def prepared(notebook: dict[str, Any], page: str, links: Links) -> dict[str, Any
             tags += [tag for tag in ["hide-input"] if tag not in tags]
             cell["metadata"].setdefault("mystnb", {})["code_prompt_show"] = "Show the imports"
             cell["metadata"]["mystnb"]["code_prompt_hide"] = "Hide the imports"
+        for output in cell.get("outputs", []):
+            if "text/html" in output.get("data", {}):
+                output["data"].pop("image/svg+xml", None)
     return notebook
 
 

@@ -10,16 +10,17 @@ import subprocess
 import sys
 import threading
 import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import communicator_helpers
 import numpy as np
 import pytest
+from communicator_helpers import Meeting, ThreadCommunicator, in_threads, results
 
 from lora_np import GPT2Config, GPT2LMHeadModel, LoraConfig, TrainingArguments, get_peft_model, manual_seed, train
 from lora_np.autograd.random import generator
 from lora_np.storage import write_safetensors
-from lora_np.training.parallel.processes import Communicator, NCCLCommunicator, SoloCommunicator, communicator, own_rows
+from lora_np.training.parallel.processes import NCCLCommunicator, SoloCommunicator, communicator, own_rows
 
 ROWS, LENGTH, STEPS = 4, 12, 4
 INSTALL = "pip install -e '.[distributed]'"
@@ -99,53 +100,6 @@ def assert_equal_runs(found, expected, **tolerance):
         assert weights.keys() == expected_weights.keys()
         for name, array in weights.items():
             np.testing.assert_allclose(array, expected_weights[name], **tolerance, err_msg=name)
-
-
-class Meeting:
-    """Where threads that play processes meet."""
-
-    def __init__(self, size):
-        self.barrier, self.given = threading.Barrier(size, timeout=60), [None] * size
-
-
-class ThreadCommunicator(Communicator):
-    """A thread that plays a process."""
-
-    def __init__(self, rank, meeting):
-        super().__init__(rank, len(meeting.given))
-        self.meeting, self.messages = meeting, []
-
-    def add_up(self, buffer):
-        self.messages.append(buffer.nbytes)
-        self.meeting.given[self.rank] = buffer
-        self.meeting.barrier.wait()
-        total = np.sum(self.meeting.given, axis=0, dtype=buffer.dtype)
-        self.meeting.barrier.wait()  # nobody gives the next buffer before all have read these
-        return total
-
-
-def in_threads(size, work):
-    """What `work(communicator)` returns or raises in each of `size` threads that play processes."""
-    meeting = Meeting(size)
-
-    def run(rank):
-        try:
-            return work(ThreadCommunicator(rank, meeting))
-        except Exception as error:
-            meeting.barrier.abort()  # as mpirun ends the others
-            return error
-
-    with ThreadPoolExecutor(size) as pool:
-        return list(pool.map(run, range(size)))
-
-
-def results(size, work):
-    """What `work(communicator)` returns in each thread; none may raise."""
-    found = in_threads(size, work)
-    for outcome in found:
-        if isinstance(outcome, Exception):
-            raise outcome
-    return found
 
 
 @pytest.mark.parametrize("size", [1, 2, 4])
@@ -461,9 +415,15 @@ def test_nccl_adds_up_with_the_groups_all_reduce():
 # Real processes: each test starts some with a function of this file.
 
 
+def with_helpers():
+    """The environment, in which Python finds what tests have in common."""
+    paths = [str(Path(communicator_helpers.__file__).parent), os.environ.get("PYTHONPATH", "")]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(filter(None, paths))}
+
+
 def child(code, *before, **environment):
     """The finished process of Python that ran `code` in this folder; `before` stands before the interpreter."""
-    environment = {**os.environ, "LORA_NP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", **environment}
+    environment = {**with_helpers(), "LORA_NP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1", **environment}
     command = [*before, *([sys.executable, "-m", "mpi4py"] if before else [sys.executable]), "-c", code]
     folder = Path(__file__).parent
     return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, timeout=120)
@@ -620,7 +580,7 @@ def test_two_gpus_train_as_one_process_does_on_the_joined_batch(tmp_path):
         pytest.skip("needs two GPUs")
     code = "import test_processes; test_processes.on_gpu({}, {!r})"
     commands = [[sys.executable, "-c", code.format(rank, str(tmp_path))] for rank in range(2)]
-    started = [subprocess.Popen(command, cwd=Path(__file__).parent) for command in commands]
+    started = [subprocess.Popen(command, cwd=Path(__file__).parent, env=with_helpers()) for command in commands]
     assert [process.wait(timeout=300) for process in started] == [0, 0]
     for case in CASES:
         expected, expected_weights = trained(case)
