@@ -14,5 +14,5 @@ def nf4_values(codes, absmax, scales, mean, values, dtype=np.float32):
     out = cupy.empty((len(codes), 2 * codes.shape[1]), dtype)
     packed = codes.shape[1] % 4 == 0 and codes.data.ptr % 16 == 0
     sizes = long(codes.size), codes.shape[1], packed
-    by_elements("nf4_numbers", codes.size // 4, out, codes, absmax, scales, mean, values, *sizes)
+    by_elements("nf4_numbers", -(-codes.size // 4), out, codes, absmax, scales, mean, values, *sizes)
     return out

@@ -9,7 +9,7 @@ import numpy as np
 
 from .launch import by_tables
 
-TOKENS = 32  # of a row, for one block; as in kernels.cu
+TOKENS = 32  # of a row, for one block; as in weights.cu
 
 
 def lora_rows_into(out, y, x, updates):
