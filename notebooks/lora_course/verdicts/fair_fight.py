@@ -1,0 +1,48 @@
+"""Twelve of the family, each at its own best rate: how far apart are they?
+
+"Learning rate matters" (arXiv 2602.04998) says: within 1 to 2% once the rate is tuned. `python -m lora_course.verdicts
+family` makes the runs, `... times` the times of a step.
+"""
+
+from .family import ALL_SEEDS, SIZES, chosen_rate
+from .statistics import by, differences, final, interval
+
+
+def best(family, size=SIZES[0]):
+    """{method: its runs at the rate it chose, on all seeds}, of those whose search has ended."""
+    found = {}
+    for method, runs in by([run for run in family["runs"] if run["size"] == size], "method").items():
+        at = {run["seed"]: run for run in runs if _searched(runs) and run["rate"] == chosen_rate(runs)}
+        if set(ALL_SEEDS) <= set(at):
+            found[method] = [at[seed] for seed in ALL_SEEDS]
+    return found
+
+
+def _searched(runs):
+    return max(len(found) for found in by(runs, "rate").values()) >= 3
+
+
+def table(family, times=None, size=SIZES[0]):
+    """[{"method", "rate", "prose", "source": intervals, "behind": interval of the test loss minus LoRA's, "percent": the
+    same of LoRA's loss, "gain": of its gain, "trainable", "bytes", "milliseconds"}], the best first."""
+    found, base = best(family, size), family["base"]
+    clock = {run["method"]: run["milliseconds"] for run in times["runs"]} if times else {}
+    plain = interval([final(run) for run in found["LoRA"]])[0]
+    rows = []
+    for method, runs in found.items():
+        behind = interval(differences(runs, found["LoRA"]))
+        rows.append(
+            {
+                "method": method,
+                "rate": runs[0]["rate"],
+                "prose": interval([final(run) for run in runs]),
+                "source": interval([final(run, "source") - base["source"] for run in runs]),
+                "behind": behind,
+                "percent": 100 * behind[0] / plain,
+                "gain": 100 * behind[0] / (base["prose"] - plain),
+                "trainable": runs[0]["trainable"],
+                "bytes": 4 * runs[0]["trainable"],
+                "milliseconds": clock.get(method),
+            }
+        )
+    return sorted(rows, key=lambda row: row["prose"][0])

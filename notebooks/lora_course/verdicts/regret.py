@@ -1,0 +1,103 @@
+"""LoRA without regret (Schulman and Thinking Machines Lab, 2025): six things that it says, tried in small.
+
+`python -m lora_course.verdicts curves placement batch` makes the runs.
+"""
+
+import math
+
+from lora_np import costs
+
+from .points import RANKS
+from .statistics import best_rates, by, chosen, differences, final, interval
+
+LEFT = 0.01  # nats per byte: a curve that is so far above full training's has left it
+
+
+def rates(curves, step=None):
+    """{rank or "full": {seed: best rate}} after `step` steps of the curves."""
+    groups = by(curves["runs"], "rank")
+    return {rank or "full": best_rates(runs, step=step) for rank, runs in groups.items()}
+
+
+def ratios(curves, step=None):
+    """{rank: interval of LoRA's best rate over full training's}, seed by seed."""
+    found = rates(curves, step)
+    full = found["full"]
+    return {r: interval([rate / full[seed] for seed, rate in found[r].items()]) for r in sorted(set(found) - {"full"})}
+
+
+def spread(curves, step=None):
+    """The highest of the ranks' best rates over the lowest: an interval over seeds."""
+    found = rates(curves, step)
+    return interval([max(found[r][s] for r in RANKS) / min(found[r][s] for r in RANKS) for s in found["full"]])
+
+
+def placed(placement):
+    """{(targets, rank): (interval of the test loss, rate)} of equal sizes, each at its best rate."""
+    best = {key: chosen(runs) for key, runs in by(placement["runs"], "targets", "rank").items()}
+    return {key: (interval([final(run) for run in runs]), runs[0]["rate"]) for key, runs in best.items()}
+
+
+def lag(placement, one, other):
+    """How far one (targets, rank) is behind another, as a part of the other's gain: an interval over seeds."""
+    groups = by(placement["runs"], "targets", "rank")
+    runs, others = chosen(groups[one]), chosen(groups[other])
+    gain = placement["base"]["prose"] - interval([final(run) for run in others])[0]
+    return interval([difference / gain for difference in differences(runs, others)])
+
+
+def batch_gaps(batch):
+    """{rows of a batch: interval of LoRA's test loss minus full training's}, each at its best rate."""
+    found = {}
+    for rows, runs in sorted(by(batch["runs"], "batch").items()):
+        methods = {name: chosen(own) for name, own in by(runs, "method").items()}
+        found[rows] = interval(differences(methods["LoRA"], methods["full"]))
+    return found
+
+
+def batch_slope(batch):
+    """How much larger the gap is at the largest batch than at the smallest: an interval over seeds."""
+    groups = by(batch["runs"], "batch")
+    gaps = []
+    for rows in (max(groups), min(groups)):
+        methods = {name: chosen(own) for name, own in by(groups[rows], "method").items()}
+        gaps.append(differences(methods["LoRA"], methods["full"]))
+    return interval([large - small for large, small in zip(*gaps, strict=True)])
+
+
+def envelopes(curves, loss="prose"):
+    """{rank or "full": {step: the least mean loss over the rates}}: the best that a method reaches by each step."""
+    found = {}
+    for rank, runs in by(curves["runs"], "rank").items():
+        marks = sorted({step for run in runs for step in run["step"]})
+        groups = by(runs, "rate").values()
+        means = {step: [interval([final(run, loss, step) for run in own])[0] for own in groups] for step in marks}
+        found[rank or "full"] = {step: min(values) for step, values in means.items()}
+    return found
+
+
+def leaves(curves):
+    """{rank: (first step from which on LoRA's best is more than 0.01 above full training's, the gap at the end)}.
+
+    None for a rank that has not left.
+    """
+    found = envelopes(curves)
+    full, steps = found["full"], list(found["full"])
+    result = {}
+    for rank in sorted(set(found) - {"full"}):
+        behind = [found[rank][step] - full[step] > LEFT for step in steps]
+        left = next((step for i, step in enumerate(steps) if all(behind[i:])), None)
+        result[rank] = left, found[rank][steps[-1]] - full[steps[-1]]
+    return result
+
+
+def operations(config, batch=16, length=256):
+    """{rank: floating-point operations of a LoRA step on all linear layers over those of full training's}."""
+    full = costs.flops(config, batch=batch, length=length, method="full")["total"]
+    every = "all-linear"
+    return {r: costs.flops(config, r, every, batch=batch, length=length)["total"] / full for r in RANKS}
+
+
+def finite(values):
+    """Those that are numbers."""
+    return [value for value in values if math.isfinite(value)]
