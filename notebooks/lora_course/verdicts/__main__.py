@@ -17,6 +17,8 @@ import traceback
 from pathlib import Path
 
 from lora_np.autograd.precision import tf32_enabled
+from lora_np.training import prose_documents
+from lora_np.training.data import fingerprint
 
 from ..device import device_name
 from .data import append, key_of, made, write
@@ -26,9 +28,7 @@ from .runs import Bench
 _worker = {}
 
 
-def _start(options, threads):
-    if threads:
-        os.environ["LORA_NP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = str(threads)
+def _start(options):
     _worker["bench"] = Bench(**options)
 
 
@@ -119,11 +119,12 @@ def main():
     command = Command(options.names, options.out, options.small, options.limit)
     bench = {"device": options.device, "small": options.small, "bases": options.bases}
     if options.jobs == 1:
-        _start(bench, None)
+        _start(bench)
         command.go(Here(), 1)
     else:
         context = multiprocessing.get_context("spawn")
-        settings = {"mp_context": context, "initializer": _start, "initargs": (bench, 1)}
+        settings = {"mp_context": context, "initializer": _start, "initargs": (bench,)}
+        os.environ["LORA_NP_NUM_THREADS"] = os.environ["OPENBLAS_NUM_THREADS"] = "1"  # before they load NumPy
         with concurrent.futures.ProcessPoolExecutor(options.jobs, **settings) as executor:
             command.go(executor, options.jobs)
     here = Bench(**bench)
@@ -132,6 +133,7 @@ def main():
         "device": device_name(options.device),
         "tf32": options.device != "cpu" and tf32_enabled(),
         "python": platform.python_version(),
+        "prose_sha256": fingerprint(prose_documents()),  # it comes with Python, and differs between versions
         "small": options.small,
         "minutes": round((time.monotonic() - command.began) / 60, 1),
     }

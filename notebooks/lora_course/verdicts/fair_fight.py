@@ -23,8 +23,8 @@ def _searched(runs):
 
 
 def table(family, times=None, size=SIZES[0]):
-    """[{"method", "rate", "prose", "source": intervals, "behind": interval of the test loss minus LoRA's, "percent": the
-    same of LoRA's loss, "gain": of its gain, "trainable", "bytes", "milliseconds"}], the best first."""
+    """[{"method", "rate", "prose", "source": intervals, "behind": interval of the test loss minus LoRA's, "percent":
+    the same of LoRA's loss, "gain": of its gain, "trainable", "bytes", "milliseconds"}], the best first."""
     found, base = best(family, size), family["base"]
     clock = {run["method"]: run["milliseconds"] for run in times["runs"]} if times else {}
     plain = interval([final(run) for run in found["LoRA"]])[0]

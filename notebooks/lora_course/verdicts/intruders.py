@@ -12,8 +12,8 @@ LOSS, SIZE = 1.12, 0.2  # at which runs are compared: nats per byte of prose, an
 
 
 def matched(curves, name, level):
-    """{(rank or "full", rate): {"intruders", "source", "prose", "size", "step": interval, "seeds"}} where `name` gets to
-    `level`, between the marks. `name`: "prose" or "size". Only rates at which all seeds get there."""
+    """{(rank or "full", rate): {"intruders", "source", "prose", "size", "step": interval, "seeds"}} where `name` gets
+    to `level`, between the marks. `name`: "prose" or "size". Only rates at which all seeds get there."""
     base = {**curves["base"], "size": 0.0, "intruders": 0, "step": 0}
     found = {}
     for (rank, rate), runs in sorted(by(curves["runs"], "rank", "rate").items(), key=str):
@@ -46,8 +46,8 @@ def explained(curves, names):
 def without(curves, strength, least=5):
     """What becomes of trained adapters with their intruders at `strength`: of runs with at least so many of them.
 
-    {"prose", "source": interval of the change, "runs", "back": which part of what was forgotten comes back, "lost": which
-    part of what was learnt goes}. The parts are ratios of means.
+    {"prose", "source": interval of the change, "runs", "back": which part of what was forgotten comes back, "lost":
+    which part of what was learnt goes}. The parts are ratios of means.
     """
     base = curves["base"]
     runs = [run for run in curves["runs"] if "reduced" in run and run["intruders"][-1] >= least]

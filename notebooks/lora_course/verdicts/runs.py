@@ -1,6 +1,7 @@
 """One run of a point: train the small model by one method, and look at it at marked steps."""
 
 import copy
+import sys
 import time
 from pathlib import Path
 
@@ -86,9 +87,13 @@ class Bench:
         if name == "times":
             return self._time(name, point, sizes)
         began = time.perf_counter()
-        model, extra = self._prepare(name, point)
-        observer = Observer(self, model, point, into=name in LOOKED_INTO)
-        diverged = self._train(model, self._data(point, sizes), _arguments(point, sizes, extra), sizes, observer)
+        try:
+            model, observer, diverged = self._trained(name, point, sizes)
+        except Exception as error:
+            if self.device == "cpu":
+                raise
+            print(f"not recorded: {name} {point}: {error!r:.300}", file=sys.stderr, flush=True)
+            model, observer, diverged = self._trained(name, point, sizes, recorded=False)
         reduced = observer.reduced() if name in LOOKED_INTO and not diverged else {}
         return {
             **point,
@@ -99,9 +104,17 @@ class Bench:
             "diverged": diverged,
         }
 
-    def _train(self, model, data, args, sizes, observer):
-        """Train, and look at each mark; has it diverged?"""
+    def _trained(self, name, point, sizes, recorded=True):
+        """(model, observer, has it diverged?)"""
+        model, extra = self._prepare(name, point)
+        observer = Observer(self, model, point, into=name in LOOKED_INTO)
+        data, args = self._data(point, sizes), _arguments(point, sizes, extra)
+        return model, observer, self._train(model, data, args, sizes, observer, recorded)
+
+    def _train(self, model, data, args, sizes, observer, recorded=True):
+        """Train, and look at each mark; has it diverged? recorded: on a GPU, may the step be recorded and replayed?"""
         run = TrainingRun(model, args)
+        run.recorded = run.recorded if recorded else None
         model.train()
         run.watch.keep()
         try:
@@ -195,8 +208,8 @@ def turn_start(model):
     """A zero and B uniform in ±1/√r, as A was in ±1/√in: the first step changes A, and B only then."""
     for _, layer in model.base_model.layers():
         A, B = layer.matrices("default")
-        A[...] = 0
-        B[...] = to_device(uniform(B.shape, 1 / np.sqrt(B.shape[1])), model.device)
+        A.data[...] = 0
+        B.data[...] = to_device(uniform(B.shape, 1 / np.sqrt(B.shape[1])), model.device)
 
 
 def _arguments(point, sizes, extra):
