@@ -6,6 +6,7 @@ family` makes the runs, `... times` the times of a step.
 
 from .family import ALL_SEEDS, SIZES, chosen_rate
 from .statistics import by, differences, final, interval
+from .verdict import Verdict, above, below, decided
 
 
 def best(family, size=SIZES[0]):
@@ -46,3 +47,38 @@ def table(family, times=None, size=SIZES[0]):
             }
         )
     return sorted(rows, key=lambda row: row["prose"][0])
+
+
+def verdicts(family):
+    """How far apart are they once tuned?"""
+    rows = {row["method"]: row for row in table(family)}
+    alike = {name: row for name, row in rows.items() if name not in ("LoRA", "full") and _alike(row, rows["LoRA"])}
+    percent = {name: (row["percent"], 100 * row["behind"][1] / rows["LoRA"]["prose"][0]) for name, row in alike.items()}
+    better = [name for name, row in alike.items() if below(row["behind"])]
+    return [
+        Verdict(
+            "once each has its own rate, the relatives are within 2% of LoRA",
+            "[Learning rate matters, 2026](https://arxiv.org/abs/2602.04998)",
+            {f"{name}, % of LoRA's loss": pair for name, pair in percent.items()},
+            len(ALL_SEEDS),
+            "each relative of about LoRA's size differs by less than 2% of the test loss",
+            decided(all(abs(p) + w < 2 for p, w in percent.values()), any(abs(p) - w > 2 for p, w in percent.values())),
+            "family",
+        ),
+        Verdict(
+            "some relative of the same size is better than LoRA",
+            "the papers of most of them",
+            {
+                f"{name} minus LoRA": alike[name]["behind"]
+                for name in sorted(alike, key=lambda n: alike[n]["behind"][0])[:3]
+            },
+            len(ALL_SEEDS),
+            "one has a lower test loss, its whole interval below 0",
+            decided(bool(better), all(above(row["behind"]) for row in alike.values())),
+            "family",
+        ),
+    ]
+
+
+def _alike(row, plain):
+    return 0.5 < row["trainable"] / plain["trainable"] < 2

@@ -5,6 +5,7 @@ less and forgets less".
 """
 
 from .statistics import by, interval, value_at, where
+from .verdict import Verdict, above, below, decided
 
 LEARNT = (1.12, 1.06)  # nats per byte of test prose at which runs are compared
 
@@ -64,3 +65,54 @@ def _front(places):
         if learnt > 0 and (not best or learnt > best[-1][0]):
             best.append((learnt, lost))
     return best
+
+
+def verdicts(curves, protected):
+    """Does LoRA forget less for what it learns, and what helps more?"""
+    level = LEARNT[1]
+    found = least(curves, protected, level)
+    plain = {label: pair for label, (_, pair) in found.items() if label.startswith("LoRA")}
+    full, seeds = found["full"][1], len({run["seed"] for run in curves["runs"]})
+    replayed = found["replay of 2 in 16"][1]
+    decay = found["weight decay 2"][1]
+    reference = plain["LoRA r=16"]
+    return [
+        Verdict(
+            "LoRA learns less and forgets less",
+            "[Biderman et al., 2024](https://arxiv.org/abs/2405.09673)",
+            {label: pair for label, pair in {"full": full, **plain}.items()},
+            seeds,
+            f"at a prose loss of {level} each rank that gets there forgets less than full training, the intervals apart",
+            decided(
+                all(_clear(full, pair) for pair in plain.values()),
+                all(not _clear(full, pair) for pair in plain.values()),
+            ),
+            "curves",
+        ),
+        Verdict(
+            "weight decay of A and B towards zero preserves the base",
+            "tutorials",
+            {"plain, rank 16": reference, "with weight decay 2": decay},
+            seeds,
+            f"at a prose loss of {level} it forgets less, the intervals apart",
+            decided(_clear(reference, decay), _clear(decay, reference)),
+            "protected",
+        ),
+        Verdict(
+            "a little of the old text in each batch preserves it",
+            "tutorials",
+            {"plain, rank 16": reference, "2 rows in 16 replayed": replayed},
+            seeds,
+            f"at a prose loss of {level} it forgets less than half as much",
+            decided(
+                below((replayed[0] - reference[0] / 2, replayed[1])),
+                above((replayed[0] - reference[0] / 2, replayed[1])),
+            ),
+            "protected",
+        ),
+    ]
+
+
+def _clear(more, less):
+    """Does the one interval lie above the other?"""
+    return more[0] - more[1] > less[0] + less[1]

@@ -6,6 +6,7 @@
 import numpy as np
 
 from .statistics import by, interval, value_at, where
+from .verdict import Verdict, decided
 
 ALL = 160  # the 10 strongest directions of 16 layers
 LOSS, SIZE = 1.12, 0.2  # at which runs are compared: nats per byte of prose, and ‖ΔW‖ / ‖W‖
@@ -57,3 +58,92 @@ def without(curves, strength, least=5):
     learnt = base["prose"] - np.mean([run["prose"][-1] for run in runs])
     parts = {"back": -means["source"] / forgotten, "lost": means["prose"] / learnt}
     return {**means, **{k: float(v) for k, v in parts.items()}, "runs": len(runs)}
+
+
+def at_loss(curves):
+    """{rank or "full": what `matched` has of it at the matched loss, at the rate that gets there with least forgetting}.
+
+    With it "rate".
+    """
+    found = {}
+    for (rank, rate), row in matched(curves, "prose", LOSS).items():
+        if rank not in found or row["source"][0] < found[rank]["source"][0]:
+            found[rank] = {**row, "rate": rate}
+    return found
+
+
+def verdicts(curves):
+    """Four questions."""
+    who = "[Shuttleworth et al., 2024](https://arxiv.org/abs/2410.21228)"
+    same_loss = at_loss(curves)
+    ranks = sorted(set(same_loss) - {"full"})
+    same_size = matched(curves, "size", SIZE)
+    by_rank = {rank: [row["intruders"] for (r, _), row in same_size.items() if r == rank] for rank in ranks}
+    low, high = by_rank[min(by_rank)], by_rank[max(by_rank)]
+    r2 = {name: explained(curves, [name]) for name in ("size", "rank", "rate")}
+    r2["all three"] = explained(curves, ["size", "rank", "rate"])
+    half = without(curves, 0.5)
+    seeds = same_loss["full"]["seeds"]
+    return [
+        Verdict(
+            "LoRA brings intruder dimensions, full training hardly any",
+            who,
+            {f"{_name(rank)}, of {ALL}": same_loss[rank]["intruders"] for rank in ("full", *ranks)},
+            seeds,
+            f"at a prose loss of {LOSS} each rank has more than full training, the intervals apart",
+            decided(
+                all(_apart(same_loss[rank]["intruders"], same_loss["full"]["intruders"]) for rank in ranks),
+                all(not _apart(same_loss[rank]["intruders"], same_loss["full"]["intruders"]) for rank in ranks),
+            ),
+            "curves",
+        ),
+        Verdict(
+            "a lower rank brings more of them, also at equal size of the update",
+            who,
+            {f"{_name(rank)}, over rates": _range(pairs) for rank, pairs in by_rank.items()},
+            seeds,
+            f"at ‖ΔW‖/‖W‖ = {SIZE} the lowest rank has more at each rate than the highest at any",
+            decided(
+                min(p[0] for p in low) > max(p[0] for p in high), max(p[0] for p in low) <= min(p[0] for p in high)
+            ),
+            "curves",
+        ),
+        Verdict(
+            "it is the size of the update that counts, not the rank or the rate",
+            "asked here",
+            {f"R² of {name}": (value, None) for name, value in r2.items()},
+            seeds,
+            "the size alone explains most, and rank and rate add less than 0.1 to its R²",
+            decided(
+                r2["size"] > max(r2["rank"], r2["rate"]) and r2["all three"] - r2["size"] < 0.1,
+                r2["size"] <= max(r2["rank"], r2["rate"]) or r2["all three"] - r2["size"] >= 0.1,
+            ),
+            "curves",
+        ),
+        Verdict(
+            "making them smaller brings back what was forgotten, at little cost",
+            who,
+            {
+                "at half strength, part of the forgotten that comes back": (half["back"], None),
+                "part of the learnt that goes": (half["lost"], None),
+            },
+            seeds,
+            "at half their strength a larger part of the forgotten comes back than of the learnt goes",
+            decided(half["back"] > 0 and half["back"] > half["lost"], half["back"] <= half["lost"]),
+            "curves",
+        ),
+    ]
+
+
+def _name(rank):
+    return "full" if rank == "full" else f"rank {rank}"
+
+
+def _apart(pair, other):
+    return pair[0] - pair[1] > other[0] + other[1]
+
+
+def _range(pairs):
+    """The middle and half the width of the range of several means."""
+    means = [pair[0] for pair in pairs]
+    return (max(means) + min(means)) / 2, (max(means) - min(means)) / 2

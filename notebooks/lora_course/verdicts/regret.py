@@ -7,8 +7,10 @@ import math
 
 from lora_np import costs
 
+from ..adaptation import Adaptation
 from .points import RANKS
 from .statistics import best_rates, by, chosen, differences, final, interval
+from .verdict import Verdict, above, below, decided
 
 LEFT = 0.01  # nats per byte: a curve that is so far above full training's has left it
 
@@ -98,6 +100,75 @@ def operations(config, batch=16, length=256):
     return {r: costs.flops(config, r, every, batch=batch, length=length)["total"] / full for r in RANKS}
 
 
-def finite(values):
-    """Those that are numbers."""
-    return [value for value in values if math.isfinite(value)]
+def verdicts(curves, placement, batch):
+    """The six."""
+    who = "[Schulman and Thinking Machines Lab, 2025](https://thinkingmachines.ai/blog/lora/)"
+    found, ranges = ratios(curves), spread(curves)
+    lags = {"attention behind MLP": lag(placement, ("attention", 40), ("MLP", 24))}
+    lags["MLP behind all layers"] = lag(placement, ("MLP", 24), ("all linear", 15))
+    gaps, slope = batch_gaps(batch), batch_slope(batch)
+    left = leaves(curves)
+    steps = [math.inf if step is None else step for step, _ in left.values()]
+    share = operations(Adaptation(steps=1, evaluations=1).base().config.to_dict())
+    seeds = len(rates(curves)["full"])
+    return [
+        Verdict(
+            "LoRA's best rate is about ten times full training's",
+            who,
+            {f"ratio at rank {rank}": pair for rank, pair in found.items()},
+            seeds,
+            "the ratio is between 5 and 20 at each rank",
+            decided(all(5 <= r <= 20 for r, _ in found.values()), all(not 5 <= r <= 20 for r, _ in found.values())),
+            "curves",
+        ),
+        Verdict(
+            "the best rate hardly depends on the rank",
+            who,
+            {"highest of the ranks' best rates over the lowest": ranges},
+            seeds,
+            "that ratio's interval lies below 2",
+            decided(below(ranges, 2), above(ranges, 2)),
+            "curves",
+        ),
+        Verdict(
+            "attention alone loses at equal size; the MLP alone does nearly as well as all layers",
+            who,
+            lags,
+            len({run["seed"] for run in placement["runs"]}),
+            "attention's lag lies above 0, and the MLP's below 0.05 of the gain",
+            decided(
+                above(lags["attention behind MLP"]) and below(lags["MLP behind all layers"], 0.05),
+                below(lags["attention behind MLP"]) or above(lags["MLP behind all layers"], 0.05),
+            ),
+            "placement",
+        ),
+        Verdict(
+            "larger batches cost LoRA more than full training",
+            who,
+            {f"LoRA minus full, batch of {rows}": pair for rows, pair in gaps.items()}
+            | {f"gap at {max(gaps)} minus gap at {min(gaps)}": slope},
+            len({run["seed"] for run in batch["runs"]}),
+            "the gap grows from the smallest batch to the largest",
+            decided(above(slope), below(slope)),
+            "batch",
+        ),
+        Verdict(
+            "a rank follows full training until its capacity is used up, low ranks leave first",
+            who,
+            {f"rank {rank}, gap at the end": (gap, None) for rank, (_, gap) in left.items()}
+            | {f"rank {rank} leaves at step": (step, None) for rank, (step, _) in left.items()},
+            seeds,
+            f"the higher the rank the later its best curve is {LEFT} above full training's for good, the highest never",
+            decided(steps == sorted(steps) and steps[-1] == math.inf and steps[0] < math.inf, steps != sorted(steps)),
+            "curves",
+        ),
+        Verdict(
+            "a step of LoRA takes two thirds of the operations",
+            who,
+            {f"share at rank {rank}": (value, None) for rank, value in share.items()},
+            0,
+            "within 0.05 of 2/3 at rank 1",
+            decided(abs(share[1] - 2 / 3) < 0.05, abs(share[1] - 2 / 3) >= 0.05),
+            "counted",
+        ),
+    ]

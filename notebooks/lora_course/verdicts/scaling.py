@@ -8,6 +8,7 @@ import numpy as np
 
 from .points import EQUAL_RANK, RULES
 from .statistics import best_rate, by, final, interval
+from .verdict import Verdict, above, below, decided
 
 FACTOR = 1.5  # how near a suggested rate has to come
 
@@ -74,3 +75,50 @@ def held_out_errors(scaling):
 def scale_of(rank, rule):
     """s of a rank under a rule, 2 at rank 8 under both."""
     return 2 * EQUAL_RANK / rank if rule == RULES[0] else 2 * (EQUAL_RANK / rank) ** 0.5
+
+
+def verdicts(scaling):
+    """Which rule keeps the best rate where it is, and can it be foretold?"""
+    drifts = {rule: drift(scaling, rule) for rule in RULES}
+    widths = {rule: drift(scaling, rule, "width") for rule in RULES}
+    errors = held_out_errors(scaling)
+    worst, within = max(errors.values()), sum(error <= FACTOR for error in errors.values())
+    seeds = len({row["seed"] for row in optima(scaling)})
+    flat = {rule: abs(pair[0]) for rule, pair in drifts.items()}
+    plain, root = (drifts[rule] for rule in RULES)
+    apart = abs(plain[0] - root[0]) > plain[1] + root[1]
+    return [
+        Verdict(
+            "with alpha / sqrt(r) the best rate stays where it is as the rank grows, with alpha / r it does not",
+            "[Kalajdzievski, 2023](https://arxiv.org/abs/2312.03732)",
+            {f"p in rate ~ r^p, {rule}": pair for rule, pair in drifts.items()},
+            seeds,
+            "p is nearer to 0 with the root, the intervals apart",
+            decided(apart and flat[RULES[1]] < flat[RULES[0]], apart and flat[RULES[1]] > flat[RULES[0]]),
+            "scaling",
+        ),
+        Verdict(
+            "the best rate of LoRA does not depend on the width of the model",
+            "[Schulman and Thinking Machines Lab, 2025](https://thinkingmachines.ai/blog/lora/), nearly",
+            {f"p in rate ~ width^p, {rule}": pair for rule, pair in widths.items()},
+            seeds,
+            "p lies between -0.25 and 0.25 under both rules",
+            decided(
+                all(above(pair, -0.25) and below(pair, 0.25) for pair in widths.values()),
+                all(below(pair, -0.25) or above(pair, 0.25) for pair in widths.values()),
+            ),
+            "scaling",
+        ),
+        Verdict(
+            "the best rate can be foretold from rank, scaling and width",
+            "asked here",
+            {
+                "largest factor by which a width held out is missed": (worst, None),
+                f"settings within {FACTOR}, of {len(errors)}": (within, None),
+            },
+            seeds,
+            f"a power law of the other widths is within a factor of {FACTOR} at each setting of the one held out",
+            decided(worst <= FACTOR, worst > FACTOR),
+            "scaling",
+        ),
+    ]
