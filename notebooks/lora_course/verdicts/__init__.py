@@ -3,7 +3,7 @@
 points.py       the data sets: which runs each of them has, and how long these are
 family.py       the data set whose runs follow from earlier ones: LoRA's relatives, each at its own best rate
 runs.py         one run of a point: train, and look at marked steps
-__main__.py     `python -m lora_course.verdicts NAME ...` makes data sets; they are kept here as NAME.json
+command.py     `python -m lora_course.verdicts NAME ...` makes data sets; they are kept here as NAME.json
 data.py         reading and writing them
 statistics.py   intervals, best rates, values at a matched loss
 regret.py, intruders.py, starts.py, scaling.py, forgetting.py, fair_fight.py   what the data sets say

@@ -4,23 +4,18 @@
 family` makes the runs, `... times` the times of a step.
 """
 
-from .family import ALL_SEEDS, SIZES, chosen_rate
+from .family import SEEDS, SIZES, chosen_rate
 from .statistics import by, differences, final, interval
 from .verdict import Verdict, above, below, decided
 
 
 def best(family, size=SIZES[0]):
-    """{method: its runs at the rate it chose, on all seeds}, of those whose search has ended."""
+    """{method: its runs at the rate it chose, on all seeds}."""
     found = {}
     for method, runs in by([run for run in family["runs"] if run["size"] == size], "method").items():
-        at = {run["seed"]: run for run in runs if _searched(runs) and run["rate"] == chosen_rate(runs)}
-        if set(ALL_SEEDS) <= set(at):
-            found[method] = [at[seed] for seed in ALL_SEEDS]
+        at = {run["seed"]: run for run in runs if run["rate"] == chosen_rate(runs)}
+        found[method] = [at[seed] for seed in SEEDS]
     return found
-
-
-def _searched(runs):
-    return max(len(found) for found in by(runs, "rate").values()) >= 3
 
 
 def table(family, times=None, size=SIZES[0]):
@@ -60,7 +55,7 @@ def verdicts(family):
             "once each has its own rate, the relatives are within 2% of LoRA",
             "[Learning rate matters, 2026](https://arxiv.org/abs/2602.04998)",
             {f"{name}, % of LoRA's loss": pair for name, pair in percent.items()},
-            len(ALL_SEEDS),
+            len(SEEDS),
             "each relative of about LoRA's size differs by less than 2% of the test loss",
             decided(all(abs(p) + w < 2 for p, w in percent.values()), any(abs(p) - w > 2 for p, w in percent.values())),
             "family",
@@ -72,7 +67,7 @@ def verdicts(family):
                 f"{name} minus LoRA": alike[name]["behind"]
                 for name in sorted(alike, key=lambda n: alike[n]["behind"][0])[:3]
             },
-            len(ALL_SEEDS),
+            len(SEEDS),
             "one has a lower test loss, its whole interval below 0",
             decided(bool(better), all(above(row["behind"]) for row in alike.values())),
             "family",

@@ -1,7 +1,7 @@
 """LoRA's relatives, each with its own search for a rate: which runs there are follows from those before.
 
 For each method and size: four rates a factor of 4 apart, wider where the best is at an edge; then the best one's
-neighbours at a factor of 2, on three seeds; then two more seeds at the rate that is best on validation text.
+neighbours at a factor of 2, on three seeds. The rate that is best on validation text is the method's.
 """
 
 from lora_np import LoraConfig
@@ -15,10 +15,10 @@ from lora_np.lora.family.shira import ShiraConfig
 from lora_np.lora.family.vera import VeraConfig
 
 ALL = {"target_modules": ["c_attn", "attn.c_proj", "c_fc", "mlp.c_proj"]}
-SIZES = (8, 1, 32)  # LoRA's rank; the others are made about as large
+SIZES = (8,)  # LoRA's rank; the others are made about as large. 1 and 32 are possible, too
 COARSE = (1e-3, 4e-3, 1.6e-2, 6.4e-2)
 MOST_COARSE = 7
-SEARCHED, ALL_SEEDS = (0, 1, 2), (0, 1, 2, 3, 4)
+SEEDS = (0, 1, 2)
 
 
 def _lora(r, **more):
@@ -46,7 +46,7 @@ def plan(done=()):
     """The points that there are to make, those that are done included; more follow when these are done."""
     found = []
     for size in SIZES:
-        for method in (*CONFIGS, *(["full"] if size == SIZES[0] else [])):
+        for method in CONFIGS:
             own = [run for run in done if run["method"] == method and run["size"] == size]
             found += [{"method": method, "size": size, "rate": rate, "seed": seed} for rate, seed in _wanted(own)]
     return found
@@ -62,10 +62,8 @@ def _wanted(runs):
     best = min(coarse, key=losses.get)[0]
     if best in (rates[0], rates[-1]) and len(rates) < MOST_COARSE:
         return [*coarse, (best / 4 if best == rates[0] else best * 4, 0)]
-    around = [(factor * best, seed) for factor in (0.5, 1, 2) for seed in SEARCHED]
-    if not all(one in losses for one in around):
-        return coarse + around
-    return coarse + around + [(chosen_rate(runs), seed) for seed in ALL_SEEDS[len(SEARCHED) :]]
+    around = [(factor * best, seed) for factor in (0.5, 1, 2) for seed in SEEDS]
+    return list(dict.fromkeys(coarse + around))
 
 
 def _is_coarse(rate):
@@ -76,9 +74,9 @@ def chosen_rate(runs):
     """The rate with the lowest mean validation loss among those with three seeds, of one method and size."""
     by_rate = {}
     for run in runs:
-        if run["seed"] in SEARCHED:
+        if run["seed"] in SEEDS:
             by_rate.setdefault(run["rate"], []).append(last_validation(run))
-    full = {rate: sum(found) for rate, found in by_rate.items() if len(found) == len(SEARCHED)}
+    full = {rate: sum(found) for rate, found in by_rate.items() if len(found) == len(SEEDS)}
     return min(full, key=full.get)
 
 

@@ -80,9 +80,9 @@ def verdicts(curves, protected):
         Verdict(
             "LoRA learns less and forgets less",
             "[Biderman et al., 2024](https://arxiv.org/abs/2405.09673)",
-            {label: pair for label, pair in {"full": full, **plain}.items()},
+            {"full": full, **plain},
             seeds,
-            f"at a prose loss of {level} each rank that gets there forgets less than full training, the intervals apart",
+            f"at a prose loss of {level} each rank forgets less than full training, the intervals apart",
             decided(
                 all(_clear(full, pair) for pair in plain.values()),
                 all(not _clear(full, pair) for pair in plain.values()),

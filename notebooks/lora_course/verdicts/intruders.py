@@ -44,27 +44,27 @@ def explained(curves, names):
     return float(1 - residual @ residual / np.square(y - y.mean()).sum())
 
 
-def without(curves, strength, least=5):
-    """What becomes of trained adapters with their intruders at `strength`: of runs with at least so many of them.
+def without(curves, strength, least=5, learnt=0.1):
+    """What becomes of trained adapters with their intruders at `strength`: of runs with at least so many of them at the
+    end, which have learnt something.
 
-    {"prose", "source": interval of the change, "runs", "back": which part of what was forgotten comes back, "lost":
-    which part of what was learnt goes}. The parts are ratios of means.
+    {"back": interval of the part of what was forgotten that comes back, "lost": of the part of what was learnt that
+    goes, "runs"}. The parts are ratios of means over the runs of a seed; the intervals are over seeds.
     """
-    base = curves["base"]
-    runs = [run for run in curves["runs"] if "reduced" in run and run["intruders"][-1] >= least]
-    change = {c: [run["reduced"][str(strength)][c] - run[c][-1] for run in runs] for c in ("prose", "source")}
-    means = {c: float(np.mean(v)) for c, v in change.items()}
-    forgotten = np.mean([run["source"][-1] for run in runs]) - base["source"]
-    learnt = base["prose"] - np.mean([run["prose"][-1] for run in runs])
-    parts = {"back": -means["source"] / forgotten, "lost": means["prose"] / learnt}
-    return {**means, **{k: float(v) for k, v in parts.items()}, "runs": len(runs)}
+    base, parts = curves["base"], {"back": [], "lost": []}
+    runs = [run for run in curves["runs"] if run.get("reduced") and run["intruders"][-1] >= least]
+    runs = [run for run in runs if base["prose"] - run["prose"][-1] >= learnt]
+    for own in by(runs, "seed").values():
+        change = {
+            c: np.mean([run["reduced"][str(strength)][c] - run[c][-1] for run in own]) for c in ("prose", "source")
+        }
+        parts["back"].append(-change["source"] / (np.mean([run["source"][-1] for run in own]) - base["source"]))
+        parts["lost"].append(change["prose"] / (base["prose"] - np.mean([run["prose"][-1] for run in own])))
+    return {name: interval(values) for name, values in parts.items()} | {"runs": len(runs)}
 
 
 def at_loss(curves):
-    """{rank or "full": what `matched` has of it at the matched loss, at the rate that gets there with least forgetting}.
-
-    With it "rate".
-    """
+    """{rank or "full": what `matched` has of it at the matched loss, and the "rate"}: that which forgets least."""
     found = {}
     for (rank, rate), row in matched(curves, "prose", LOSS).items():
         if rank not in found or row["source"][0] < found[rank]["source"][0]:
@@ -124,12 +124,12 @@ def verdicts(curves):
             "making them smaller brings back what was forgotten, at little cost",
             who,
             {
-                "at half strength, part of the forgotten that comes back": (half["back"], None),
-                "part of the learnt that goes": (half["lost"], None),
+                "at half strength, part of the forgotten that comes back": half["back"],
+                "part of the learnt that goes": half["lost"],
             },
             seeds,
             "at half their strength a larger part of the forgotten comes back than of the learnt goes",
-            decided(half["back"] > 0 and half["back"] > half["lost"], half["back"] <= half["lost"]),
+            decided(_apart(half["back"], half["lost"]), _apart(half["lost"], half["back"])),
             "curves",
         ),
     ]

@@ -10,6 +10,7 @@ FIRST_SEEDS = (0, 1, 2)  # of all data sets, before any has the others
 RANKS = (1, 4, 16, 64)  # of the curves
 ALPHA = 32  # s = 32 / r, as in "LoRA without regret"
 RATES = {"LoRA": (1e-3, 2e-3, 4e-3, 8e-3, 1.6e-2), "full": (2.5e-4, 5e-4, 1e-3, 2e-3, 4e-3)}
+CURVE_RATES = {"LoRA": (5e-4, *RATES["LoRA"]), "full": (1.25e-4, *RATES["full"])}  # a constant rate is better lower
 BATCHES = (4, 16, 64)  # rows; all runs see the same number of windows
 WINDOWS = 2560
 PLACED = (
@@ -21,7 +22,7 @@ PLACED = (
     ("MLP", 3),
 )  # equal sizes
 STARTS = ("A first", "B first")  # which of the two is random at the start; the other is zero
-WIDTHS = (64, 128, 256, 512)
+WIDTHS = {256: (0, 1), 512: (0,)}  # of the models that rates are compared over, and the seeds
 RULES = ("alpha / r", "alpha / sqrt(r)")
 SCALED_RANKS = (1, 8, 64, 256)
 EQUAL_RANK = 8  # at which both rules give s = 2
@@ -53,9 +54,9 @@ def lora(rank, targets="all linear", **more):
 
 
 def curves(done=()):
-    """Ranks and full training at five rates each, at a constant rate, looked at along the way."""
-    full = {"method": "full"}
-    return _crossed([(full, "full"), *((lora(rank), "LoRA") for rank in RANKS)], SEEDS)
+    """Ranks and full training at six rates each, at a constant rate, looked at along the way."""
+    full = ({"method": "full"}, CURVE_RATES["full"])
+    return _crossed([full, *((lora(rank), CURVE_RATES["LoRA"]) for rank in RANKS)], SEEDS)
 
 
 def placement(done=()):
@@ -80,7 +81,7 @@ def starts(done=()):
     """A random and B zero, or the other way round, at six rates and two ranks."""
     rates = (*RATES["LoRA"], 3.2e-2)
     both = [(lora(rank, start=start), rates) for rank in (4, 64) for start in STARTS]
-    return _crossed(both, SEEDS)
+    return _crossed(both, FIRST_SEEDS)
 
 
 def protected(done=()):
@@ -90,7 +91,7 @@ def protected(done=()):
     for name, fields in PROTECTED.items():
         plain = lora(16) if fields["method"] == "LoRA" else {}
         found.append(({**plain, **fields, "name": name}, rates[fields["method"]]))
-    return _crossed(found, SEEDS)
+    return _crossed(found, SEEDS[:4])
 
 
 def times(done=()):
@@ -103,25 +104,26 @@ def times(done=()):
 
 def scaling(done=()):
     """Both rules of scaling over ranks and widths, each at six rates. The bases of all widths are made first."""
-    bases = [{"method": "base", "width": width, "seed": 0} for width in reversed(WIDTHS)]
+    bases = [{"method": "base", "width": width, "seed": 0} for width in WIDTHS]
     made = {run["width"] for run in done if run["method"] == "base"}
     found = []
     for width in WIDTHS:
         for rank in SCALED_RANKS:
             for rule in RULES:
-                if (rank == EQUAL_RANK and rule != RULES[0]) or rank > 2 * width or (width == 512 and rank == 1):
+                if (rank == EQUAL_RANK and rule != RULES[0]) or (width == 512 and rank == 1):
                     continue
                 s = 2 * EQUAL_RANK / rank if rule == RULES[0] else 2 * (EQUAL_RANK / rank) ** 0.5
                 fields = {**lora(rank), "scaling": s, "rule": rule, "width": width}
                 found.append((fields, (1.25e-3, 2.5e-3, 5e-3, 1e-2, 2e-2, 4e-2)))
-    return bases + [point for point in _crossed(found, FIRST_SEEDS) if point["width"] in made]
+    points = _crossed(found, FIRST_SEEDS)
+    return bases + [p for p in points if p["width"] in made and p["seed"] in WIDTHS[p["width"]]]
 
 
-def is_late(name, point):
-    """Is it made after all points of all data sets that are not?"""
-    if name == "scaling":
-        return point["seed"] > 0
-    return point["seed"] not in FIRST_SEEDS or point.get("size", family.SIZES[0]) != family.SIZES[0]
+def lateness(name, point):
+    """0, 1 or 2: which points are made only after all others of all data sets."""
+    if point.get("size", family.SIZES[0]) != family.SIZES[0]:
+        return 2
+    return int(point["seed"] > 0 if name == "scaling" else point["seed"] not in FIRST_SEEDS)
 
 
 def _crossed(combinations, seeds):
@@ -158,14 +160,13 @@ def settings(name, point, small=False):
     return {"marks": (found["steps"],), **found}
 
 
-def small_plan(name):
+def small_plan(name, done=()):
     """A few points of a data set, of one seed: to see that all of it works, not what it says."""
     points = [point for point in PLANS[name]() if point["seed"] == 0]
     if name == "family":
         return points[::2]
     if name == "scaling":
-        made = [{"method": "base", "width": width} for width in (64, 128)]
-        points = [point for point in scaling(made) if point["seed"] == 0 and point["width"] in (64, 128)]
+        points = [point for point in scaling(done) if point["seed"] == 0 and point["width"] == min(WIDTHS)]
         return [p for p in points if p["method"] == "base" or (p["rate"] in (5e-3, 1e-2) and p["rank"] in (1, 8))]
     if name == "times":
         return points

@@ -1,6 +1,7 @@
 """LoRA without regret (Schulman and Thinking Machines Lab, 2025): six things that it says, tried in small.
 
-`python -m lora_course.verdicts curves placement batch` makes the runs.
+`python -m lora_course.verdicts curves placement batch` makes the runs; the best rates are of the rank sweep, which has
+the paper's rule for alpha: the same at every rank.
 """
 
 import math
@@ -12,26 +13,42 @@ from .points import RANKS
 from .statistics import best_rates, by, chosen, differences, final, interval
 from .verdict import Verdict, above, below, decided
 
+ALL = "all linear"
 LEFT = 0.01  # nats per byte: a curve that is so far above full training's has left it
 
 
-def rates(curves, step=None):
-    """{rank or "full": {seed: best rate}} after `step` steps of the curves."""
-    groups = by(curves["runs"], "rank")
-    return {rank or "full": best_rates(runs, step=step) for rank, runs in groups.items()}
+def of_sweep(sweep, rule="alpha = 16"):
+    """Runs of the rank sweep (notebook 06) in the form of this package: all linear layers under one rule, and full."""
+    kept = [run for run in sweep["runs"] if run["method"] == "full" or (run["targets"], run["rule"]) == (ALL, rule)]
+    return [
+        {
+            **{name: run[name] for name in ("method", "rank", "seed")},
+            "rate": run["learning_rate"],
+            "step": [sweep["about"]["steps"]],
+            **{name: [run[name]] for name in ("validation", "prose", "source")},
+            "diverged": run["validation"] is None,
+        }
+        for run in kept
+    ]
 
 
-def ratios(curves, step=None):
+def rates(sweep, rule="alpha = 16"):
+    """{rank or "full": {seed: best rate}}."""
+    return {rank or "full": best_rates(runs) for rank, runs in by(of_sweep(sweep, rule), "rank").items()}
+
+
+def ratios(sweep, rule="alpha = 16"):
     """{rank: interval of LoRA's best rate over full training's}, seed by seed."""
-    found = rates(curves, step)
+    found = rates(sweep, rule)
     full = found["full"]
     return {r: interval([rate / full[seed] for seed, rate in found[r].items()]) for r in sorted(set(found) - {"full"})}
 
 
-def spread(curves, step=None):
+def spread(sweep, rule="alpha = 16"):
     """The highest of the ranks' best rates over the lowest: an interval over seeds."""
-    found = rates(curves, step)
-    return interval([max(found[r][s] for r in RANKS) / min(found[r][s] for r in RANKS) for s in found["full"]])
+    found = rates(sweep, rule)
+    ranks = [found[r] for r in found if r != "full"]
+    return interval([max(own[s] for own in ranks) / min(own[s] for own in ranks) for s in found["full"]])
 
 
 def placed(placement):
@@ -100,17 +117,17 @@ def operations(config, batch=16, length=256):
     return {r: costs.flops(config, r, every, batch=batch, length=length)["total"] / full for r in RANKS}
 
 
-def verdicts(curves, placement, batch):
-    """The six."""
+def verdicts(sweep, curves, placement, batch):
+    """The six. sweep: that of notebook 06."""
     who = "[Schulman and Thinking Machines Lab, 2025](https://thinkingmachines.ai/blog/lora/)"
-    found, ranges = ratios(curves), spread(curves)
+    found, ranges = ratios(sweep), spread(sweep)
     lags = {"attention behind MLP": lag(placement, ("attention", 40), ("MLP", 24))}
     lags["MLP behind all layers"] = lag(placement, ("MLP", 24), ("all linear", 15))
     gaps, slope = batch_gaps(batch), batch_slope(batch)
     left = leaves(curves)
     steps = [math.inf if step is None else step for step, _ in left.values()]
     share = operations(Adaptation(steps=1, evaluations=1).base().config.to_dict())
-    seeds = len(rates(curves)["full"])
+    seeds, of_curves = len(rates(sweep)["full"]), len({run["seed"] for run in curves["runs"]})
     return [
         Verdict(
             "LoRA's best rate is about ten times full training's",
@@ -119,7 +136,7 @@ def verdicts(curves, placement, batch):
             seeds,
             "the ratio is between 5 and 20 at each rank",
             decided(all(5 <= r <= 20 for r, _ in found.values()), all(not 5 <= r <= 20 for r, _ in found.values())),
-            "curves",
+            "rank_sweep",
         ),
         Verdict(
             "the best rate hardly depends on the rank",
@@ -128,7 +145,7 @@ def verdicts(curves, placement, batch):
             seeds,
             "that ratio's interval lies below 2",
             decided(below(ranges, 2), above(ranges, 2)),
-            "curves",
+            "rank_sweep",
         ),
         Verdict(
             "attention alone loses at equal size; the MLP alone does nearly as well as all layers",
@@ -157,7 +174,7 @@ def verdicts(curves, placement, batch):
             who,
             {f"rank {rank}, gap at the end": (gap, None) for rank, (_, gap) in left.items()}
             | {f"rank {rank} leaves at step": (step, None) for rank, (step, _) in left.items()},
-            seeds,
+            of_curves,
             f"the higher the rank the later its best curve is {LEFT} above full training's for good, the highest never",
             decided(steps == sorted(steps) and steps[-1] == math.inf and steps[0] < math.inf, steps != sorted(steps)),
             "curves",

@@ -57,7 +57,7 @@ class Bench:
     """
 
     def __init__(self, device="cpu", small=False, bases="runs/verdict_bases"):
-        self.device, self.small, self.bases = device, small, Path(bases)
+        self.device, self.small, self.bases = device, small, Path(bases) / ("small" if small else "full")
         sizes = settings("curves", {"method": "full"}, small)
         options = {"steps": 1, "window": sizes["window"], "evaluations": sizes["evaluations"], "device": device}
         self.task = Adaptation(held_out="validation", **options)
