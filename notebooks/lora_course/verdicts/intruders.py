@@ -5,10 +5,11 @@
 
 import numpy as np
 
+from .points import RANKS
 from .statistics import by, interval, value_at, where
 from .verdict import Verdict, decided
 
-ALL = 160  # the 10 strongest directions of 16 layers
+WHO = "[Shuttleworth et al., 2024](https://arxiv.org/abs/2410.21228)"
 LOSS, SIZE = 1.12, 0.2  # at which runs are compared: nats per byte of prose, and ‖ΔW‖ / ‖W‖
 
 
@@ -74,65 +75,76 @@ def at_loss(curves):
 
 def verdicts(curves):
     """Four questions."""
-    who = "[Shuttleworth et al., 2024](https://arxiv.org/abs/2410.21228)"
-    same_loss = at_loss(curves)
-    ranks = sorted(set(same_loss) - {"full"})
-    same_size = matched(curves, "size", SIZE)
-    by_rank = {rank: [row["intruders"] for (r, _), row in same_size.items() if r == rank] for rank in ranks}
-    low, high = by_rank[min(by_rank)], by_rank[max(by_rank)]
-    r2 = {name: explained(curves, [name]) for name in ("size", "rank", "rate")}
+    seeds = len({run["seed"] for run in curves["runs"]})
+    return [_of_presence(curves, seeds), _of_rank(curves, seeds), _of_size(curves, seeds), _of_reduction(curves, seeds)]
+
+
+def _of_presence(curves, seeds):
+    found = {rank: row["intruders"] for rank, row in at_loss(curves).items()}
+    full = found.pop("full")
+    apart = [_apart(pair, full) for pair in found.values()]
+    return Verdict(
+        "LoRA brings intruder dimensions, full training hardly any",
+        WHO,
+        {"full, of 160": full} | {f"{_name(rank)}, of 160": pair for rank, pair in sorted(found.items())},
+        seeds,
+        f"at a prose loss of {LOSS} each rank has more than full training, the intervals apart",
+        decided(all(apart), not any(apart)),
+        "At a loss that rank 1 can reach, each at its gentlest rate, rank 1 has them and the others do not.",
+        ("curves",),
+    )
+
+
+def _of_rank(curves, seeds):
+    same = matched(curves, "size", SIZE)
+    by_rank = {rank: [row["intruders"] for (r, _), row in same.items() if r == rank] for rank in RANKS}
+    low, high = ([pair[0] for pair in by_rank[rank]] for rank in (min(RANKS), max(RANKS)))
+    return Verdict(
+        "a lower rank brings more of them, also at equal size of the update",
+        WHO,
+        {f"{_name(rank)}: middle and half range over rates": _range(pairs) for rank, pairs in by_rank.items()},
+        seeds,
+        f"at ‖ΔW‖/‖W‖ = {SIZE} rank {min(RANKS)} has more at each rate than rank {max(RANKS)} at any",
+        decided(min(low) > max(high), max(low) <= min(high)),
+        "Rank 4 has most and rank 64 least; a high rate makes up for the difference.",
+        ("curves",),
+    )
+
+
+def _of_size(curves, seeds):
+    r2 = {name: explained(curves, [name]) for name in ("size", "rate", "rank")}
     r2["all three"] = explained(curves, ["size", "rank", "rate"])
-    half = without(curves, 0.5)
-    seeds = same_loss["full"]["seeds"]
-    return [
-        Verdict(
-            "LoRA brings intruder dimensions, full training hardly any",
-            who,
-            {f"{_name(rank)}, of {ALL}": same_loss[rank]["intruders"] for rank in ("full", *ranks)},
-            seeds,
-            f"at a prose loss of {LOSS} each rank has more than full training, the intervals apart",
-            decided(
-                all(_apart(same_loss[rank]["intruders"], same_loss["full"]["intruders"]) for rank in ranks),
-                all(not _apart(same_loss[rank]["intruders"], same_loss["full"]["intruders"]) for rank in ranks),
-            ),
-            "curves",
-        ),
-        Verdict(
-            "a lower rank brings more of them, also at equal size of the update",
-            who,
-            {f"{_name(rank)}, over rates": _range(pairs) for rank, pairs in by_rank.items()},
-            seeds,
-            f"at ‖ΔW‖/‖W‖ = {SIZE} the lowest rank has more at each rate than the highest at any",
-            decided(
-                min(p[0] for p in low) > max(p[0] for p in high), max(p[0] for p in low) <= min(p[0] for p in high)
-            ),
-            "curves",
-        ),
-        Verdict(
-            "it is the size of the update that counts, not the rank or the rate",
-            "asked here",
-            {f"R² of {name}": (value, None) for name, value in r2.items()},
-            seeds,
-            "the size alone explains most, and rank and rate add less than 0.1 to its R²",
-            decided(
-                r2["size"] > max(r2["rank"], r2["rate"]) and r2["all three"] - r2["size"] < 0.1,
-                r2["size"] <= max(r2["rank"], r2["rate"]) or r2["all three"] - r2["size"] >= 0.1,
-            ),
-            "curves",
-        ),
-        Verdict(
-            "making them smaller brings back what was forgotten, at little cost",
-            who,
-            {
-                "at half strength, part of the forgotten that comes back": half["back"],
-                "part of the learnt that goes": half["lost"],
-            },
-            seeds,
-            "at half their strength a larger part of the forgotten comes back than of the learnt goes",
-            decided(_apart(half["back"], half["lost"]), _apart(half["lost"], half["back"])),
-            "curves",
-        ),
-    ]
+    more = r2["all three"] - r2["size"]
+    most = r2["size"] > max(r2["rank"], r2["rate"])
+    return Verdict(
+        "it is the size of the update that counts, more than the rank or the rate",
+        "asked here",
+        {f"R² of {name}": (value, None) for name, value in r2.items()},
+        seeds,
+        "the size alone explains most of the three, and rank and rate add less than 0.1 to its R²",
+        decided(most and more < 0.1, not most or more >= 0.1),
+        "Barely. The rate explains nearly as much, as it makes the update larger; the rank alone hardly anything.",
+        ("curves",),
+    )
+
+
+def _of_reduction(curves, seeds):
+    usual, half = without(curves, 0.75), without(curves, 0.5)
+    return Verdict(
+        "making them smaller brings back what was forgotten, at little cost",
+        WHO,
+        {
+            "at 0.75, part of the forgotten that comes back": usual["back"],
+            "at 0.75, part of the learnt that goes": usual["lost"],
+            "at 0.5, part of the forgotten that comes back": half["back"],
+            "at 0.5, part of the learnt that goes": half["lost"],
+        },
+        seeds,
+        "at 0.75 of their strength more of the forgotten comes back than of the learnt goes, the intervals apart",
+        decided(_apart(usual["back"], usual["lost"]), _apart(usual["lost"], usual["back"])),
+        "At 0.75, the usual value. At half their strength it costs more than it brings.",
+        ("curves",),
+    )
 
 
 def _name(rank):
@@ -144,6 +156,6 @@ def _apart(pair, other):
 
 
 def _range(pairs):
-    """The middle and half the width of the range of several means."""
+    """The middle of the range of several means, and half its width."""
     means = [pair[0] for pair in pairs]
     return (max(means) + min(means)) / 2, (max(means) - min(means)) / 2

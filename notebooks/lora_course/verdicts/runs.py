@@ -79,9 +79,13 @@ class Bench:
         """The three losses of a model, rounded."""
         return {name: round(evaluate(model, text, batch_size=64), 5) for name, text in self.held_out.items()}
 
-    def run(self, name, point):
-        """The point of data set `name` with what came of it; see `data.py`."""
+    def run(self, name, point, marks=None):
+        """The point of data set `name` with what came of it; see `data.py`.
+
+        marks: other steps to look at than usual; the run ends at the last of them.
+        """
         sizes = settings(name, point, self.small)
+        sizes["marks"] = marks or sizes["marks"]
         if point["method"] == "base":
             return self._make_base(point, sizes)
         if name == "times":
@@ -118,7 +122,7 @@ class Bench:
         model.train()
         run.watch.keep()
         try:
-            for step in range(1, sizes["steps"] + 1):
+            for step in range(1, max(sizes["marks"]) + 1):
                 run.one_step(data)
                 if step % SETTLED_EVERY == 0 or step in sizes["marks"]:
                     run.watch.settle()

@@ -1,4 +1,4 @@
-"""What a verdict is: a claim, who made it, what was measured, and what follows, by a rule that was fixed beforehand."""
+"""What a verdict is: a claim, who made it, what was measured, and what follows by a rule that stands beside it."""
 
 from typing import NamedTuple
 
@@ -9,8 +9,11 @@ class Verdict(NamedTuple):
     """One line of the page.
 
     numbers    {what it is: (mean, half width of the 95% interval or None)}
+    seeds      runs with different seeds behind each number; 0 where it is counted, not measured
     rule       when the claim counts as holding
     verdict    HOLDS, FAILS or OPEN
+    seen       what was seen, in a sentence
+    data       the files that the numbers are of
     """
 
     claim: str
@@ -19,7 +22,8 @@ class Verdict(NamedTuple):
     seeds: int
     rule: str
     verdict: str
-    data: str
+    seen: str
+    data: tuple
 
 
 def decided(holds, fails):
