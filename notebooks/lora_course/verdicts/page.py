@@ -27,8 +27,8 @@ smaller to 0.75 rather than to half, decay and replay are compared at one rate, 
 forgotten.
 
 The data sets are in `lora_course/verdicts`, one JSON file each, with the command that makes it. The notebook
-[13_open_questions](13_open_questions.ipynb) shows the pictures and makes some of the runs again. A test recomputes every
-number below from the files with plain NumPy.
+[13_open_questions](13_open_questions.ipynb) shows the pictures and makes some of the runs again. A test recomputes
+every number below from the files with plain NumPy.
 
 | claim | verdict |
 |---|---|
@@ -71,9 +71,9 @@ def number(pair):
     return f"{value:.{digits}f}" + ("" if half is None else f" ± {half:.{digits}f}")
 
 
-def page():
-    """The page as Markdown."""
-    found, about = all_verdicts(), shipped("curves")["about"]
+def page(found):
+    """The page as Markdown, from what `all_verdicts` gives."""
+    about = shipped("curves")["about"]
     runs = sum(len(shipped(name)["runs"]) for name in NAMES)
     text = HEAD.format(runs=runs, device=about["device"], date=about["date"])
     for verdicts in found.values():
@@ -119,7 +119,7 @@ def _table():
 def main():
     """Write the page."""
     with replacing(PAGE) as temporary:
-        temporary.write_text(page(), encoding="utf-8")
+        temporary.write_text(page(all_verdicts()), encoding="utf-8")
 
 
 if __name__ == "__main__":
