@@ -10,15 +10,16 @@ import numpy as np
 from lora_np import LoraConfig, get_peft_model
 from lora_np.autograd import manual_seed
 from lora_np.autograd.devices import to_device, to_numpy
+from lora_np.cli.task import evenly_spaced
 from lora_np.lora.intruders import reduce_intruder_dimension
 from lora_np.models import AutoModelForCausalLM, GPT2Config, GPT2LMHeadModel
 from lora_np.nn import uniform
-from lora_np.training import TextData, TrainingArguments, evaluate, python_documents
+from lora_np.training import TextData, TrainingArguments, evaluate, prose_documents, python_documents
 from lora_np.training.data import split_documents
 from lora_np.training.loop import TrainingRun
 from lora_np.training.pretrain import CONFIG
 
-from ..adaptation import PROSE, SOURCE, Adaptation
+from ..adaptation import PROSE, Adaptation
 from ..sweep import TARGETS
 from . import family
 from .points import settings
@@ -59,20 +60,23 @@ class Bench:
     def __init__(self, device="cpu", small=False, bases="runs/verdict_bases"):
         self.device, self.small, self.bases = device, small, Path(bases) / ("small" if small else "full")
         sizes = settings("curves", {"method": "full"}, small)
-        options = {"steps": 1, "window": sizes["window"], "evaluations": sizes["evaluations"], "device": device}
-        self.task = Adaptation(held_out="validation", **options)
-        test = Adaptation(held_out="test", **options)
-        held_out = (self.task.evaluation[PROSE], test.evaluation[PROSE], test.evaluation[SOURCE])
-        self.held_out = dict(zip(LOSSES, held_out, strict=True))
+        window, count = sizes["window"], sizes["evaluations"]
+        self.task = Adaptation(1, window=window, evaluations=count, held_out="validation", device=device)
+        self.source_parts = split_documents(python_documents(), held_out=0.05)
+        test = (split_documents(prose_documents())["test"], self.source_parts["test"])
+        prose, source = (evenly_spaced(self._data_of(text, 16).windows(), count) for text in test)
+        self.held_out = {"validation": self.task.evaluation[PROSE], "prose": prose, "source": source}
         self._source = None
+
+    def _data_of(self, documents, rows):
+        return TextData(documents, self.task.tokenizer, self.task.train.length, rows)
 
     @property
     def source(self):
         """The source that bases are trained on, and that replay takes from."""
         if self._source is None:
-            parts = split_documents(python_documents(), held_out=0.05)
-            kept = dict(list(parts["train"].items())[:40]) if self.small else parts["train"]
-            self._source = TextData(kept, self.task.tokenizer, self.task.train.length, 16)
+            parts = self.source_parts["train"]
+            self._source = self._data_of(dict(list(parts.items())[:40]) if self.small else parts, 16)
         return self._source
 
     def losses(self, model):

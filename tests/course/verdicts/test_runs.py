@@ -23,6 +23,7 @@ TINY = {"steps": 3, "batch": 2, "window": 32, "evaluations": 2, "marks": (1, 3)}
 def bench(tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(points, "SMALL", TINY)
+        patch.setattr("lora_course.verdicts.runs.STRENGTHS", (0.5,))
         yield Bench(small=True, bases=tmp_path_factory.mktemp("bases"))
 
 
@@ -78,7 +79,7 @@ def test_a_run_looks_into_the_update(bench):
     assert {name: run[name] for name in point} == point
     assert run["step"] == [1, 3]
     assert run["size"][0] < run["size"][1]
-    assert set(run["reduced"]) == {"0.75", "0.5", "0.0"}
+    assert set(run["reduced"]["0.5"]) == {"validation", "prose", "source"}
     assert run["trainable"] == 2 * 8192
     assert not run["diverged"]
 
@@ -99,6 +100,15 @@ def test_intruders_are_counted_as_the_library_does(bench):
     deltas = {n: 0.1 * rng.standard_normal(W.shape).astype("float32") for n, W in observer.before.items()}
     found = sum(len(intruder_dimensions(W, deltas[n]).indices) for n, W in observer.before.items())
     assert observer.intruders(deltas) == found > 0
+
+
+def test_the_texts_are_those_of_the_course(bench):
+    from lora_course.adaptation import PROSE, SOURCE, Adaptation
+
+    test = Adaptation(1, window=TINY["window"], evaluations=TINY["evaluations"])
+    np.testing.assert_array_equal(bench.held_out["prose"], test.evaluation[PROSE])
+    np.testing.assert_array_equal(bench.held_out["source"], test.evaluation[SOURCE])
+    assert not np.array_equal(bench.held_out["validation"], bench.held_out["prose"])
 
 
 def test_b_first_starts_at_the_base(bench):
