@@ -23,6 +23,8 @@ RESULTS = {
     "seconds",
     "diverged",
     "milliseconds",
+    "merged",
+    "base_bytes",
 }
 
 

@@ -3,7 +3,7 @@
 Points are listed in the order in which they are worth making: a command that is stopped early has made the first ones.
 """
 
-from . import family
+from . import family, four_bits
 
 SEEDS = (0, 1, 2, 3, 4)
 FIRST_SEEDS = (0, 1, 2)  # of all data sets, before any has the others
@@ -43,6 +43,7 @@ SETTINGS = {  # how each data set trains; marks: the steps at which a run is loo
     "family": {"steps": 160},
     "scaling": {"steps": 100},
     "times": {"steps": 45},
+    "four_bits": {"steps": 60, "batch": 4},
     "bases": {"steps": 1200, "batch": 32},
 }
 SMALL = {"steps": 12, "batch": 4, "window": 64, "evaluations": 8, "marks": (6, 12)}
@@ -102,6 +103,12 @@ def times(done=()):
     ]
 
 
+def rounded(done=()):
+    """LoRA beside the base in floats and in 4 bits, each way at three rates. Short enough for a CPU."""
+    methods = [({"method": method}, (2e-3, 4e-3, 8e-3)) for method in four_bits.SETTINGS]
+    return _crossed(methods, FIRST_SEEDS)
+
+
 def scaling(done=()):
     """Both rules of scaling over ranks and widths, each at six rates. The bases of all widths are made first."""
     bases = [{"method": "base", "width": width, "seed": 0} for width in WIDTHS]
@@ -145,6 +152,7 @@ PLANS = {  # name: what gives its points, those that follow from earlier runs in
     "protected": protected,
     "scaling": scaling,
     "times": times,
+    "four_bits": rounded,
 }
 
 

@@ -21,7 +21,7 @@ from lora_np.training.pretrain import CONFIG
 
 from ..adaptation import PROSE, Adaptation
 from ..sweep import TARGETS
-from . import family
+from . import family, four_bits
 from .points import settings
 
 LOSSES = ("validation", "prose", "source")  # in nats per byte: validation prose chooses, test prose and source count
@@ -103,11 +103,14 @@ class Bench:
             print(f"not recorded: {name} {point}: {error!r:.300}", file=sys.stderr, flush=True)
             model, observer, diverged = self._trained(name, point, sizes, recorded=False)
         reduced = observer.reduced() if name in LOOKED_INTO and not diverged else {}
+        trainable = sum(p.size for p in model.parameters() if p.requires_grad)
+        if name == "four_bits" and not diverged:
+            reduced = four_bits.after(model, self.losses, point["method"])
         return {
             **point,
             **observer.columns,
             **reduced,
-            "trainable": sum(p.size for p in model.parameters() if p.requires_grad),
+            "trainable": trainable,
             "seconds": round(time.perf_counter() - began, 2),
             "diverged": diverged,
         }
@@ -153,6 +156,8 @@ class Bench:
         """(model, arguments of the training that go with its method)."""
         manual_seed(point["seed"])
         model = self.base(point.get("width"))
+        if name == "four_bits":
+            return get_peft_model(four_bits.rounded(model, point["method"]), four_bits.config(point["method"])), {}
         if point["method"] == "full":
             return model, {}
         if name in ("family", "times"):

@@ -366,6 +366,29 @@ def test_forgetting():
     check("LoRA forgets less", {"full": best[None], "LoRA r=64": best[64], "LoRA r=16": best[16]})
 
 
+def test_four_bits():
+    data = read("four_bits")
+    own = {method: runs(data, method=method) for method in ("float base", "QLoRA", "LoftQ", "QA-LoRA")}
+    ends = {method: tuned(found) for method, found in own.items()}
+    merged = {method: tuned_merged(found) for method, found in own.items()}
+    gain = data["base"]["prose"] - ends["float base"].mean()
+    cost = t95((ends["QLoRA"] - ends["float base"]) / gain)
+    check("Beside a base in 4 bits", {"QLoRA behind LoRA, part of the gain": cost})
+    check("LoftQ's start", {"LoftQ minus QLoRA": t95(ends["LoftQ"] - ends["QLoRA"])})
+    check("QA-LoRA merges", {f"merging adds, {m}": t95(merged[m] - ends[m]) for m in data_order(data)})
+    check("Merged into 4 bits", {"QA-LoRA minus QLoRA, both merged": t95(merged["QA-LoRA"] - merged["QLoRA"])})
+
+
+def tuned_merged(found):
+    rates, validation = grid(found, "validation")
+    best = [run for run in found if run["rate"] == rates[validation.mean(1).argmin()]]
+    return np.array([run["merged"]["prose"] for run in sorted(best, key=lambda run: run["seed"])])
+
+
+def data_order(data):
+    return list(dict.fromkeys(run["method"] for run in data["runs"]))
+
+
 def test_what_helps():
     plain = {"rank 16, none": forgotten(runs(CURVES, rank=16, rate=2e-3))}
     names = ("weight decay 2", "replay of 2 in 16", "replay of 5 in 16")

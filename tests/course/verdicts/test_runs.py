@@ -7,7 +7,7 @@ import sys
 import numpy as np
 import pytest
 
-from lora_course.verdicts import command, family, points, shipped
+from lora_course.verdicts import command, family, four_bits, points, shipped
 from lora_course.verdicts.command import Command, Here
 from lora_course.verdicts.data import key_of, made
 from lora_course.verdicts.page import NAMES, PAGE, all_verdicts, page
@@ -34,7 +34,7 @@ def test_what_is_shipped_is_the_plan(name):
     assert {key_of(run) for run in runs} == {key_of(point) for point in PLANS[name](runs)}
     assert len({key_of(run) for run in runs}) == len(runs)
     assert data["about"]["command"].startswith(f"python -m lora_course.verdicts {name}")
-    assert data["about"]["device"] == "NVIDIA H200"
+    assert data["about"]["device"] == ("2 CPU cores" if name == "four_bits" else "NVIDIA H200")
     assert re.fullmatch(r"20\d\d-\d\d-\d\d", data["about"]["date"])
     assert not data["about"]["small"]
 
@@ -60,7 +60,7 @@ def test_the_page_is_what_the_data_say(verdicts):
 
 def test_each_verdict_is_one_of_three_words(verdicts):
     every = [verdict for found in verdicts.values() for verdict in found]
-    assert len(every) == 20
+    assert len(every) == 24
     assert {verdict.verdict for verdict in every} == {HOLDS, FAILS, OPEN}
     assert all(verdict.numbers and verdict.rule for verdict in every)
 
@@ -109,6 +109,14 @@ def test_the_texts_are_those_of_the_course(bench):
     np.testing.assert_array_equal(bench.held_out["prose"], test.evaluation[PROSE])
     np.testing.assert_array_equal(bench.held_out["source"], test.evaluation[SOURCE])
     assert not np.array_equal(bench.held_out["validation"], bench.held_out["prose"])
+
+
+@pytest.mark.parametrize("method", list(four_bits.SETTINGS))
+def test_a_base_in_four_bits_is_smaller_and_qa_lora_merges_exactly(bench, method):
+    run = bench.run("four_bits", {"method": method, "rate": 1e-3, "seed": 0})
+    in_floats = method in (four_bits.FLOAT, "LoftQ")  # LoftQ's rounded weights are kept as floats
+    assert run["base_bytes"] == (4 * 858880 if in_floats else {"QLoRA": 695552, "QA-LoRA": 1076224}[method])
+    assert (run["merged"]["prose"] == run["prose"][-1]) is (method == "QA-LoRA")
 
 
 def test_b_first_starts_at_the_base(bench):
