@@ -26,6 +26,7 @@ TITLES = [
     "10_real_llm",
     "11_gpu",
     "12_variants",
+    "13_open_questions",
 ]
 MOST_BYTES = 1_500_000  # what GitHub still shows
 CLAIM = re.compile(r"\*\*Claims? ([\d, and]+)")  # in bold: "Claim 8.", "Claims 11 and 12"

@@ -9,4 +9,5 @@ runs.py         runs compared: curves, end results
 subspaces.py    an update's singular values and shared directions
 sweep.py        loss by rank, by size, by learning rate, against what was forgotten
 timeline.py     one training step: what ran when
+verdicts.py     intervals, best rates, intruders, what was forgotten for what was learnt
 """

@@ -1,0 +1,17 @@
+"""What LoRA really does: claims of the field, tried in small, each with its number, its interval and its verdict.
+
+points.py       the data sets: which runs each of them has, and how long these are
+family.py       the data set whose runs follow from earlier ones: LoRA's relatives, each at its own best rate
+runs.py         one run of a point: train, and look at marked steps
+command.py     `python -m lora_course.verdicts NAME ...` makes data sets; they are kept here as NAME.json
+data.py         reading and writing them
+statistics.py   intervals, best rates, values at a matched loss
+regret.py, intruders.py, starts.py, scaling.py, forgetting.py, fair_fight.py, four_bits.py   what the data sets say
+page.py         the page of the book, from all of these
+
+Notebook 13 shows the pictures and makes a few of the runs again.
+"""
+
+from .data import shipped
+
+__all__ = ["shipped"]

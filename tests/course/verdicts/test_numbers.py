@@ -1,0 +1,397 @@
+"""Every number on the page of verdicts, computed again from the files, with NumPy and not with the package."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lora_course.verdicts.page import number
+
+NOTEBOOKS = Path(__file__).parents[3] / "notebooks"
+T = {3: 4.303, 4: 3.182, 5: 2.776, 6: 2.571}  # Student's t for 95%, by the number of values
+PAGE = (NOTEBOOKS / "book" / "verdicts.md").read_text(encoding="utf-8")
+
+
+def read(name):
+    folder = NOTEBOOKS / "lora_course" / ("" if name == "rank_sweep" else "verdicts")
+    return json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def stated(claim):
+    """{name: text} of the numbers in the section whose heading begins so."""
+    section = PAGE.partition(f"\n### {claim}")[2].partition("\nRule:")[0]
+    return dict(re.findall(r"^\| (.+) \| (.+) \|$", section, re.MULTILINE))
+
+
+def check(claim, numbers):
+    assert {name: number(pair) for name, pair in numbers.items()} == stated(claim)
+
+
+def t95(values):
+    values = np.array(values, dtype=float)
+    return values.mean(), T[len(values)] * values.std(ddof=1) / len(values) ** 0.5
+
+
+def runs(data, **wanted):
+    return [run for run in data["runs"] if wanted.items() <= run.items()]
+
+
+def grid(found, value):
+    """(rates, array of rates x seeds) of the last value of each run; of rates that all seeds have."""
+    cells = {(run["rate"], run["seed"]): run[value][-1] for run in found}
+    seeds = sorted({seed for _, seed in cells})
+    rates = [r for r in sorted({r for r, _ in cells}) if all((r, s) in cells for s in seeds)]
+    return rates, np.array([[cells[r, s] for s in seeds] for r in rates])
+
+
+def tuned(found):
+    """The test losses of the seeds at the rate that is best on validation text."""
+    return grid(found, "prose")[1][grid(found, "validation")[1].mean(1).argmin()]
+
+
+def vertices(rates, losses):
+    """For each seed, the rate at which a parabola through the best one and its neighbours is lowest."""
+    x, found = np.log(rates), []
+    for y in losses.T:
+        i = y.argmin()
+        if 0 < i < len(y) - 1 and np.isfinite(y[i - 1 : i + 2]).all():
+            (a, b, c), (p, q, r) = x[i - 1 : i + 2], y[i - 1 : i + 2]
+            num, den = (b - a) ** 2 * (q - r) - (b - c) ** 2 * (q - p), (b - a) * (q - r) - (b - c) * (q - p)
+            found.append(np.exp(b - num / den / 2))
+        else:
+            found.append(rates[i])
+    return np.array(found)
+
+
+def best_rates(found):
+    return vertices(*grid(found, "validation"))
+
+
+def swept(rule):
+    """{rank or None for full training: best rate of each seed} of the rank sweep."""
+    kept = [
+        r
+        for r in read("rank_sweep")["runs"]
+        if r["method"] == "full" or (r["targets"], r["rule"]) == ("all linear", rule)
+    ]
+    result = {}
+    for rank in {run["rank"] for run in kept}:
+        cells = {(r["learning_rate"], r["seed"]): r["validation"] for r in kept if r["rank"] == rank}
+        rates = sorted({rate for rate, _ in cells})
+        losses = [[np.inf if cells[rate, s] is None else cells[rate, s] for s in (0, 1, 2)] for rate in rates]
+        result[rank] = vertices(rates, np.array(losses))
+    return result
+
+
+def crossing(run, name, level, base):
+    """Where run[name] first passes a level: (index of the mark after it, weight of that mark)."""
+    y = np.array([base, *run[name]])
+    i = int(np.flatnonzero((y[:-1] - level) * (y[1:] - level) <= 0)[0])
+    return i, (level - y[i]) / (y[i + 1] - y[i])
+
+
+def read_at(run, place, name, base):
+    i, weight = place
+    y = [base, *run[name]]
+    return y[i] + weight * (y[i + 1] - y[i])
+
+
+def passes(run, name, level, base):
+    y = np.array([base, *run[name]])
+    return bool(((y[:-1] - level) * (y[1:] - level) <= 0).any())
+
+
+CURVES, BASE = read("curves"), read("curves")["base"]
+RANKS = (1, 4, 16, 64)
+
+
+def groups(data, *names):
+    found = {}
+    for run in data["runs"]:
+        found.setdefault(tuple(run.get(name) for name in names), []).append(run)
+    return found
+
+
+def test_ten_times():
+    rates, batch = swept("alpha = 16"), read("batch")
+    numbers = {f"ratio, alpha 16, rank {r}": t95(rates[r] / rates[None]) for r in (1, 2, 4, 8, 16, 32, 64, 128)}
+    for rows in (4, 16, 64):
+        lora, full = (best_rates(runs(batch, batch=rows, method=method)) for method in ("LoRA", "full"))
+        numbers[f"ratio, alpha 32, rank 16, batch of {rows}"] = t95(lora / full)
+    check("LoRA's best rate is about ten", numbers)
+
+
+def test_the_rate_over_ranks():
+    rates = np.array([found for rank, found in swept("alpha = 16").items() if rank])
+    name = "highest of the best rates of ranks 1 to 128 over the lowest"
+    check("The best rate hardly depends on the rank", {name: t95(rates.max(0) / rates.min(0))})
+
+
+def test_placement():
+    data = read("placement")
+    attention, mlp, every = (tuned(runs(data, rank=rank)) for rank in (40, 24, 15))
+    base = data["base"]["prose"]
+    numbers = {"attention behind MLP, part of the gain": t95((attention - mlp) / (base - mlp.mean()))}
+    numbers["MLP behind all layers, part of the gain"] = t95((mlp - every) / (base - every.mean()))
+    check("Attention alone loses", numbers)
+
+
+def test_batches():
+    data = read("batch")
+    gaps = {
+        n: tuned(runs(data, batch=n, method="LoRA")) - tuned(runs(data, batch=n, method="full")) for n in (4, 16, 64)
+    }
+    numbers = {f"LoRA minus full, batch of {n}": t95(gap) for n, gap in gaps.items()}
+    check("Larger batches cost", {**numbers, "gap at 64 minus gap at 4": t95(gaps[64] - gaps[4])})
+
+
+def test_capacity():
+    best = {}
+    for (rank,), found in groups(CURVES, "rank").items():
+        rates = sorted({run["rate"] for run in found})
+        best[rank] = np.min([np.mean([run["prose"] for run in found if run["rate"] == rate], 0) for rate in rates], 0)
+    numbers, steps = {}, CURVES["runs"][0]["step"]
+    for rank in RANKS:
+        below = np.flatnonzero(best[rank] - best[None] <= 0.01)
+        numbers[f"rank {rank} leaves at step"] = (steps[below[-1] + 1 if len(below) else 0], None)
+    numbers |= {f"rank {rank}, gap at step 400": (best[rank][-1] - best[None][-1], None) for rank in RANKS}
+    check("A rank follows full training", numbers)
+
+
+def share(blocks, width, inner, kv, vocabulary, length, r, gated):
+    """Operations of a LoRA step over those of a full one: all but the first layer's dx, and no dW, are needed."""
+    one = [width * (width + 2 * kv), width * width] + [width * inner] * (3 if gated else 2)
+    fans = [2 * width + 2 * kv, 2 * width] + [width + inner] * (3 if gated else 2)
+    if gated:  # q, k and v apart
+        fans[0] = 2 * width + 2 * (width + kv)
+    weights, branch = blocks * sum(one) + width * vocabulary, r * blocks * sum(fans)
+    attention = 2 * length * width * blocks
+    full = 3 * weights + 3 * attention
+    first = width * width if gated else one[0]
+    inputs = first + (2 * width * kv if gated else 0)  # what reads the first block's input has no dx below it
+    return (weights + attention + branch + (weights - inputs) + 2 * attention + 2 * branch) / full, inputs / full
+
+
+def test_operations():
+    numbers = stated("A step of LoRA takes two thirds")
+    for rank in RANKS:
+        found, slack = share(4, 128, 512, 128, 256, 256, rank, gated=False)
+        assert float(numbers[f"share, rank {rank}"]) == pytest.approx(found, abs=slack + 1e-3)
+    found, slack = share(32, 4096, 11008, 4096, 32000, 2048, 16, gated=True)
+    assert float(numbers["share, Llama-2-7B's shape, rank 16, 2,048 tokens"]) == pytest.approx(found, abs=slack + 1e-3)
+
+
+def test_intruders_at_a_loss():
+    found = {}
+    for (rank, _), own in groups(CURVES, "rank", "rate").items():
+        if all(passes(run, "prose", 1.12, BASE["prose"]) for run in own):
+            places = [crossing(run, "prose", 1.12, BASE["prose"]) for run in own]
+            lost = np.mean([read_at(r, p, "source", BASE["source"]) for r, p in zip(own, places, strict=True)])
+            count = t95([read_at(r, p, "intruders", 0) for r, p in zip(own, places, strict=True)])
+            found[rank] = min(found.get(rank, (np.inf,)), (lost, count))
+    numbers = {"full, of 160": found[None][1]} | {f"rank {rank}, of 160": found[rank][1] for rank in RANKS}
+    check("LoRA brings intruder dimensions", numbers)
+
+
+def test_intruders_at_a_size():
+    means = {}
+    for (rank, _), own in groups(CURVES, "rank", "rate").items():
+        if all(passes(run, "size", 0.2, 0.0) for run in own):
+            counts = [read_at(run, crossing(run, "size", 0.2, 0.0), "intruders", 0) for run in own]
+            means.setdefault(rank, []).append(np.mean(counts))
+    numbers = {}
+    for rank in RANKS:
+        low, high = min(means[rank]), max(means[rank])
+        numbers[f"rank {rank}: middle and half range over rates"] = (low + high) / 2, (high - low) / 2
+    check("A lower rank brings more", numbers)
+
+
+def test_what_explains_intruders():
+    rows = np.array(
+        [
+            (size, run["rate"], run["rank"], count)
+            for run in runs(CURVES, method="LoRA")
+            for step, size, count in zip(run["step"], run["size"], run["intruders"], strict=True)
+            if step >= 40
+        ]
+    )
+    logs, y, numbers = np.log(rows[:, :3]), rows[:, 3], {}
+    for name, columns in (("size", [0]), ("rate", [1]), ("rank", [2]), ("all three", [0, 1, 2])):
+        X = np.column_stack([np.ones(len(y)), logs[:, columns]])
+        numbers[f"R² of {name}"] = (np.corrcoef(X @ np.linalg.pinv(X) @ y, y)[0, 1] ** 2, None)
+    check("It is the size of the update", numbers)
+
+
+def test_intruders_made_smaller():
+    kept = [r for r in runs(CURVES, method="LoRA") if r["intruders"][-1] >= 5 and BASE["prose"] - r["prose"][-1] >= 0.1]
+    numbers = {}
+    for strength in ("0.75", "0.5"):
+        parts = []
+        for seed in range(5):
+            own = [run for run in kept if run["seed"] == seed]
+            end, less = (
+                {c: np.mean([f(r)[c] for r in own]) for c in ("prose", "source")} for f in (_last, _reduced(strength))
+            )
+            back = (end["source"] - less["source"]) / (end["source"] - BASE["source"])
+            parts.append((back, (less["prose"] - end["prose"]) / (BASE["prose"] - end["prose"])))
+        back, lost = np.transpose(parts)
+        numbers[f"at {strength}, part of the forgotten that comes back"] = t95(back)
+        numbers[f"at {strength}, part of the learnt that goes"] = t95(lost)
+    check("Making them smaller", numbers)
+
+
+def _last(run):
+    return {name: run[name][-1] for name in ("prose", "source")}
+
+
+def _reduced(strength):
+    return lambda run: run["reduced"][strength]
+
+
+def test_starts():
+    data, lags, ratios = read("starts"), {}, {}
+    for rank in (4, 64):
+        first, other = (runs(data, rank=rank, start=start) for start in ("A first", "B first"))
+        lags[f"B first minus A first, rank {rank}"] = t95(tuned(other) - tuned(first))
+        ratios[f"best rate, A first over B first, rank {rank}"] = t95(best_rates(first) / best_rates(other))
+    check("A random and B zero ends better", lags)
+    check("A random and B zero allows a higher rate", ratios)
+
+
+def scaled():
+    """{(width, rule, seed): {rank: best rate}}, of the scaling runs and of the rank sweep."""
+    found = {}
+    for (method, width, rank, rule, seed), own in groups(
+        read("scaling"), "method", "width", "rank", "rule", "seed"
+    ).items():
+        if method == "LoRA":
+            for name in ("alpha / r", "alpha / sqrt(r)") if rank == 8 else (rule,):
+                found.setdefault((width, name, seed), {})[rank] = best_rates(own)[0]
+    for rule, name in (("alpha / r", "alpha = 16"), ("alpha / sqrt(r)", "alpha = 16, rsLoRA")):
+        rates = swept(name)
+        for seed in range(3):
+            found[128, rule, seed] = {rank: rates[rank][seed] for rank in rates if rank}
+    return found
+
+
+def test_rate_over_ranks_and_widths():
+    found, numbers = scaled(), {}
+    for rule in ("alpha / r", "alpha / sqrt(r)"):
+        own = [rates for (_, name, _), rates in found.items() if name == rule]
+        slopes = [np.polyfit(np.log(list(rates)), np.log(list(rates.values())), 1)[0] for rates in own]
+        numbers[f"p in best rate ~ rank^p, {rule}"] = t95(slopes)
+    check("With alpha / sqrt(r) the best rate stays", numbers)
+    numbers = {}
+    for rank in (8, 64):
+        logs = {
+            w: [np.log(r[rank]) for (x, u, _), r in found.items() if (x, u) == (w, "alpha / r")]
+            for w in (128, 256, 512)
+        }
+        means = [np.exp(np.mean(values)) for values in logs.values()]
+        numbers[f"highest over lowest of widths 128, 256, 512, rank {rank}"] = (max(means) / min(means), None)
+    check("LoRA's best rate hardly depends on the width", numbers)
+
+
+def law(r, s, rows=16):
+    return 0.036 * r**-0.58 * s**-0.51 * (rows / 16) ** 0.5
+
+
+def middle(values):
+    return np.exp(np.mean(np.log(values)))
+
+
+def test_the_law_of_the_rate():
+    pairs = []
+    for (_, _, rank, rule), own in groups(read("scaling"), "method", "width", "rank", "rule").items():
+        if rule:
+            seeds = [
+                best_rates([run for run in own if run["seed"] == s])[0] for s in sorted({run["seed"] for run in own})
+            ]
+            pairs.append((law(rank, own[0]["scaling"]), middle(seeds)))
+    pairs += [(law(16, 2.0, n), middle(best_rates(runs(read("batch"), batch=n, method="LoRA")))) for n in (4, 16, 64)]
+    pairs += [(law(r, 32 / r), middle(best_rates(runs(read("starts"), rank=r, start="A first")))) for r in (4, 64)]
+    misses = np.exp(abs(np.log([a / b for a, b in pairs])))
+    numbers = {"largest factor by which 0.036 r^-0.58 s^-0.51 √(rows / 16) misses": (misses.max(), None)}
+    numbers[f"settings within 1.5, of {len(misses)}"] = (int((misses <= 1.5).sum()), None)
+    check("The best rate can be foretold", numbers)
+
+
+def test_the_family():
+    data = read("family")
+    ends = {method: tuned([run for run in own if run["seed"] in range(3)]) for (method,), own in tried(data).items()}
+    plain = ends["LoRA"]
+    behind = {method: t95(losses - plain) for method, losses in ends.items() if method not in ("LoRA", "VeRA")}
+    percent = {f"{m}, % of LoRA's loss": tuple(100 * x / plain.mean() for x in pair) for m, pair in behind.items()}
+    check("Once each has its own rate", percent)
+    first = sorted(behind, key=lambda method: behind[method][0])[:3]
+    check("Some relative of the same size", {f"{method} minus LoRA": behind[method] for method in first})
+
+
+def tried(data):
+    """The runs of each method at the rates that have three seeds."""
+    found = groups(data, "method")
+    return {m: [r for r in own if sum(o["rate"] == r["rate"] for o in own) == 3] for m, own in found.items()}
+
+
+def test_the_table_of_the_family():
+    data, clock = read("family"), {run["method"]: run["milliseconds"] for run in read("times")["runs"]}
+    plain = tuned(tried(data)["LoRA",]).mean()
+    lines = re.findall(r"^\| (\w+\+?) \| ([\d.]+) \| (.+) \|$", PAGE.partition("| best rate |")[2], re.MULTILINE)
+    assert len(lines) == 12
+    for line in lines:
+        own = tried(data)[line[0],]
+        rates, validation = grid(own, "validation")
+        i = validation.mean(1).argmin()
+        losses, lost = grid(own, "prose")[1][i], grid(own, "source")[1][i] - data["base"]["source"]
+        size = own[0]["trainable"]
+        cells = [number(t95(losses)), f"{100 * (losses.mean() / plain - 1):+.1f}%", number(t95(lost)), f"{size:,}"]
+        assert line[2].split(" | ") == [*cells, f"{4 * size / 1000:.0f} kB", f"{clock[line[0]]:.1f}"]
+        assert float(line[1]) == rates[i]
+
+
+def forgotten(own):
+    """The interval of the rise on source where prose comes to 1.06; None if not all runs come there."""
+    if not all(passes(run, "prose", 1.06, BASE["prose"]) for run in own):
+        return None
+    places = [crossing(run, "prose", 1.06, BASE["prose"]) for run in own]
+    return t95([read_at(r, p, "source", BASE["source"]) - BASE["source"] for r, p in zip(own, places, strict=True)])
+
+
+def test_forgetting():
+    found = {key: forgotten(own) for key, own in groups(CURVES, "rank", "rate").items()}
+    best = {rank: min(p for (r, _), p in found.items() if r == rank and p) for rank in (None, 64, 16)}
+    assert not any(pair for (rank, _), pair in found.items() if rank in (1, 4))
+    check("LoRA forgets less", {"full": best[None], "LoRA r=64": best[64], "LoRA r=16": best[16]})
+
+
+def test_four_bits():
+    data = read("four_bits")
+    own = {method: runs(data, method=method) for method in ("float base", "QLoRA", "LoftQ", "QA-LoRA")}
+    ends = {method: tuned(found) for method, found in own.items()}
+    merged = {method: tuned_merged(found) for method, found in own.items()}
+    gain = data["base"]["prose"] - ends["float base"].mean()
+    cost = t95((ends["QLoRA"] - ends["float base"]) / gain)
+    check("Beside a base in 4 bits", {"QLoRA behind LoRA, part of the gain": cost})
+    check("LoftQ's start", {"LoftQ minus QLoRA": t95(ends["LoftQ"] - ends["QLoRA"])})
+    check("QA-LoRA merges", {f"merging adds, {m}": t95(merged[m] - ends[m]) for m in data_order(data)})
+    check("Merged into 4 bits", {"QA-LoRA minus QLoRA, both merged": t95(merged["QA-LoRA"] - merged["QLoRA"])})
+
+
+def tuned_merged(found):
+    rates, validation = grid(found, "validation")
+    best = [run for run in found if run["rate"] == rates[validation.mean(1).argmin()]]
+    return np.array([run["merged"]["prose"] for run in sorted(best, key=lambda run: run["seed"])])
+
+
+def data_order(data):
+    return list(dict.fromkeys(run["method"] for run in data["runs"]))
+
+
+def test_what_helps():
+    plain = {"rank 16, none": forgotten(runs(CURVES, rank=16, rate=2e-3))}
+    names = ("weight decay 2", "replay of 2 in 16", "replay of 5 in 16")
+    tried = {f"rank 16, {name}": forgotten(runs(read("protected"), name=name, rate=2e-3)) for name in names}
+    check("Weight decay of A and B", plain | dict(list(tried.items())[:1]))
+    check("A little of the old text", plain | dict(list(tried.items())[1:]))
