@@ -50,7 +50,9 @@ def solutions(topic):
     for source in cells:
         if BEGIN in source:
             exec(source, names)
-    functions = [name for source in cells if BEGIN in source for name in re.findall(r"^def (\w+)", source, re.M)]
+    functions = [
+        name for source in cells if BEGIN in source for name in re.findall(r"^(?:def|class) (\w+)", source, re.M)
+    ]
     return {name: names[name] for name in functions}
 
 
