@@ -361,7 +361,11 @@ BY_HAND = {  # {function: [(old, new, words)]}
         ("rounded(W + delta), rounded(rounded(W) + delta)", "rounded(rounded(W) + delta), rounded(W + delta)", "order"),
         ("/ np.linalg.norm(delta)", "/ np.linalg.norm(W)", "norm of W"),
         ("/ np.linalg.norm(delta)", "", "not divided"),
-        ("np.linalg.norm(m - wanted) / np.linalg.norm(delta)", "np.abs(m - wanted).max()", "largest|norm"),
+        (
+            "np.linalg.norm(m - wanted) / np.linalg.norm(delta)",
+            "np.abs(m - wanted).max()",
+            "largest error|norm is asked|norms",
+        ),
         (
             "np.linalg.norm(m - wanted) / np.linalg.norm(delta)",
             "(np.linalg.norm(m - wanted) / np.linalg.norm(delta)) ** 2",
@@ -403,7 +407,7 @@ BY_HAND = {  # {function: [(old, new, words)]}
         (
             "loss = model(ids, labels=ids).loss",
             "loss = model(ids[:, :-1], labels=ids[:, 1:]).loss",
-            "byte after the next",
+            "labels=ids",
         ),
         (
             "        optimizer.step()",

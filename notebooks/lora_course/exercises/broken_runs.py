@@ -15,8 +15,8 @@ import numpy as np
 
 from lora_np import AdamW, AutoModelForCausalLM, LoraConfig, PeftModel, get_peft_model, manual_seed, no_grad
 from lora_np.models.loading.auto import TINY_PYTHON
-from lora_np.training import python_documents
 
+from ..capitals import source_files
 from .checking import Exercise, checker
 
 CHECKPOINTING = "B stays 0 under checkpointing"
@@ -56,7 +56,7 @@ class Report:
 @functools.cache
 def names():
     """Names of functions in Python's library, three to ten letters, shuffled."""
-    found = {name for text in python_documents().values() for name in re.findall(r"def ([a-z_]+)\(", text)}
+    found = {name for text in source_files().values() for name in re.findall(r"def ([a-z_]+)\(", text)}
     found = sorted(name for name in found if 3 <= len(name) <= LONGEST)
     return [found[i] for i in np.random.default_rng(0).permutation(len(found))]
 

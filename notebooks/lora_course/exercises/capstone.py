@@ -147,13 +147,21 @@ class Probe:
     before: dict  # its weights then
     taken: int
     looks: list  # [{name: (array, gradient or None)}]
+    asked: list  # [(ids, labels)] of each call of the model
 
 
 @functools.lru_cache(maxsize=4)
 def probe(function):
     """The `Probe` of a function, made once."""
     manual_seed(0)
-    model, looks = base(), []
+    model, looks, asked = base(), [], []
+    forward = model.forward
+
+    def watched(input_ids=None, *arguments, labels=None, **others):
+        asked.append((input_ids, labels))
+        return forward(input_ids, *arguments, labels=labels, **others)
+
+    model.forward = watched
     before = {name: p.numpy().copy() for name, p in model.named_parameters()}
 
     def look():
@@ -161,7 +169,7 @@ def probe(function):
         looks.append({n: (p.numpy().copy(), None if p.grad is None else p.grad.copy()) for n, p in found.items()})
 
     batches = Batches(prose("train", 32, 2), PROBED, look)
-    return Probe(function(model, batches), model, before, batches.taken, looks)
+    return Probe(function(model, batches), model, before, batches.taken, looks, asked)
 
 
 def returns_an_adapted_model(function):
@@ -198,6 +206,14 @@ def takes_all_batches(function):
     return f"it takes {taken} of {PROBED} batches; take all." if taken < PROBED else None
 
 
+def labels_are_the_ids(function):
+    """None, or a sentence if the model is asked for other bytes than the next ones."""
+    for ids, labels in probe(function).asked:
+        if labels is not None and not np.array_equal(ids, labels):
+            return "the labels are not the ids: the model moves them by one itself. labels=ids."
+    return None
+
+
 def learns(function):
     """None, or a sentence if A and B do not move, or not as an optimizer with a memory moves them."""
     looks = probe(function).looks
@@ -206,7 +222,7 @@ def learns(function):
     moved = [_moved(a, b) for a, b in itertools.pairwise(looks)]
     if not any(moved):
         if all(gradient is None for look in looks for _, gradient in look.values()):
-            return "nothing has moved, and there is no gradient: loss.backward()."
+            return "nothing has moved, and no gradient is left: is there loss.backward(), and then optimizer.step()?"
         return (
             "there are gradients, and nothing has moved: optimizer.step() is missing, or the optimizer has no A and B "
             "because it was made before get_peft_model."
@@ -258,29 +274,24 @@ def _forgets(looks):
     return None
 
 
+FIRST = (returns_an_adapted_model, takes_all_batches, labels_are_the_ids, learns)  # what a short run shows
+
+
 def reaches_the_loss(function):
     """None, or a sentence if the held-out loss is not low enough. Says what was reached."""
-    if any(rule(function) for rule in (returns_an_adapted_model, takes_all_batches, learns)):
+    if any(rule(function) for rule in FIRST):
         return None  # it is known what is wrong
     size = plan()
     found, at_first = score(function), base_loss(size)
     said = f"held-out loss {found.loss:.3f}, the base's {at_first:.3f}"
     if not np.isfinite(found.loss):
         return f"{said}: a lower learning rate."
-    if found.loss > at_first:
-        if _two_ahead(found.model, size) < _two_ahead(base(), size):
-            return f"{said}: it has learnt the byte after the next. The model shifts the labels itself: labels=ids."
+    if found.loss > at_first + (0.3 if size == SMALL else 0):  # a few steps may well make it a little worse
         return f"{said}: it got worse. A lower learning rate; or is the loss climbed, not descended?"
     if size == SMALL or found.grade:
         print(f"{said}, {found.trained:,} numbers: {found.grade or 'lower'}.")
         return None
     return f"{said}; {GRADES['enough']:.2f} is enough. {_advice(function)}"
-
-
-def _two_ahead(model, size):
-    """The loss of the byte after the next."""
-    ids = held_out(size)
-    return float(np.mean([model(row[None, :-1], labels=row[None, 1:]).loss.item() for row in ids[:8]]))
 
 
 def _advice(function):
@@ -297,6 +308,6 @@ HINTS = (
     "get_peft_model, then AdamW on what has requires_grad, then for each batch: loss, backward, step, zero_grad.",
     "A rate of some 1e-2 is right for so small a model and so few steps; let it fall to zero towards the end.",
 )
-RULES = (returns_an_adapted_model, takes_all_batches, learns, reaches_the_loss)
+RULES = (*FIRST, reaches_the_loss)
 
 check = checker(Exercise(fine_tune, rules=RULES, hints=HINTS))

@@ -60,6 +60,10 @@ def _of_attributes(text):
     """What an AttributeError means."""
     if "'dict'" in text:
         return 'an entry of a dict is taken with brackets: d["name"].'
+    if "'NoneType'" in text:
+        return NONE
+    if "'list'" in text or "'tuple'" in text:
+        return "a list or tuple stands where one object should: leave the brackets out, or take one of its entries."
     if "'numpy.ndarray' object has no attribute 'value'" in text:
         return "a NumPy array stands where the engine's Array should: Array(...) remembers what it was made from."
     return (

@@ -258,7 +258,7 @@ ADD_EDITS = (
     Edit("of each layer A comes first, then B.", {"[layer.A, layer.B]": "[layer.B, layer.A]"}),
     Edit(
         "the list is begun anew for each layer: only the last one's A and B are left. Use +=.",
-        {"arrays += [": "arrays = ["},
+        {"arrays +=": "arrays ="},
     ),
     Edit(
         "the frozen weights are in the list; only A and B learn.",
@@ -375,7 +375,8 @@ check = checker(
         LoRALinear,
         layer_cases,
         ("the output at the start", "the output when B is not zero", "dA", "dB", "dx"),
-        rules=(keeps_the_base, starts_as_lora),
+        rules=(keeps_the_base,),
+        style=(starts_as_lora,),
         plain=PlainLoRALinear,
         edits=LAYER_EDITS,
         hints=LAYER_HINTS,

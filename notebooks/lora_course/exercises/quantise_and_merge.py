@@ -79,7 +79,10 @@ QUANTISE_EDITS = (
         {"np.abs(scaled[:, :, None] - levels)": "scaled[:, :, None] - levels"},
     ),
     Edit("this is the level that is farthest away: argmin.", {"argmin": "argmax"}),
-    Edit("argmin is to go along the levels, the last axis.", {"argmin(axis=-1)": "argmin(axis=1)"}),
+    *(
+        Edit("argmin is to go along the levels, the last axis.", {"argmin(axis=-1)": f"argmin({axis})"})
+        for axis in ("axis=1", "axis=0", "")
+    ),
     Edit(
         "these are the codes; the level with that code is levels[codes].", {"levels[codes] * absmax": "codes * absmax"}
     ),
@@ -143,6 +146,13 @@ def _in_all(new):
 
 
 ERROR_EDITS = (
+    Edit("ΔW is added to what is wanted: W + ΔW.", {"wanted = W + delta": "wanted = W - delta"}),
+    Edit("in the first one ΔW is subtracted; add it.", {"beside = rounded(W) + delta": "beside = rounded(W) - delta"}),
+    Edit("in the second one ΔW is subtracted; add it.", {"last = rounded(W + delta)": "last = rounded(W - delta)"}),
+    Edit(
+        "in the third one ΔW is subtracted; add it.",
+        {"twice = rounded(rounded(W) + delta)": "twice = rounded(rounded(W) - delta)"},
+    ),
     Edit("they are compared with W; the model that is wanted is W + ΔW.", {"wanted = W + delta": "wanted = W"}),
     Edit(
         "they are compared with Q(W) + ΔW; here W + ΔW is wanted.",
@@ -188,6 +198,7 @@ ERROR_EDITS = (
     Edit(
         "this is the largest error; the norm is asked for.", _in_all("np.abs({0} - wanted).max() / np.abs(delta).max()")
     ),
+    Edit("this is the largest error; the norm is asked for, in norms of ΔW.", _in_all("np.abs({0} - wanted).max()")),
     Edit(
         "this is the mean error; the norm is asked for.", _in_all("np.abs({0} - wanted).mean() / np.abs(delta).mean()")
     ),

@@ -9,7 +9,7 @@ from lora_course.exercises.broken_runs import ALPHA, CHECKPOINTING, END, FAULTS,
 @pytest.fixture(scope="module")
 def reports():
     """A healthy run and the five broken ones, half as long as in the notebook."""
-    size = {"steps": 9, "batch_size": 8, "held_out": 16}
+    size = {"steps": 12, "batch_size": 10, "held_out": 16}
     return {fault: exercise.run(fault, **size) for fault in (None, *FAULTS)}
 
 
