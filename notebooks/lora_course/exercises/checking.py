@@ -51,7 +51,7 @@ class Exercise:
     reference   the right function; the student's has the same name and arguments
     cases       returns a list of dicts {argument: value}, in the order of the arguments; the same at each call
     results     the names of what the function returns, in order
-    mistakes    usual mistakes as functions: each is tried alone on the results that are wrong
+    mistakes    usual mistakes that are no small change of the plain solution, as functions: each is tried alone
     rules       further functions: given the student's function, each returns None, or a sentence about what is wrong
     plain       a plain solution, whose text the `edits` change; None where there are none
     edits       usual mistakes as `Edit`s of it: tried alone, and in pairs

@@ -1,7 +1,8 @@
 """Usual mistakes, alone and two at a time: which of them give what a student's function gave?
 
 An exercise has a plain solution, and its mistakes are edits of that text: `Edit(hint, {old: new})`. So each mistake can
-be read as the code that a student writes, and two edits at different places make a function with both mistakes.
+be read as the code that a student writes, and two edits at different places make a function with both mistakes. What is
+no small change of that text, such as a walk in another order, is a `Mistake(hint, function)`.
 """
 
 import copy
