@@ -11,7 +11,7 @@ PICTURES = ("image/png", "image/jpeg")
 
 
 def prepared(notebook: dict[str, Any], page: str, links: Links) -> dict[str, Any]:
-    """The notebook with links that lead somewhere and its imports folded; changed in place, and returned."""
+    """The notebook with links that lead somewhere, its imports folded, each drawing once; changed in place, and returned."""
     for cell in notebook["cells"]:
         source = text(cell["source"])
         if cell["cell_type"] == "markdown":
@@ -21,6 +21,10 @@ def prepared(notebook: dict[str, Any], page: str, links: Links) -> dict[str, Any
             tags += [tag for tag in ["hide-input"] if tag not in tags]
             cell["metadata"].setdefault("mystnb", {})["code_prompt_show"] = "Show the imports"
             cell["metadata"]["mystnb"]["code_prompt_hide"] = "Hide the imports"
+        for output in cell.get("outputs", []):
+            data = output.get("data", {})
+            if "text/html" in data:  # a drawing is there twice; this form has its alternative text
+                data.pop("image/svg+xml", None)
     return notebook
 
 
