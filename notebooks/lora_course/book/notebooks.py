@@ -11,7 +11,7 @@ PICTURES = ("image/png", "image/jpeg")
 
 
 def prepared(notebook: dict[str, Any], page: str, links: Links) -> dict[str, Any]:
-    """The notebook with links that lead somewhere, its imports folded, each drawing once; changed in place, and returned."""
+    """The notebook with working links, imports folded, each drawing once; changed in place, and returned."""
     for cell in notebook["cells"]:
         source = text(cell["source"])
         if cell["cell_type"] == "markdown":
