@@ -3,11 +3,14 @@
 import contextlib
 import io
 import json
+import os
 import re
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
+from lora_course.budget import VARIABLE
 from lora_course.exercises.checking import WrongAnswerError
 
 NOTEBOOKS = Path(__file__).parent.parent / "notebooks"
@@ -26,10 +29,11 @@ def code_cells(path):
 
 
 def run_cells(path):
-    """Run a notebook's code cells one after the other; returns (its names, all that was printed)."""
+    """Run a notebook's code cells one after the other, on a small budget; (its names, all that was printed)."""
     pytest.importorskip("IPython", reason="needs IPython: pip install -e '.[notebooks]'")
     names, printed = {}, io.StringIO()
-    with contextlib.redirect_stdout(printed):
+    small = mock.patch.dict(os.environ, {VARIABLE: "small"})
+    with contextlib.redirect_stdout(printed), small:
         for number, source in enumerate(code_cells(path)):
             exec(compile(source, f"{path.name}[{number}]", "exec"), names)
     return names, printed.getvalue()
@@ -50,7 +54,9 @@ def solutions(topic):
     for source in cells:
         if BEGIN in source:
             exec(source, names)
-    functions = [name for source in cells if BEGIN in source for name in re.findall(r"^def (\w+)", source, re.M)]
+    functions = [
+        name for source in cells if BEGIN in source for name in re.findall(r"^(?:def|class) (\w+)", source, re.M)
+    ]
     return {name: names[name] for name in functions}
 
 

@@ -3,6 +3,9 @@
 The texts are the source files of Python's own standard library, which every Python has: no download.
 """
 
+import functools
+import itertools
+
 from lora_np.cli.task import evenly_spaced
 from lora_np.models import AutoModelForCausalLM, AutoTokenizer
 from lora_np.models.loading.auto import TINY_PYTHON
@@ -16,12 +19,15 @@ class Capitals:
     train        `TextData`: source files in capitals; batch(seed, step)["input_ids"] is (batch_size, window)
     evaluation   {"capitals", "as written"}: windows of held-out files, (windows, window), both of the same places
     tokenizer    bytes
+
+    most: how many source files to train on, None for all; reading them all takes a second or two.
     """
 
-    def __init__(self, window=128, batch_size=8, windows=64):
+    def __init__(self, window=128, batch_size=8, windows=64, most=None):
         self.tokenizer = AutoTokenizer.from_pretrained(TINY_PYTHON)
-        files = split_documents(python_documents(), held_out=0.05)
-        self.train = TextData(in_capitals(files["train"]), self.tokenizer, window, batch_size)
+        files = split_documents(source_files(), held_out=0.05)
+        train = dict(itertools.islice(files["train"].items(), most))
+        self.train = TextData(in_capitals(train), self.tokenizer, window, batch_size)
         texts = {"capitals": in_capitals(files["test"]), "as written": files["test"]}
         self.evaluation = {
             name: evenly_spaced(TextData(text, self.tokenizer, window, batch_size).windows(), windows)
@@ -31,6 +37,12 @@ class Capitals:
     def base(self):
         """The base model as it is shipped, fresh: it has seen the training files as they are written."""
         return AutoModelForCausalLM.from_pretrained(TINY_PYTHON)
+
+
+@functools.cache
+def source_files():
+    """{name: text} of Python's own library, read once."""
+    return python_documents()
 
 
 def in_capitals(documents):

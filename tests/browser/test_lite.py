@@ -38,7 +38,7 @@ def site(tmp_path_factory):
 def test_the_site_has_the_notebooks_that_run_in_a_page_and_the_exercises(site):
     names = {path.relative_to(site / "files").as_posix() for path in (site / "files").rglob("*.ipynb")}
     assert names == {path.relative_to(lite.ROOT / "notebooks").as_posix() for path in lite.notebooks()}
-    assert {"01_quickstart.ipynb", "12_variants.ipynb", "exercises/12_subspace_similarity.ipynb"} <= names
+    assert {"01_quickstart.ipynb", "12_variants.ipynb", "exercises/17_capstone.ipynb"} <= names
     assert not names & lite.NOT_HERE
     for name in names:
         cells = json.loads((site / "files" / name).read_text(encoding="utf-8"))["cells"]

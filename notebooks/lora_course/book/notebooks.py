@@ -11,10 +11,7 @@ PICTURES = ("image/png", "image/jpeg")
 
 
 def prepared(notebook: dict[str, Any], page: str, links: Links) -> dict[str, Any]:
-    """The notebook with links that lead somewhere and its imports folded; changed in place, and returned.
-
-    A drawing is there as HTML, which has its alternative text, and as SVG, which the book does not show.
-    """
+    """The notebook with working links, imports folded, each drawing once; changed in place, and returned."""
     for cell in notebook["cells"]:
         source = text(cell["source"])
         if cell["cell_type"] == "markdown":
@@ -25,8 +22,9 @@ def prepared(notebook: dict[str, Any], page: str, links: Links) -> dict[str, Any
             cell["metadata"].setdefault("mystnb", {})["code_prompt_show"] = "Show the imports"
             cell["metadata"]["mystnb"]["code_prompt_hide"] = "Hide the imports"
         for output in cell.get("outputs", []):
-            if "text/html" in output.get("data", {}):
-                output["data"].pop("image/svg+xml", None)
+            data = output.get("data", {})
+            if "text/html" in data:  # a drawing is there twice; this form has its alternative text
+                data.pop("image/svg+xml", None)
     return notebook
 
 

@@ -74,7 +74,7 @@ def attention(tokens=("def", "f", "(", "x", ")"), scores=SCORES):
         x = 136 + 150 * i
         canvas.arrow((104, 56), (x + 20, 56), (x + 20, 76))
         canvas.box(x, 78, 40, 34, name, "data", 17)
-        canvas.label(x + 47, 95, what, 14.5, "start", MUTED)
+        canvas.label(x + 20, 125, what, 14.5, colour=MUTED)
     canvas.box(24, 42, 80, 34, "x", "plain", 17)
     for x, table, kind in ((70, scores, "score"), (380, weights, "weight")):
         for i, token in enumerate(tokens):

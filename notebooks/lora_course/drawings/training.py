@@ -9,7 +9,7 @@ from lora_np.autograd.tensor import reachable
 from lora_np.costs.memory import memory
 
 from ..gpu import shipped
-from .parts import GREEN, GREY, INK, MUTED, ORANGE, SOLID, Canvas, text_width
+from .parts import GREEN, GREY, INK, MUTED, ORANGE, SOLID, Canvas
 
 SIGNS = {"add": "+", "mul": "×", "sub": "−"}
 
@@ -189,9 +189,9 @@ def training_memory(model="Llama-2-7B", config=LLAMA_2_7B, r=8, length=512):
     """
     methods = {"full": "Full training", "lora": "LoRA, 16-bit base", "qlora": "QLoRA, 4-bit base"}
     needs = {method: memory(config, r, "all-linear", length=length, method=method) for method in methods}
-    scale, canvas, told = 552 / max(parts["total"] for parts in needs.values()), Canvas(420), []
+    scale, canvas, told = 552 / max(parts["total"] for parts in needs.values()), Canvas(450), []
     for i, (method, parts) in enumerate(needs.items()):
-        y, x = 56 + 106 * i, 24
+        y, x = 56 + 116 * i, 24
         canvas.label(24, y + 6, f"{methods[method]}: {parts['total'] / 1e9:.1f} GB", 17, "start", bold=True)
         for part, colour in MEMORY_COLOURS.items():
             width = parts[part] * scale
@@ -201,8 +201,8 @@ def training_memory(model="Llama-2-7B", config=LLAMA_2_7B, r=8, length=512):
         shown = [f"{part} {parts[part] / 1e9:.2f}" for part in MEMORY_COLOURS if parts[part]]
         _legend(canvas, y + 68, shown)
         told.append(f"{methods[method]} {parts['total'] / 1e9:.1f} GB ({', '.join(shown)})")
-    canvas.label(300, 378, f"{model}, 1 × {length} tokens, r = {r} on all linear layers.", 15)
-    canvas.label(300, 398, "In GB, from left to right in the order below each bar.", 15)
+    canvas.label(300, 408, f"{model}, 1 × {length} tokens, r = {r} on all linear layers.", 15)
+    canvas.label(300, 428, "In GB, from left to right in the order below each bar.", 15)
     return canvas.drawing(
         "memory",
         "Where the memory of a training step goes",
@@ -211,13 +211,12 @@ def training_memory(model="Llama-2-7B", config=LLAMA_2_7B, r=8, length=512):
 
 
 def _legend(canvas, y, shown):
-    """Names with their numbers in a line, each behind a square of its colour."""
-    x = 24
-    for text in shown:
-        colour = MEMORY_COLOURS[text.split()[0]]
-        canvas.add(f'<rect x="{x:g}" y="{y - 5}" width="10" height="10" fill="{colour}"/>')
-        canvas.label(x + 14, y, text, 14, "start")
-        x += 20 + text_width(text, 14) * 0.86
+    """Names in a line, each behind a square of its colour and above its number."""
+    for i, text in enumerate(shown):
+        (name, number), x = text.split(), 24 + 112 * i
+        canvas.add(f'<rect x="{x:g}" y="{y - 5}" width="10" height="10" fill="{MEMORY_COLOURS[name]}"/>')
+        canvas.label(x + 14, y, name, 14, "start")
+        canvas.label(x + 14, y + 17, number, 14, "start")
 
 
 def gpu_time(result=None):

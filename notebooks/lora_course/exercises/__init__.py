@@ -5,5 +5,5 @@ mistakes.py   usual mistakes as edits of a plain solution, alone and two at a ti
 comparing.py  how a result differs, in words; errors.py: what an error in the function means; derivatives.py
 watching.py   which products a function forms, seen from the arrays that it is given
 generate.py   student copies from the notebooks with solutions: `python -m lora_course.exercises`
-matmul.py ... subspace_similarity.py   for each topic: cases, reference, usual mistakes with their hints
+matmul.py ... capstone.py   for each topic: cases, reference, usual mistakes with their hints
 """

@@ -5,7 +5,7 @@ import numpy as np
 from lora_np.nn import Parameter
 from lora_np.training import AdamW
 
-from .checking import Edit, Exercise, Mistake, checker
+from .checking import Edit, Exercise, checker
 
 BETAS, EPS = (0.9, 0.999), 1e-8
 
@@ -42,122 +42,6 @@ def cases():
     later.update(t=3)
     settings = {"lr": 0.1, "weight_decay": 0.2, "betas": (0.8, 0.9), "eps": 0.05}
     return [{**first, **settings}, {**later, **settings}]
-
-
-def _adamw(mean=None, square=None, unbias=None, step=None, decay=None):
-    """AdamW with one of its lines replaced."""
-
-    def mean_of(m, g, beta):
-        return beta * m + (1 - beta) * g
-
-    def square_of(v, g, beta):
-        return beta * v + (1 - beta) * g**2
-
-    def corrected(m, v, t, beta1, beta2):
-        return m / (1 - beta1**t), v / (1 - beta2**t)
-
-    def step_of(m, v, eps):
-        return m / (np.sqrt(v) + eps)
-
-    def shrunk(p, lr, weight_decay):
-        return p - lr * weight_decay * p
-
-    def wrong(p, g, m, v, t, lr, weight_decay, betas, eps):
-        m = (mean or mean_of)(m, g, betas[0])
-        v = (square or square_of)(v, g, betas[1])
-        pair = (unbias or corrected)(m, v, t, *betas)
-        return (decay or shrunk)(p, lr, weight_decay) - lr * (step or step_of)(*pair, eps), m, v
-
-    return wrong
-
-
-_right = _adamw()
-
-
-def _in_the_gradient(p, g, m, v, t, lr, weight_decay, betas, eps):
-    new, m, v = _right(p, g + weight_decay * p, m, v, t, lr, 0.0, betas, eps)
-    return new, m, v
-
-
-def _betas_swapped(p, g, m, v, t, lr, weight_decay, betas, eps):
-    return _right(p, g, m, v, t, lr, weight_decay, betas[::-1], eps)
-
-
-def _uphill(p, g, m, v, t, lr, weight_decay, betas, eps):
-    new, m, v = _right(p, g, m, v, t, lr, weight_decay, betas, eps)
-    shrunk = p - lr * weight_decay * p
-    return 2 * shrunk - new, m, v
-
-
-def _grows(p, g, m, v, t, lr, weight_decay, betas, eps):
-    return _right(p, g, m, v, t, lr, -weight_decay, betas, eps)
-
-
-def _shrunk_last(p, g, m, v, t, lr, weight_decay, betas, eps):
-    new, m, v = _right(p, g, m, v, t, lr, 0.0, betas, eps)
-    return new - lr * weight_decay * new, m, v
-
-
-def _plain_gradient(p, g, m, v, t, lr, weight_decay, betas, eps):
-    new_m, new_v = _right(p, g, m, v, t, lr, weight_decay, betas, eps)[1:]
-    return p - lr * weight_decay * p - lr * g / (np.sqrt(new_v / (1 - betas[1] ** t)) + eps), new_m, new_v
-
-
-def _hats_kept(p, g, m, v, t, lr, weight_decay, betas, eps):
-    new, m, v = _right(p, g, m, v, t, lr, weight_decay, betas, eps)
-    return new, m / (1 - betas[0] ** t), v / (1 - betas[1] ** t)
-
-
-def _old_state(p, g, m, v, t, lr, weight_decay, betas, eps):
-    return _right(p, g, m, v, t, lr, weight_decay, betas, eps)[0], m, v
-
-
-MISTAKES = (
-    Mistake(
-        "the bias correction is missing: m̂ = m / (1 - β₁ᵗ), v̂ = v / (1 - β₂ᵗ).",
-        _adamw(unbias=lambda m, v, *rest: (m, v)),
-    ),
-    Mistake(
-        "only m is corrected; v needs it too.", _adamw(unbias=lambda m, v, t, beta1, beta2: (m / (1 - beta1**t), v))
-    ),
-    Mistake(
-        "only v is corrected; m needs it too.", _adamw(unbias=lambda m, v, t, beta1, beta2: (m, v / (1 - beta2**t)))
-    ),
-    Mistake(
-        "the correction has no power t: it is 1 - βᵗ, which goes to 1.",
-        _adamw(unbias=lambda m, v, t, beta1, beta2: (m / (1 - beta1), v / (1 - beta2))),
-    ),
-    Mistake(
-        "β · t stands where βᵗ should: beta**t.",
-        _adamw(unbias=lambda m, v, t, beta1, beta2: (m / (1 - beta1 * t), v / (1 - beta2 * t))),
-    ),
-    Mistake(
-        "t is one too large: at the first step it is 1 already.",
-        _adamw(unbias=lambda m, v, t, beta1, beta2: (m / (1 - beta1 ** (t + 1)), v / (1 - beta2 ** (t + 1)))),
-    ),
-    Mistake("eps is under the root; it is added to it.", _adamw(step=lambda m, v, eps: m / np.sqrt(v + eps))),
-    Mistake("eps is missing, or is not the argument eps.", _adamw(step=lambda m, v, eps: m / np.sqrt(v))),
-    Mistake("the root of v̂ is missing.", _adamw(step=lambda m, v, eps: m / (v + eps))),
-    Mistake("the weight decay is missing.", _adamw(decay=lambda p, lr, decay: p)),
-    Mistake("the weight decay is to be multiplied by lr.", _adamw(decay=lambda p, lr, decay: p - decay * p)),
-    Mistake(
-        "the weight decay is added to the gradient. That is Adam with L2; AdamW shrinks p beside the step.",
-        _in_the_gradient,
-    ),
-    Mistake("the weight decay makes p larger: subtract it.", _grows),
-    Mistake("the decay is taken of the new p; it is lr · λ times the p before the step.", _shrunk_last),
-    Mistake("the step is along g; it should be along m̂, the mean of the gradients.", _plain_gradient),
-    Mistake("β₁ and β₂ have changed places.", _betas_swapped),
-    Mistake(
-        "in v, the gradient is to be squared.", _adamw(square=lambda v, g, beta: beta * v + (1 - beta) * np.abs(g))
-    ),
-    Mistake("in v, the gradient is to be squared.", _adamw(square=lambda v, g, beta: beta * v + (1 - beta) * g)),
-    Mistake("in m, the new gradient counts 1 - β₁.", _adamw(mean=lambda m, g, beta: beta * m + g)),
-    Mistake("in m, β₁ and 1 - β₁ have changed places.", _adamw(mean=lambda m, g, beta: (1 - beta) * m + beta * g)),
-    Mistake("the step goes up the gradient: subtract it.", _uphill),
-    Mistake("p is right, but m and v are returned corrected: the hats serve one step only.", _hats_kept),
-    Mistake("p is right, but m and v are returned as they came.", _old_state),
-)
 
 
 def _example():
@@ -218,6 +102,35 @@ def plain_step(p, g, m, v, t, lr, weight_decay, betas, eps):
 
 
 EDITS = (
+    Edit(
+        "the bias correction is missing: m̂ = m / (1 - β₁ᵗ), v̂ = v / (1 - β₂ᵗ).",
+        {"m / (1 - beta1**t)": "m", "v / (1 - beta2**t)": "v"},
+    ),
+    Edit(
+        "the correction has no power t: it is 1 - βᵗ, which goes to 1.",
+        {"beta1**t": "beta1", "beta2**t": "beta2"},
+    ),
+    Edit("β · t stands where βᵗ should: beta**t.", {"beta1**t": "beta1 * t", "beta2**t": "beta2 * t"}),
+    Edit(
+        "t is one too large: at the first step it is 1 already.",
+        {"beta1**t": "beta1 ** (t + 1)", "beta2**t": "beta2 ** (t + 1)"},
+    ),
+    Edit(
+        "the weight decay is added to the gradient. That is Adam with L2; AdamW shrinks p beside the step.",
+        {"    m = beta1 * m": "    g = g + weight_decay * p\n    m = beta1 * m", "lr * weight_decay * p": "0.0"},
+    ),
+    Edit(
+        "the decay is taken of the new p; it is lr · λ times the p before the step.",
+        {"p - decay - step": "(p - step) * (1 - lr * weight_decay)"},
+    ),
+    Edit(
+        "p is right, but m and v are returned corrected: the hats serve one step only.",
+        {"step, m, v": "step, m_hat, v_hat"},
+    ),
+    Edit(
+        "p is right, but m and v are returned as they came.",
+        {"    m = beta1 * m": "    old = m, v\n    m = beta1 * m", "step, m, v": "step, *old"},
+    ),
     Edit("in m, the old m counts β₁, not β₂.", {"m = beta1 * m": "m = beta2 * m"}),
     Edit("in m, the new gradient counts 1 - β₁, not 1 - β₂.", {"(1 - beta1) * g": "(1 - beta2) * g"}),
     Edit("in v, the old v counts β₂, not β₁.", {"v = beta2 * v": "v = beta1 * v"}),
@@ -282,7 +195,6 @@ check = checker(
         adamw_step,
         cases,
         results=("p", "m", "v"),
-        mistakes=MISTAKES,
         plain=plain_step,
         edits=EDITS,
         hints=ADAMW_STEP_HINTS,

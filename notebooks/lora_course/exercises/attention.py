@@ -4,7 +4,7 @@ import numpy as np
 
 from lora_np.autograd.fused import attention_forward
 
-from .checking import Edit, Exercise, Mistake, checker
+from .checking import Edit, Exercise, checker
 
 
 def causal_attention(q, k, v):
@@ -22,114 +22,6 @@ def cases():
     rng = np.random.default_rng(7)
     sizes = [(2, 5, 3), (1, 4, 6), (2, 1, 4)]
     return [{name: rng.standard_normal((H, T, D)) for name in "qkv"} for H, T, D in sizes]
-
-
-def _softmax(scores, axis=-1):
-    e = np.exp(scores - scores.max(axis=axis, keepdims=True))
-    return e / e.sum(axis=axis, keepdims=True)
-
-
-def _scores(q, k):
-    return q @ k.swapaxes(-1, -2) / np.sqrt(q.shape[-1])
-
-
-def _seen(scores, offset=0):
-    """True where s ≤ t + offset."""
-    return np.tril(np.ones(scores.shape[-2:], bool), offset)
-
-
-def _hidden(scores, seen, low=-1e9):
-    return np.where(seen, scores, low)
-
-
-def _attend(weights):
-    """A mistake in the weights P = weights(q, k)."""
-
-    def wrong(q, k, v):
-        P = weights(q, k)
-        return P @ v, P
-
-    return wrong
-
-
-def _masked(scores):
-    """A mistake in the scores, the mask and the softmax right."""
-    return _attend(lambda q, k: _softmax(_hidden(scores(q, k), _seen(scores(q, k)))))
-
-
-def _look_ahead(q, k):
-    scores = _scores(q, k)
-    return _softmax(_hidden(scores, ~_seen(scores, -1)))
-
-
-def _not_itself(low):
-    """Weights of s < t. At position 0 all scores are `low`: NaN if that is -∞."""
-    return lambda q, k: _softmax(_hidden(_scores(q, k), _seen(_scores(q, k), -1), low))
-
-
-def _turned(low):
-    """Weights of s > t, as np.where gives them with its last two arguments in the wrong order."""
-    return lambda q, k: _softmax(_hidden(_scores(q, k), ~_seen(_scores(q, k)), low))
-
-
-def _over_heads(q, k):
-    return _softmax(_hidden(_scores(q, k), _seen(_scores(q, k)), -np.inf), axis=0)
-
-
-MISTAKES = (
-    Mistake(
-        "the mask is the wrong way round: here each position looks at itself and at what comes after it.",
-        _attend(_look_ahead),
-    ),
-    *(
-        Mistake(
-            "the mask is the wrong way round: here each position looks only at what comes after it.",
-            _attend(_turned(low)),
-        )
-        for low in (-1e9, -np.inf)
-    ),
-    Mistake("there is no mask: each position sees what comes after it.", _attend(lambda q, k: _softmax(_scores(q, k)))),
-    Mistake(
-        "the mask is applied after the softmax, so that the weights of a row no longer add up to 1.",
-        _attend(lambda q, k: _softmax(_scores(q, k)) * _seen(_scores(q, k))),
-    ),
-    Mistake(
-        "hidden scores are 0, and e^0 = 1 is a weight like any other: they have to be -infinity.",
-        _attend(lambda q, k: _softmax(_scores(q, k) * _seen(_scores(q, k)))),
-    ),
-    *(
-        Mistake("a position has to see itself too: s ≤ t, not s < t.", _attend(_not_itself(low)))
-        for low in (-1e9, -np.inf)
-    ),
-    Mistake(
-        "every number is NaN. If a mask of 0 and 1 is multiplied by -np.inf: 0 · ∞ is NaN. Use np.where.",
-        _attend(lambda q, k: np.nan * _scores(q, k)),
-    ),
-    Mistake("the scores are not divided by √D.", _masked(lambda q, k: q @ k.swapaxes(-1, -2))),
-    Mistake(
-        "the scores are divided by D; it should be √D.", _masked(lambda q, k: q @ k.swapaxes(-1, -2) / q.shape[-1])
-    ),
-    Mistake(
-        "√D has D in it, the size of a head; here it is the number of positions.",
-        _masked(lambda q, k: q @ k.swapaxes(-1, -2) / np.sqrt(q.shape[-2])),
-    ),
-    Mistake(
-        "queries and keys have changed places: q kᵀ has a row for each query.", _masked(lambda q, k: _scores(k, q))
-    ),
-    Mistake(
-        "the softmax runs over the queries; each query's weights add up to 1: axis=-1.",
-        _attend(lambda q, k: _softmax(_hidden(_scores(q, k), _seen(_scores(q, k))), axis=-2)),
-    ),
-    Mistake("the softmax runs over the heads; each query's weights add up to 1: axis=-1.", _attend(_over_heads)),
-    Mistake(
-        "the values are mixed by Pᵀ; row t of P has the weights of position t: P @ v.",
-        lambda q, k, v: (causal_attention(q, k, v)[1].swapaxes(-1, -2) @ v, causal_attention(q, k, v)[1]),
-    ),
-    Mistake(
-        "out is right, and P holds scores: return the weights, after the softmax.",
-        lambda q, k, v: (causal_attention(q, k, v)[0], _scores(q, k)),
-    ),
-)
 
 
 def large_scores(function):
@@ -154,6 +46,35 @@ def plain_attention(q, k, v):
 
 _WHERE = "np.where(np.tril(np.ones((T, T), bool)), scores, -np.inf)"
 EDITS = (
+    *(
+        Edit(
+            "the mask is the wrong way round: here each position looks only at what comes after it.",
+            {_WHERE: f"np.where(np.tril(np.ones((T, T), bool)), {low}, scores)"},
+        )
+        for low in ("-1e9", "-np.inf")
+    ),
+    *(
+        Edit(
+            "a position has to see itself too: s ≤ t, not s < t.",
+            {_WHERE: f"np.where(np.tril(np.ones((T, T), bool), -1), scores, {low})"},
+        )
+        for low in ("-1e9", "-np.inf")
+    ),
+    Edit(
+        "the mask is applied after the softmax, so that the weights of a row no longer add up to 1.",
+        {_WHERE: "scores", "return P @ v, P": "P = P * np.tril(np.ones((T, T), bool))\n    return P @ v, P"},
+    ),
+    Edit(
+        "every number is NaN. If a mask of 0 and 1 is multiplied by -np.inf: 0 · ∞ is NaN. Use np.where.",
+        {_WHERE: "np.nan * scores"},
+    ),
+    *(
+        Edit(
+            f"the softmax runs over the {over}; each query's weights add up to 1: axis=-1.",
+            {"scores.max(axis=-1": f"scores.max(axis={axis}", "P.sum(axis=-1": f"P.sum(axis={axis}"},
+        )
+        for over, axis in (("queries", -2), ("heads", 0))
+    ),
     Edit(
         "the largest score is taken over the heads; it is each row's: axis=-1.",
         {"scores.max(axis=-1": "scores.max(axis=0"},
@@ -217,7 +138,6 @@ check = checker(
         causal_attention,
         cases,
         results=("out", "P"),
-        mistakes=MISTAKES,
         rules=(large_scores,),
         plain=plain_attention,
         edits=EDITS,

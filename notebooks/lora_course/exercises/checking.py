@@ -39,6 +39,11 @@ class WrongAnswerError(AssertionError):
         return [f"Wrong answer: {self}"]
 
 
+def simply(function, *arguments):
+    """The results of a function are what it returns."""
+    return function(*arguments)
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Exercise:
     """One function for a student to write, and how to tell whether it is right.
@@ -46,7 +51,7 @@ class Exercise:
     reference   the right function; the student's has the same name and arguments
     cases       returns a list of dicts {argument: value}, in the order of the arguments; the same at each call
     results     the names of what the function returns, in order
-    mistakes    usual mistakes as functions: each is tried alone on the results that are wrong
+    mistakes    usual mistakes that are no small change of the plain solution, as functions: each is tried alone
     rules       further functions: given the student's function, each returns None, or a sentence about what is wrong
     plain       a plain solution, whose text the `edits` change; None where there are none
     edits       usual mistakes as `Edit`s of it: tried alone, and in pairs
@@ -55,6 +60,8 @@ class Exercise:
     tolerance   allowed: tolerance · (1 + |expected|); with float32 arguments at least 1e-4
     hints       what `check.hint(function)` says, then `check.hint(function, 2)`: each gives away more
     methods     names of the student's own functions within a class, for the line in which an error arose
+    call        how the results are got: call(function, *arguments). Where a class is asked for, it makes an object and
+                uses it
     """
 
     reference: Callable
@@ -69,6 +76,7 @@ class Exercise:
     tolerance: float = 1e-8
     hints: tuple = ()
     methods: tuple = ()
+    call: Callable = simply
 
     @property
     def name(self):
@@ -142,7 +150,7 @@ def _call(exercise, function, case, form):
     """The results of a student's function on one case, as a tuple; what is wrong in their form goes into `form`."""
     __tracebackhide__ = True
     given, names = copy.deepcopy(case), exercise.results
-    results = function(*given.values())
+    results = exercise.call(function, *given.values())
     if results is None:
         _fail(exercise, "it returned nothing. Is the `return` missing?")
     for name, value in case.items():
@@ -161,7 +169,8 @@ def _call(exercise, function, case, form):
 
 def _expected(exercise, case):
     """What the reference gives for a case, computed in float64, as a tuple."""
-    results = exercise.reference(*(float64(value) for value in copy.deepcopy(case).values()))
+    given = (float64(value) for value in copy.deepcopy(case).values())
+    results = exercise.call(exercise.reference, *given)
     return results if len(exercise.results) > 1 else (results,)
 
 

@@ -4,7 +4,7 @@ import numpy as np
 
 from lora_np.autograd.fused import cross_entropy_backward, cross_entropy_forward
 
-from .checking import Edit, Exercise, Gradients, Mistake, checker
+from .checking import Edit, Exercise, Gradients, checker
 
 
 def cross_entropy(logits, targets):
@@ -20,88 +20,6 @@ def cases():
         {"logits": 2 * rng.standard_normal((rows, V)), "targets": rng.integers(0, V, rows)}
         for rows, V in [(5, 4), (3, 7)]
     ]
-
-
-def _softmax(logits, axis=1):
-    e = np.exp(logits)
-    return e / e.sum(axis=axis, keepdims=True)
-
-
-def _of(p, targets):
-    """Each row's entry at its target."""
-    return p[np.arange(len(targets)), targets]
-
-
-def _loss(give):
-    """A mistake in the loss: `give(logits, p, targets)` in its place, the gradient right."""
-    return lambda logits, targets: (
-        give(logits, _softmax(logits), targets),
-        cross_entropy(logits, targets)[1],
-    )
-
-
-def _gradient(give):
-    """A mistake in the gradient alone: `give(p, onehot)`."""
-    return lambda logits, targets: (
-        cross_entropy(logits, targets)[0],
-        give(_softmax(logits), np.eye(logits.shape[1])[targets]),
-    )
-
-
-def _softmax_over_rows(logits, targets):
-    p = _softmax(logits, axis=0)
-    return -np.log(_of(p, targets)).mean(), (p - np.eye(logits.shape[1])[targets]) / len(p)
-
-
-MISTAKES = (
-    Mistake(
-        "the softmax runs down the columns: the probabilities of one row add up to 1, so it is axis=1.",
-        _softmax_over_rows,
-    ),
-    Mistake(
-        "the loss is the sum over the rows; it should be the mean.", _loss(lambda z, p, c: -np.log(_of(p, c)).sum())
-    ),
-    Mistake("one loss for each row: take their mean.", _loss(lambda z, p, c: -np.log(_of(p, c)))),
-    Mistake(
-        "the loss is divided by N·V; only the N rows are averaged.",
-        _loss(lambda z, p, c: -np.log(_of(p, c)).sum() / p.size),
-    ),
-    Mistake("the sign is wrong: it is minus the logarithm.", _loss(lambda z, p, c: np.log(_of(p, c)).mean())),
-    Mistake("the logarithm is missing: it is -ln p.", _loss(lambda z, p, c: -_of(p, c).mean())),
-    Mistake("use the natural logarithm, np.log.", _loss(lambda z, p, c: -np.log2(_of(p, c)).mean())),
-    Mistake(
-        "the logit of the target alone is no probability: ln Σ e^z is missing.",
-        _loss(lambda z, p, c: -_of(z, c).mean()),
-    ),
-    Mistake(
-        "the target's logit is added to ln Σ e^z; it has to be subtracted.",
-        _loss(lambda z, p, c: (np.log(np.exp(z).sum(axis=1)) + _of(z, c)).mean()),
-    ),
-    Mistake(
-        "the largest logit is subtracted in ln Σ e^z, and not from z[target]: take both from the same logits.",
-        _loss(lambda z, p, c: -np.log(_of(p, c)).mean() - z.max(axis=1).mean()),
-    ),
-    Mistake(
-        "the largest logit is subtracted from z[target], and not in ln Σ e^z: take both from the same logits.",
-        _loss(lambda z, p, c: -np.log(_of(p, c)).mean() + z.max(axis=1).mean()),
-    ),
-    Mistake(
-        "[:, targets] takes whole columns. One entry of each row is [np.arange(N), targets].",
-        _loss(lambda z, p, c: -np.log(p[:, c]).mean()),
-    ),
-    Mistake(
-        "1 is subtracted in whole columns, [:, targets]. One entry of each row is [np.arange(N), targets].",
-        _gradient(lambda p, one: (p - one.any(axis=0)) / len(p)),
-    ),
-    Mistake("dlogits is not divided by N: the loss is a mean.", _gradient(lambda p, one: p - one)),
-    Mistake("dlogits has the wrong sign: predicted minus true.", _gradient(lambda p, one: (one - p) / len(p))),
-    Mistake("dlogits is p / N: 1 at the target is still to be subtracted.", _gradient(lambda p, one: p / len(p))),
-    Mistake(
-        "1 is subtracted after the division by N: subtract first, then divide the whole row.",
-        _gradient(lambda p, one: p / len(p) - one),
-    ),
-    Mistake("dlogits is divided by N·V; divide by N.", _gradient(lambda p, one: (p - one) / p.size)),
-)
 
 
 def large_logits(function):
@@ -132,7 +50,36 @@ def plain_cross_entropy(logits, targets):
     return loss, d
 
 
+_PICKED = "picked = z[np.arange(N), targets] - np.log(sums[:, 0])"
 EDITS = (
+    Edit(
+        "the softmax runs down the columns: the probabilities of one row add up to 1, so it is axis=1.",
+        {
+            "logits - logits.max(axis=1, keepdims=True)": "logits",
+            "e.sum(axis=1": "e.sum(axis=0",
+            "np.log(sums[:, 0])": "np.log(sums[0, targets])",
+        },
+    ),
+    Edit(
+        "the logit of the target alone is no probability: ln Σ e^z is missing.",
+        {_PICKED: "picked = logits[np.arange(N), targets]"},
+    ),
+    Edit(
+        "the target's logit is added to ln Σ e^z; it has to be subtracted.",
+        {_PICKED: "picked = -logits[np.arange(N), targets] - np.log(np.exp(logits).sum(axis=1))"},
+    ),
+    Edit(
+        "the largest logit is subtracted in ln Σ e^z, and not from z[target]: take both from the same logits.",
+        {_PICKED: "picked = logits[np.arange(N), targets] - np.log(sums[:, 0])"},
+    ),
+    Edit(
+        "the largest logit is subtracted from z[target], and not in ln Σ e^z: take both from the same logits.",
+        {_PICKED: "picked = z[np.arange(N), targets] - np.log(np.exp(logits).sum(axis=1))"},
+    ),
+    Edit(
+        "1 is subtracted after the division by N: subtract first, then divide the whole row.",
+        {"p.copy()": "p / N", "    d = d / N\n": ""},
+    ),
     Edit(
         "the largest logit is taken down the columns, so that rows differ: axis=1.",
         {"logits.max(axis=1": "logits.max(axis=0"},
@@ -194,12 +141,12 @@ EDITS = (
     Edit("1 at the target is still to be subtracted in dlogits.", {"d[np.arange(N), targets] -= 1\n": "pass\n"}),
     Edit("at the target, 1 is to be subtracted in dlogits, not added.", {"-= 1": "+= 1"}),
     Edit(
-        "dlogits takes whole columns; one entry of each row is [np.arange(N), targets].",
+        "1 is subtracted in whole columns of dlogits; one entry of each row is [np.arange(N), targets].",
         {"d[np.arange(N), targets] -= 1": "d[:, targets] -= 1"},
     ),
     Edit(
         "the loss takes whole columns; one entry of each row is [np.arange(N), targets].",
-        {"picked = z[np.arange(N), targets] - np.log(sums[:, 0])": "picked = z[:, targets] - np.log(sums[:, 0])"},
+        {_PICKED: "picked = z[:, targets] - np.log(sums[:, 0])"},
     ),
     Edit("dlogits is made of e^z; it needs the probabilities.", {"p.copy()": "e.copy()"}),
     Edit("dlogits is made of the logits; it needs the probabilities.", {"p.copy()": "logits.copy()"}),
@@ -219,7 +166,6 @@ check = checker(
         cross_entropy,
         cases,
         results=("loss", "dlogits"),
-        mistakes=MISTAKES,
         plain=plain_cross_entropy,
         edits=EDITS,
         rules=(large_logits,),

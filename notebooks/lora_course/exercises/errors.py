@@ -8,6 +8,8 @@ import numpy as np
 from .comparing import arguments
 from .mistakes import suspects
 
+NONE = "None stands where there should be a value: a function that ends without `return` gives None."
+
 
 def explain(exercise, error, case=None, number=None):
     """Print in which line of the student's function an error arose, and what such an error usually means.
@@ -45,11 +47,28 @@ def usual_cause(error, line, case):
         return "indices run from 0 to the length minus 1; x[:i] takes the first i."
     if isinstance(error, KeyError):
         return "the dict has no entry of that name, or not yet."
-    if isinstance(error, AttributeError) and "'dict'" in text:
-        return 'an entry of a dict is taken with brackets: d["name"].'
+    if isinstance(error, TypeError) and "'NoneType'" in text:
+        return NONE
+    if isinstance(error, AttributeError):
+        return _of_attributes(text)
     if isinstance(error, RecursionError):
         return "it calls itself for every node of a long chain: use a loop with a list of what is still to be done."
     return _of_shapes(text, line, case) if isinstance(error, ValueError) else None
+
+
+def _of_attributes(text):
+    """What an AttributeError means."""
+    if "'dict'" in text:
+        return 'an entry of a dict is taken with brackets: d["name"].'
+    if "'NoneType'" in text:
+        return NONE
+    if "'list'" in text or "'tuple'" in text:
+        return "a list or tuple stands where one object should: leave the brackets out, or take one of its entries."
+    if "'numpy.ndarray' object has no attribute 'value'" in text:
+        return "a NumPy array stands where the engine's Array should: Array(...) remembers what it was made from."
+    return (
+        "is it spelled so, and was it given a value: self.name = ... in __init__?" if "object has no" in text else None
+    )
 
 
 def _of_shapes(text, line, case):

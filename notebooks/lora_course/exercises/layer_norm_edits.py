@@ -15,6 +15,15 @@ def plain_layer_norm(x, weight, bias, eps):
 
 _MU, _VAR = "x.mean(axis=-1, keepdims=True)", "x.var(axis=-1, keepdims=True)"
 EDITS = (
+    Edit(
+        "mean and variance are taken down the first axis; each row is normalised by itself: axis=-1.",
+        {_MU: "x.mean(axis=0, keepdims=True)", _VAR: "x.var(axis=0, keepdims=True)"},
+    ),
+    Edit(
+        "mean and variance are taken over the whole array; each row is normalised by itself: axis=-1.",
+        {_MU: "x.mean()", _VAR: "x.var()"},
+    ),
+    Edit("weight and bias are missing.", {"normed * weight + bias": "normed"}),
     Edit("the mean is not subtracted.", {"x - mu": "x"}),
     Edit("the mean is added; subtract it.", {"x - mu": "x + mu"}),
     Edit(
@@ -66,7 +75,29 @@ def plain_backward(dy, x, weight, eps):
 
 
 _DW, _DB = "(dy * normed).reshape(-1, len(weight)).sum(axis=0)", "dy.reshape(-1, len(weight)).sum(axis=0)"
+_FIRST, _SECOND = "g.mean(axis=-1, keepdims=True)", "(g * normed).mean(axis=-1, keepdims=True)"
 BACKWARD_EDITS = (
+    Edit(
+        "this is g / σ, which takes μ and σ for constants. They move with x: two terms are missing.",
+        {"g - first - second": "g"},
+    ),
+    Edit(
+        "in dx, sums stand where means should: divide by C.",
+        {"g.mean(axis=-1": "g.sum(axis=-1", "(g * normed).mean(": "(g * normed).sum("},
+    ),
+    Edit(
+        "in dx, the means are taken over all rows; each row has its own: axis=-1.",
+        {_FIRST: "g.mean()", _SECOND: "(g * normed).mean()"},
+    ),
+    Edit("in dx, mean(g) is taken over all rows; each row has its own: axis=-1.", {_FIRST: "g.mean()"}),
+    Edit(
+        "in dx, mean(g ∘ x̂) is taken over all rows; each row has its own: axis=-1.",
+        {_SECOND: "(g * normed).mean()"},
+    ),
+    Edit(
+        "in dx, only the first term is divided by σ; all three are.",
+        {"(g - first - second) / sigma": "g / sigma - first - second"},
+    ),
     Edit(
         "in σ, the variance is taken down the first axis; each row has its own: axis=-1.",
         {"x.var(axis=-1": "x.var(axis=0"},
@@ -123,7 +154,10 @@ BACKWARD_EDITS = (
     ),
     Edit("dweight takes x; it should be x̂.", {"(dy * normed).resh": "(dy * x).resh"}),
     Edit("dweight is a mean over the rows; it should be their sum.", {_DW: _DW.replace("sum", "mean")}),
-    Edit("dweight keeps an axis of the rows: it is summed over all leading axes.", {_DW: "(dy * normed).sum(axis=0)"}),
+    Edit(
+        "weight serves all rows, so dweight is summed over all leading axes; here it keeps one.",
+        {_DW: "(dy * normed).sum(axis=0)"},
+    ),
     Edit(
         "dweight is summed along the row; it is summed over the rows: axis=0.", {_DW: _DW.replace("axis=0", "axis=1")}
     ),
@@ -134,7 +168,7 @@ BACKWARD_EDITS = (
         {"dbias = " + _DB: "dbias = " + _DB.replace("sum", "mean")},
     ),
     Edit(
-        "dbias keeps an axis of the rows: it is summed over all leading axes.",
+        "dbias is summed over all leading axes; here it keeps one.",
         {"dbias = " + _DB: "dbias = dy.sum(axis=0)"},
     ),
     Edit(

@@ -4,7 +4,7 @@ import numpy as np
 
 from lora_np.autograd.fused import lora_linear_backward, lora_linear_forward
 
-from .checking import Edit, Exercise, Gradients, Mistake, checker
+from .checking import Edit, Exercise, Gradients, checker
 from .lora_forward import lora_forward
 from .watching import forms
 
@@ -31,68 +31,6 @@ def cases():
         }
         for leading, n_in, n_out, r, alpha in [((5,), 7, 6, 3, 16.0), ((2, 4), 6, 9, 2, 8.0)]
     ]
-
-
-def _with(base=1, branch=lambda s: s, for_A=lambda s, n: s, for_B=lambda s, n: s):
-    """The backward with other factors: of dx's two parts, of dA and of dB. s is alpha / r, n the number of rows."""
-
-    def backward(dy, x, W, A, B, alpha):
-        rows, dys, s = _rows(x), _rows(dy), alpha / len(A)
-        n = len(rows)
-        dx = base * (dy @ W) + branch(s) * (dy @ B @ A)
-        return dx, for_A(s, n) * ((dys @ B).T @ rows), for_B(s, n) * (dys.T @ (rows @ A.T))
-
-    return backward
-
-
-def _not_flattened(dy, x, W, A, B, alpha):
-    """Products over the last two axes only: right for rows, one gradient for each sequence of a batch."""
-    s, dx = alpha / len(A), lora_backward(dy, x, W, A, B, alpha)[0]
-    return dx, s * (dy @ B).swapaxes(-1, -2) @ x, s * dy.swapaxes(-1, -2) @ (x @ A.T)
-
-
-def _rows(x):
-    """All leading axes as one."""
-    return x.reshape(-1, x.shape[-1])
-
-
-def _in_order(*order):
-    """The right results in another order."""
-    return lambda *case: tuple(lora_backward(*case)[i] for i in order)
-
-
-MISTAKES = (
-    Mistake("alpha / r is missing from the branch's part of dx. Do dA and dB have it?", _with(branch=lambda s: 1)),
-    Mistake("the branch's part is missing: x also reaches y through A and B.", _with(branch=lambda s: 0)),
-    Mistake(
-        "the frozen layer's part, dy W, is missing. W is not trained, but the layers below need what comes through it.",
-        _with(base=0),
-    ),
-    Mistake(
-        "dA is zero only while B is, at the start of training. The formula has to hold for every B.",
-        _with(for_A=lambda s, n: 0),
-    ),
-    Mistake("alpha / r is missing from dA.", _with(for_A=lambda s, n: 1)),
-    Mistake("alpha / r is in dA twice.", _with(for_A=lambda s, n: s * s)),
-    Mistake(
-        "this is the mean over the rows. A gradient is the sum; dividing by the batch's size is the loss's part.",
-        _with(for_A=lambda s, n: s / n, for_B=lambda s, n: s / n),
-    ),
-    Mistake("alpha / r is missing from dB.", _with(for_B=lambda s, n: 1)),
-    Mistake("alpha / r is in dB twice.", _with(for_B=lambda s, n: s * s)),
-    Mistake(
-        "the axes before the last are still there: flatten x and dy into rows first; the product then sums over them.",
-        _not_flattened,
-    ),
-    Mistake(
-        "dx is flattened into rows; it has the shape of x. Only dA and dB need the rows.",
-        lambda *case: (_rows(lora_backward(*case)[0]), *lora_backward(*case)[1:]),
-    ),
-    *(
-        Mistake("the three results are in another order: dx, dA, dB.", _in_order(*order))
-        for order in ((1, 2, 0), (2, 1, 0), (0, 2, 1))
-    ),
-)
 
 
 def no_full_matrix(function):
@@ -123,6 +61,24 @@ def plain_backward(dy, x, W, A, B, alpha):
 
 
 EDITS = (
+    Edit(
+        "dA is zero only while B is, at the start of training. The formula has to hold for every B.",
+        {"s * (dys @ B).T @ rows": "np.zeros_like(A)"},
+    ),
+    Edit(
+        "this is the mean over the rows. A gradient is the sum; dividing by the batch's size is the loss's part.",
+        {"dA = s": "dA = s / len(rows)", "dB = s": "dB = s / len(rows)"},
+    ),
+    Edit(
+        "the axes before the last are still there: flatten x and dy into rows first; the product then sums over them.",
+        {
+            "x.reshape(-1, x.shape[-1])": "x",
+            "dy.reshape(-1, dy.shape[-1])": "dy",
+            "(dys @ B).T": "(dys @ B).swapaxes(-1, -2)",
+            "dys.T @ (": "dys.swapaxes(-1, -2) @ (",
+        },
+    ),
+    Edit("the results are in another order: dx, dA, dB.", {"return dx, dA, dB": "return dB, dA, dx"}),
     Edit("r is A's first axis: B.shape[0] is the number of outputs.", {"A.shape[0]": "B.shape[0]"}),
     Edit(
         "x is not made into rows for dA and dB: reshape(-1, ...) makes all leading axes one.",
@@ -154,7 +110,10 @@ EDITS = (
     Edit("alpha / r is in dB twice.", {"s * dys": "s * s * dys"}),
     Edit("in dx, the branch's part is missing: x also reaches y through A and B.", {" + s * g @ A": ""}),
     Edit("in dx, the branch's part has the wrong sign.", {"+ s * g": "- s * g"}),
-    Edit("in dx, the frozen layer's part, dy W, is missing.", {"dy @ W + ": ""}),
+    Edit(
+        "in dx, the frozen layer's part, dy W, is missing: the layers below need what comes through it.",
+        {"dy @ W + ": ""},
+    ),
     Edit("dA has the wrong sign.", {"dA = s": "dA = -s"}),
     Edit("dB has the wrong sign.", {"dB = s": "dB = -s"}),
     Edit("dA is the mean over the rows; it should be their sum.", {"dA = s": "dA = s / len(rows)"}),
@@ -170,7 +129,6 @@ check = checker(
         lora_backward,
         cases,
         results=("dx", "dA", "dB"),
-        mistakes=MISTAKES,
         style=(no_full_matrix,),
         plain=plain_backward,
         edits=EDITS,

@@ -4,7 +4,7 @@ import numpy as np
 
 from lora_np.autograd.fused import lora_linear_forward
 
-from .checking import Edit, Exercise, Mistake, checker
+from .checking import Edit, Exercise, checker
 from .watching import forms
 
 
@@ -27,45 +27,6 @@ def cases():
         }
         for leading, n_in, n_out, r, alpha in [((5,), 7, 6, 3, 16.0), ((2, 4), 6, 9, 2, 8.0), ((), 5, 8, 4, 2.0)]
     ]
-
-
-def _with(scale):
-    """The forward with another factor before the branch."""
-    return lambda x, W, b, A, B, alpha: x @ W.T + b + scale(alpha, len(A), *W.shape) * (x @ A.T @ B.T)
-
-
-MISTAKES = (
-    Mistake("alpha / r is missing: the branch has to be scaled.", _with(lambda alpha, r, *sizes: 1.0)),
-    Mistake("the branch is scaled by alpha, and not divided by the rank r.", _with(lambda alpha, r, *sizes: alpha)),
-    Mistake("the branch is scaled by r / alpha: turn it round.", _with(lambda alpha, r, *sizes: r / alpha)),
-    Mistake(
-        "the branch is divided by len(B), the number of outputs: r is B's second axis and A's first.",
-        _with(lambda alpha, r, n_out, n_in: alpha / n_out),
-    ),
-    Mistake(
-        "the branch is divided by the number of inputs: r is A's first axis, len(A).",
-        _with(lambda alpha, r, n_out, n_in: alpha / n_in),
-    ),
-    Mistake("// leaves the remainder out: alpha / r.", _with(lambda alpha, r, *sizes: alpha // r)),
-    Mistake("the branch is scaled by alpha · r: divide.", _with(lambda alpha, r, *sizes: alpha * r)),
-    Mistake(
-        "the branch is scaled by alpha / √r, as in rsLoRA; here it is alpha / r.", _with(lambda a, r, *_: a / r**0.5)
-    ),
-    Mistake("this is the base layer alone: the branch is missing.", _with(lambda alpha, r, *sizes: 0.0)),
-    Mistake(
-        "this is the branch alone: the frozen layer x Wᵀ + b is missing.",
-        lambda x, W, b, A, B, alpha: alpha / len(A) * (x @ A.T @ B.T),
-    ),
-    Mistake("the bias b is missing.", lambda x, W, b, A, B, alpha: x @ W.T + alpha / len(A) * (x @ A.T @ B.T)),
-    Mistake(
-        "alpha / r scales the bias too: only the branch is scaled.",
-        lambda x, W, b, A, B, alpha: x @ W.T + alpha / len(A) * (x @ A.T @ B.T + b),
-    ),
-    Mistake(
-        "alpha / r scales the frozen layer too: only the branch is scaled.",
-        lambda x, W, b, A, B, alpha: alpha / len(A) * (x @ W.T + b + x @ A.T @ B.T),
-    ),
-)
 
 
 def thin_products(function):
@@ -91,6 +52,10 @@ def plain_forward(x, W, b, A, B, alpha):
 
 
 EDITS = (
+    Edit(
+        "alpha / r scales the bias too: only the branch is scaled.",
+        {"x @ W.T + b": "x @ W.T", "base + s * branch": "base + s * (branch + b)"},
+    ),
     Edit("W has to be transposed: its rows are outputs, so it is x @ W.T.", {"@ W.T": "@ W"}),
     Edit("A has to be transposed: (..., in) meets Aᵀ (in, r).", {"@ A.T": "@ A"}),
     Edit("B has to be transposed: (..., r) meets Bᵀ (r, out).", {"@ B.T": "@ B"}),
@@ -112,7 +77,7 @@ EDITS = (
     Edit("the bias b is missing.", {" + b\n": "\n"}),
     Edit("the bias b is subtracted; add it.", {" + b\n": " - b\n"}),
     Edit("the branch is subtracted; add it.", {"base + s": "base - s"}),
-    Edit("the frozen layer x Wᵀ + b is missing.", {"base + s * branch": "s * branch"}),
+    Edit("this is the branch alone: the frozen layer x Wᵀ + b is missing.", {"base + s * branch": "s * branch"}),
     Edit("the branch is missing.", {"base + s * branch": "base"}),
     Edit("the branch reads the frozen layer's result; both read x.", {"h = x @ A.T": "h = (x @ W.T) @ A.T"}),
     Edit(
@@ -132,7 +97,6 @@ check = checker(
         lora_forward,
         cases,
         results=("y",),
-        mistakes=MISTAKES,
         style=(thin_products,),
         plain=plain_forward,
         edits=EDITS,

@@ -7,7 +7,7 @@ from .checking import Edit, Exercise, Gradients, Mistake, checker
 
 def matmul(x, w):
     """y = x w. x (..., n), w (n, m) -> y (..., m)."""
-    return _terms(x, w).sum(axis=-2)
+    return (x[..., :, None] * w).sum(axis=-2)
 
 
 def matmul_backward(dy, x, w):
@@ -40,47 +40,11 @@ def backward_cases():
     ]
 
 
-def _terms(x, w):
-    """x_i w_ij before the sum over i: (..., n, m)."""
-    return x[..., :, None] * w
-
-
 MISTAKES = (
-    Mistake("the sum runs over the wrong axis: it is over i, the axis that x and w share.", lambda x, w: x * w.sum(1)),
-    Mistake("a product of matrices is a sum over i, and not a mean.", lambda x, w: _terms(x, w).mean(axis=-2)),
-    Mistake("these are the terms x_i w_ij: they still have to be summed over i.", _terms),
-    Mistake(
-        "the sum runs over the rows of x. Count axes from the end: axis=-2 is i, however many axes x has.",
-        lambda x, w: _terms(x, w).sum(axis=0),
-    ),
-    Mistake(
-        "axis=1 is i only where x has two axes. Count from the end: axis=-2 is i, however many axes x has.",
-        lambda x, w: _terms(x, w).sum(axis=1),
-    ),
     Mistake(
         "x may have one axis, or three: loops over two see only some. x[..., :, None] * w needs none.",
         lambda x, w: np.array([[(row * w[:, j]).sum() for j in range(w.shape[1])] for row in x]),
     ),
-)
-BACKWARD_MISTAKES = (
-    Mistake(
-        "w is used in every sequence of the batch, so dw is one sum over all rows: reshape(-1, ...) makes all leading "
-        "axes one.",
-        lambda dy, x, w: (dy @ w.T, x.swapaxes(-1, -2) @ dy),
-    ),
-    Mistake(
-        "dw is the mean over the rows; it should be their sum.",
-        lambda dy, x, w: (dy @ w.T, _rows(x).T @ _rows(dy) / len(_rows(x))),
-    ),
-    Mistake(
-        "dw is transposed: it has the shape of w.",
-        lambda dy, x, w: (dy @ w.T, _rows(dy).T @ _rows(x)),
-    ),
-    Mistake(
-        "dw is the product of two sums over the rows; it should be the sum of the products, row by row.",
-        lambda dy, x, w: (dy @ w.T, np.outer(_rows(x).sum(axis=0), _rows(dy).sum(axis=0))),
-    ),
-    Mistake("dx and dw are returned in the wrong order.", lambda dy, x, w: matmul_backward(dy, x, w)[::-1]),
 )
 
 
@@ -124,6 +88,15 @@ def plain_matmul(x, w):
 
 
 EDITS = (
+    Edit("these are the terms x_i w_ij: they still have to be summed over i.", {".sum(axis=-2)": ""}),
+    Edit(
+        "the sum runs over the rows of x. Count axes from the end: axis=-2 is i, however many axes x has.",
+        {"axis=-2": "axis=0"},
+    ),
+    Edit(
+        "axis=1 is i only where x has two axes. Count from the end: axis=-2 is i, however many axes x has.",
+        {"axis=-2": "axis=1"},
+    ),
     Edit("w is transposed: its first axis is i, which x has too.", {"* w\n": "* w.T\n"}),
     Edit("w's axes are to meet the new axis of x: x[..., :, None] * w, not x * w.", {"x[..., :, None]": "x"}),
     Edit("the new axis stands before i; it has to come after it: x[..., :, None].", {":, None]": "None, :]"}),
@@ -146,6 +119,15 @@ def plain_backward(dy, x, w):
 
 
 BACKWARD_EDITS = (
+    Edit(
+        "w is used in every sequence of the batch, so dw is one sum over all rows: reshape(-1, ...) makes all leading "
+        "axes one.",
+        {"rows.T @ drows": "x.swapaxes(-1, -2) @ dy"},
+    ),
+    Edit(
+        "dw is the product of two sums over the rows; it should be the sum of the products, row by row.",
+        {"rows.T @ drows": "np.outer(rows.sum(axis=0), drows.sum(axis=0))"},
+    ),
     Edit("w stands before dy; in dx the rows come first: dy @ w.T.", {"dy @ w.T": "w @ dy"}),
     Edit(
         "x is not made into rows for dw: reshape(-1, ...) makes all leading axes one.",
@@ -186,7 +168,6 @@ check = checker(
         matmul_backward,
         backward_cases,
         results=("dx", "dw"),
-        mistakes=BACKWARD_MISTAKES,
         plain=plain_backward,
         edits=BACKWARD_EDITS,
         gradients=Gradients(matmul, {"dx": "x", "dw": "w"}),

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from .checking import Edit, Exercise, Mistake, checker
+from .checking import Edit, Exercise, checker
 
 
 def merge(W, A, B, alpha, conv1d):
@@ -32,40 +32,6 @@ def _cases(first, seed):
         }
         for n_in, n_out, r, alpha, conv1d in [(7, 5, 3, 16.0, False), (6, 6, 2, 8.0, True)]
     ]
-
-
-def _mistakes(sign):
-    """The usual ones, for merge (sign 1) and unmerge (sign -1)."""
-
-    def with_scale(scale):
-        return lambda W, A, B, alpha, conv1d: W + sign * _delta(A, B, scale(alpha, len(A), len(B)), conv1d)
-
-    return (
-        Mistake(
-            "for conv1d = True the update is not transposed. Here W is square, so nothing complained: "
-            "the result has the right shape and wrong numbers.",
-            lambda W, A, B, alpha, conv1d: W + sign * _delta(A, B, alpha / len(A), False),
-        ),
-        Mistake("alpha / r is missing.", with_scale(lambda alpha, r, out: 1)),
-        Mistake(
-            "the update is scaled by alpha, and not divided by the rank r.", with_scale(lambda alpha, r, out: alpha)
-        ),
-        Mistake("the update is scaled by r / alpha: turn it round.", with_scale(lambda alpha, r, out: r / alpha)),
-        Mistake("the update is scaled by alpha · r: divide.", with_scale(lambda alpha, r, out: alpha * r)),
-        Mistake(
-            "the update is divided by len(B), the number of outputs: r is B's second axis and A's first.",
-            with_scale(lambda alpha, r, out: alpha / out),
-        ),
-        Mistake(
-            "the update is added where it should be subtracted." if sign < 0 else "the update is subtracted.",
-            with_scale(lambda alpha, r, out: -alpha / r),
-        ),
-        Mistake("this is the weight as it was given: the update is missing.", with_scale(lambda alpha, r, out: 0)),
-        Mistake(
-            "this is the update alone: the weight is missing.",
-            lambda W, A, B, alpha, conv1d: sign * _delta(A, B, alpha / len(A), conv1d),
-        ),
-    )
 
 
 def _wide_conv1d(reference):
@@ -135,7 +101,7 @@ def _edits(last, minus):
         Edit("the result is transposed: it has the shape of the weight that was given.", {last: f"({last}).T"}),
         Edit(f"the update is {sign}.", {last: minus}),
         Edit("the update is missing.", {last: weight}),
-        Edit("the weight is missing.", {last: "delta"}),
+        *(Edit("this is the update alone: the weight is missing.", {last: alone}) for alone in ("delta", "-delta")),
         Edit("the update is added, not multiplied.", {last: f"{weight} * delta"}),
     )
 
@@ -150,19 +116,17 @@ check = checker(
         merge,
         merge_cases,
         ("W'",),
-        _mistakes(1),
-        (_wide_conv1d(merge),),
-        plain_merge,
-        _edits("W + delta", "W - delta"),
+        rules=(_wide_conv1d(merge),),
+        plain=plain_merge,
+        edits=_edits("W + delta", "W - delta"),
         hints=MERGE_HINTS,
     ),
     Exercise(
         unmerge,
         unmerge_cases,
         ("W",),
-        _mistakes(-1),
-        (_wide_conv1d(unmerge),),
-        plain_unmerge,
-        _edits("merged - delta", "merged + delta"),
+        rules=(_wide_conv1d(unmerge),),
+        plain=plain_unmerge,
+        edits=_edits("merged - delta", "merged + delta"),
     ),
 )

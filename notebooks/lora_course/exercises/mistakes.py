@@ -1,7 +1,8 @@
 """Usual mistakes, alone and two at a time: which of them give what a student's function gave?
 
 An exercise has a plain solution, and its mistakes are edits of that text: `Edit(hint, {old: new})`. So each mistake can
-be read as the code that a student writes, and two edits at different places make a function with both mistakes.
+be read as the code that a student writes, and two edits at different places make a function with both mistakes. What is
+no small change of that text, such as a walk in another order, is a `Mistake(hint, function)`.
 """
 
 import copy
@@ -9,6 +10,7 @@ import dataclasses
 import functools
 import inspect
 import itertools
+import sys
 import textwrap
 from collections.abc import Callable
 
@@ -36,7 +38,7 @@ class Edit:
 class Variants:
     """The plain solution of an exercise with mistakes in it, made by need and kept.
 
-    plain: a function; edits: `Edit`s of its text. ValueError for an edit whose text is not found exactly once.
+    plain: a function or class; edits: `Edit`s of its text. ValueError for an edit whose text is not found exactly once.
     """
 
     def __init__(self, plain, edits):
@@ -60,7 +62,7 @@ class Variants:
         text = self.source
         for begin, end, new in reversed(spans):
             text = text[:begin] + new + text[end:]
-        names = dict(self.plain.__globals__)
+        names = dict(vars(sys.modules[self.plain.__module__]))
         exec(compile(text, f"<{self.plain.__name__} with {chosen}>", "exec"), names)
         return names[self.plain.__name__]
 
@@ -103,7 +105,8 @@ class Suspects:
         """The results of a set of mistakes on case i, as a tuple; or the exception that it raises."""
         try:
             with np.errstate(all="ignore"):
-                results = self._function(group)(*(float64(v) for v in copy.deepcopy(self.cases[i]).values()))
+                arguments = (float64(v) for v in copy.deepcopy(self.cases[i]).values())
+                results = self.exercise.call(self._function(group), *arguments)
         except Exception as error:
             return error
         return results if len(self.exercise.results) > 1 else (results,)

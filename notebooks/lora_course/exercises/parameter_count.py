@@ -2,7 +2,7 @@
 
 from lora_np.costs.parameters import adapter_sizes
 
-from .checking import Edit, Exercise, Mistake, checker
+from .checking import Edit, Exercise, checker
 
 LLAMA_3_8B = {
     "model_type": "llama",
@@ -52,72 +52,6 @@ def cases():
     ]
 
 
-def _shapes(config):
-    """{name: (in, out)} of one block."""
-    C, inner = config["hidden_size"], config["intermediate_size"]
-    kv = C // config["num_attention_heads"] * config["num_key_value_heads"]
-    shapes = {"q_proj": (C, C), "k_proj": (C, kv), "v_proj": (C, kv), "o_proj": (C, C)}
-    return {**shapes, "gate_proj": (C, inner), "up_proj": (C, inner), "down_proj": (inner, C)}
-
-
-def _counted(size, shapes=_shapes, blocks=lambda config: config["num_hidden_layers"], all_of_them=False):
-    """A count with `size(r, in, out)` for each layer, or with other shapes or blocks."""
-
-    def wrong(config, r, targets):
-        chosen = shapes(config) if all_of_them else targets
-        return blocks(config) * sum(size(r, *shapes(config)[name]) for name in chosen)
-
-    return wrong
-
-
-def _size(r, n_in, n_out):
-    return r * (n_in + n_out)
-
-
-def _keys_as(width):
-    """Shapes with another width of k_proj and v_proj."""
-    return lambda config: _shapes(config) | dict.fromkeys(("k_proj", "v_proj"), (config["hidden_size"], width(config)))
-
-
-def _mlp_as_attention(config):
-    return _shapes(config) | dict.fromkeys(MLP, (config["hidden_size"],) * 2)
-
-
-MISTAKES = (
-    Mistake(
-        "keys and values have fewer heads than queries (num_key_value_heads), so k_proj and v_proj are narrower.",
-        _counted(_size, _keys_as(lambda config: config["hidden_size"])),
-    ),
-    Mistake(
-        "k_proj and v_proj give num_key_value_heads heads, each of hidden_size / num_attention_heads numbers.",
-        _counted(_size, _keys_as(lambda config: config["num_key_value_heads"])),
-    ),
-    Mistake(
-        "k_proj and v_proj are one head wide here; they have num_key_value_heads of them.",
-        _counted(_size, _keys_as(lambda config: config["hidden_size"] // config["num_attention_heads"])),
-    ),
-    Mistake(
-        "a // b * c and a // (b * c) are two things: K is the size of a head, times num_key_value_heads.",
-        _counted(
-            _size,
-            _keys_as(lambda c: c["hidden_size"] // (c["num_attention_heads"] * c["num_key_value_heads"])),
-        ),
-    ),
-    Mistake("this is one block: the model has num_hidden_layers of them.", _counted(_size, blocks=lambda config: 1)),
-    Mistake("these are the frozen weights, in · out.", _counted(lambda r, n_in, n_out: n_in * n_out)),
-    Mistake("r · in · out is no size of A and B: they have r · in and r · out.", _counted(lambda r, i, o: r * i * o)),
-    Mistake("only A is counted; B (out, r) learns too.", _counted(lambda r, n_in, n_out: r * n_in)),
-    Mistake("only B is counted; A (r, in) learns too.", _counted(lambda r, n_in, n_out: r * n_out)),
-    Mistake("r is missing: A has r rows, B has r columns.", _counted(lambda r, n_in, n_out: n_in + n_out)),
-    Mistake("all seven layers are counted; only those in `targets` get an adapter.", _counted(_size, all_of_them=True)),
-    Mistake("the layers of the MLP are as wide as intermediate_size on one side.", _counted(_size, _mlp_as_attention)),
-    Mistake(
-        "r is there twice: r · (in + out).",
-        _counted(lambda r, n_in, n_out: r * r * (n_in + n_out)),
-    ),
-)
-
-
 def plain_count(config, r, targets):
     """`lora_parameters`, for the edits."""
     C, F = config["hidden_size"], config["intermediate_size"]
@@ -135,13 +69,28 @@ def plain_count(config, r, targets):
 _KV = {'D * config["num_key_value_heads"]': "C"}
 EDITS = (
     Edit(
+        "a // b * c and a // (b * c) are two things: K is the size of a head, times num_key_value_heads.",
+        {'D * config["num_key_value_heads"]': 'C // (config["num_attention_heads"] * config["num_key_value_heads"])'},
+    ),
+    Edit(
+        "the layers of the MLP are as wide as intermediate_size on one side.",
+        {
+            '"gate_proj": (C, F), "up_proj": (C, F), "down_proj": (F, C)': '"gate_proj": (C, C), "up_proj": (C, C), '
+            '"down_proj": (C, C)'
+        },
+    ),
+    Edit("r is there twice: r · (in + out).", {"r * n_in + n_out * r": "r * r * (n_in + n_out)"}),
+    Edit(
         "keys and values have fewer heads than queries (num_key_value_heads), so k_proj and v_proj are narrower.", _KV
     ),
     Edit(
         "k_proj and v_proj are one head wide here; they have num_key_value_heads of them.",
         {'D * config["num_key_value_heads"]': "D"},
     ),
-    Edit("K is the size of a head times num_key_value_heads.", {"K = D *": "K ="}),
+    Edit(
+        "k_proj and v_proj give num_key_value_heads heads, each of hidden_size / num_attention_heads numbers.",
+        {"K = D *": "K ="},
+    ),
     Edit(
         "a head has hidden_size / num_attention_heads numbers: the queries' heads, not those of keys and values.",
         {'C // config["num_attention_heads"]': 'C // config["num_key_value_heads"]'},
@@ -163,7 +112,7 @@ EDITS = (
     Edit("r is missing from B: it has r columns.", {"n_out * r": "n_out"}),
     Edit("these are the frozen weights, in · out.", {"r * n_in + n_out * r": "n_in * n_out"}),
     Edit(
-        "A and B are two matrices: their sizes are added, r · in + r · out.",
+        "r · in · out is no size of A and B: they have r · in and r · out, which are added.",
         {"r * n_in + n_out * r": "r * n_in * n_out"},
     ),
     Edit("B's size is subtracted; add it.", {"r * n_in + n_out": "r * n_in - n_out"}),
@@ -189,7 +138,6 @@ check = checker(
         lora_parameters,
         cases,
         results=("the count",),
-        mistakes=MISTAKES,
         plain=plain_count,
         edits=EDITS,
         hints=LORA_PARAMETERS_HINTS,

@@ -5,7 +5,7 @@ import re
 from lora_np.costs.parameters import linear_layers
 from lora_np.lora.targets import ALL_LINEAR, match_names
 
-from .checking import Edit, Exercise, Mistake, checker
+from .checking import Edit, Exercise, checker
 
 GPT2 = {"model_type": "gpt2", "n_embd": 8, "n_layer": 2, "n_head": 2, "vocab_size": 16, "n_positions": 8}
 LLAMA = {
@@ -49,82 +49,6 @@ def cases():
     return [{"layers": layers, "target_modules": target_modules} for layers, target_modules in asked]
 
 
-def _ends(name, target):
-    return name == target or name.endswith("." + target)
-
-
-def _by(matches=_ends, pattern=re.fullmatch, head=("lm_head",)):
-    """A selection with another rule for lists, for strings, or for the layers that "all-linear" leaves out."""
-
-    def wrong(layers, target_modules):
-        if target_modules == ALL_LINEAR:
-            return [name for name in layers if name not in head]
-        if isinstance(target_modules, str):
-            return [name for name in layers if pattern(target_modules, name)]
-        return [name for name in layers if any(matches(name, target) for target in target_modules)]
-
-    return wrong
-
-
-def _in_the_order_of_targets(layers, target_modules):
-    if isinstance(target_modules, str):
-        return find_targets(layers, target_modules)
-    return [name for target in target_modules for name in layers if _ends(name, target)]
-
-
-def _headless(kinds):
-    """The selection without lm_head, for target_modules of these kinds."""
-
-    def wrong(layers, target_modules):
-        found = find_targets(layers, target_modules)
-        return [name for name in found if name != "lm_head"] if isinstance(target_modules, kinds) else found
-
-    return wrong
-
-
-MISTAKES = (
-    Mistake(
-        "a name is found anywhere inside a layer's name. It has to be the whole name, or its end after a dot.",
-        _by(lambda name, target: target in name),
-    ),
-    Mistake(
-        'the end of a name counts only after a dot: "up_proj" does not mean "shared_up_proj".',
-        _by(lambda name, target: name.endswith(target)),
-    ),
-    Mistake(
-        'only the last part of a name is compared. "attn.c_proj" and whole names should be found too.',
-        _by(lambda name, target: name.split(".")[-1] == target),
-    ),
-    Mistake(
-        "a whole name should be found too.",
-        _by(lambda name, target: name.endswith("." + target)),
-    ),
-    Mistake(
-        "a list may name a layer by the end of its name, too.",
-        _by(lambda name, target: name == target),
-    ),
-    Mistake(
-        "one part of a name after the other is compared; a target may have several, and has to be the end.",
-        _by(lambda name, target: target in name.split(".")),
-    ),
-    Mistake("the pattern is searched inside the name; it has to fit the whole: re.fullmatch.", _by(pattern=re.search)),
-    Mistake(
-        "re.match looks at the beginning only; the pattern has to fit the whole name: re.fullmatch.",
-        _by(pattern=re.match),
-    ),
-    Mistake(
-        '"all-linear" is a word of its own, and no regular expression: all linear layers but lm_head.',
-        lambda layers, wanted: [] if wanted == ALL_LINEAR else find_targets(layers, wanted),
-    ),
-    *(
-        Mistake('only "all-linear" leaves lm_head out; a list or a pattern may ask for it.', _headless(kinds))
-        for kinds in ((list, str), (list,), (str,))
-    ),
-    Mistake('"all-linear" leaves the output head out: "lm_head".', _by(head=())),
-    Mistake("the order is that of the targets; it should be the model's.", _in_the_order_of_targets),
-)
-
-
 def unknown_name(function):
     """None, or a sentence if a target that means no layer is passed over in silence."""
     layers = list(linear_layers(GPT2))
@@ -152,7 +76,21 @@ def plain_targets(layers, target_modules):
 
 
 _ENDS = 'n == t or n.endswith("." + t)'
+_HEADLESS_LIST = {"for n in layers if any(": 'for n in layers if n != "lm_head" and any('}
+_HEADLESS_PATTERN = {"if re.fullmatch(": 'if name != "lm_head" and re.fullmatch('}
 EDITS = (
+    Edit(
+        "one part of a name after the other is compared; a target may have several, and has to be the end.",
+        {_ENDS: 't in n.split(".")'},
+    ),
+    Edit(
+        "the order is that of the targets; it should be the model's.",
+        {f"n in layers if any({_ENDS} for t in target_modules)": f"t in target_modules for n in layers if {_ENDS}"},
+    ),
+    *(
+        Edit('only "all-linear" leaves lm_head out; a list or a pattern may ask for it.', changes)
+        for changes in (_HEADLESS_LIST, _HEADLESS_PATTERN, _HEADLESS_LIST | _HEADLESS_PATTERN)
+    ),
     Edit(
         "a name is found anywhere inside a layer's name; a target is the whole name, or its end after a dot.",
         {_ENDS: "t in n"},
@@ -189,7 +127,6 @@ check = checker(
         find_targets,
         cases,
         results=("the list",),
-        mistakes=MISTAKES,
         rules=(unknown_name,),
         plain=plain_targets,
         edits=EDITS,

@@ -54,3 +54,12 @@ def test_alternative_texts_are_found_by_the_pictures_hash():
     silent = {"data": {"image/png": data}, "metadata": {}}
     notebook = {"cells": [{"outputs": [shown, silent]}, {}]}
     assert alternative_texts(notebook) == {hashlib.sha256(b"picture").hexdigest(): "a curve"}
+
+
+def test_a_drawing_that_is_there_twice_keeps_the_form_with_its_alternative_text():
+    both = {"image/svg+xml": "<svg/>", "text/html": '<img alt="a">', "text/plain": "Drawing"}
+    outputs = [{"data": dict(both)}, {"data": {"image/svg+xml": "<svg/>"}}, {"name": "stdout", "text": "1"}]
+    cell = {"cell_type": "code", "metadata": {}, "source": "x", "outputs": outputs}
+    (cell,) = prepared({"cells": [cell]}, "01_a.ipynb", LINKS)["cells"]
+    assert set(cell["outputs"][0]["data"]) == {"text/html", "text/plain"}
+    assert set(cell["outputs"][1]["data"]) == {"image/svg+xml"}

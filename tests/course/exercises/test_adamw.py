@@ -47,8 +47,8 @@ def in_place(p, g, m, v, t, lr, weight_decay, betas, eps):
     ("mistake", "hint"),
     [
         (student(hats=lambda m, v, b1, b2, t: (m, v)), "bias correction is missing"),
-        (student(hats=lambda m, v, b1, b2, t: (m / (1 - b1**t), v)), "only m is corrected"),
-        (student(hats=lambda m, v, b1, b2, t: (m, v / (1 - b2**t))), "only v is corrected"),
+        (student(hats=lambda m, v, b1, b2, t: (m / (1 - b1**t), v)), "correction of v is missing"),
+        (student(hats=lambda m, v, b1, b2, t: (m, v / (1 - b2**t))), "correction of m is missing"),
         (student(hats=lambda m, v, b1, b2, t: (m / (1 - b1), v / (1 - b2))), "has no power t"),
         (student(step=lambda m, v, eps: m / np.sqrt(v + eps)), "eps is under the root"),
         (student(step=lambda m, v, eps: m / np.sqrt(v)), "eps is missing"),

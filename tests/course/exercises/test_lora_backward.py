@@ -119,7 +119,7 @@ def b_before_a(*case):
 
 @pytest.mark.parametrize(
     ("mistake", "hint"),
-    [(left_flat, "dx is flattened"), (dx_last, "in another order"), (b_before_a, "in another order")],
+    [(left_flat, "dx is flattened"), (dx_last, "in another order"), (b_before_a, "dA and dB have changed places")],
 )
 def test_results_that_are_right_but_out_of_place_are_named(mistake, hint, capsys):
     assert_told(check, mistake, hint, "lora_backward", capsys)
