@@ -37,17 +37,6 @@ def test_imports_are_folded_and_links_rewritten():
     assert other["metadata"] == {}
 
 
-def test_a_drawing_is_there_once():
-    outputs = [
-        {"data": {"text/html": "<img>", "image/svg+xml": "<svg/>", "text/plain": "a"}},
-        {"data": {"image/svg+xml": "<svg/>"}},
-        {"output_type": "stream", "text": "a"},
-    ]
-    cell = {"cell_type": "code", "metadata": {}, "source": "x = 1", "outputs": outputs}
-    kept = prepared({"cells": [cell]}, "01_a.ipynb", LINKS)["cells"][0]["outputs"]
-    assert [list(output.get("data", {})) for output in kept] == [["text/html", "text/plain"], ["image/svg+xml"], []]
-
-
 def test_alternative_texts_are_found_by_the_pictures_hash():
     data = base64.b64encode(b"picture").decode()
     shown = {"data": {"image/png": data}, "metadata": {"image/png": {"alt": "a curve"}}}
