@@ -110,7 +110,7 @@ def verdicts(data):
             seeds,
             "the difference in test loss lies below 0",
             decided(below(merged), above(merged)),
-            "As trained it is behind; QLoRA loses more than that in merging. Its base is half as large again as QLoRA's.",
+            "As trained it is behind; QLoRA loses more than that in merging. Its base is half as large again.",
             ("four_bits",),
         ),
     ]

@@ -37,7 +37,7 @@ FOOT = """## What was not done
 
 - **Capacity** in bits per parameter, **learning from reward** with one rank and a **speedrun** have no runs
   here yet. Nor has anything on this page a second scale: SmolLM2-135M is missing everywhere, and 4 bits are tried on
-  the small model, with runs of 60 steps and 4 rows.
+  the small model, with runs of 60 steps and 4 rows; QA-LoRA's best rate there is the lowest that was tried.
 - The relatives were compared at one size, and with three seeds. AdaLoRA, VB-LoRA, TinyLoRA, RandLoRA, HRA, IA3 and
   FourierFT are not among them.
 - Of the curves with a constant rate, the lowest rates that were tried forget least: lower ones may do better still.
