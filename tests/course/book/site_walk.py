@@ -32,8 +32,8 @@ async () => {
             || (!one.alt.trim() && article.contains(one))).map((one) => one.src),
         nameless: [...article.querySelectorAll("svg")].filter((one) => !named(one)).map(start),
         broken: [...document.images].filter((one) => one.complete && !one.naturalWidth).map((one) => one.src),
-        blurred: [...article.querySelectorAll(".cell_output img")].filter((one) => shown(one) && one.clientWidth
-            && one.naturalWidth < SHARP * one.clientWidth).map((one) => one.src),
+        blurred: [...article.querySelectorAll('.cell_output img:not([src^="data:image/svg"])')].filter(
+            (one) => shown(one) && one.clientWidth && one.naturalWidth < SHARP * one.clientWidth).map((one) => one.src),
         raw,
         formulas: article.querySelectorAll(".math").length,
         drawn: article.querySelectorAll(".math mjx-container, .math svg").length,
