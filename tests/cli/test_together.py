@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from communicator_helpers import in_threads, results
 
+from lora_np.autograd import gpus
 from lora_np.cli import main, together
 from lora_np.cli.finetune import finetune
 from lora_np.cli.options import FinetuneOptions
@@ -102,10 +103,21 @@ def test_under_mpi(folder):
     """The whole command: one report, and the adapter of one process."""
     if importlib.util.find_spec("mpi4py") is None:
         pytest.skip(f"needs mpi4py: {together.INSTALL}")
+    assert_two_do_what_one_does(folder)
+
+
+@pytest.mark.gpu
+def test_on_two_gpus(folder):
+    if gpus.device_count() < 2:
+        pytest.skip("needs two GPUs")
+    assert_two_do_what_one_does(folder, "--device", "cuda")
+
+
+def assert_two_do_what_one_does(folder, *more):
     environment = {**os.environ, "LORA_NP_NUM_THREADS": "1", "OMPI_MCA_rmaps_base_oversubscribe": "1"}
     for processes in ("1", "2"):
-        words = ["finetune", "my.csv", "--task", "classify", *COMMAND, "--out", processes, "--processes", processes]
-        command = [sys.executable, "-m", "lora_np", *words]
+        words = ["finetune", "my.csv", "--task", "classify", *COMMAND, "--out", processes, *more]
+        command = [sys.executable, "-m", "lora_np", *words, "--processes", processes]
         done = subprocess.run(command, capture_output=True, text=True, check=False, timeout=300, env=environment)
         assert done.returncode == 0, done.stderr
         assert done.stdout.count("held-out accuracy") == 1
