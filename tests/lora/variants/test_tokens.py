@@ -61,7 +61,9 @@ def test_it_begins_at_the_base_and_only_these_rows_are_trained(make):
     model = make()
     expected = logits_of(model)
     model = get_peft_model(model, config(model, init_lora_weights=True))
-    np.testing.assert_array_equal(logits_of(model), expected)
+    found = logits_of(model)
+    np.testing.assert_array_equal(np.delete(found, ROWS, axis=-1), np.delete(expected, ROWS, axis=-1))
+    assert relative(found, expected) < 1e-6  # the trained rows of a head are a product of their own, rounded in its way
     shapes = {name: p.shape for name, p in model.named_parameters() if p.requires_grad and "lora_" not in name}
     (name,) = shapes
     assert name.endswith(".token_adapter.trainable_tokens_delta.default")
