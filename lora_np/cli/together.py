@@ -47,7 +47,9 @@ def in_processes(processes: int, options: FinetuneOptions) -> int:
         raise ValueError(f"--processes must be at least 1, got {processes}")
     told = json.dumps(dataclasses.asdict(options))
     if options.device == "cpu":
-        mpirun = shutil.which("mpirun", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ["PATH"]]))
+        mpirun = shutil.which(
+            "mpirun", path=os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
+        )
         if mpirun is None:
             raise ValueError(f"--processes {processes} on a CPU needs mpirun, and there is none here: {INSTALL}")
         command = [mpirun, "-n", str(processes), sys.executable, "-m", "mpi4py", "-c", RUN, told]
