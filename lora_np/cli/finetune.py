@@ -26,7 +26,7 @@ from ..training.protocols import History
 from .arguments import BASE, DTYPE, target_modules
 from .model import base_of
 from .options import FinetuneOptions, ResolvedOptions, option_defaults
-from .output import ADAPTER, Output, chosen, output_directory
+from .output import ADAPTER, Output, chosen_folder, output_directory
 from .parser import seed
 from .report import Say, announce, draw, merge_difference, report_losses, report_samples
 from .task import Task, TrainingData, check_tokens, make_task
@@ -193,8 +193,11 @@ def _train(
     out: None in a process that writes nothing. more: what else makes this run this one.
     """
     args, identity = _training_arguments(options), {**_identity(options, task.train), **more}
-    own = chosen(options) if options.resume else None
-    folder, told = own if out is None else out.folder, {"identity": identity, "communicator": others}
+    told = {"identity": identity, "communicator": others}
+    if out is not None:
+        folder: Path | None = out.folder
+    else:
+        folder = chosen_folder(options) if options.resume else None  # it reads the checkpoint, and writes none
     try:
         return train(peft_model, task.train, args, task.evaluation, folder, options.resume, **told)
     except CheckpointError as error:

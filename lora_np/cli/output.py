@@ -79,7 +79,7 @@ def output_directory(options: FinetuneOptions) -> Iterator[Path]:
     """
     busy: list[Path] = []
     while True:
-        folder = chosen(options, busy)
+        folder = chosen_folder(options, busy)
         with contextlib.ExitStack() as claim:
             try:
                 claim.enter_context(claimed(folder))
@@ -88,12 +88,12 @@ def output_directory(options: FinetuneOptions) -> Iterator[Path]:
                     raise
                 busy.append(folder)
                 continue
-            if chosen(options, busy) == folder:  # still: another run may have ended just now
+            if chosen_folder(options, busy) == folder:  # still: another run may have ended just now
                 yield folder
                 return
 
 
-def chosen(options: FinetuneOptions, busy: list[Path] | None = None) -> Path:
+def chosen_folder(options: FinetuneOptions, busy: list[Path] | None = None) -> Path:
     """The folder for the results. ValueError or FileNotFoundError if it is no good."""
     if options.out is None:
         first = Path("runs") / (Path(options.data).stem if options.data else "prose")
