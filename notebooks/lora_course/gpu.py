@@ -222,7 +222,20 @@ def timelines(result):
 
 def shipped():
     """The figures that come with the package, as `measure` gives them."""
-    return json.loads(files("lora_course").joinpath("gpu_times.json").read_text(encoding="utf-8"))
+    return _read("gpu_times.json")
+
+
+def eight_billion():
+    """What `tests/benchmarks/large.py` measured with Llama-3-8B's shape: the README's table.
+
+    {"rows": [{"what", "1 x 512": [milliseconds of a step, peak in GiB], ...}], "cells": the batches' names,
+    "weights_gib": {format: GiB}, "full_gib": 16 bytes for each weight, "device", "date", "command"}
+    """
+    return _read("eight_billion.json")
+
+
+def _read(name):
+    return json.loads(files("lora_course").joinpath(name).read_text(encoding="utf-8"))
 
 
 def describe(result):

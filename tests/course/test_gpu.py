@@ -2,7 +2,9 @@
 
 import json
 import math
+import re
 import types
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -174,3 +176,16 @@ def test_on_a_real_gpu(monkeypatch):
     assert line.lanes == 1
     assert min(line.by_part().values()) >= 0
     assert all(0 <= span.start <= span.end <= line.milliseconds for span in line.spans)
+
+
+def test_the_table_of_eight_billion_is_the_readmes():
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    table = readme.partition("**8 billion parameters on one card.**")[2].partition("\n\nSo LoRA")[0]
+    told = [re.findall(r"(\d+) ms, ([\d.]+) GiB", line) for line in table.splitlines() if " ms, " in line]
+    large = gpu.eight_billion()
+    rows = [[tuple(map(str, row[cell])) for cell in large["cells"]] for row in large["rows"]]
+    assert told == rows
+    assert len(rows) == 6
+    assert f"bfloat16 are {large['weights_gib']['bfloat16']} GiB" in table
+    assert f"NF4 {large['weights_gib']['NF4']}" in table
+    assert f"need {large['full_gib']} GiB" in table
