@@ -59,7 +59,7 @@ from .routing import create_arrow_model
 from .starts import STARTS
 from .state import get_peft_model_state_dict, load_peft_weights, set_peft_model_state_dict
 from .status import TunerLayerStatus, TunerModelStatus, get_layer_status, get_model_status
-from .sub_configs import ArrowConfig, BdLoraConfig, KasaConfig, LoraRuntimeConfig, VeloraConfig
+from .sub_configs import ArrowConfig, BdLoraConfig, KasaConfig, LoraRuntimeConfig, MontecloraConfig, VeloraConfig
 from .tasks import PeftModelForCausalLM, PeftModelForSequenceClassification
 from .variants.embedding import LoraEmbedding
 
@@ -121,6 +121,7 @@ __all__ = [
     "LoraModel",
     "LoraRuntimeConfig",
     "MissConfig",
+    "MontecloraConfig",
     "OFTConfig",
     "PeftConfig",
     "PeftMixedModel",

@@ -19,7 +19,6 @@ from .types import Array
 NOT_IN_LORA = {  # PEFT's fields of LoraConfig for things that are not here: why, and the values that mean nothing
     "megatron_config": Unused("Megatron's parallel layers are not here"),
     "megatron_core": Unused(),
-    "monteclora_config": Unused("MonteCLoRA is not here"),
     "runtime_config": Unused(),
 }
 

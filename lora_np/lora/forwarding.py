@@ -105,9 +105,18 @@ class Tuner(Forwarding):
         """What KaSA adds to the loss (`variants/kasa.py`), of these adapters; None: of the active ones. PEFT's name."""
         from .variants.kasa import regularization
 
-        names = [adapter_names] if isinstance(adapter_names, str) else adapter_names or self.active_adapters
+        return regularization(self._adapters_of(adapter_names))
+
+    def _get_monteclora_loss(self, adapter_names: str | Iterable[str] | None = None) -> Any:
+        """What MonteCLoRA adds to the loss (`variants/monteclora.py`), in the same way."""
+        from .variants.monteclora import regularization
+
+        return regularization(self._adapters_of(adapter_names))
+
+    def _adapters_of(self, names):
+        names = [names] if isinstance(names, str) else names or self.active_adapters
         layers = [layer.adapters for layer in self.adapted.values()]
-        return regularization([own[name] for name in names for own in layers if name in own])
+        return [own[name] for name in names for own in layers if name in own]
 
     def _switch(self, on):
         if in_block(self.owner):

@@ -18,6 +18,7 @@ SPECIAL = {  # {field of LoraConfig: (module in variants/, class of the kind)}, 
     "kasa_config": ("kasa", "Kasa"),
     "arrow_config": ("arrow", "Arrow"),
     "velora_config": ("velora", "Velora"),
+    "monteclora_config": ("monteclora", "MonteCarlo"),
 }
 WRAPPERS: dict[type, type] = {}  # {class of a layer: the AdaptedLayer that holds it}
 

@@ -135,6 +135,36 @@ class VeloraConfig(SubConfig):
 
 
 @dataclass
+class MontecloraConfig(SubConfig):
+    """How A is drawn, and how much its terms weigh in the loss; see `variants/monteclora.py`.
+
+    num_samples      n, how many matrices are drawn and mixed
+    use_entropy      is Σ w² added to the loss, which holds the weights of the mixture near equal?
+    dirichlet_prior  a, towards which their concentrations are held
+    sample_scaler    c, the factor of what is drawn
+    kl_loss_weight   κ, of the divergences from the priors
+    buffer_size      PEFT's, of draws that are made ahead; it changes nothing here
+    """
+
+    num_samples: int = 8
+    use_entropy: bool = False
+    dirichlet_prior: float = 0.1
+    sample_scaler: float = 1e-4
+    kl_loss_weight: float = 1e-5
+    buffer_size: int = 150
+
+    __repr__ = changed_settings
+
+    def __post_init__(self):
+        check_ranks(self.num_samples, field_name="num_samples")
+        check_ranks(self.buffer_size, field_name="buffer_size")
+        check_flag("use_entropy", self.use_entropy)
+        check_positive("dirichlet_prior", self.dirichlet_prior)
+        check_positive("sample_scaler", self.sample_scaler, zero=True)
+        check_positive("kl_loss_weight", self.kl_loss_weight, zero=True)
+
+
+@dataclass
 class LoraRuntimeConfig(SubConfig):
     """PEFT's: how to run, not what to compute.
 
@@ -165,6 +195,7 @@ def check_positive(name: str, given: Any, zero: bool = False) -> None:
 SUB_CONFIGS: dict[str, type[SubConfig]] = {  # {field of LoraConfig: what it holds}
     "arrow_config": ArrowConfig,
     "kasa_config": KasaConfig,
+    "monteclora_config": MontecloraConfig,
     "use_bdlora": BdLoraConfig,
     "velora_config": VeloraConfig,
 }

@@ -39,6 +39,7 @@ KINDS = {  # {name: (fields of the configuration beside target_modules, the file
     "QA-LoRA": ({**LORA, "use_qalora": True, "qalora_group_size": 16}, "variants/qalora.py"),
     "KaSA": ({**LORA, "kasa_config": {}}, "variants/kasa.py"),
     "VeLoRA": ({**LORA, "velora_config": {}}, "variants/velora.py"),
+    "MonteCLoRA": ({**LORA, "monteclora_config": {}}, "variants/monteclora.py"),
     "AdaLoRA": ({"peft_type": "ADALORA", "init_r": 12, "target_r": 8, "total_step": 1000}, "family/adalora.py"),
     "DeLoRA": ({"peft_type": "DELORA", "r": 8}, "family/delora.py"),
     "FourierFT": ({"peft_type": "FOURIERFT", "n_frequency": 1000}, "family/fourierft.py"),

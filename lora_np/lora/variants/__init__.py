@@ -2,7 +2,7 @@
 
 A kind says in one class what its tensors are, how they are initialised, what it adds to a layer's result, its ΔW, and
 what it refuses: see `adapter.Adapter`. Of those in the line below, the first that says it is `wanted` is taken.
-Kinds that one field of LoraConfig asks for (alora, arrow, bdlora, kasa, qalora, velora) are in the table
+Kinds that one field of LoraConfig asks for (alora, arrow, bdlora, kasa, monteclora, qalora, velora) are in the table
 `kinds.SPECIAL`, and read when asked for. LoRA's relatives, which have configurations of their own, are in `family/`.
 (parameter.py, tokens.py and tied.py are kinds that a config has beside those: `model_adapter.new_adapter`.)
 """

@@ -177,3 +177,5 @@ def _check(model):
     rates += [getattr(module, "dropout", 0.0) for module in model.modules() if not isinstance(module, Dropout)]
     if any(rate for rate in rates if isinstance(rate, float)):
         raise ValueError("a recorded step would draw the same dropout masks every time: set all dropout to 0")
+    if any(getattr(module, "draws", False) for module in model.modules()):
+        raise ValueError("a recorded step would draw the same random numbers every time, and this adapter draws others")
