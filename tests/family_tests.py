@@ -180,11 +180,13 @@ class FamilyTests:
         assert model(some_ids(model.config)).logits.dtype == np.float16
 
     def test_layers_that_it_does_not_take(self):
-        for name, message in (("wte", "wte is an Embedding"), ("c_attn.q", "adapts whole layers")):
+        embedding = [] if self.embeds else [("wte", "wte is an Embedding")]
+        for name, message in (*embedding, ("c_attn.q", "adapts whole layers")):
             config = self.config(target_modules=[name], **self.without_names)
             assert message in refusal(ValueError, lambda config=config: get_peft_model(tiny_model(), config))
 
     without_names = {}
+    embeds = False  # does it take embeddings?
 
     @pytest.mark.parity
     def test_the_settings_are_pefts(self):

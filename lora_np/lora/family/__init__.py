@@ -15,7 +15,7 @@ FAMILY = {  # {peft_type: (module in this folder, class of the configurations, c
     "LOHA": ("loha", "LoHaConfig", "LoHaAdapter"),
     "LOKR": ("lokr", "LoKrConfig", "LoKrAdapter"),
     "MISS": ("miss", "MissConfig", "MissAdapter"),
-    "OFT": ("oft", "OFTConfig", "OFTAdapter"),
+    "OFT": ("oft", "OFTConfig", "OFTEmbedding", "OFTAdapter"),
     "RANDLORA": ("randlora", "RandLoraConfig", "RandLoraAdapter"),
     "SHIRA": ("shira", "ShiraConfig", "ShiraAdapter"),
     "TINYLORA": ("tinylora", "TinyLoraConfig", "TinyLoraAdapter"),

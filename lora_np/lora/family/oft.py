@@ -19,7 +19,7 @@ Claimed: subjects and controls are learnt in fewer steps and more stably than by
 coft keeps ‖Q‖ of each block at eps / √n at most: what training made longer is shortened when it is next used. With
 module_dropout, p·n of the blocks do not turn, others at each training step; PEFT takes the setting and does nothing.
 Several adapters in a row turn x in their order, merged or not; PEFT merges them in the other order. PEFT has OFT for
-Linear layers and not for GPT-2's Conv1D.
+Linear layers and embeddings, not for GPT-2's Conv1D.
 """
 
 import warnings
@@ -28,7 +28,7 @@ from dataclasses import dataclass
 from typing import Any, Self
 
 from ... import nn
-from ...autograd import no_grad
+from ...autograd import Tensor, no_grad
 from ...autograd.devices import array_module, on_gpu
 from ...autograd.matrices import inverse, skew_symmetric
 from ...autograd.random import generator
@@ -37,7 +37,7 @@ from ...refusals import warn
 from ...settings import changed_settings
 from ..adapter import Matrix, Target
 from ..peft_config import PeftConfig, PeftType, check_alpha, check_dropout, check_ranks
-from ..types import Array, Input
+from ..types import Array, Input, Layer
 from .multiplicative import Multiplicative
 
 THIS_FORMULA = (0, 18)  # PEFT's version from which on Neumann's series is this one
@@ -132,14 +132,19 @@ def _version(text):
 class OFTAdapter(Multiplicative):
     """Q's entries above the diagonal, `oft_R` (n, b (b - 1) / 2), beside one linear layer; (1, ...) if blocks share."""
 
-    first_outside = True
+    name, first_outside = "oft_R", True
     r: int
 
     def __init__(self, config: OFTConfig, target: Target) -> None:
         super().__init__(config, target)
-        self.r, self.size = config.blocks_of(target.layer.in_features)
+        self.r, self.size = config.blocks_of(self.width(target.layer))
         shape = (1 if config.block_share else self.r, self.size * (self.size - 1) // 2)
-        self.oft_R = Matrix(nn.zeros(shape) if config.init_weights else nn.normal(shape, 0.1))
+        setattr(self, self.name, Matrix(nn.zeros(shape) if config.init_weights else nn.normal(shape, 0.1)))
+
+    @staticmethod
+    def width(layer: Layer) -> int:
+        """Of what is turned."""
+        return layer.in_features
 
     def turned(self, x: Input) -> Any:
         """Each block of x (..., in), of size b, times its own R (b, b)."""
@@ -159,7 +164,7 @@ class OFTAdapter(Multiplicative):
 
         The gradient is that of the shorter ones, as they are what is trained from then on.
         """
-        p = self.oft_R.weight
+        p = getattr(self, self.name).weight
         if not self.config.coft:
             return p
         entries = shortened_to(p.data, self.config.eps / len(p.data) ** 0.5)
@@ -186,6 +191,34 @@ class OFTAdapter(Multiplicative):
         for i in range(self.r):
             R[i, :, i, :] = blocks[i % len(blocks)]
         return R.reshape(self.r * self.size, -1)
+
+
+class OFTEmbedding(OFTAdapter):
+    """`oft_embedding_R`, beside an embedding whose rows (dim,) are turned: y = W[ids] R, W' = W R."""
+
+    name, first_outside = "oft_embedding_R", False  # y R₁ R₂: it is what comes out that is turned
+
+    @classmethod
+    def wanted(cls, config: OFTConfig, target: Target) -> bool:
+        return isinstance(target.layer, nn.Embedding)
+
+    @classmethod
+    def check(cls, config: OFTConfig, target: Target) -> None:
+        """It can be beside each."""
+
+    @staticmethod
+    def width(layer: Layer) -> int:
+        return layer.out_features
+
+    def changed_input(self, x: Input) -> Input:
+        return x
+
+    def applied(self, layer: Layer, x: Input, base: Tensor, y: Any) -> Any:
+        return self.turned(y).astype(y.dtype)
+
+    def merged(self, layer: Layer, weight: Array, bias: Array | None) -> tuple[Array, Array | None]:
+        """Rᵀ weight, of a weight (dim, vocabulary)."""
+        return self.matrix().T @ weight, bias
 
 
 def neumann(Q: Any, one: Array, terms: int) -> Any:

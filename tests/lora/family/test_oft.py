@@ -4,8 +4,27 @@ import json
 
 import numpy as np
 import pytest
+from family_checks import (
+    adapted,
+    assert_comes_back,
+    assert_gradients_are_slopes,
+    assert_peft_computes_the_same,
+    assert_reads_peft,
+    assert_starts_at_the_base,
+    assert_two_are_peft_s,
+)
 from family_tests import FamilyTests
-from lora_helpers import hugging_face_twin, logits_of, perturbed, refusal, relative, some_ids, tiny_llama, tiny_model
+from lora_helpers import (
+    assert_merges,
+    hugging_face_twin,
+    logits_of,
+    perturbed,
+    refusal,
+    relative,
+    some_ids,
+    tiny_llama,
+    tiny_model,
+)
 
 from lora_np import PeftModel, Tensor, get_peft_model
 from lora_np.lora import OFTConfig
@@ -24,6 +43,7 @@ class TestOFT(FamilyTests):
     ]
     untestable_by_differences = [{"coft": True, "eps": 0.1}, {"module_dropout": 0.5}]
     in_peft = ["llama"]  # of GPT-2's Conv1D it has none
+    embeds = True
 
 
 def config(**options):
@@ -160,6 +180,51 @@ class TestModuleDropout:
         assert shared._some_at_rest(R) is R
         model = oft(module_dropout=0.9).train()
         np.testing.assert_array_equal(first_of(model).matrix(), first_of(oft(module_dropout=0.9)).matrix())
+
+
+class TestBesideAnEmbedding:
+    """Its rows are turned."""
+
+    targets = {"gpt2": ["wte", "c_attn"], "llama": ["embed_tokens", "q_proj"]}
+
+    def config(self, base, **options):
+        return config(target_modules=self.targets[base], fan_in_fan_out=base == "gpt2", **options)
+
+    @pytest.mark.parametrize(
+        "options", [{}, {"block_share": True}, {"use_cayley_neumann": False, "r": 2, "oft_block_size": 0}]
+    )
+    @pytest.mark.parametrize("base", ["gpt2", "llama"])
+    def test_it_starts_at_the_base_learns_and_comes_back(self, base, options, tmp_path):
+        assert_starts_at_the_base(self.config(base, **options), base)
+        assert_gradients_are_slopes(adapted(self.config(base, **options), base, np.float64))
+        assert_comes_back(adapted(self.config(base, **options), base), base, tmp_path)
+
+    @pytest.mark.parametrize(("dtype", "tolerance"), [(np.float32, 1e-5), (np.float64, 1e-12)])
+    def test_merging(self, dtype, tolerance):
+        model = get_peft_model(tiny_llama(tie_word_embeddings=False).to(dtype=dtype), self.config("llama"))
+        model.add_adapter("other", config(target_modules=["embed_tokens"], oft_block_size=2))
+        model.set_adapter(["default", "other"])
+        assert_merges(perturbed(model, scale=0.3), tolerance)
+
+    def test_the_rows_are_turned(self):
+        model = adapted(self.config("llama", use_cayley_neumann=False), "llama")
+        layer = model.base_model.model.model.embed_tokens
+        W, ids = layer.base_layer.weight.data, np.array([[3, 0, 5]])
+        R = layer.adapters["default"].matrix()
+        assert relative(layer(ids).data, (W @ R)[ids]) < 1e-6
+        assert relative(np.linalg.norm(layer(ids).data, axis=-1), np.linalg.norm(W[ids], axis=-1)) < 1e-5
+
+    @pytest.mark.parity
+    @pytest.mark.parametrize("dtype", [np.float32, np.float64])
+    def test_as_in_peft(self, dtype, tmp_path):
+        assert_peft_computes_the_same(adapted(self.config("llama"), "llama", dtype), "llama", tmp_path, dtype)
+        assert_reads_peft(self.config("llama", block_share=True), "llama", tmp_path / "read", dtype)
+
+    @pytest.mark.parity
+    def test_two_at_once_as_in_peft(self, tmp_path):
+        assert_two_are_peft_s(
+            [self.config("llama"), config(target_modules=["embed_tokens"], r=2, oft_block_size=0)], "llama", tmp_path
+        )
 
 
 class TestFiles:
