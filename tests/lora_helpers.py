@@ -12,6 +12,7 @@ from lora_np.lora.layer import AdaptedLayer
 from lora_np.models import LlamaConfig, LlamaForCausalLM
 from lora_np.models.rope import context_length
 from lora_np.storage import read_safetensors
+from lora_np.training.optim import SGD
 
 # Fuzzing that is the same in every run and is not hurried.
 fuzz = settings(deadline=None, derandomize=True, suppress_health_check=list(HealthCheck))
@@ -286,6 +287,19 @@ class TwoLayers(nn.Module):
 
     def forward(self, x):
         return self.second(self.first(x))
+
+
+def assert_loss_falls(model, lr=0.3, steps=6, by=1e-3, term=lambda: 0.0):
+    """A few steps of SGD on one batch bring the loss and `term()` down, and each trained tensor has a gradient."""
+    optimizer, ids, losses = SGD([p for p in model.parameters() if p.requires_grad], lr=lr), some_ids(model.config), []
+    for _ in range(steps):
+        optimizer.zero_grad()
+        loss = model(ids, labels=ids).loss + term()
+        loss.backward()
+        optimizer.step()
+        losses.append(loss.item())
+    assert losses[-1] < losses[0] - by, losses
+    assert all(p.grad.any() for p in model.parameters() if p.requires_grad)
 
 
 def logits_of(model, ids=None):

@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from lora_helpers import (
     assert_exchanged_with_peft,
+    assert_loss_falls,
     assert_merges,
     gradients,
     logits_of,
@@ -21,7 +22,6 @@ from lora_helpers import (
 
 from lora_np import LoraConfig, PeftModel, Tensor, VeloraConfig, get_peft_model, gradcheck, no_grad
 from lora_np.lora.variants.velora import compressed_linear
-from lora_np.training import SGD
 
 BASES = {"gpt2": (tiny_model, ["c_attn", "mlp.c_proj"]), "llama": (tiny_llama, ["q_proj", "down_proj"])}
 each_base = pytest.mark.parametrize("base", BASES)
@@ -121,15 +121,7 @@ def test_it_comes_back_from_a_file_bit_for_bit(base, tmp_path):
 
 
 def test_the_loss_falls():
-    model, losses = get_peft_model(tiny_llama(), config_of()).train(), []
-    optimizer, ids = SGD([p for p in model.parameters() if p.requires_grad], lr=0.3), some_ids(model.config)
-    for _ in range(6):
-        optimizer.zero_grad()
-        loss = model(ids, labels=ids).loss
-        loss.backward()
-        optimizer.step()
-        losses.append(loss.item())
-    assert losses[-1] < losses[0] - 1e-3
+    assert_loss_falls(get_peft_model(tiny_llama(), config_of()).train())
 
 
 @pytest.mark.parametrize(
