@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from typing import Any, Self
 
 from ..keywords import NamedFields
+from ..refusals import warn
 from ..settings import changed_settings
 from .patterns import check_names, shortened
 from .peft_config import check_alpha, check_ranks
@@ -17,7 +18,12 @@ DIRECTIONS = ("batch_average", "batch_average_once", "random")
 
 
 class SubConfig(NamedFields):
-    """The value of one field of LoraConfig. Abstract."""
+    """The value of one field of LoraConfig. Abstract.
+
+    knows_all   would a field that is not known here change what an adapter computes? Else it is left out with a warning
+    """
+
+    knows_all = True
 
     @classmethod
     def of(cls, setting: str, given: Any) -> Self | None:
@@ -27,8 +33,12 @@ class SubConfig(NamedFields):
         if not isinstance(given, Mapping):
             raise ValueError(f"{setting} must be a {cls.__name__}, or a dict of its fields, got {shortened(given)}")
         fields = {f.name: f for f in dataclasses.fields(cls)}  # type: ignore[arg-type]
-        if unknown := [name for name in given if name not in fields]:
+        unknown = [str(name) for name in given if name not in fields]
+        if unknown and cls.knows_all:
             raise ValueError(f"{setting} has a field {unknown[0]!r}; a {cls.__name__} has {', '.join(fields)}")
+        if unknown:
+            warn(f"{setting} has fields that are ignored: {', '.join(unknown)}")
+        given = {name: value for name, value in given.items() if name in fields}
         made = cls(**{name: value for name, value in given.items() if fields[name].init})
         for name in given:
             if not fields[name].init:

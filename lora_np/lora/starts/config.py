@@ -1,24 +1,24 @@
 """The settings of the starts in this room, under PEFT's names. Each is a field of `LoraConfig`."""
 
 import dataclasses
-from collections.abc import Mapping
 from dataclasses import dataclass
 from os import PathLike, fspath
 from types import NoneType
 from typing import Any, ClassVar
 
-from ...keywords import NamedFields
 from ...refusals import warn
 from ..patterns import shortened
+from ..sub_configs import SubConfig
 
 
-class StartConfig(NamedFields):
-    """What the settings of these starts have in common. Abstract.
+class StartConfig(SubConfig):
+    """What the settings of these starts have in common: a file's A and B have started long ago. Abstract.
 
     flags    the fields that are True or False
     choices  {field: its values}
     """
 
+    knows_all = False
     flags: ClassVar[tuple[str, ...]] = ()
     choices: ClassVar[dict[str, tuple[Any, ...]]] = {}
 
@@ -161,20 +161,7 @@ def settle(config: Any) -> None:
         if not given and not used:
             setattr(config, name, {} if start == "loftq" else None)
             continue
-        made = _made(name, kind, given or {})
+        made = dataclasses.replace(kind.of(name, given or {}))
         setattr(config, name, dataclasses.asdict(made) if start == "loftq" else made)
         if not used:
             warn(f"{name} is for init_lora_weights={start!r}, and does nothing with {config.init_lora_weights!r}")
-
-
-def _made(name, kind, given):
-    """The settings of this kind: themselves, or of a dict as it stands in a file."""
-    if not isinstance(given, (kind, Mapping)):
-        raise ValueError(f"{name} must be a {kind.__name__}, or a dict of its fields, got {shortened(given)}")
-    if isinstance(given, kind):
-        return dataclasses.replace(given)
-    known = {field.name for field in dataclasses.fields(kind)}
-    unknown = [str(key) for key in given if key not in known]
-    if unknown:
-        warn(f"{name} has fields that are ignored: {', '.join(unknown)}")
-    return kind(**{key: value for key, value in given.items() if key in known})
