@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from .. import nn
+from .call_options import check_call
 from .generation import GenerationConfig, GenerationMixin
 from .kv_cache import KVCache
 from .output import CausalLMOutput, ShardedOutput, shift_labels
@@ -31,12 +32,13 @@ class CausalLM(GenerationMixin, PretrainedModel):
 
     def forward(
         self,
-        input_ids: Numbers,
+        input_ids: Numbers | None = None,
         labels: Numbers | None = None,
         attention_mask: Numbers | None = None,
         position_ids: Numbers | None = None,
         past_key_values: KVCache | None = None,
         logits_to_keep: int = 0,
+        **others: Any,
     ) -> CausalLMOutput | ShardedOutput:
         """input_ids (B, T) integers -> an output with .logits (B, T, V) and, if labels are given, .loss.
 
@@ -48,8 +50,10 @@ class CausalLM(GenerationMixin, PretrainedModel):
         position_ids            (B, T) or (T,); without them, tokens are numbered on from those in the cache
         past_key_values         a `KVCache`, which these tokens are added to; inside `no_grad` only
         logits_to_keep          logits of the last so many positions only; 0 for all
-        Ids and labels that are on the model's GPU stay there.
+        Ids and labels that are on the model's GPU stay there. Of `others`, Transformers' keywords, those that change
+        nothing here are accepted; the rest is refused by name (`call_options.py`).
         """
+        check_call(input_ids, others)
         input_ids, labels, attention_mask = rows_of(input_ids, labels, attention_mask)
         device = self.device
         ids = self.checked_ids(input_ids, device)

@@ -22,6 +22,7 @@ from ..autograd.devices import beside, on_gpu, to_numpy
 from ..autograd.tensor import data
 from .architectures import ARCHITECTURES
 from .base import CausalLM
+from .call_options import KNOWN, check_call
 from .config import ModelConfig
 from .labels import ONE_LABEL, REGRESSION, SEVERAL_LABELS, check_problem_type
 from .model_output import ModelOutput
@@ -80,18 +81,21 @@ class SequenceClassifier(PretrainedModel):
 
     def forward(
         self,
-        input_ids: Numbers,
+        input_ids: Numbers | None = None,
         labels: Numbers | None = None,
         attention_mask: Numbers | None = None,
         position_ids: Numbers | None = None,
+        **others: Any,
     ) -> SequenceClassifierOutput | ShardedOutput:
         """input_ids (B, T) integers -> an output with .logits (B, num_labels) and, if labels are given, .loss.
 
         labels           (B,) or (B, num_labels): see the top of this module
         attention_mask   (B, T): 1 for a token, 0 for padding
         position_ids     (B, T) or (T,); without them, tokens are numbered from 0 on, padding included
-        A plain list of T ids is one row. ValueError for several rows where the config has no pad_token_id.
+        A plain list of T ids is one row. ValueError for several rows where the config has no pad_token_id. Other
+        keywords are Transformers': see `call_options.py`.
         """
+        check_call(input_ids, others, KNOWN[:4])
         if not hasattr(labels, "ndim") and not isinstance(labels, list | tuple | None):
             labels = np.array([labels])
         input_ids, _, attention_mask = rows_of(input_ids, None, attention_mask)

@@ -8,13 +8,13 @@ from ... import nn
 from ...autograd.devices import load_cupy
 from ...keywords import Unused, check_unused
 from ...storage.hub import HUB_OPTIONS
+from ..call_options import CALL_OPTIONS
 from ..config import ModelConfig
 from .quantization import IN_8_BITS
 
 ONE_PLACE = "a model is on one device here: device_map='cuda:0', 'cpu' or 'auto'"
 NO_PICKLE = "that is a pickle, which runs code when it is read; only safetensors are read"
 WHOLE = "it must be what the file says"
-NO_OUTPUT = "a model's output is its logits and loss"
 UNUSED = {
     "trust_remote_code": Unused(),  # no code of a model's is run in any case
     "low_cpu_mem_usage": Unused(),
@@ -41,11 +41,7 @@ UNUSED = {
     "from_tf": Unused("convert the file with Transformers"),
     "from_flax": Unused("convert the file with Transformers"),
     "use_cache": Unused(),  # generate uses its cache, a forward pass does not
-    "return_dict": Unused(
-        "an output has its parts as attributes, out.logits, and is a tuple where it is indexed", (True,)
-    ),
-    "output_attentions": Unused(NO_OUTPUT),
-    "output_hidden_states": Unused(NO_OUTPUT),
+    **{name: CALL_OPTIONS[name] for name in ("return_dict", "output_attentions", "output_hidden_states")},
     "_fast_init": Unused(),
 }
 FOR_TOKENIZERS = {
