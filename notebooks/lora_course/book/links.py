@@ -12,6 +12,7 @@ FOLDERS = {
     "solutions": "solutions/TEACHERS.md",
     ".": "index.md",
 }  # {folder: its page}
+TEXTS = "book/"  # what is kept here stands beside the notebooks in the book
 
 
 @dataclass(frozen=True)
@@ -39,6 +40,9 @@ class Links:
         path = posixpath.normpath(posixpath.join(folder, target))
         if re.match(r"[a-z]+:", target) or path in self.pages or not self.exists(path):
             return found.group()  # elsewhere, in the book, or no link at all: Sphinx says if it is a wrong one
+        staged = path.removeprefix(TEXTS)
+        if staged in self.pages:
+            return f"[{words}]({posixpath.relpath(staged, folder)}{anchor})"
         if path in FOLDERS:
             return f"[{words}]({posixpath.relpath(FOLDERS[path], folder)})"
         if self.repository is None:

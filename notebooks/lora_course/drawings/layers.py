@@ -48,13 +48,13 @@ def lora(d_out=768, d_in=768, r=8):
 
 def lora_gradients():
     """The same layer with what goes back through it: which gradients are computed and which is not."""
-    canvas = Canvas(500)
+    canvas = Canvas(512)
     canvas.box(40, 420, 120, 36, "x", "data")
     canvas.box(40, 240, 120, 56, "W\nfrozen", "frozen")
     canvas.box(290, 320, 120, 56, "A\ntrained", "trained")
     canvas.box(290, 180, 120, 56, "B\ntrained", "trained")
     canvas.circle(100, 110, "+")
-    canvas.box(40, 46, 120, 34, "h", "data")
+    canvas.box(40, 46, 120, 34, "y", "data")
     canvas.arrow((85, 420), (85, 298))
     canvas.arrow((85, 240), (85, 120))
     canvas.arrow((100, 95), (100, 82))
@@ -67,23 +67,23 @@ def lora_gradients():
     canvas.arrow((365, 379), (365, 445), (163, 445), colour=GREEN)
     canvas.arrow((115, 125), (115, 237), colour=GREEN)
     canvas.arrow((115, 298), (115, 417), colour=GREEN)
-    canvas.label(124, 170, "dh", 15, "start", GREEN)
-    canvas.label(124, 350, "Wᵀ dh", 15, "start", GREEN)
-    canvas.label(376, 146, "s dh", 15, "start", GREEN)
-    canvas.label(376, 278, "du = s Bᵀ dh", 15, "start", GREEN)
-    canvas.label(325, 278, "u = A x", 15, "end")
-    canvas.label(376, 412, "Aᵀ du", 15, "start", GREEN)
-    canvas.label(424, 208, "dB = s dh uᵀ", 16, "start", ORANGE, bold=True)
-    canvas.label(424, 348, "dA = du xᵀ", 16, "start", ORANGE, bold=True)
+    canvas.label(124, 170, "dy", 15, "start", GREEN)
+    canvas.label(124, 350, "Wᵀ dy", 15, "start", GREEN)
+    canvas.label(376, 146, "s dy", 15, "start", GREEN)
+    canvas.label(376, 278, "dh = s Bᵀ dy", 15, "start", GREEN)
+    canvas.label(325, 278, "h = A x", 15, "end")
+    canvas.label(376, 412, "Aᵀ dh", 15, "start", GREEN)
+    canvas.label(424, 208, "dB = s dy hᵀ", 16, "start", ORANGE, bold=True)
+    canvas.label(424, 348, "dA = dh xᵀ", 16, "start", ORANGE, bold=True)
     canvas.label(174, 268, "dW: never\ncomputed", 15, "start", MUTED)
-    canvas.label(300, 478, "Black: forward. Green: backward. While B = 0, du and dA are zero; dB is not.", 15.5)
+    canvas.label(300, 482, "Black: forward. Green: backward.\nWhile B = 0, dh and dA are zero; dB is not.", 15.5)
     return canvas.drawing(
         "lora-gradients",
         "What goes back through a LoRA layer",
         "Forward, x goes through W and, beside it, through A and B and the factor s; the two results are added to "
-        "h. Backward, dh goes to both. B gets dB = s dh u transposed, where u = A x. On goes du = s B transposed "
-        "dh. A gets dA = du x transposed. To x goes A transposed du and, through the frozen W, W transposed dh. A "
-        "gradient of W is never computed. While B is zero, du and dA are zero and dB is not.",
+        "y. Backward, dy goes to both. B gets dB = s dy h transposed, where h = A x. On goes dh = s B transposed "
+        "dy. A gets dA = dh x transposed. To x goes A transposed dh and, through the frozen W, W transposed dy. A "
+        "gradient of W is never computed. While B is zero, dh and dA are zero and dB is not.",
     )
 
 

@@ -156,11 +156,11 @@ def variants():
     canvas.box(150, 44, 300, 40, "W′ = W + s · B · A", "trained", 20, bold=True)
     for i, (what, (where, names)) in enumerate(VARIANTS.items()):
         y = 106 + 57 * i
-        canvas.box(20, y, 150, 44, f"{what}\n{where}", "data", 15.5)
-        canvas.arrow((170, y + 22), (192, y + 22), width=1.5)
-        x = 196
+        canvas.box(12, y, 166, 44, f"{what}\n{where}", "data", 15.5)
+        canvas.arrow((178, y + 22), (194, y + 22), width=1.5)
+        x = 198
         for name in names:
-            width = 20 + 8.3 * len(name)
+            width = 18 + 7.6 * len(name) + 3 * sum(map(str.isupper, name))  # capitals are wide
             canvas.box(x, y + 6, width, 32, name, "plain", 15)
             x += width + 8
     canvas.label(300, 515, "LoftQ stands twice: its start makes up for what the 4-bit base lost.", 15.5, colour=MUTED)

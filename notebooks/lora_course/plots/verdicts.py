@@ -43,18 +43,22 @@ def over_steps(curves, title, unit="nats per byte"):
 
 def rates_by_rank(panels):
     """The best rate by rank, both doubling: a panel for each {title: {label: {rank: rate}}}."""
-    figure, axes = new_figure(columns=len(panels), width=5.2, height=3.8)
+    figure, axes = new_figure(columns=len(panels), width=3.8, height=3.6)
     for ax, (title, curves) in zip(axes, panels.items(), strict=True):
         for (label, found), colour, marker in zip(curves.items(), CYCLE, MARKERS, strict=False):
             ax.plot(list(found), list(found.values()), color=colour, marker=marker, label=label)
         ranks = sorted({rank for found in curves.values() for rank in found})
-        ax.set(title=title, xlabel="rank r", ylabel="best learning rate", xscale="log", yscale="log")
+        ax.set(title=title, xlabel="rank r", xscale="log", yscale="log")
         ax.set_xticks(ranks, [str(rank) for rank in ranks])
-        ax.minorticks_off()
-        ax.legend(frameon=False)
     low, high = min(ax.get_ylim()[0] for ax in axes), max(ax.get_ylim()[1] for ax in axes)
+    marks = [mark * 10.0**power for power in range(-6, 1) for mark in (1, 2, 5)]
+    marks = [mark for mark in marks if low <= mark <= high]
     for ax in axes:
         ax.set_ylim(low, high)
+        ax.set_yticks(marks, [f"{mark:g}" for mark in marks])
+        ax.minorticks_off()
+    axes[0].set_ylabel("best learning rate")
+    axes[0].legend(frameon=False)
     return figure
 
 

@@ -1,10 +1,19 @@
 from lora_course.book.links import Links
 
-PAGES = ["README.md", "01_a.ipynb", "exercises/README.md", "exercises/01_b.ipynb", "solutions/TEACHERS.md", "index.md"]
+PAGES = ["README.md", "01_a.ipynb", "exercises/README.md", "exercises/01_b.ipynb", "solutions/TEACHERS.md"]
+PAGES += ["index.md", "verdicts.md"]
 
 
 def rewritten(text, page="README.md", repository="o/r"):
-    there = {*PAGES, "lora_course", "solutions", "exercises", "../lora_np/lora/layer.py", "solutions/01_b.ipynb"}
+    there = {
+        *PAGES,
+        "lora_course",
+        "solutions",
+        "exercises",
+        "../lora_np/lora/layer.py",
+        "solutions/01_b.ipynb",
+        "book/verdicts.md",
+    }
     return Links(PAGES, there.__contains__, repository).rewritten(text, page)
 
 
@@ -18,6 +27,11 @@ def test_links_within_the_book_stay():
     ):
         assert rewritten(text) == text
     assert rewritten("[up](../01_a.ipynb)", "exercises/01_b.ipynb") == "[up](../01_a.ipynb)"
+
+
+def test_texts_of_the_book_stand_beside_the_notebooks():
+    assert rewritten("[v](book/verdicts.md#top)") == "[v](verdicts.md#top)"
+    assert rewritten("[v](../book/verdicts.md)", "exercises/01_b.ipynb") == "[v](../verdicts.md)"
 
 
 def test_folders_become_their_pages():

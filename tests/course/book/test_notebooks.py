@@ -1,5 +1,7 @@
 import base64
 import hashlib
+import json
+from pathlib import Path
 
 import pytest
 
@@ -7,6 +9,7 @@ from lora_course.book.links import Links
 from lora_course.book.notebooks import alternative_texts, only_imports, prepared
 
 LINKS = Links([], lambda path: path == "lora_course")
+COURSE = Path(__file__).parents[3] / "notebooks"
 
 
 @pytest.mark.parametrize(
@@ -20,6 +23,13 @@ LINKS = Links([], lambda path: path == "lora_course")
 )
 def test_cells_of_imports_are_known(source, expected):
     assert only_imports(source) is expected
+
+
+def test_the_first_long_imports_of_each_notebook_fold():
+    for path in COURSE.glob("[0-9]*.ipynb"):
+        cells = json.loads(path.read_text(encoding="utf-8"))["cells"]
+        sources = ["".join(cell["source"]) for cell in cells if cell["cell_type"] == "code"]
+        assert only_imports(next(source for source in sources if source.count("import ") > 3)), path.stem
 
 
 def test_imports_are_folded_and_links_rewritten():

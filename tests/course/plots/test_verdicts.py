@@ -25,9 +25,11 @@ def test_curves_over_steps_have_names_and_marks():
 
 
 def test_rates_share_one_scale():
-    figure = rates_by_rank({"a": {"rule": {1: 1e-3, 8: 1e-2}}, "b": {"rule": {8: 1e-1}}})
+    figure = rates_by_rank({"a": {"rule": {1: 1e-3, 8: 1e-2}}, "b": {"rule": {8: 1e-1, 16: 2e-2}}})
     first, second = figure.axes
     assert first.get_ylim() == second.get_ylim()
+    marks = [label.get_text() for label in second.get_yticklabels()]
+    assert marks == ["0.001", "0.002", "0.005", "0.01", "0.02", "0.05", "0.1"]
     assert first.lines[0].get_xydata().tolist() == [[1, 1e-3], [8, 1e-2]]
 
 
