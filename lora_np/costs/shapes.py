@@ -26,51 +26,56 @@ FLOAT32 = np.dtype(np.float32)
 
 
 class _Nowhere:
-    """What NumPy takes for the memory of an array in C order. Nobody reads or writes there."""
+    """What NumPy takes for the memory of an array of bytes in C order. Nobody reads or writes there."""
 
-    def __init__(self, shape, dtype):
-        self.one = np.zeros(1, dtype)
-        strides = tuple(dtype.itemsize * math.prod(shape[i + 1 :]) for i in range(len(shape)))
-        place = {"data": self.one.__array_interface__["data"], "typestr": dtype.str, "version": 3}
+    def __init__(self, shape):
+        self.one = np.zeros(1, np.uint8)
+        strides = tuple(math.prod(shape[i + 1 :]) for i in range(len(shape)))
+        place = {"data": self.one.__array_interface__["data"], "typestr": "|u1", "version": 3}
         self.__array_interface__ = {**place, "shape": shape, "strides": strides}
 
 
 @functools.lru_cache(maxsize=4096)
-def _layout(shape, dtype):
-    """A NumPy array for its shape and strides alone. All that may be done with it are views."""
-    return np.asarray(_Nowhere(shape, dtype))
+def _layout(shape):
+    """A NumPy array for its shape and strides alone. All that may be done with it are views.
+
+    It is one of bytes: in 32 bits NumPy refuses more than 2³¹ of them, and GPT-3's table of tokens has 618 million
+    numbers.
+    """
+    return np.asarray(_Nowhere(shape))
 
 
 class ShapeArray(Operators):
     """An array of which only shape, dtype and strides are known.
 
-    layout   a NumPy array that has the same, and no memory of its own
+    layout   a NumPy array of bytes that has the same shape and, in numbers, strides; it has no memory of its own
     base     the ShapeArray whose memory this one is a view of; None for one that has its own
     meter    what counts it, if it has its own
     """
 
-    __slots__ = ("__weakref__", "base", "layout", "meter")
+    __slots__ = ("__weakref__", "base", "dtype", "layout", "meter")
 
     def __init__(self, shape, dtype=FLOAT32):
-        self.layout, self.base, self.meter = _layout(tuple(shape), np.dtype(dtype)), None, current_meter()
+        self.layout, self.dtype = _layout(tuple(shape)), np.dtype(dtype)
+        self.base, self.meter = None, current_meter()
         self.meter.add(self.nbytes)
 
     def __del__(self):
         if self.base is None:
             self.meter.add(-self.nbytes)
 
-    def _seen_as(self, layout):
+    def _seen_as(self, layout, dtype=None):
         """A view of this array."""
         new = object.__new__(ShapeArray)
-        new.layout, new.base, new.meter = layout, self if self.base is None else self.base, self.meter
+        new.layout, new.dtype = layout, dtype or self.dtype
+        new.base, new.meter = self if self.base is None else self.base, self.meter
         return new
 
     shape = property(lambda self: self.layout.shape)
-    dtype = property(lambda self: self.layout.dtype)
     ndim = property(lambda self: self.layout.ndim)
     size = property(lambda self: self.layout.size)
-    nbytes = property(lambda self: self.layout.nbytes)
-    itemsize = property(lambda self: self.layout.itemsize)
+    nbytes = property(lambda self: self.layout.size * self.dtype.itemsize)
+    itemsize = property(lambda self: self.dtype.itemsize)
     flags = property(lambda self: self.layout.flags)
     T = property(lambda self: self._seen_as(self.layout.T))
 
@@ -105,7 +110,12 @@ class ShapeArray(Operators):
         return self._seen_as(self.layout.transpose(*axes))
 
     def view(self, dtype):
-        return self._seen_as(self.layout.view(dtype))
+        dtype, length = np.dtype(dtype), self.shape[-1] * self.itemsize
+        if dtype.itemsize == self.itemsize:
+            return self._seen_as(self.layout, dtype)
+        if length % dtype.itemsize or not self.flags.c_contiguous:
+            raise ValueError(f"{self} as {dtype}: the bytes of its rows must be whole numbers, in order")
+        return self._seen_as(_layout((*self.shape[:-1], length // dtype.itemsize)), dtype)
 
     def copy(self):
         return ShapeArray(self.shape, self.dtype)

@@ -28,7 +28,7 @@ def build(config):
     config_class, model_class = classes_of(config)
     _check_sizes_given(config_class, config)
     fields = {name: value for name, value in config.items() if name not in ROTARY}
-    with nn.weightless():
+    with nn.weightless(lambda value, shape: ShapeArray(np.atleast_1d(shape).tolist())):
         return (classifier_named(config) or model_class)(config_class.from_dict(fields))
 
 

@@ -1,6 +1,7 @@
 """The arrays that new layers begin with. Inside a block, they can be left unfilled, or take no memory at all."""
 
 import math
+import sys
 import threading
 
 import numpy as np
@@ -8,11 +9,19 @@ import numpy as np
 from ..autograd.random import generator
 from ..autograd.temporarily import temporarily
 
-LARGEST = 2**60  # numbers in one array
+LARGEST = min(2**60, sys.maxsize // 4)  # numbers in one array; 32 bits, as in a browser, have less
+
+
+def _repeated(value, shape):
+    """One number in the shape of a weight."""
+    if math.prod(np.atleast_1d(shape).tolist()) > LARGEST:
+        raise ValueError(f"a weight of shape {shape} is larger than any memory")
+    return np.broadcast_to(np.float32(value), shape)
 
 
 class _Initialisation(threading.local):
     kind = "drawn"  # or "uninitialized" or "weightless"
+    array = staticmethod(_repeated)  # what gives a weight where they are weightless
 
 
 _initialisation = _Initialisation()
@@ -26,13 +35,13 @@ def uninitialized():
     return temporarily(_initialisation, kind="uninitialized")
 
 
-def weightless():
+def weightless(array=_repeated):
     """Inside this block, the weights of new layers take no memory: each is one number, repeated, and cannot be written.
 
     A model made so has all names and shapes, and costs next to nothing: Llama-3-8B is there in 20 ms. ValueError for a
-    weight that no memory could hold: a file may ask for that.
+    weight that no memory could hold: a file may ask for that. Another `array(value, shape)` may make the weights.
     """
-    return temporarily(_initialisation, kind="weightless")
+    return temporarily(_initialisation, kind="weightless", array=array)
 
 
 def is_weightless():
@@ -41,14 +50,7 @@ def is_weightless():
 
 
 def _undrawn(shape):
-    return _repeated(0, shape) if is_weightless() else np.empty(shape, np.float32)
-
-
-def _repeated(value, shape):
-    """One number in the shape of a weight."""
-    if math.prod(np.atleast_1d(shape).tolist()) > LARGEST:
-        raise ValueError(f"a weight of shape {shape} is larger than any memory")
-    return np.broadcast_to(np.float32(value), shape)
+    return _initialisation.array(0, shape) if is_weightless() else np.empty(shape, np.float32)
 
 
 def normal(shape, std, mean=0.0):
@@ -73,5 +75,5 @@ def zeros(shape):
 def filled(shape, value):
     """A float32 array that holds one value everywhere."""
     if is_weightless():
-        return _repeated(value, shape)
+        return _initialisation.array(value, shape)
     return np.full(shape, value, np.float32)

@@ -54,7 +54,7 @@ EXPRESSIONS = {
     "choice": lambda xp, x, y: (xp.where(x > y, x, 0), xp.where(x[0] > 0, np.float32(0), 1.0)),
     "axes moved": lambda xp, x, y: (xp.moveaxis(x, -1, 0), xp.broadcast_to(x[:1], SIZE)),
     "repetition": lambda xp, x, y: xp.repeat(x[0], 3),
-    "other bytes": lambda xp, x, y: x.view(np.uint64),
+    "other bytes": lambda xp, x, y: (x.view(np.uint64), x.view(np.int16), x.swapaxes(0, 1).view(np.int32)),
     "groups": lambda xp, x, y: np.add.reduceat(x[0], ids * 2),
 }
 
@@ -95,6 +95,12 @@ def test_results_views_and_bytes_are_numpys(name):
         assert found == expected
         assert traced <= counted + 200_000  # Python's objects and NumPy's buffers
         assert counted <= traced or operators.LEFT is None  # where temporary arrays cannot be told, more is counted
+
+
+def test_bytes_that_make_no_whole_numbers_are_refused():
+    for x in (ShapeArray((2, 3)), ShapeArray((4, 2)).T):
+        with pytest.raises(ValueError, match="the bytes of its rows must be whole numbers, in order"):
+            x.view(np.float64)
 
 
 def test_arrays_of_numpys_own_count_while_they_live():

@@ -40,6 +40,13 @@ def test_gpt_3_without_memory():
     assert peak < 10 * 2**20
 
 
+def test_gpt_3_is_described_by_arrays_that_exist_in_32_bits():
+    """NumPy refuses arrays of more than 2³¹ bytes there, whatever they take; its table of tokens has 2.5 GB."""
+    arrays = [p.data for p in build(GPT3).parameters()]
+    assert max(x.nbytes for x in arrays) == 4 * 50257 * 12288 > 2**31
+    assert max(x.layout.nbytes for x in arrays) < 2**31
+
+
 def test_qwen2_has_biases_on_q_k_and_v_only():
     model = build({**LLAMA3, "model_type": "qwen2"})
     biases = {name for name, _ in model.model.layers[5].named_parameters() if name.endswith("bias")}
