@@ -122,8 +122,12 @@ class Adapter(nn.Module):
         return x
 
     def delta_weight(self) -> Array:
-        """ΔW (out, in), in float32 or better."""
+        """ΔW (out, in), in float32 or better. Where it depends on W, ask while nothing is merged into that."""
         raise NotImplementedError
+
+    def delta_weight_of(self, layer: Layer) -> Array:
+        """ΔW beside a layer that is like its own: of another weight, where ΔW depends on that."""
+        return self.delta_weight()
 
     def can_merge_into(self, layer: Layer) -> bool:
         """Can the layer's weight take the update? One in 4 bits with zero points takes only QA-LoRA's."""

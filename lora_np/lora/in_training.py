@@ -23,7 +23,7 @@ def in_training(tuner: Any) -> list[tuple[type[Adapter], Any, str, dict[str, Any
         config = tuner.peft_config[name]
         kind = known(config.peft_type)[1][-1]
         if kind.together:
-            own = {target: layer.adapters[name] for target, layer in tuner.adapted.items() if layer.has(name)}
+            own = {target: layer.adapters[name] for target, layer in tuner.adapted.items() if name in layer.adapters}
             trained = {target: a for target, a in own.items() if any(p.requires_grad for p in a.parameters())}
             found += [(kind, config, name, trained)] if trained else []
     return found

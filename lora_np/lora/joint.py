@@ -12,7 +12,7 @@ def part_of(layer: LoraLinear) -> Any:
     call, base = this_call(layer.owner), layer.base_layer
     if call.disabled or call.rows is not None or type(base) not in PARTS or "forward" in vars(layer):
         return None
-    names = [] if layer.merged_adapters else [name for name in layer.active_adapters if layer.has(name)]
+    names = [] if layer.merged_adapters else [name for name in layer.active_adapters if name in layer.adapters]
     plain = PARTS[type(base)](base)
     if plain is None or not names:
         return plain

@@ -116,10 +116,6 @@ class AdaptedLayer(nn.Module):
             y = adapter.applied(self.base_layer, own, base, y)
         return y.astype(base.dtype)  # A and B are in float32, also beside a base in float16
 
-    def has(self, name: str) -> bool:
-        """Is there an adapter of this name?"""
-        return name in self.adapters
-
     def oriented(self, weight: Array) -> Array:
         """A weight of the layer as (out, in), or back again."""
         return oriented(self.base_layer, weight)
@@ -149,9 +145,14 @@ class AdaptedLayer(nn.Module):
             put_arrays(self.base_layer, reduced(self.base_layer, original, initial), None)
             self._original = original if initial else None
 
+    def delta_weight(self, name: str) -> Array:
+        """ΔW (out, in), also while adapters are merged."""
+        layer = self.base_layer if self._unmerged is None else with_arrays(self.base_layer, *self._unmerged)
+        return self.adapters[name].delta_weight_of(layer)
+
     def get_delta_weight(self, name: str) -> Array:
         """ΔW as the layer stores its weight: (in, out) for a Conv1D or an Embedding."""
-        return oriented(self.base_layer, self.delta_weight(name))
+        return self.oriented(self.delta_weight(name))
 
     def chosen(self, names: list[str] | None) -> list[str]:
         """Those of these adapters that the layer has; None stands for the active ones."""
@@ -185,8 +186,7 @@ class AdaptedLayer(nn.Module):
 
     def held(self) -> dict[str, nn.Module]:
         """The layer and what the adapters hold, under PEFT's names: the adapter's comes last, `lora_A.default`."""
-        pieces = {name: adapter.pieces() for name, adapter in self.adapters.items()}
-        return {"base_layer": self.base_layer, **listed(pieces)}
+        return {"base_layer": self.base_layer, **listed({name: a.pieces() for name, a in self.adapters.items()})}
 
     def __getattr__(self, attribute):
         """What adapters have: `layer.lora_A["default"]`, `layer.matrices("default")`; or `weight`, the base layer's."""

@@ -197,7 +197,7 @@ class PeftModel(Persistent):
     def _attach(self, name, config, model_adapter):
         self.base_model.attach(name, model_adapter)
         if getattr(config, "init_lora_weights", None) in PREPARED:
-            forget(layer.base_layer for _, layer in self.base_model.layers() if layer.has(name))
+            forget(layer.base_layer for _, layer in self.base_model.layers() if name in layer.adapters)
         if config.base_model_name_or_path is None:
             own = getattr(self.base_model.model, "config", None)
             config.base_model_name_or_path = getattr(own, "name_or_path", None)

@@ -55,7 +55,7 @@ def _in_common(model, names):
     """(the last parts of the names of the layers, the rank) of these adapters. ValueError if they differ in either."""
     found = {}
     for name in names:
-        own = {target: layer.adapters[name] for target, layer in model.base_model.layers() if layer.has(name)}
+        own = {target: layer.adapters[name] for target, layer in model.base_model.layers() if name in layer.adapters}
         if odd := [target for target, adapter in own.items() if not adapter.plain]:
             raise ValueError(f"{name} is not plain LoRA on linear layers, as routing needs it: see {odd[0]}")
         found[name] = sorted({target.rpartition(".")[2] for target in own}), {adapter.r for adapter in own.values()}

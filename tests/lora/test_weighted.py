@@ -52,7 +52,9 @@ def test_cat_and_an_svd_of_full_rank_are_the_sum(kind, options, weights):
     expected = both_active(model, weights)
     assert relative(combined(model, kind, weights, **options), expected) < 1e-5
     for _, layer in model.base_model.layers():
-        deltas = [w * layer.delta_weight(n) for n, w in zip(("default", "other"), weights, strict=True) if layer.has(n)]
+        deltas = [
+            w * layer.delta_weight(n) for n, w in zip(("default", "other"), weights, strict=True) if n in layer.adapters
+        ]
         np.testing.assert_allclose(layer.delta_weight("sum"), sum(deltas), atol=1e-5)
 
 

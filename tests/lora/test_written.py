@@ -50,7 +50,7 @@ def test_beside_another_adapter_the_same_layers_are_meant(tmp_path, case):
     model, _ = saved(tmp_path, case)
     other = peft_model(["lm_head"], base())
     other.load_adapter(tmp_path, "second")
-    layers = [name for name, layer in other.base_model.layers() if layer.has("second")]
+    layers = [name for name, layer in other.base_model.layers() if "second" in layer.adapters]
     assert layers == [name for name, _ in model.base_model.layers()]
 
 

@@ -108,12 +108,12 @@ class HiraAdapter(Adapter):
         return F.linear(self.hira_dropout(x), ops.matmul(B, A) * oriented(layer, layer.weight.data))
 
     def delta_weight(self) -> Array:
-        """W ∘ B A, with the W that the layer has now: ask while nothing is merged into it."""
-        return self._delta(self.beside[0])
+        """W ∘ B A, with the W that the layer has now."""
+        return self.delta_weight_of(self.beside[0])
 
-    def merged(self, layer: Layer, weight: Array, bias: Array | None) -> tuple[Array, Array | None]:
-        return weight + self._delta(layer), bias  # `weight` may have other adapters' updates in it already
-
-    def _delta(self, layer):
+    def delta_weight_of(self, layer: Layer) -> Array:
         A, B = self.matrices()
         return matmul(B.data, A.data) * oriented(layer, layer.weight.data)
+
+    def merged(self, layer: Layer, weight: Array, bias: Array | None) -> tuple[Array, Array | None]:
+        return weight + self.delta_weight_of(layer), bias  # `weight` may have other adapters' updates in it already

@@ -118,7 +118,10 @@ class MissAdapter(Adapter):
         return concatenate([y] * (layer.out_features // y.shape[-1]), axis=-1)
 
     def delta_weight(self) -> Array:
-        (layer,), D = self.beside, self.miss_block.data
+        return self.delta_weight_of(self.beside[0])
+
+    def delta_weight_of(self, layer: Layer) -> Array:
+        D = self.miss_block.data
         if self.variant == "bat":
             return self._of_blocks(layer, D)
         xp = array_module(D)

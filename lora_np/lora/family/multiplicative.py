@@ -49,7 +49,9 @@ class Multiplicative(Adapter):
 
     def delta_weight(self) -> Array:
         """W' - W (out, in), of the weight that the layer has now."""
-        (layer,) = self.beside
+        return self.delta_weight_of(self.beside[0])
+
+    def delta_weight_of(self, layer: Layer) -> Array:
         weight = oriented(layer, layer.weight.data)
         changed: Array = self.merged(layer, weight, None)[0] - weight
         return changed

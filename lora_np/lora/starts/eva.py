@@ -181,7 +181,7 @@ def initialize_lora_eva_weights(
 def _put(model: Any, tuner: LoraModel, name: str, found: dict[str, Array]) -> None:
     """Make the adapter's layers what `found` says, {dotted name: A}, and have its configuration say so."""
     config: Any = tuner.peft_config[name]
-    layers = {target: layer for target, layer in tuner.layers() if layer.has(name)}
+    layers = {target: layer for target, layer in tuner.layers() if name in layer.adapters}
     missing = [target for target, layer in layers.items() if target not in found and _is_linear(layer, name)]
     _check_shapes({target: layer for target, layer in layers.items() if _is_linear(layer, name)}, found)
     ranks: dict[str, int] = {}

@@ -78,7 +78,7 @@ def replace_lora_weights_loftq(
     """
     tuner = tuner_of(peft_model)
     layers = {name: layer for name, layer in tuner.layers() if isinstance(layer.base_layer, nn.Linear4bit)}
-    layers = {name: layer for name, layer in layers.items() if layer.has(adapter_name)}
+    layers = {name: layer for name, layer in layers.items() if adapter_name in layer.adapters}
     if not layers:
         raise ValueError(f"no layer with the adapter {adapter_name!r} is in 4 bits: nn.quantize_model(model) does that")
     for name, layer in layers.items():
