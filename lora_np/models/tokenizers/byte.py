@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from os import PathLike
 from typing import Any, Self
 
-from ...storage import remove, together, write_json, write_text
+from ...storage import together, write_json, write_text
 from .base import BaseTokenizer, checked_directory
 from .special import NAMES
+from .templates import write_templates
 
 
 class ByteTokenizer(BaseTokenizer):
@@ -55,7 +56,7 @@ class ByteTokenizer(BaseTokenizer):
         config = {**config, **self._settings(), **self.special_tokens_map}
         with together(directory):
             write_text(directory / "tokenizer.json", tokenizer_json())
-            remove(directory / "chat_template.jinja")  # it would go before the one in the config
+            write_templates(directory, None)
             write_json(directory / "tokenizer_config.json", {k: v for k, v in config.items() if v is not None})
         return tuple(str(directory / name) for name in ("tokenizer_config.json", "tokenizer.json"))
 

@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
-from ...storage import is_there, remove, together, write_json, write_text
+from ...storage import together, write_json, write_text
 from .base import BaseTokenizer, checked_directory
 from .special import NAMES
+from .templates import write_templates
 
 if TYPE_CHECKING:
     import tokenizers
@@ -23,7 +24,7 @@ class PretrainedTokenizer(BaseTokenizer):
     """A `tokenizers.Tokenizer` (`backend`) and what a tokenizer_config.json says beside it (`config`, a dict).
 
     Of `config` count `bos_token`, `eos_token`, `pad_token` and the other special tokens (str, in the vocabulary),
-    `padding_side`, `truncation_side`, `model_max_length` and `chat_template` (str); the rest is only kept for saving.
+    `padding_side`, `truncation_side`, `model_max_length` and `chat_template`; the rest is only kept for saving.
     The backend's own padding and truncation are switched off.
     """
 
@@ -93,13 +94,9 @@ class PretrainedTokenizer(BaseTokenizer):
     def save_pretrained(self, save_directory: str | PathLike, **others: Any) -> tuple[str, ...]:
         """Write tokenizer.json and tokenizer_config.json, which Transformers' AutoTokenizer reads too; their paths."""
         directory = checked_directory(save_directory, others)
-        template = directory / "chat_template.jinja"
         with together(directory):
             write_text(directory / "tokenizer.json", self.backend.to_str(pretty=True))
-            if self.chat_template and is_there(template):  # it would go before the one in the config
-                write_text(template, self.chat_template)
-            else:
-                remove(template)
+            write_templates(directory, self.chat_template)
             write_json(directory / "tokenizer_config.json", self._saved_config())
         return tuple(str(directory / name) for name in ("tokenizer_config.json", "tokenizer.json"))
 
