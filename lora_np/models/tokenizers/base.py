@@ -168,7 +168,7 @@ class BaseTokenizer(SpecialTokens):
 
     def __call__(
         self,
-        text: str | Iterable[str],
+        text: str | Iterable[str] | None = None,
         text_pair: None = None,
         *,
         add_special_tokens: bool = True,
@@ -348,6 +348,14 @@ def several(ids: Any) -> bool:
     if hasattr(ids, "shape"):
         return len(ids.shape) > 1
     return isinstance(ids, Sequence) and len(ids) > 0 and (isinstance(ids[0], Sequence) or bool(np.ndim(ids[0])))
+
+
+def check_text(text: str) -> None:
+    """ValueError for half a character, which JSON may hold and no text in UTF-8 does."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError(f"the text has half a character (a lone surrogate) at {error.start}: {text!r:.60}") from None
 
 
 def _texts(text: Any) -> list[str]:

@@ -8,7 +8,7 @@ from os import PathLike
 from typing import Any, Self
 
 from ...storage import together, write_json, write_text
-from .base import BaseTokenizer, checked_directory
+from .base import BaseTokenizer, check_text, checked_directory
 from .special import NAMES
 from .templates import write_templates
 
@@ -104,6 +104,7 @@ class _Bytes:
     """A text's encoding, at most `most` bytes of it, from the end if `side` is "left"."""
 
     def __init__(self, text: str, most: int | None, side: str) -> None:
+        check_text(text)
         whole = text.encode("utf-8")
         most = len(whole) if most is None else most
         self.kept = slice(0, most) if side == "right" else slice(max(0, len(whole) - most), None)

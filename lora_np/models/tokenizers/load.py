@@ -14,7 +14,7 @@ from ...storage import is_there, one_version, read_json, read_text
 from ...storage.fields import TokenId, fits, short
 from .base import BaseTokenizer
 from .byte import ByteTokenizer, tokenizer_json
-from .pretrained import PretrainedTokenizer
+from .pretrained import PretrainedTokenizer, surround
 from .special import NAMES
 from .templates import read_templates
 
@@ -63,17 +63,6 @@ def byte_level_bpe(vocab: Mapping[str, int], merges: Iterable[tuple[str, str]], 
         raise ValueError(f"vocabulary and merges do not fit: {error}") from None
     backend.decoder = tokenizers.decoders.ByteLevel()
     return backend
-
-
-def surround(backend: tokenizers.Tokenizer, bos: str | None, eos: str | None) -> None:
-    """Have the backend put the tokens `bos` and `eos` (str, or None for nothing) around every text."""
-    from tokenizers import processors
-
-    special = [(token, backend.token_to_id(token)) for token in dict.fromkeys((bos, eos)) if token is not None]
-    if special:
-        backend.post_processor = processors.TemplateProcessing(
-            single=[token for token in (bos, "$A", eos) if token is not None], special_tokens=special
-        )
 
 
 def _library():
