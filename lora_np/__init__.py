@@ -150,6 +150,7 @@ if TYPE_CHECKING:  # for editors; Python reads the parts one by one, when a name
         get_constant_schedule_with_warmup,
         get_cosine_schedule_with_warmup,
         get_linear_schedule_with_warmup,
+        get_scheduler,
         train,
     )
 
@@ -270,6 +271,7 @@ __all__ = [
     "get_model_status",
     "get_peft_model",
     "get_peft_model_state_dict",
+    "get_scheduler",
     "gradcheck",
     "hotswap_adapter",
     "initialize_lora_eva_weights",
