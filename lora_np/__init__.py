@@ -151,6 +151,7 @@ if TYPE_CHECKING:  # for editors; Python reads the parts one by one, when a name
         get_constant_schedule_with_warmup,
         get_cosine_schedule_with_warmup,
         get_linear_schedule_with_warmup,
+        get_scheduler,
         train,
     )
 
@@ -272,6 +273,7 @@ __all__ = [
     "get_model_status",
     "get_peft_model",
     "get_peft_model_state_dict",
+    "get_scheduler",
     "gradcheck",
     "hotswap_adapter",
     "initialize_lora_eva_weights",
@@ -291,7 +293,7 @@ __all__ = [
 ]
 
 _PARTS = ("lora", "models", "auto_peft", "training", "costs", "nn", "storage", "optimizers")
-_UNLISTED = ("models.generation",)  # and parts whose names are found too, though few ask for them
+_UNLISTED = ("models.generation", "models.tokenizers")  # and parts whose names are found too, though few ask for them
 _moved = aliases.moved_names(__name__)
 
 

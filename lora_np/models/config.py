@@ -22,6 +22,7 @@ class ModelConfig(NamedFields):
 
     model_type     what config.json calls the architecture
     architecture   what it calls the model's class
+    attribute_map  {other name: field}: names that a field has besides, to read it, to set it, and in files
     The types of the fields say what a file may hold (storage/fields.py); None may stand where it is the default.
     ValueError, with the field's name, for anything else.
 
@@ -33,6 +34,7 @@ class ModelConfig(NamedFields):
 
     model_type: ClassVar[str]
     architecture: ClassVar[str]
+    attribute_map: ClassVar[dict[str, str]] = {}
 
     _: KW_ONLY
     pad_token_id: OptionalId = None
@@ -44,6 +46,17 @@ class ModelConfig(NamedFields):
     def __post_init__(self) -> None:
         check_fields(vars(self), self.kinds())
         settle_labels(self)
+
+    def __getattr__(self, name: str) -> Any:
+        """A field by its other name, and what Transformers' configurations tell besides."""
+        if name in type(self).attribute_map:
+            return getattr(self, type(self).attribute_map[name])
+        if name == "architectures":
+            return [self.architecture]
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        super().__setattr__(type(self).attribute_map.get(name, name), value)
 
     @classmethod
     def kinds(cls) -> dict[str, Any]:
@@ -77,7 +90,8 @@ class ModelConfig(NamedFields):
     def from_dict(cls, fields: Mapping[str, Any]) -> Self:
         """From the fields of a config.json; those that say nothing about the computation are passed over."""
         names = {field.name for field in dataclasses.fields(cls)}
-        return cls(**{name: value for name, value in fields.items() if name in names})
+        others = {own: fields[name] for name, own in cls.attribute_map.items() if name in fields}
+        return cls(**{**{name: value for name, value in fields.items() if name in names}, **others})
 
 
 @functools.cache

@@ -44,16 +44,16 @@ class GPT2Config(ModelConfig):
     model_type = "gpt2"
     architecture = "GPT2LMHeadModel"
 
+    # What other models call some of these fields: `config.hidden_size` is `config.n_embd`, to read it and to set it,
+    # and in files.
+    attribute_map = {"hidden_size": "n_embd", "max_position_embeddings": "n_positions"}
+    attribute_map |= {"num_hidden_layers": "n_layer", "num_attention_heads": "n_head"}
+
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.n_embd % self.n_head:
             raise ValueError(f"n_embd = {self.n_embd} cannot be shared equally by n_head = {self.n_head} heads")
         check_activation(self.activation_function, "activation_function")
-
-    @property
-    def max_position_embeddings(self) -> int:
-        """The context, under the name that other models have for it."""
-        return self.n_positions
 
 
 class GPT2Attention(nn.Module):

@@ -35,6 +35,7 @@ from .optim import (
     get_constant_schedule_with_warmup,
     get_cosine_schedule_with_warmup,
     get_linear_schedule_with_warmup,
+    get_scheduler,
     parameter_groups,
     warmup_cosine,
 )
@@ -73,6 +74,7 @@ __all__ = [
     "get_constant_schedule_with_warmup",
     "get_cosine_schedule_with_warmup",
     "get_linear_schedule_with_warmup",
+    "get_scheduler",
     "load_examples",
     "load_labelled",
     "load_text",

@@ -233,6 +233,16 @@ def _epoch(data: Any, args: TrainingArguments) -> int:
     return max(1, math.ceil(math.ceil(rows / size) / args.accumulation))
 
 
+def epochs_done(data: Any, args: TrainingArguments, step: int) -> float:
+    """How often all rows of the data were seen after so many steps; 0 if the data does not tell how many it has."""
+    rows, size = getattr(data, "rows", None), getattr(data, "batch_size", None)
+    if type(rows) is not int or type(size) is not int:
+        return 0.0
+    whole, more = divmod(step, _epoch(data, args))
+    batches = math.ceil(rows / size)
+    return whole + min(more * args.accumulation, batches) / batches
+
+
 def check_given(
     model: Any, data: Any, args: Any, evaluation: Any, directory: Any, identity: Any, communicator: Any
 ) -> tuple[TrainingArguments, Any]:

@@ -114,20 +114,27 @@ def default_data_collator(features: Features, return_tensors: str = "np") -> Bat
 
 
 class CollatedData:
-    """Rows of ids, made into batches by a collator: what `train` and `evaluate` read. The order is `ExampleData`'s."""
+    """Rows of ids, made into batches by a collator: what `train` and `evaluate` read.
 
-    def __init__(self, rows: list[dict[str, Any]], collator: Callable[[Any], Any], batch_size: int) -> None:
+    batch(seed, step)   as Transformers' Trainer has them: each epoch is a permutation, which follows from the seed and
+                        the epoch's number, its last batch has the rows that are left, and so its last `accumulation`
+                        batches; None for one of these that would have no row
+    """
+
+    def __init__(
+        self, rows: list[dict[str, Any]], collator: Callable[[Any], Any], batch_size: int, accumulation: int = 1
+    ) -> None:
         expect_whole(batch_size, "per_device_train_batch_size")
         self._rows, self.collator, self.batch_size = rows, collator, batch_size
-        self.rows = len(rows)
+        self.rows, self.accumulation = len(rows), accumulation
 
-    def batch(self, seed: int, step: int) -> Batch:
-        numbers = step * self.batch_size + np.arange(self.batch_size)
-        orders = {
-            epoch: np.random.default_rng((seed, int(epoch))).permutation(self.rows)
-            for epoch in set(numbers // self.rows)
-        }
-        return self._made([orders[number // self.rows][number % self.rows] for number in numbers])
+    def batch(self, seed: int, step: int) -> Batch | None:
+        update, part = divmod(step, self.accumulation)
+        each = self.batch_size * self.accumulation  # rows of an update
+        epoch, update = divmod(update, -(-self.rows // each))
+        order = np.random.default_rng((seed, epoch)).permutation(self.rows)
+        start = update * each + part * self.batch_size
+        return self._made(order[start : start + self.batch_size]) if start < self.rows else None
 
     def batches(self, batch_size: int) -> Iterator[Batch]:
         for start in range(0, self.rows, batch_size):

@@ -76,12 +76,12 @@ class TrainingRun:
     def one_step(self, data: TrainingData) -> int:
         """The next step of the optimizer, on the next batch (or `accumulation` batches); returns its number of tokens.
 
-        All chance in a step (which windows, which dropout) follows from the seed and the step's number. That is why
-        a checkpoint needs no random state: the number is enough.
+        All chance in it (which windows, which dropout) follows from seed and step: a checkpoint needs no random state.
         """
         args = self.args
         manual_seed((args.seed, self.step, self.communicator.rank))  # the rank: each process has dropout of its own
-        batches = [data.batch(args.seed, self.step * args.accumulation + part) for part in range(args.accumulation)]
+        first = self.step * args.accumulation
+        batches = [b for i in range(args.accumulation) if (b := data.batch(args.seed, first + i)) is not None]
         fraction = args.rate_fraction(self.step)
         for group, highest in zip(self.optimizer.param_groups, self.highest_rates, strict=True):
             group["lr"] = highest * fraction

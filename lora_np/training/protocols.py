@@ -15,8 +15,9 @@ History = dict[str, Any]  # {"loss": [...], "learning_rate": [...], "evaluation"
 class TrainingData(Protocol):
     """What `train` reads: `TextData`, `ExampleData`, or a class of your own with this one method."""
 
-    def batch(self, seed: int, step: int) -> Batch:
-        """The batch of a step, counted from 0; the same for the same seed and step."""
+    def batch(self, seed: int, step: int) -> Batch | None:
+        """The batch of a step, counted from 0; the same for the same seed and step. None, of several whose gradients
+        are added up, where there is nothing left for it."""
 
 
 class EvaluationData(Protocol):

@@ -1,6 +1,7 @@
 """`Trainer`, under Transformers' names: a way to call `train`."""
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -11,7 +12,7 @@ from ..expect import A_MODEL, expect
 from ..models.classification import SequenceClassifier
 from ..models.rope import context_length
 from ..nn import Module
-from .arguments import TrainingArguments
+from .arguments import TrainingArguments, epochs_done
 from .collators import CollatedData, DataCollatorWithPadding, default_data_collator
 from .datasets import rows_of
 from .evaluation import evaluate
@@ -39,7 +40,8 @@ class Trainer:
     processing_class   the tokenizer, also by its old name, `tokenizer`
     Losses are means over all tokens that are predicted. (Transformers' Trainer also counts each row's first label,
     which no token precedes, unless that is -100.)
-    After `train()`: `history`, what `train` returns, and `state.log_history`, a dict for each step and evaluation.
+    After `train()`: `history`, what `train` returns, and `state.log_history`, a dict for each step and evaluation; the
+    losses of several data sets are eval_NAME_loss.
     """
 
     def __init__(
@@ -62,7 +64,7 @@ class Trainer:
         self.processing_class = tokenizer if processing_class is None else processing_class
         self.train_dataset, self.eval_dataset = train_dataset, eval_dataset
         self.history: dict[str, Any] = {}
-        self.state = SimpleNamespace(global_step=0, log_history=[])
+        self.state = SimpleNamespace(global_step=0, epoch=0.0, log_history=[])
 
     def train(self, resume_from_checkpoint: bool | str | None = None) -> TrainOutput:
         """Train; with `resume_from_checkpoint`, go on from the checkpoint in output_dir, or in the folder it names."""
@@ -73,13 +75,15 @@ class Trainer:
         folder = resume_from_checkpoint if isinstance(resume_from_checkpoint, str) else None
         self.history = train(self.model, data, self.args, evaluation, folder, bool(resume_from_checkpoint))
         losses, rates = self.history["loss"], self.history["learning_rate"]
-        steps = [
+        entries: list[dict[str, Any]] = [
             {"step": i, "loss": a, "learning_rate": b} for i, (a, b) in enumerate(zip(losses, rates, strict=True), 1)
         ]
-        evaluated = [{f"{k}_loss" if k != "step" else k: v for k, v in e.items()} for e in self.history["evaluation"]]
-        self.state = SimpleNamespace(
-            global_step=len(losses), log_history=sorted(steps + evaluated, key=lambda e: e["step"])
-        )
+        for evaluated in self.history["evaluation"]:
+            names = {name: name if name in ("step", "eval") else f"eval_{name}" for name in evaluated}
+            entries.append({n if n == "step" else f"{n}_loss": evaluated[name] for name, n in names.items()})
+        done = partial(epochs_done, data, self.args)
+        log = [{**entry, "epoch": done(entry["step"])} for entry in sorted(entries, key=lambda e: e["step"])]
+        self.state = SimpleNamespace(global_step=len(losses), epoch=done(len(losses)), log_history=log)
         mean = float(np.mean(losses))
         return TrainOutput(len(losses), mean, {"train_loss": mean})
 
@@ -111,7 +115,7 @@ class Trainer:
         if "input_ids" in rows[0] or self.processing_class is None:
             padded = "label" in rows[0] and self.processing_class is not None
             usual = DataCollatorWithPadding(self.processing_class) if padded else default_data_collator
-            return CollatedData(rows, self.data_collator or usual, size)
+            return CollatedData(rows, self.data_collator or usual, size, self.args.accumulation)
         if isinstance(getattr(self.model, "get_base_model", lambda: self.model)(), SequenceClassifier):
             raise ValueError(
                 f"{name}: a classifier learns from rows of input_ids with a label: give the tokenizer the texts first, "

@@ -28,7 +28,7 @@ def tokenize_chat(messages: Messages, tokenizer: Tokenizer) -> tuple[list[int], 
             "the examples are conversations, and this tokenizer has no chat template: choose a model trained on "
             "chats (lora-np fetch smollm2 brings one), give prompt and completion, or set tokenizer.chat_template"
         )
-    if marks_answers(getattr(tokenizer, "chat_template", None)):
+    if hasattr(tokenizer, "get_chat_template") and marks_answers(tokenizer.get_chat_template()):
         marked = tokenizer.apply_chat_template(messages, return_assistant_tokens_mask=True)
         return list(marked["input_ids"]), [bool(inside) for inside in marked["assistant_masks"]]
     text = _rendered(messages, tokenizer)

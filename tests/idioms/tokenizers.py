@@ -1,4 +1,4 @@
-from transformers import AutoTokenizer
+from transformers import AddedToken, AutoTokenizer
 
 tokenizer = AutoTokenizer.from_pretrained(MODEL)
 TEXTS = ["Hello world", "low rank", "How low is the rank?"]
@@ -142,6 +142,36 @@ show(tokenizer.special_tokens_map)
 show(tokenizer.all_special_tokens)
 show(tokenizer(["low", "Hello world"], padding=True))
 show(tokenizer.decode(tokenizer.encode("<|im_start|>low[PAD]"), skip_special_tokens=True))
+
+# %% tokens that are cut out by rules
+rules = [AddedToken("<left>", lstrip=True), AddedToken("<right>", rstrip=True), AddedToken("low", single_word=True)]
+show(tokenizer.add_tokens(rules))
+show(tokenizer("a <left> b <right> c low lower"))
+show(tokenizer.add_special_tokens({"eos_token": AddedToken("<E>", special=True)}))
+show([tokenizer.eos_token, tokenizer.eos_token_id])
+show(tokenizer.decode(tokenizer.encode("a <left> b <E>"), skip_special_tokens=True))
+
+# %% tokens that are named where it is loaded
+loaded = AutoTokenizer.from_pretrained(MODEL, pad_token="[PAD]", extra_special_tokens=["<|im_end|>"])
+show([loaded.pad_token_id, len(loaded)])
+show(loaded(["low<|im_end|>", "Hello low world"], padding=True))
+show(AutoTokenizer.from_pretrained(MODEL, additional_special_tokens=["<zz>"])("a<zz>b"))
+show(AutoTokenizer.from_pretrained(MODEL, pad_token="<s>", bos_token=None).special_tokens_map)
+
+# %% begin and end of every text
+for options in ({"add_bos_token": True}, {"add_eos_token": True}, {"add_bos_token": True, "add_eos_token": True}):
+    loaded = AutoTokenizer.from_pretrained(MODEL, **options)
+    show(loaded(["low", "Hello low world"], padding=True))
+    show([loaded.add_bos_token, loaded.add_eos_token, loaded.num_special_tokens_to_add()])
+    show(loaded("Hello low world", truncation=True, max_length=3))
+tokenizer.add_bos_token = True
+show(tokenizer("low"))
+tokenizer.add_eos_token = True
+show(tokenizer("low"))
+tokenizer.add_bos_token = False
+show(tokenizer("low"))
+tokenizer.save_pretrained(FOLDER)
+show(AutoTokenizer.from_pretrained(FOLDER)("low"))
 
 # %% a batch of encodings
 encodings = [tokenizer(text) for text in TEXTS]

@@ -1,5 +1,6 @@
 """Configurations from files: each field of each architecture takes what its type says, and refuses the rest by name."""
 
+import copy
 import dataclasses
 import json
 import math
@@ -7,7 +8,7 @@ from typing import Annotated, get_args, get_origin, get_type_hints
 
 import pytest
 
-from lora_np import nn
+from lora_np import GPT2Config, nn
 from lora_np.cli import main
 from lora_np.models.architectures import ARCHITECTURES
 from lora_np.models.loading.checkpoints import load_pretrained
@@ -132,3 +133,28 @@ def test_shapes_that_no_memory_holds_are_refused(saved):
     write_safetensors(saved / "model.safetensors", {})
     with pytest.raises(ValueError, match="the file has only 0 weights"):
         load_pretrained(saved)
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("name", ARCHITECTURES)
+def test_fields_have_the_other_names_that_transformers_has_for_them(name):
+    import transformers
+
+    theirs, ours = transformers.AutoConfig.for_model(name), ARCHITECTURES[name][0]()
+    fields = {field.name for field in dataclasses.fields(ours)}
+    assert ours.attribute_map == {other: own for other, own in theirs.attribute_map.items() if own in fields}
+    assert {other: getattr(ours, other) for other in ours.attribute_map} == {
+        other: getattr(theirs, other) for other in ours.attribute_map
+    }
+
+
+def test_a_field_is_read_set_and_found_in_files_by_its_other_name():
+    config = GPT2Config.from_dict({"hidden_size": 24, "num_hidden_layers": 2, "n_head": 3})
+    assert (config.n_embd, config.hidden_size, config.n_layer, config.num_attention_heads) == (24, 24, 2, 3)
+    assert config.architectures == ["GPT2LMHeadModel"]
+    config.hidden_size = 36
+    assert config.to_dict()["n_embd"] == 36
+    assert "hidden_size" not in config.to_dict()
+    assert copy.deepcopy(config) == config
+    with pytest.raises(AttributeError, match="'GPT2Config' object has no attribute 'hidden_sizes'"):
+        _ = config.hidden_sizes

@@ -13,10 +13,18 @@ def data(collator=None, rows=ROWS):
     return CollatedData(rows, collator or DataCollatorForSeq2Seq(ByteTokenizer()), 2)
 
 
-def test_every_row_comes_once_in_an_epoch():
-    seen = [int(row[0]) for step in range(5) for row in data().batch(3, step)["input_ids"]]
-    assert sorted(seen[:5]) == sorted(seen[5:]) == [1, 2, 3, 4, 5]
-    assert seen[:5] != seen[5:]
+@pytest.mark.parametrize("accumulation", [1, 2, 3, 7])
+def test_every_row_comes_once_in_an_epoch(accumulation):
+    made = CollatedData(ROWS, DataCollatorForSeq2Seq(ByteTokenizer()), 2, accumulation)
+    updates = -(-5 // (2 * accumulation))
+    epochs = []
+    for epoch in range(2):
+        steps = range(epoch * updates * accumulation, (epoch + 1) * updates * accumulation)
+        batches = [batch for step in steps if (batch := made.batch(3, step)) is not None]
+        assert [len(batch["input_ids"]) for batch in batches] == [2, 2, 1]
+        epochs.append([int(row[0]) for batch in batches for row in batch["input_ids"]])
+    assert sorted(epochs[0]) == sorted(epochs[1]) == [1, 2, 3, 4, 5]
+    assert epochs[0] != epochs[1]
     np.testing.assert_array_equal(data().batch(3, 4)["input_ids"], data().batch(3, 4)["input_ids"])
 
 

@@ -1,6 +1,8 @@
 """`Trainer`: Transformers' way to call `train`. tests/idioms/training.py compares it with Transformers' own."""
 
+import numpy as np
 import pytest
+from lora_helpers import hugging_face_twin, tiny_model
 from training_helpers import full
 
 from lora_np import ByteTokenizer, ExampleData, PeftModel, Trainer, TrainingArguments, train
@@ -34,8 +36,53 @@ def test_what_it_returns_and_keeps(tmp_path):
     output = own.train()
     assert output.global_step == own.state.global_step == 4
     assert output.training_loss == pytest.approx(sum(own.history["loss"]) / 4)
-    assert {"step": 4, "eval_loss": own.evaluate()["eval_loss"]} in own.state.log_history
+    assert {"step": 4, "epoch": 4 / 3, "eval_loss": own.evaluate()["eval_loss"]} in own.state.log_history
     assert [entry["loss"] for entry in own.state.log_history if "loss" in entry] == own.history["loss"]
+
+
+def test_the_losses_of_several_data_sets_have_transformers_names(tmp_path):
+    own = trainer(tmp_path, eval_dataset={"a": ROWS[:1], "eval": ROWS[1:]})
+    own.train()
+    assert {"step", "epoch", "eval_a_loss", "eval_loss"} in [set(entry) for entry in own.state.log_history]
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize(("size", "accumulation"), [(2, 1), (4, 1), (2, 2), (1, 3), (3, 4)])
+def test_an_epoch_ends_as_in_transformers(tmp_path, size, accumulation):
+    """Five rows: the last batch of an epoch is shorter, and its last step adds up fewer batches."""
+    import torch
+    import transformers
+
+    class Ours(torch.utils.data.Sampler):
+        """The order of `CollatedData`."""
+
+        def __init__(self):
+            self.epoch = -1
+
+        def __len__(self):
+            return 5
+
+        def __iter__(self):
+            self.epoch += 1
+            return iter(np.random.default_rng((0, self.epoch)).permutation(5).tolist())
+
+    class Theirs(transformers.Trainer):
+        def _get_train_sampler(self, *args):
+            return Ours()
+
+    rows = [{"input_ids": [i, i + 1, 6 * i], "labels": [-100, i + 1, 6 * i]} for i in range(1, 6)]
+    options = {"num_train_epochs": 2, "per_device_train_batch_size": size, "gradient_accumulation_steps": accumulation}
+    options |= {"learning_rate": 0.01, "lr_scheduler_type": "linear", "logging_steps": 1, "report_to": "none"}
+    options |= {"use_cpu": True, "save_strategy": "no", "disable_tqdm": True}
+    model = tiny_model()
+    twin = hugging_face_twin(model)
+    own = Trainer(model, TrainingArguments(tmp_path, **options), train_dataset=rows)
+    other = Theirs(twin, transformers.TrainingArguments(tmp_path, **options), train_dataset=rows)
+    own.train()
+    other.train()
+    ours, theirs = own.state.log_history, [entry for entry in other.state.log_history if "loss" in entry]
+    for name in ("loss", "epoch", "learning_rate"):
+        np.testing.assert_allclose([e[name] for e in ours], [e[name] for e in theirs], rtol=2e-4)
 
 
 def test_it_goes_on_from_its_checkpoint(tmp_path):

@@ -10,6 +10,7 @@ from ...keywords import Unused, check_unused
 from ...storage.hub import HUB_OPTIONS
 from ..call_options import CALL_OPTIONS
 from ..config import ModelConfig
+from ..tokenizers.special import EXTRA, NAMES
 from .quantization import IN_8_BITS
 
 ONE_PLACE = "a model is on one device here: device_map='cuda:0', 'cpu' or 'auto'"
@@ -52,6 +53,7 @@ FOR_TOKENIZERS = {
     "clean_up_tokenization_spaces": Unused(),
     "from_slow": Unused(),
 }
+SPECIAL = (*(f"{name}_token" for name in NAMES), EXTRA, "additional_special_tokens")
 OWN = (
     *("pretrained_model_name_or_path", "gguf_file", "subfolder", "config", "quantization_config", "load_in_4bit"),
     *("dtype", "torch_dtype", "device", "device_map"),
@@ -117,6 +119,9 @@ def set_attributes(tokenizer: Any, options: Mapping[str, Any]) -> None:
         FOR_TOKENIZERS,
         ("pretrained_model_name_or_path", "gguf_file", "subfolder", *HUB_OPTIONS, *own),
     )
-    for name, value in options.items():
-        if name in own:
-            setattr(tokenizer, name, value)
+    special = {name: value for name, value in options.items() if name in SPECIAL and value is not None}
+    if special:  # those that are new are added to the vocabulary
+        tokenizer.add_special_tokens({n: list(v.values()) if isinstance(v, Mapping) else v for n, v in special.items()})
+    for name in own:
+        if name in options and name not in special:
+            setattr(tokenizer, name, options[name])

@@ -17,6 +17,7 @@ from ...storage.fields import Between, fits, short
 from .batch import BatchEncoding, Encoding, batched, columns_of, overlapping
 from .options import NO_PAIRS, SIDES, UNLIMITED, check_others, form
 from .special import SpecialTokens, nearest
+from .templates import Templates, chosen, listed
 
 SAVING = ("legacy_format", "filename_prefix", "push_to_hub", "save_format")  # options of Transformers
 MOST_ID = 2**32 - 1  # what the tokenizers library counts with
@@ -26,8 +27,8 @@ class BaseTokenizer(SpecialTokens):
     """Text to token ids and back.
 
     Attributes: `bos_token`, `eos_token`, `pad_token`, `unk_token` (str or None) and their ids (`bos_token_id`, ...:
-    int or None), and so for sep, cls and mask; `chat_template` (Jinja source or None); `padding_side` and
-    `truncation_side` ("right" or "left"); `model_max_length` (above 10²⁰: not known).
+    int or None), and so for sep, cls and mask; `chat_template` (Jinja source, or {name: source} if there are several,
+    or None); `padding_side` and `truncation_side` ("right" or "left"); `model_max_length` (above 10²⁰: not known).
     """
 
     padding_side = "right"
@@ -37,7 +38,7 @@ class BaseTokenizer(SpecialTokens):
     name_or_path = ""
     is_fast = True
     clean_up_tokenization_spaces = False
-    chat_template: str | None = None
+    chat_template: Templates = None
 
     @property
     @abc.abstractmethod
@@ -93,7 +94,7 @@ class BaseTokenizer(SpecialTokens):
         """The same, for saving; None for what need not be said."""
         length = self.model_max_length if self.model_max_length <= UNLIMITED else None
         sides = {name: getattr(self, name) for name in ("padding_side", "truncation_side")}
-        return {**sides, "model_max_length": length, "chat_template": self.chat_template}
+        return {**sides, "model_max_length": length, "chat_template": listed(self.chat_template)}
 
     @property
     def vocab(self) -> dict[str, int]:
@@ -167,7 +168,7 @@ class BaseTokenizer(SpecialTokens):
 
     def __call__(
         self,
-        text: str | Iterable[str],
+        text: str | Iterable[str] | None = None,
         text_pair: None = None,
         *,
         add_special_tokens: bool = True,
@@ -242,6 +243,10 @@ class BaseTokenizer(SpecialTokens):
         """What fills short rows: the mask says that it doesn't count."""
         return self.eos_token_id if self.pad_token_id is None else self.pad_token_id
 
+    def get_chat_template(self, chat_template: str | None = None, tools: Any = None) -> str:
+        """The Jinja source that `apply_chat_template` uses, given these."""
+        return chosen(self.chat_template, chat_template, tools)
+
     def apply_chat_template(
         self,
         conversation: Sequence[Any],
@@ -261,7 +266,8 @@ class BaseTokenizer(SpecialTokens):
         tokenizer_kwargs: Mapping[str, Any] | None = None,
         **variables: Any,
     ) -> Any:
-        """A conversation as the model was trained to read it, by `chat_template` or the tokenizer's own.
+        """A conversation as the model was trained to read it, by `chat_template` (source, or the name of one of the
+        tokenizer's) or the tokenizer's own.
 
         `conversation`: a list of {"role": ..., "content": ...}, or a list of such lists. `add_generation_prompt`: end
         with the opening of the model's answer. `continue_final_message`: end inside the last message (its "content", or
@@ -274,9 +280,7 @@ class BaseTokenizer(SpecialTokens):
         {% generation %}. The special tokens are in the template itself; none are added. ValueError if there is no
         template, or it refuses the messages; TypeError for a keyword that neither this method nor the template knows.
         """
-        template = self.chat_template if chat_template is None else chat_template
-        if template is None:
-            raise ValueError("this tokenizer has no chat template: its model is not trained on chats")
+        template = self.get_chat_template(chat_template, tools)
         require("jinja2", "a chat template", "text")  # Jinja is loaded by those who chat
         from .chat import render
 
@@ -344,6 +348,14 @@ def several(ids: Any) -> bool:
     if hasattr(ids, "shape"):
         return len(ids.shape) > 1
     return isinstance(ids, Sequence) and len(ids) > 0 and (isinstance(ids[0], Sequence) or bool(np.ndim(ids[0])))
+
+
+def check_text(text: str) -> None:
+    """ValueError for half a character, which JSON may hold and no text in UTF-8 does."""
+    try:
+        text.encode("utf-8")
+    except UnicodeEncodeError as error:
+        raise ValueError(f"the text has half a character (a lone surrogate) at {error.start}: {text!r:.60}") from None
 
 
 def _texts(text: Any) -> list[str]:

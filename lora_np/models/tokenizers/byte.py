@@ -7,9 +7,10 @@ from collections.abc import Mapping
 from os import PathLike
 from typing import Any, Self
 
-from ...storage import remove, together, write_json, write_text
-from .base import BaseTokenizer, checked_directory
+from ...storage import together, write_json, write_text
+from .base import BaseTokenizer, check_text, checked_directory
 from .special import NAMES
+from .templates import write_templates
 
 
 class ByteTokenizer(BaseTokenizer):
@@ -55,7 +56,7 @@ class ByteTokenizer(BaseTokenizer):
         config = {**config, **self._settings(), **self.special_tokens_map}
         with together(directory):
             write_text(directory / "tokenizer.json", tokenizer_json())
-            remove(directory / "chat_template.jinja")  # it would go before the one in the config
+            write_templates(directory, None)
             write_json(directory / "tokenizer_config.json", {k: v for k, v in config.items() if v is not None})
         return tuple(str(directory / name) for name in ("tokenizer_config.json", "tokenizer.json"))
 
@@ -103,6 +104,7 @@ class _Bytes:
     """A text's encoding, at most `most` bytes of it, from the end if `side` is "left"."""
 
     def __init__(self, text: str, most: int | None, side: str) -> None:
+        check_text(text)
         whole = text.encode("utf-8")
         most = len(whole) if most is None else most
         self.kept = slice(0, most) if side == "right" else slice(max(0, len(whole) - most), None)

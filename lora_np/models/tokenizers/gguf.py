@@ -6,8 +6,8 @@ import warnings
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
-from .load import byte_level_bpe, surround
-from .pretrained import PretrainedTokenizer
+from .load import byte_level_bpe
+from .pretrained import PretrainedTokenizer, surround
 from .sentencepiece import merges_by_score, scored_bpe
 
 NORMAL, CONTROL, USER_DEFINED = 1, 3, 4  # token types: ordinary, special, and added ones that are text

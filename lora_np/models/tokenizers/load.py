@@ -14,8 +14,9 @@ from ...storage import is_there, one_version, read_json, read_text
 from ...storage.fields import TokenId, fits, short
 from .base import BaseTokenizer
 from .byte import ByteTokenizer, tokenizer_json
-from .pretrained import PretrainedTokenizer
+from .pretrained import PretrainedTokenizer, surround
 from .special import NAMES
+from .templates import read_templates
 
 if TYPE_CHECKING:
     import tokenizers
@@ -40,7 +41,7 @@ def load_tokenizer(directory: str | PathLike) -> BaseTokenizer:
     """
     directory = Path(directory)
     config = _read_if_there(directory / "tokenizer_config.json")
-    config["chat_template"] = _chat_template(directory, config)
+    config["chat_template"] = read_templates(directory, config)
     if _is_byte_level(directory, config):
         with _naming(directory):
             return ByteTokenizer.from_config(config)
@@ -62,17 +63,6 @@ def byte_level_bpe(vocab: Mapping[str, int], merges: Iterable[tuple[str, str]], 
         raise ValueError(f"vocabulary and merges do not fit: {error}") from None
     backend.decoder = tokenizers.decoders.ByteLevel()
     return backend
-
-
-def surround(backend: tokenizers.Tokenizer, bos: str | None, eos: str | None) -> None:
-    """Have the backend put the tokens `bos` and `eos` (str, or None for nothing) around every text."""
-    from tokenizers import processors
-
-    special = [(token, backend.token_to_id(token)) for token in dict.fromkeys((bos, eos)) if token is not None]
-    if special:
-        backend.post_processor = processors.TemplateProcessing(
-            single=[token for token in (bos, "$A", eos) if token is not None], special_tokens=special
-        )
 
 
 def _library():
@@ -140,21 +130,6 @@ def _read_merges(path):
     if bad := [pair for pair in pairs if len(pair) != 2]:
         raise ValueError(f"a merge should be two tokens, not {' '.join(bad[0])!r}")
     return pairs
-
-
-def _chat_template(directory, config):
-    """The chat template: its own file goes before the config, of several in the config the one named "default"."""
-    path, template = directory / "chat_template.jinja", config.get("chat_template")
-    if is_there(path):
-        return read_text(path)
-    if isinstance(template, list) and all(isinstance(entry, dict) for entry in template):
-        template = next((entry.get("template") for entry in template if entry.get("name") == "default"), None)
-    if template is not None and not isinstance(template, str):
-        raise ValueError(
-            f"{directory / 'tokenizer_config.json'}: chat_template should be a text, or a list of "
-            f"{{'name', 'template'}}, not {type(template).__name__}"
-        )
-    return template
 
 
 def _with_special_tokens(directory, config, backend):

@@ -8,9 +8,10 @@ from collections.abc import Mapping
 from os import PathLike
 from typing import TYPE_CHECKING, Any
 
-from ...storage import is_there, remove, together, write_json, write_text
-from .base import BaseTokenizer, checked_directory
-from .special import NAMES
+from ...storage import together, write_json, write_text
+from .base import BaseTokenizer, check_text, checked_directory
+from .special import NAMES, AddedToken
+from .templates import write_templates
 
 if TYPE_CHECKING:
     import tokenizers
@@ -19,11 +20,22 @@ if TYPE_CHECKING:
 NOT_SAVED = ("auto_map", "tokenizer_file", "vocab_file", "merges_file", "name_or_path", "extra_special_tokens")
 
 
+def surround(backend: tokenizers.Tokenizer, bos: str | None, eos: str | None) -> None:
+    """Have the backend put the tokens `bos` and `eos` (str, or None for nothing) around every text."""
+    from tokenizers import processors
+
+    special = [(token, backend.token_to_id(token)) for token in dict.fromkeys((bos, eos)) if token is not None]
+    if special or backend.post_processor is not None:
+        backend.post_processor = processors.TemplateProcessing(
+            single=[token for token in (bos, "$A", eos) if token is not None], special_tokens=special
+        )
+
+
 class PretrainedTokenizer(BaseTokenizer):
     """A `tokenizers.Tokenizer` (`backend`) and what a tokenizer_config.json says beside it (`config`, a dict).
 
     Of `config` count `bos_token`, `eos_token`, `pad_token` and the other special tokens (str, in the vocabulary),
-    `padding_side`, `truncation_side`, `model_max_length` and `chat_template` (str); the rest is only kept for saving.
+    `padding_side`, `truncation_side`, `model_max_length` and `chat_template`; the rest is only kept for saving.
     The backend's own padding and truncation are switched off.
     """
 
@@ -81,7 +93,42 @@ class PretrainedTokenizer(BaseTokenizer):
         """(id, token) of the added tokens that are marked as special, by their ids."""
         return [(i, token) for i, token in sorted(self.added_tokens_decoder.items()) if token.special]
 
+    @property
+    def add_bos_token(self) -> bool:
+        """Does `bos_token` stand before every text? To set this, or `add_eos_token`, leaves the other end as it is."""
+        return self._surrounding()[0] is not None
+
+    @add_bos_token.setter
+    def add_bos_token(self, wanted: bool) -> None:
+        self._surround("bos", wanted)
+
+    @property
+    def add_eos_token(self) -> bool:
+        """Does `eos_token` stand behind every text?"""
+        return self._surrounding()[1] is not None
+
+    @add_eos_token.setter
+    def add_eos_token(self, wanted: bool) -> None:
+        self._surround("eos", wanted)
+
+    def _surrounding(self) -> tuple[str | None, str | None]:
+        """The named tokens that are put before and behind a text, None where there is none."""
+        whole, text = self.backend.encode("a").ids, self.backend.encode("a", add_special_tokens=False).ids
+        before = self.bos_token if whole[:1] == [self.bos_token_id] != text[:1] else None
+        return before, self.eos_token if whole[-1:] == [self.eos_token_id] != text[-1:] else None
+
+    def _surround(self, name: str, wanted: bool) -> None:
+        token = getattr(self, f"{name}_token")
+        if wanted and token is None:
+            raise ValueError(f"add_{name}_token=True needs a {name}_token, and this tokenizer has none")
+        bos, eos = self._surrounding()
+        token = token if wanted else None
+        surround(self.backend, *((token, eos) if name == "bos" else (bos, token)))
+        for old in ("add_bos_token", "add_eos_token"):  # what the files said of it
+            self._config.pop(old, None)
+
     def _add(self, tokens: list[Any], special: bool) -> int:
+        tokens = [_for_backend(token, special) for token in tokens]
         count = self.backend.add_special_tokens(tokens) if special else self.backend.add_tokens(tokens)
         self._count()
         return count
@@ -93,13 +140,9 @@ class PretrainedTokenizer(BaseTokenizer):
     def save_pretrained(self, save_directory: str | PathLike, **others: Any) -> tuple[str, ...]:
         """Write tokenizer.json and tokenizer_config.json, which Transformers' AutoTokenizer reads too; their paths."""
         directory = checked_directory(save_directory, others)
-        template = directory / "chat_template.jinja"
         with together(directory):
             write_text(directory / "tokenizer.json", self.backend.to_str(pretty=True))
-            if self.chat_template and is_there(template):  # it would go before the one in the config
-                write_text(template, self.chat_template)
-            else:
-                remove(template)
+            write_templates(directory, self.chat_template)
             write_json(directory / "tokenizer_config.json", self._saved_config())
         return tuple(str(directory / name) for name in ("tokenizer_config.json", "tokenizer.json"))
 
@@ -122,7 +165,11 @@ class PretrainedTokenizer(BaseTokenizer):
         return {key: value for key, value in config.items() if value is not None}
 
     def _encode(self, text, add_special_tokens, max_length):
-        encoding = self.backend.encode(text, add_special_tokens=add_special_tokens)
+        try:
+            encoding = self.backend.encode(text, add_special_tokens=add_special_tokens)
+        except TypeError:  # of a str it refuses this alone
+            check_text(text)
+            raise
         if max_length is None or len(encoding.ids) <= max_length:
             return encoding
         around = self.backend.num_special_tokens_to_add(is_pair=False) if add_special_tokens else 0
@@ -134,6 +181,7 @@ class PretrainedTokenizer(BaseTokenizer):
 
     def encode_continuation(self, text: str) -> list[int]:
         """The ids of a text that stands behind another one: no special tokens, and no space of the tokenizer's own."""
+        check_text(text)
         return list(self._continuing.encode(text, add_special_tokens=False).ids)
 
     @functools.cached_property
@@ -183,6 +231,18 @@ class PretrainedTokenizer(BaseTokenizer):
 
     def _id(self, token):
         return self.backend.token_to_id(token)
+
+
+def _for_backend(token, special):
+    """A token as the library adds it."""
+    if not isinstance(token, AddedToken):
+        return token
+    import tokenizers
+
+    kept = vars(token)
+    return tokenizers.AddedToken(
+        **{**kept, "normalized": not special if kept["normalized"] is None else kept["normalized"]}
+    )
 
 
 def _added_token_fields(token):

@@ -3,11 +3,33 @@
 import abc
 import difflib
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 NAMES = ("bos", "eos", "unk", "sep", "pad", "cls", "mask")  # in the order in which Transformers lists them
 EXTRA = "extra_special_tokens"  # those without a name; older files and programs say additional_special_tokens
 NO_MASK_YET = "get_special_tokens_mask wants already_has_special_tokens=True: ids that have their special tokens"
+
+
+@dataclass(frozen=True)
+class AddedToken:
+    """A token that is to be added, and how texts are cut at it: Transformers' class of this name.
+
+    single_word      only where it is a word of its own, not a part of one
+    lstrip, rstrip   the spaces before it, or behind it, belong to it
+    normalized       it is looked for after a text is normalised; None: unless it is special
+    special          it stands for no text
+    """
+
+    content: str
+    single_word: bool = False
+    lstrip: bool = False
+    rstrip: bool = False
+    normalized: bool | None = None
+    special: bool = False
+
+    def __str__(self) -> str:
+        return self.content
 
 
 def _token_property(name: str) -> Any:
@@ -105,7 +127,8 @@ class SpecialTokens(abc.ABC):
         Texts are cut at these tokens, which are never split. With `special_tokens` they stand for no text. The model
         needs rows for them: `model.resize_token_embeddings(len(tokenizer))`.
         """
-        tokens = [new_tokens] if isinstance(new_tokens, str) or hasattr(new_tokens, "content") else list(new_tokens)
+        one = isinstance(new_tokens, str) or not isinstance(new_tokens, Iterable)
+        tokens = [new_tokens] if one else list(new_tokens)
         for token in tokens:
             if not isinstance(getattr(token, "content", token), str) or not getattr(token, "content", token):
                 raise TypeError(f"new_tokens should be texts that are not empty, one or a list, not {token!r:.60}")

@@ -18,6 +18,7 @@ from .lr_scheduler import (
     get_constant_schedule_with_warmup,
     get_cosine_schedule_with_warmup,
     get_linear_schedule_with_warmup,
+    get_scheduler,
 )
 from .optimizer import Optimizer
 from .parameter_groups import parameter_groups
@@ -47,6 +48,7 @@ __all__ = [
     "get_constant_schedule_with_warmup",
     "get_cosine_schedule_with_warmup",
     "get_linear_schedule_with_warmup",
+    "get_scheduler",
     "lr_scheduler",
     "parameter_groups",
     "warmup_cosine",

@@ -4,14 +4,19 @@
 `scheduler.step()`. What they compute stands in `schedule.py`, where `train` has it from, too.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from ...expect import expect
 from .optimizer import Optimizer
-from .schedule import rate_fraction
+from .schedule import NAMES, OWN, rate_fraction
 
 AN_OPTIMIZER = "an optimizer, such as AdamW(model.parameters(), lr=1e-4)"
+OPEN = {  # what a course does without
+    "constant": ("num_warmup_steps", "num_training_steps"),
+    "constant_with_warmup": ("num_training_steps",),
+    "inverse_sqrt": ("num_training_steps",),
+}
 Course = Callable[[int], float]  # the number of a step, from 0 -> the fraction of the group's learning rate
 
 
@@ -83,6 +88,30 @@ def get_constant_schedule_with_warmup(optimizer: Optimizer, num_warmup_steps: in
     return _named("constant_with_warmup", optimizer, 0, num_warmup_steps, last_epoch)
 
 
+def get_scheduler(
+    name: Any,
+    optimizer: Optimizer,
+    num_warmup_steps: int | None = None,
+    num_training_steps: int | None = None,
+    scheduler_specific_kwargs: Mapping[str, Any] | None = None,
+) -> LambdaLR:
+    """The course that Transformers has under this name: "linear", "cosine", "constant" and others of `schedule.NAMES`.
+
+    scheduler_specific_kwargs: what the course can be told besides, such as {"num_cycles": 2}
+    ValueError for an unknown name, and for a number of steps that the course needs and that is not given.
+    """
+    name = getattr(name, "value", name)  # of an enum
+    if name not in NAMES or name == OWN:
+        raise ValueError(f"name must be one of {', '.join(n for n in NAMES if n != OWN)}, got {name!r:.60}")
+    steps = {"num_warmup_steps": num_warmup_steps, "num_training_steps": num_training_steps}
+    missing = [step for step in steps if steps[step] is None and step not in OPEN.get(name, ())]
+    if missing:
+        raise ValueError(f"the course {name!r} needs {' and '.join(missing)}")
+    options = dict(scheduler_specific_kwargs or {})
+    return _named(name, optimizer, num_training_steps or 0, num_warmup_steps or 0, -1, **options)
+
+
 def _named(name: str, optimizer: Optimizer, total: int, warmup: int, last_epoch: int, **options: Any) -> LambdaLR:
     """The course that `schedule.rate_fraction` has under this name."""
-    return LambdaLR(optimizer, lambda step: rate_fraction(name, step, total, warmup, options=options), last_epoch)
+    rate = optimizer.defaults["lr"] if isinstance(optimizer, Optimizer) else 1.0  # LambdaLR says what it should be
+    return LambdaLR(optimizer, lambda step: rate_fraction(name, step, total, warmup, rate, options), last_epoch)

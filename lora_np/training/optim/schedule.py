@@ -36,8 +36,13 @@ def cosine_with_restarts(done: float, num_cycles: int = 1) -> float:
     return 0.0 if done >= 1 else max(0.0, 0.5 * (1 + math.cos(math.pi * (num_cycles * done % 1.0))))
 
 
-def cosine_with_min_lr(done: float, num_cycles: float = 0.5, min_lr_rate: float = 0.0) -> float:
-    """As `cosine`, down to `min_lr_rate` instead of 0."""
+def cosine_with_min_lr(
+    done: float, rate: float, num_cycles: float = 0.5, min_lr_rate: float | None = None, min_lr: float | None = None
+) -> float:
+    """As `cosine`, down to `min_lr_rate`, a part of the highest `rate`, or to the rate `min_lr`, instead of 0."""
+    if min_lr is not None and min_lr_rate is not None:
+        raise ValueError(f"min_lr={min_lr} and min_lr_rate={min_lr_rate} say one thing twice: give one of them")
+    min_lr_rate = min_lr / rate if min_lr is not None else min_lr_rate or 0.0
     factor = 0.5 * (1 + math.cos(2 * math.pi * num_cycles * done))
     return max(0.0, factor * (1 - min_lr_rate) + min_lr_rate)
 
@@ -60,6 +65,7 @@ SCHEDULES: dict[str, Course] = {
     "polynomial": polynomial,
     "constant_with_warmup": constant_with_warmup,
 }
+RATED = ("polynomial", "cosine_with_min_lr")  # what is told the highest rate
 OWN = "warmup_cosine"  # the default here; see `warmup_cosine`
 NAMES = (OWN, "constant", "inverse_sqrt", *SCHEDULES)
 
@@ -70,7 +76,7 @@ def rate_fraction(
     """The fraction of the highest learning rate at a step (from 0), by the name that Transformers gives the course.
 
     total, warmup   steps of the run, and of the rise at its beginning
-    rate            the highest learning rate, which only `polynomial` needs
+    rate            the highest learning rate, for courses that end at a rate which is given
     options         `lr_scheduler_kwargs`: what the course can be told besides, such as num_cycles
     As in Transformers the first step of a rise has the rate 0. "constant" has none.
     """
@@ -83,5 +89,5 @@ def rate_fraction(
         scale = options.get("timescale") or warmup or 10_000
         return 1 / math.sqrt((step + scale - warmup) / scale)
     remaining = max(1, total - warmup)
-    more = {"polynomial": {"rate": rate}, "linear": {"left": (total - step) / remaining}}.get(name, {})
+    more = {"linear": {"left": (total - step) / remaining}}.get(name, {"rate": rate} if name in RATED else {})
     return SCHEDULES[name]((step - warmup) / remaining, **more, **options)

@@ -204,7 +204,7 @@ def own_rows(batch: Batch, communicator: Communicator | SoloCommunicator) -> Bat
     return {name: array[start : start + rows // size] for name, array in batch.items()}
 
 
-def start_together(run: "TrainingRun", first_batch: Callable[[], Batch], progress: bool) -> None:
+def start_together(run: "TrainingRun", first_batch: Callable[[], Any], progress: bool) -> None:
     """ValueError unless all processes of a `TrainingRun` start from the same point; says what a step will send.
 
     first_batch: a function that returns it; it stands for the data. A process on its own computes and says nothing.

@@ -207,8 +207,8 @@ class TestChatTemplates:
             ({"chat_template": "{{ 1 }}"}, None, "{{ 1 }}"),
             ({"chat_template": "{{ 1 }}"}, "{{ 2 }}\n", "{{ 2 }}\n"),
             ({}, "{{ 2 }}", "{{ 2 }}"),
-            ({"chat_template": [{"name": "rag", "template": "0"}, {"name": "default", "template": "1"}]}, None, "1"),
-            ({"chat_template": [{"name": "rag", "template": "0"}]}, None, None),
+            ({"chat_template": [{"name": "default", "template": "1"}]}, None, "1"),
+            ({"chat_template": {"default": "1"}}, None, "1"),
         ],
     )
     def test_where_it_is_found(self, tmp_path, config, file, expected):
@@ -231,7 +231,7 @@ class TestChatTemplates:
         with pytest.raises(ValueError, match=r"chat_template\.jinja is not a text in UTF-8"):
             load_tokenizer(tmp_path)
 
-    @pytest.mark.parametrize("template", [3, ["x"], {"default": "x"}, [{"name": "default", "template": 3}]])
+    @pytest.mark.parametrize("template", [3, ["x"], {"default": 3}, [{"name": "default", "template": 3}]])
     def test_one_that_is_no_text_is_refused(self, tmp_path, template):
         write(tmp_path, trained(), {"chat_template": template})
         with pytest.raises(ValueError, match=r"tokenizer_config\.json: chat_template should be a text"):

@@ -4,6 +4,7 @@ import pytest
 from tokenizer_helpers import trained
 from tokenizers import AddedToken
 
+from lora_np import AutoTokenizer, ByteTokenizer
 from lora_np.models.tokenizers import PretrainedTokenizer
 
 CONFIG = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
@@ -93,3 +94,36 @@ def test_a_repr_worth_reading(tokenizer):
     assert repr(tokenizer).startswith(
         "PretrainedTokenizer('', 308 tokens, model_max_length=unknown, padding_side='right'"
     )
+
+
+def test_the_other_end_of_a_text_stays_as_it_is(tmp_path):
+    """Transformers drops the begin token when only add_eos_token is set; the model was trained with it."""
+    tokenizer = PretrainedTokenizer(trained(), {"bos_token": "<s>", "eos_token": "</s>"})
+    tokenizer.add_bos_token = True
+    tokenizer.save_pretrained(tmp_path)
+    loaded = AutoTokenizer.from_pretrained(tmp_path, add_eos_token=True)
+    assert loaded.decode(loaded.encode("low")) == "<s>low</s>"
+    assert (loaded.add_bos_token, loaded.add_eos_token) == (True, True)
+
+
+def test_a_token_that_is_not_there_surrounds_nothing():
+    with pytest.raises(ValueError, match="add_bos_token=True needs a bos_token"):
+        PretrainedTokenizer(trained(), {}).add_bos_token = True
+
+
+@pytest.mark.parametrize("tokenizer", [PretrainedTokenizer(trained(), {}), ByteTokenizer()])
+def test_half_a_character_is_refused_with_its_place(tokenizer):
+    for call in (tokenizer, tokenizer.encode, tokenizer.encode_continuation):
+        with pytest.raises(ValueError, match=r"half a character \(a lone surrogate\) at 2"):
+            call("ab\ud800")
+
+
+@pytest.mark.parametrize("wrong", [3, [3], None])
+def test_what_is_no_token_is_not_added(wrong):
+    with pytest.raises(TypeError, match="new_tokens should be texts that are not empty"):
+        PretrainedTokenizer(trained(), {}).add_tokens(wrong)
+
+
+def test_a_target_without_a_text_is_refused_by_name():
+    with pytest.raises(ValueError, match="text_target='low' is not possible here: encode the target with a call"):
+        ByteTokenizer()(text_target="low")

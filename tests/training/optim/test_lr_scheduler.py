@@ -48,6 +48,44 @@ def test_like_transformers(name, args):
     np.testing.assert_allclose(rates(found), rates(expected), rtol=1e-12)
 
 
+NAMED = [
+    ("linear", {"num_warmup_steps": 0, "num_training_steps": 10}),
+    ("cosine", {"num_warmup_steps": 3, "num_training_steps": 10, "scheduler_specific_kwargs": {"num_cycles": 1.5}}),
+    ("constant", {}),
+    ("constant_with_warmup", {"num_warmup_steps": 4}),
+    ("inverse_sqrt", {"num_warmup_steps": 4}),
+    ("polynomial", {"num_warmup_steps": 2, "num_training_steps": 9, "scheduler_specific_kwargs": {"lr_end": 1e-3}}),
+    (
+        "cosine_with_min_lr",
+        {"num_warmup_steps": 0, "num_training_steps": 9, "scheduler_specific_kwargs": {"min_lr": 0.02}},
+    ),
+]
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize(("name", "options"), NAMED)
+def test_by_its_name_as_in_transformers(name, options):
+    import transformers
+
+    given = {"name": name, **options}
+    found = optim.get_scheduler(optimizer=ours(), **given)
+    expected = transformers.get_scheduler(optimizer=theirs(), **given)
+    np.testing.assert_allclose(rates(found), rates(expected), rtol=1e-12)
+
+
+@pytest.mark.parametrize(
+    ("name", "options", "message"),
+    [
+        ("linear", {"num_warmup_steps": 3}, "the course 'linear' needs num_training_steps"),
+        ("cosine", {}, "the course 'cosine' needs num_warmup_steps and num_training_steps"),
+        ("linaer", {}, "name must be one of constant, inverse_sqrt, linear, .*, got 'linaer'"),
+    ],
+)
+def test_a_course_that_is_not_told_enough_says_what_it_needs(name, options, message):
+    with pytest.raises(ValueError, match=message):
+        optim.get_scheduler(name, ours(), **options)
+
+
 @pytest.mark.parity
 @pytest.mark.parametrize("courses", [lambda step: 0.9**step, [lambda step: 0.5, lambda step: 1 / (step + 1)]])
 def test_courses_of_ones_own_like_torch(courses):

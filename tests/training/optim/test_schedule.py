@@ -50,6 +50,7 @@ def test_the_fall_is_torchs_cosine():
         ("cosine_with_restarts", {}),
         ("cosine_with_restarts", {"num_cycles": 3}),
         ("cosine_with_min_lr", {"min_lr_rate": 0.1}),
+        ("cosine_with_min_lr", {"min_lr": 0.005, "num_cycles": 1.5}),
         ("polynomial", {}),
         ("polynomial", {"power": 2.0, "lr_end": 1e-3}),
         ("constant", {}),
