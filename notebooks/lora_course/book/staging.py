@@ -16,9 +16,7 @@ ALTERNATIVES = "alternative_texts.json"
 EXERCISES = "\n```{toctree}\n:glob:\n:maxdepth: 1\n:hidden:\n\n[0-9]*\n```\n"  # what Sphinx lists below that page
 LITE = "lite"  # the folder of the JupyterLite site
 BEGIN = "**Where to begin**\n\n"  # in the index, above the list
-IN_THE_BROWSER = (
-    "- You want to install nothing: *Run it in the browser*, under a notebook's title, brings Python to the page.\n"
-)
+IN_THE_BROWSER = "- You want to install nothing: press *Run it in the browser*, below a notebook's title.\n"
 
 
 def sources() -> dict[str, Path]:
