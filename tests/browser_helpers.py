@@ -139,16 +139,18 @@ def own_wheel(project=ROOT):
     return wheel
 
 
-def in_node(program, *packages, files=()):
+def in_node(program, *packages, files=(), timeout=300, folder=None):
     """What a Python program prints that runs in Node, with lora_np's wheel installed by micropip.
 
-    packages: of Pyodide's own list. files: put into the folder where it runs.
+    packages: of Pyodide's own list. files: put into the folder where it runs; wheels among them are installed.
+    folder: with Pyodide's files (`runtime()`)
     """
-    command = ["node", Path(__file__).parent / "browser" / "node.mjs", runtime(), ",".join(["micropip", *packages])]
+    node = Path(__file__).parent / "browser" / "node.mjs"
+    command = ["node", node, folder or runtime(), ",".join(["micropip", *packages])]
     wheels = [pure_wheel("tqdm==4.67.1"), own_wheel()]
     with tempfile.TemporaryDirectory() as folder:
         (Path(folder) / "program.py").write_text(program, encoding="utf-8")
-        return run([*command, Path(folder) / "program.py", *wheels, *files], timeout=300)
+        return run([*command, Path(folder) / "program.py", *wheels, *files], timeout=timeout)
 
 
 def readme_example():

@@ -1,11 +1,13 @@
 """The course in a page: `python -m lora_course.lite --out DIR` builds a JupyterLite site. Python runs in the browser.
 
 `pip install -e './notebooks[lite]'` first. Any web server can serve the folder, such as `python -m http.server -d DIR`.
+`python -m lora_course.book --lite` puts such a site into the book, and links each notebook of the book to it.
 The notebooks begin with a cell that installs lora_np and lora_course from the site itself and chooses the small budget.
-Python, NumPy and Matplotlib, compiled to WebAssembly, come from Pyodide's own server, or from a folder.
+Python and NumPy, compiled to WebAssembly, come from Pyodide's own server, or from a folder (pyodide.py).
 """
 
 import argparse
+import importlib.util
 import json
 import shutil
 import subprocess
@@ -13,16 +15,19 @@ import sys
 import tempfile
 from pathlib import Path
 
+from . import pyodide as runtime
+
 ROOT = Path(__file__).resolve().parents[2]
-# Not in a page: arrays of more than 4 GB do not exist there (07), nor packages written in Rust (10), nor a GPU (11).
-NOT_HERE = {"07_parameter_counts.ipynb", "10_real_llm.ipynb", "11_gpu.ipynb"}
+NOT_HERE = {"10_real_llm.ipynb", "11_gpu.ipynb"}  # in a page there are no packages written in Rust, and no GPU
+PAGE = "notebooks/index.html?path="  # of the site, before the path of a notebook
 COMM = "comm==0.2.3"  # what the kernel needs, and Pyodide does not have
 PLUGIN = "@jupyterlite/pyodide-kernel-extension:kernel"
 FIRST_CELL = """\
 # Python runs in this page. This brings the course; the small budget makes every run short.
-%pip install -q lora_np lora_course pydoc_data
+%pip install -q lora_np lora_course
 import os
 
+get_ipython().Completer.use_jedi = False  # Tab completes what is there by now
 os.environ["LORA_NP_BUDGET"] = "small"  # "full" computes what the text says, but takes many times as long here"""
 
 
@@ -30,14 +35,17 @@ def build(out, pyodide=None):
     """Write the site to the folder `out`.
 
     pyodide: a folder with Pyodide's files (pyodide.js, the wheels), copied into the site; None: the readers' browsers
-    get them from Pyodide's server
+    get them from Pyodide's server. ImportError if JupyterLite is not installed, RuntimeError if a step fails
     """
+    if importlib.util.find_spec("jupyterlite_core") is None:
+        raise ImportError("notebooks in the browser need JupyterLite: pip install -e './notebooks[lite]'")
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         for name in ("contents", "wheels", "lite"):
             (folder / name).mkdir()
         _put_notebooks(folder / "contents")
-        wheels = _wheels(folder / "wheels")
+        packages = runtime.lock(pyodide)
+        wheels = [*_wheels(folder / "wheels"), runtime.matplotlib_wheel(folder / "wheels", packages, pyodide)]
         (folder / "lite" / "jupyter-lite.json").write_text(json.dumps(_settings(pyodide)))
         kernel = Path(sys.prefix) / "share" / "jupyter" / "labextensions" / PLUGIN.partition(":")[0]
         options = [f"--piplite-wheels={wheel}" for wheel in wheels]
@@ -47,6 +55,7 @@ def build(out, pyodide=None):
         apps = ["--apps", "notebooks", "--apps", "tree", "--no-sourcemaps"]
         command = [sys.executable, "-m", "jupyterlite_core", "build"]
         _run([*command, *places, *apps, *options], folder)  # it leaves a database where it runs
+    (Path(out) / runtime.LOCK).write_text(json.dumps(runtime.short_lock(packages)), encoding="utf-8")
     if pyodide is not None:
         shutil.copytree(pyodide, Path(out) / "static" / "pyodide", dirs_exist_ok=True)
 
@@ -55,6 +64,12 @@ def notebooks():
     """The notebooks of the course that run in a browser, and the exercises."""
     found = [*(ROOT / "notebooks").glob("[0-9]*.ipynb"), *(ROOT / "notebooks" / "exercises").glob("*.ipynb")]
     return sorted(path for path in found if path.name not in NOT_HERE)
+
+
+def link(page):
+    """Where in the site the notebook opens that has this path below `notebooks/`; None if it is not there."""
+    there = {path.relative_to(ROOT / "notebooks").as_posix() for path in notebooks()}
+    return f"{PAGE}{page}" if page in there else None
 
 
 def _put_notebooks(folder):
@@ -72,9 +87,9 @@ def _put_notebooks(folder):
 
 def _settings(pyodide):
     """jupyter-lite.json: where the kernel finds Python, and that nothing is asked of PyPI."""
-    kernel = {"disablePyPIFallback": True}
-    if pyodide is not None:
-        kernel["pyodideUrl"] = "./static/pyodide/pyodide.js"
+    loaded = {"lockFileURL": runtime.LOCK, "packages": [*runtime.AT_ONCE, *runtime.LEFT_OUT]}
+    kernel = {"disablePyPIFallback": True, "loadPyodideOptions": loaded}
+    kernel["pyodideUrl"] = f"{runtime.SERVER if pyodide is None else './static/pyodide/'}pyodide.js"
     data = {"appName": "lora_np", "exposeAppInBrowser": True, "litePluginSettings": {PLUGIN: kernel}}
     return {"jupyter-lite-schema-version": 0, "jupyter-config-data": data}
 

@@ -62,4 +62,5 @@ def test_the_first_notebook_runs_to_its_end_with_no_network(site):
     print(f"kernel after {ready:.0f} s, all after {time.monotonic() - began:.0f} s, {server.sent / 1e6:.1f} MB")
     assert errors == []
     assert ran == cells
+    assert server.sent < 25e6
     assert "trainable params" in told

@@ -8,27 +8,35 @@ import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from .mathjax import SCRIPT, mathjax
-from .staging import REPOSITORY, stage
+from .. import lite as in_the_browser
+from .mathjax import MATHJAX, SCRIPT
+from .staging import LITE, REPOSITORY, stage
 
 SETTINGS = REPOSITORY / "notebooks" / "book"
 
 
 def build(
-    out: Path, repository: str | None = None, branch: str = "main", archive: str | None = None, quiet: bool = False
+    out: Path,
+    repository: str | None = None,
+    branch: str = "main",
+    archive: str | None = None,
+    quiet: bool = False,
+    lite: bool = False,
+    pyodide: str | None = None,
 ) -> int:
     """Build the site into the folder `out`; Sphinx's exit code, 0 if all went well. A warning is an error.
 
     After an error `out` is as it was. repository: "owner/name" on GitHub, for the buttons and the links to files.
-    archive: see `mathjax`. RuntimeError if MathJax cannot be had, ImportError if Sphinx is not installed (the extra
-    "book" of notebooks/pyproject.toml).
+    archive: of MathJax, see `Package`. lite: with the notebooks that run in the browser, see `lora_course.lite`, also
+    for pyodide. RuntimeError if MathJax cannot be had or a step fails, ImportError if Sphinx or JupyterLite is not
+    installed (the extras "book" and "lite" of notebooks/pyproject.toml).
     """
     from sphinx.cmd.build import build_main
 
-    script = mathjax(archive)
+    script = MATHJAX.folder(archive)
     with tempfile.TemporaryDirectory() as temporary:
         source = Path(temporary, "source")
-        stage(source, repository, branch)
+        stage(source, repository, branch, lite)
         shutil.copytree(script, Path(temporary, "static", "mathjax"))
         settings = {
             "html_static_path": f"{SETTINGS / '_static'},{Path(temporary, 'static')}",
@@ -41,6 +49,8 @@ def build(
         folders = ["-c", str(SETTINGS), "-d", str(Path(temporary, "doctrees")), str(source), str(site)]
         code = build_main(["-b", "html", "-W", "--keep-going", *(["-q"] if quiet else []), *options, *folders])
         if code == 0:
+            if lite:
+                in_the_browser.build(site / LITE, pyodide)
             shutil.rmtree(out, ignore_errors=True)
             shutil.copytree(site, out)
         return code
@@ -54,9 +64,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--repository", default=where, help="owner/name on GitHub: adds buttons and links to files")
     parser.add_argument("--branch", default="main", help="of the repository (main)")
     parser.add_argument("--mathjax", metavar="FILE", help="the npm package's file, where npm cannot be reached")
+    parser.add_argument("--lite", action="store_true", help="with the notebooks in the browser, by JupyterLite")
+    parser.add_argument("--pyodide", metavar="FOLDER", help="Pyodide's files; without it they come from its server")
     options = parser.parse_args(arguments)
+    where = options.repository, options.branch, options.mathjax
     try:
-        return build(options.out, options.repository, options.branch, options.mathjax)
+        return build(options.out, *where, lite=options.lite, pyodide=options.pyodide)
     except (ImportError, RuntimeError, ValueError, OSError) as error:
         print(f"the book cannot be built: {error}", file=sys.stderr)
         return 1

@@ -8,10 +8,14 @@ from typing import Any
 from .links import Links
 
 PICTURES = ("image/png", "image/jpeg")
+RUN = '<a class="run-in-browser" href="{}">Run it in the browser</a> Python starts in the page: nothing is installed.'
 
 
-def prepared(notebook: dict[str, Any], page: str, links: Links) -> dict[str, Any]:
-    """The notebook with working links, imports folded, each drawing once; changed in place, and returned."""
+def prepared(notebook: dict[str, Any], page: str, links: Links, run: str | None = None) -> dict[str, Any]:
+    """The notebook with working links, imports folded, each drawing once; changed in place, and returned.
+
+    run: where the notebook can be run; a button below the title leads there
+    """
     for cell in notebook["cells"]:
         source = text(cell["source"])
         if cell["cell_type"] == "markdown":
@@ -25,6 +29,9 @@ def prepared(notebook: dict[str, Any], page: str, links: Links) -> dict[str, Any
             data = output.get("data", {})
             if "text/html" in data:  # a drawing is there twice; this form has its alternative text
                 data.pop("image/svg+xml", None)
+    if run:
+        title, _, rest = text(notebook["cells"][0]["source"]).partition("\n")
+        notebook["cells"][0]["source"] = f"{title}\n\n{RUN.format(run)}\n{rest}"
     return notebook
 
 

@@ -1,9 +1,11 @@
 """The folder that Sphinx reads: every page copied from the one place where it is kept."""
 
 import json
+import posixpath
 import shutil
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 
+from ..lite import link
 from .api import write_reference
 from .links import Links
 from .notebooks import alternative_texts, prepared
@@ -12,6 +14,9 @@ REPOSITORY = Path(__file__).parents[3]
 CLAIMS = "## What tutorials say about LoRA"  # in the README, the heading above the table
 ALTERNATIVES = "alternative_texts.json"
 EXERCISES = "\n```{toctree}\n:glob:\n:maxdepth: 1\n:hidden:\n\n[0-9]*\n```\n"  # what Sphinx lists below that page
+LITE = "lite"  # the folder of the JupyterLite site
+BEGIN = "**Where to begin**\n\n"  # in the index, above the list
+IN_THE_BROWSER = "- You want to install nothing: press *Run it in the browser*, below a notebook's title.\n"
 
 
 def sources() -> dict[str, Path]:
@@ -25,8 +30,11 @@ def sources() -> dict[str, Path]:
     return found
 
 
-def stage(folder: Path, repository: str | None = None, branch: str = "main") -> None:
-    """Write all pages into `folder`. For repository and branch see `Links`."""
+def stage(folder: Path, repository: str | None = None, branch: str = "main", lite: bool = False) -> None:
+    """Write all pages into `folder`. For repository and branch see `Links`.
+
+    lite: notebooks have a link to themselves in the JupyterLite site, which lies in the folder LITE beside the pages.
+    """
     pages = sources()
     links = Links(pages.keys(), lambda path: (REPOSITORY / "notebooks" / path).exists(), repository, branch)
     alternatives = {}
@@ -36,9 +44,14 @@ def stage(folder: Path, repository: str | None = None, branch: str = "main") -> 
         if source.suffix == ".ipynb":
             notebook = json.loads(source.read_text(encoding="utf-8"))
             alternatives |= alternative_texts(notebook)
-            target.write_text(json.dumps(prepared(notebook, page, links)), encoding="utf-8")
+            here = link(page) if lite else None
+            run = here and posixpath.relpath(f"{LITE}/{here}", PurePosixPath(page).parent.as_posix())
+            target.write_text(json.dumps(prepared(notebook, page, links, run)), encoding="utf-8")
         elif source.suffix == ".md":
-            target.write_text(links.rewritten(_text_of(page, source), page), encoding="utf-8")
+            text = _text_of(page, source)
+            if lite and page == "index.md":
+                text = text.replace(BEGIN, BEGIN + IN_THE_BROWSER)
+            target.write_text(links.rewritten(text, page), encoding="utf-8")
         else:
             shutil.copyfile(source, target)
     (folder / ALTERNATIVES).write_text(json.dumps(alternatives), encoding="utf-8")

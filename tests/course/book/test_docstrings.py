@@ -3,7 +3,7 @@ import inspect
 import pytest
 
 from lora_course.book.docstrings import inline, marked_up
-from lora_course.book.mathjax import SHA256, mathjax
+from lora_course.book.mathjax import MATHJAX
 
 
 def test_code_stays_code_and_the_rest_is_no_markup():
@@ -63,14 +63,14 @@ def test_another_file_than_mathjax_is_refused(tmp_path, monkeypatch):
     monkeypatch.setenv("LORA_NP_CACHE", str(tmp_path / "cache"))
     wrong = tmp_path / "mathjax.tgz"
     wrong.write_bytes(b"something else")
-    with pytest.raises(ValueError, match=f"is not the file that was expected: its SHA-256 is .*, not {SHA256}"):
-        mathjax(wrong)
+    with pytest.raises(ValueError, match=f"is not the file that was expected: its SHA-256 is .*, not {MATHJAX.sha256}"):
+        MATHJAX.folder(wrong)
 
 
 def test_without_npm_it_is_said_what_to_do(tmp_path, monkeypatch):
     monkeypatch.setenv("LORA_NP_CACHE", str(tmp_path))
-    monkeypatch.setattr("lora_course.book.mathjax.shutil.which", lambda name: None)
+    monkeypatch.setattr("lora_course.npm.shutil.which", lambda name: None)
     with pytest.raises(
         RuntimeError, match=r"npm, which brings it, is not installed; bring mathjax-.*tgz with `npm pack"
     ):
-        mathjax()
+        MATHJAX.folder()

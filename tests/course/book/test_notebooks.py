@@ -47,6 +47,14 @@ def test_imports_are_folded_and_links_rewritten():
     assert other["metadata"] == {}
 
 
+def test_a_button_stands_below_the_title():
+    notebook = {"cells": [{"cell_type": "markdown", "metadata": {}, "source": ["# A title\n", "\n", "words"]}]}
+    (cell,) = prepared(notebook, "01_a.ipynb", LINKS, "lite/x?path=01_a.ipynb")["cells"]
+    title, button, words = cell["source"].split("\n\n")
+    assert (title, words) == ("# A title", "words")
+    assert 'href="lite/x?path=01_a.ipynb">Run it in the browser</a>' in button
+
+
 def test_alternative_texts_are_found_by_the_pictures_hash():
     data = base64.b64encode(b"picture").decode()
     shown = {"data": {"image/png": data}, "metadata": {"image/png": {"alt": "a curve"}}}
