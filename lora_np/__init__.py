@@ -18,7 +18,7 @@ import importlib
 from typing import TYPE_CHECKING
 
 from . import aliases
-from .autograd import Tensor, gradcheck, manual_seed, no_grad
+from .autograd import Tensor, gradcheck, manual_seed, no_grad, set_seed
 
 if TYPE_CHECKING:  # for editors; Python reads the parts one by one, when a name is asked for that it has not found yet
     from .auto_peft import AutoPeftModelForCausalLM, AutoPeftModelForSequenceClassification
@@ -289,6 +289,7 @@ __all__ = [
     "rescale_adapter_scale",
     "save_as_lora",
     "set_peft_model_state_dict",
+    "set_seed",
     "train",
 ]
 

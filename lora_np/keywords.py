@@ -70,7 +70,8 @@ class NamedFields:
     def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         """The object, its fields not set yet."""
         author = next(kind for kind in cls.__mro__ if "__init__" in vars(kind))  # a subclass may have its own, or none
-        names = list(vars(author).get("__dataclass_fields__", kwargs))  # those for __init__ alone, too (InitVar)
+        taken = inspect.signature(author.__init__).parameters if "__dataclass_fields__" in vars(author) else kwargs
+        names = [name for name in taken if name != "self"]
         for name in kwargs:
             if name not in names:
                 raise TypeError(unknown_keyword(cls.__name__, name, names))

@@ -6,6 +6,7 @@ from dataclasses import dataclass
 import pytest
 from lora_helpers import refusal
 
+from lora_np import GPT2Config, LoraConfig
 from lora_np.keywords import NamedFields, Unused, check_unused, near_misses, unknown_keyword
 
 TABLE = {"quiet": Unused(), "mixed": Unused("there is one kind"), "format": Unused("there is one format", ("plain",))}
@@ -74,3 +75,11 @@ def test_fields_of_a_class_derived_from_a_dataclass():
     assert refusal(TypeError, lambda: Other(sise=3)) == "Other has no option 'sise'; did you mean 'size'?"
     own = Own(colour="red")
     assert (own.size, own.colour) == (2, "red")
+
+
+def test_what_a_class_says_of_itself_is_no_option():
+    """ClassVars stand among a dataclass's fields."""
+    for kind, name in ((LoraConfig, "prefix"), (GPT2Config, "model_type"), (GPT2Config, "architecture")):
+        message = refusal(TypeError, lambda kind=kind, name=name: kind(**{name: "x"}))
+        assert message.startswith(f"{kind.__name__} has no option {name!r}; ")
+        assert f" {name}," not in refusal(TypeError, lambda kind=kind: kind(qqqq=1))

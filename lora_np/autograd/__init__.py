@@ -9,7 +9,7 @@ from ..aliases import moved_names
 from . import functional, methods, ops, shape_ops
 from .allocator import keep_freed_memory
 from .gradcheck import gradcheck
-from .random import manual_seed
+from .random import manual_seed, set_seed
 from .tensor import Node, Tensor, is_grad_enabled, no_grad
 
 __getattr__ = moved_names(__name__)
@@ -24,6 +24,7 @@ __all__ = [
     "methods",
     "no_grad",
     "ops",
+    "set_seed",
     "shape_ops",
 ]
 

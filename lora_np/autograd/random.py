@@ -28,6 +28,18 @@ def manual_seed(seed):
     _random.seed, _random.generators = entropy, {}
 
 
+def set_seed(seed, deterministic=False):
+    """Transformers' name: `manual_seed`, and the seeds of Python's and NumPy's own random numbers.
+
+    deterministic: torch's, to compute in the same order each time; that is so here
+    """
+    import random  # this package does without
+
+    manual_seed(seed)
+    random.seed(seed)
+    np.random.seed(seed)
+
+
 def random_seed(seed):
     """Inside this block, random numbers follow from `seed`; after it they go on as if it had not been."""
     return temporarily(_random, seed=_entropy(seed), generators={})

@@ -71,7 +71,15 @@ def adapter_folder(call: str, model_id: StrPath, options: dict[str, Any], known:
     """
     hub = {name: value for name, value in options.items() if name in HUB_OPTIONS}
     others = {name: value for name, value in options.items() if name not in (*hub, "subfolder")}
-    loading = ("max_memory", "device_map", "offload_folder", "offload_dir", "offload_index", "offload_buffers")
+    loading = (
+        "torch_device",
+        "max_memory",
+        "device_map",
+        "offload_folder",
+        "offload_dir",
+        "offload_index",
+        "offload_buffers",
+    )
     accept_others(call, others, (*loading, "use_safetensors"), (*known, *HUB_OPTIONS, "subfolder"))
     subfolder, folder = options.get("subfolder") or "", expect_path(model_id, "model_id", "an adapter's folder")
     if not folder.is_dir() and re.fullmatch(r"[\w.-]+/[\w.-]+", str(model_id)):

@@ -257,6 +257,12 @@ class PerAdapter(MutableMapping):
     def __init__(self, adapters: Mapping[str, Adapter], attribute: str) -> None:
         self.adapters, self.attribute = adapters, attribute
 
+    def __getattr__(self, name: str) -> Any:
+        """`layer.lora_A.default`, as `layer.lora_A["default"]`."""
+        if name in vars(self).get("adapters", {}):
+            return self[name]
+        raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}", name=name, obj=self)
+
     def __getitem__(self, name: str) -> Any:
         check_known(name, self.adapters)
         return getattr(self.adapters[name], self.attribute)

@@ -4,7 +4,7 @@ import copy
 import functools
 from collections import Counter
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
@@ -13,6 +13,7 @@ from ..autograd.devices import array_module, to_device
 from ..autograd.dispatch import float32_or_16_bits
 from ..autograd.tensor import data
 from ..expect import expect_number
+from .call import this_call
 from .types import Array, Layer
 
 
@@ -50,15 +51,33 @@ def kept_arrays(layer: Layer) -> tuple[Any, Array | None]:
     return layer.quantized if isinstance(layer, nn.Linear4bit) else weight, bias
 
 
-def of_base(adapted: Any, attribute: str) -> Any:
-    """An attribute that an AdaptedLayer has by way of its base layer, as in PEFT; AttributeError for others."""
-    base = vars(adapted).get("base_layer")
-    if base is not None and attribute in ("weight", "bias"):
-        return getattr(base, attribute)
-    if base is not None and attribute in AS_IN_PEFT:
-        return functools.partial(AS_IN_PEFT[attribute], adapted)
-    what = f"{type(adapted).__name__} and its adapters have no attribute {attribute!r}"
-    raise AttributeError(what, name=attribute, obj=adapted)
+class AsInPeft:
+    """What PEFT's users ask an AdaptedLayer, beside what its adapters have. Abstract."""
+
+    @property
+    def merged(self) -> bool:
+        """Is any adapter merged into the weight now?"""
+        return bool(cast(Any, self).merged_adapters)
+
+    @property
+    def disable_adapters(self) -> bool:
+        """Are the adapters left out now?"""
+        return this_call(cast(Any, self).owner).disabled
+
+    @property
+    def use_dora(self) -> dict[str, bool]:
+        """{adapter's name: is it DoRA?}"""
+        return {name: bool(getattr(a.config, "use_dora", False)) for name, a in cast(Any, self).adapters.items()}
+
+    def __getattr__(self, attribute: str) -> Any:
+        """What an AdaptedLayer has by way of its base layer; AttributeError for anything else."""
+        base = vars(self).get("base_layer")
+        if base is not None and attribute in ("weight", "bias", "fan_in_fan_out"):
+            return getattr(base, attribute)
+        if base is not None and attribute in AS_IN_PEFT:
+            return functools.partial(AS_IN_PEFT[attribute], self)
+        what = f"{type(self).__name__} and its adapters have no attribute {attribute!r}"
+        raise AttributeError(what, name=attribute, obj=self)
 
 
 def set_scale(adapted: Any, adapter: str, scale: float) -> None:

@@ -81,6 +81,11 @@ class Tuner(Forwarding):
             kind.after_step(config, name, adapters, step)
 
     @property
+    def targeted_module_names(self) -> list[str]:
+        """The dotted names of the layers that have adapters."""
+        return list(self.adapted)
+
+    @property
     def is_disabled(self) -> bool:
         """Are the adapters left out here: in a block of `disable_adapter`, or until `enable_adapter_layers`?"""
         return this_call(self.owner).disabled

@@ -16,7 +16,7 @@ from ..autograd import functional as F
 from ..autograd.devices import array_module
 from ..autograd.dispatch import matmul
 from .adapter import Adapter, Matrix, PerAdapter, Target, acquainted, in_order, inputs_of, listed
-from .base_layer import arrays_of, fuses, kept_arrays, of_base, operand, oriented, put_arrays, reduced, with_arrays
+from .base_layer import AsInPeft, arrays_of, fuses, kept_arrays, operand, oriented, put_arrays, reduced, with_arrays
 from .call import Owner, this_call
 from .kinds import make_adapter
 from .types import Array, Config, Input, Layer
@@ -76,7 +76,7 @@ class LoraAdapter(LowRankAdapter):
         return F.lora_linear(x, operand(layer), layer.bias, A, B, self.scaling, layer.fan_in_fan_out, p)
 
 
-class AdaptedLayer(nn.Module):
+class AdaptedLayer(AsInPeft, nn.Module):
     """A frozen layer with adapters beside it. Abstract: `LoraLinear` below, `LoraEmbedding` in `variants/embedding.py`.
 
     base_layer        the layer itself, held and not copied
@@ -192,7 +192,7 @@ class AdaptedLayer(nn.Module):
         """What adapters have: `layer.lora_A["default"]`, `layer.matrices("default")`; or `weight`, the base layer's."""
         adapters = vars(self).get("adapters") or {}
         if attribute.startswith("_") or not any(hasattr(adapter, attribute) for adapter in adapters.values()):
-            return of_base(self, attribute)
+            return super().__getattr__(attribute)
         return PerAdapter(adapters, attribute)
 
 

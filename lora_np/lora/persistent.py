@@ -1,23 +1,17 @@
 """What a PeftModel does with files: adapters are saved, loaded beside others, and loaded onto a model."""
 
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple, Self, cast
+from typing import Any, Self, cast
 
 from .. import nn
 from ..expect import A_MODEL, expect
+from ..nn.module import LoadResult
 from ..storage import together
 from .accepted import accept, accept_dtype, accept_others, adapter_folder, expect_embeddings
 from .checks import Checked
 from .files import read_adapter, write_adapter
 from .peft_config import PeftConfig
 from .types import StrPath
-
-
-class LoadResult(NamedTuple):
-    """The names that the adapter has and the file has not, and the other way round."""
-
-    missing_keys: list[str]
-    unexpected_keys: list[str]
 
 
 class Persistent(Checked):

@@ -1,5 +1,6 @@
 """`modules_to_save`: parts of a model that an adapter trains whole, such as a new head."""
 
+import contextlib
 import copy
 from collections.abc import Iterable, Mapping
 from typing import Any
@@ -17,6 +18,14 @@ class ModulesToSave(nn.Module):
         self.modules_to_save = nn.ModuleDict()
         self.active_adapters: list[str] = []
         self.owner: Any = None  # see `AdaptedLayer.owner`
+
+    def __getattr__(self, attribute: str) -> Any:
+        """What the module in use has, as in PEFT: `model.lm_head.weight`, `model.get_input_embeddings().weight`."""
+        if "owner" in vars(self) and not attribute.startswith("_"):  # while a copy is being made there is none yet
+            with contextlib.suppress(AttributeError):
+                return getattr(self.chosen(), attribute)
+        what = f"{type(self).__name__} and the module in it have no attribute {attribute!r}"
+        raise AttributeError(what, name=attribute, obj=self)
 
     def chosen(self, names: Iterable[str] | None = None) -> nn.Module:
         """The copy of that one of these adapters (None: the active ones) which has one, or the original."""

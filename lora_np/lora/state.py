@@ -7,6 +7,7 @@ from .. import nn
 from ..autograd import Tensor
 from ..autograd.tensor import data
 from ..expect import A_MODEL, expect, wrong
+from ..nn.module import LoadResult
 from ..storage import read_safetensors
 from .accepted import accept, adapter_folder, expect_embeddings
 from .call import Owner
@@ -15,7 +16,6 @@ from .forwarding import Tuner
 from .lora_model import LoraModel
 from .model_adapter import PREFIX, ModelAdapter, embedding_weights
 from .names import check_known
-from .persistent import LoadResult
 from .stored import without_names
 from .types import StrPath
 

@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Mapping
+from typing import NamedTuple
 
 from ..autograd.devices import array_module, to_device
 from ..autograd.tensor import data
@@ -10,6 +11,13 @@ from .all_or_nothing import all_or_nothing
 from .mode import is_evaluating
 from .parameter import STATE, Buffer, Parameter
 from .placement import Placed
+
+
+class LoadResult(NamedTuple):
+    """What did not meet when a state was loaded: names that it lacked, and names that it alone had."""
+
+    missing_keys: list[str]
+    unexpected_keys: list[str]
 
 
 class Module(Placed):
@@ -173,33 +181,36 @@ class Module(Placed):
         return {name: p.data for name, p in self._named(STATE)}
 
     @all_or_nothing
-    def load_state_dict(self, state, strict=True):
-        """Copy arrays into the parameters and buffers of the same names. Returns (missing names, unexpected names).
+    def load_state_dict(self, state_dict, strict=True):
+        """Copy arrays into the parameters and buffers of the same names. Returns a `LoadResult`.
 
         A shared parameter may come under any of its names. Everything is checked before anything is written:
         with `strict`, a missing or unexpected name is a KeyError; a wrong shape, or a buffer's wrong dtype, is always
         a ValueError.
         """
-        found, missing, unexpected = self.match_state(state, strict)
+        found, missing, unexpected = self.match_state(state_dict, strict)
         for name, p in found.items():
-            array = to_device(state[name], p.device)
+            array = to_device(state_dict[name], p.device)
             p.data = array_module(array).array(array, dtype=p.dtype, copy=True)
-        return missing, unexpected
+        return LoadResult(missing, unexpected)
 
     def match_state(self, state, strict=True):
         """Where a state would go: ({name: Parameter or Buffer}, missing names, unexpected names). Nothing is written.
 
         state: {name: anything with a shape, and a dtype if it is for a buffer}. Errors as for `load_state_dict`.
         """
-        expect(state, Mapping, "state", "{dotted name: array}, such as state_dict() gives")
+        expect(state, Mapping, "state_dict", "{dotted name: array}, such as state_dict() gives")
         names = dict(self._named(STATE, remove_duplicate=False))
         given = {id(names[name]) for name in state if name in names}
         missing = [name for name, p in self._named(STATE) if id(p) not in given]
         unexpected = [name for name in state if name not in names]
         found = {name: names[name] for name in state if name in names}
-        wrong = [f"{n}: {_misfit(p, state[n])}" for n, p in found.items() if _misfit(p, state[n])]
-        if wrong:
-            raise ValueError(f"wrong shapes or dtypes in the state: {_some(wrong)}")
+        for name in found:
+            if not hasattr(state[name], "shape"):
+                raise TypeError(wrong(state[name], f"state_dict[{name!r}]", "an array or a Tensor"))
+        misfits = [f"{n}: {_misfit(p, state[n])}" for n, p in found.items() if _misfit(p, state[n])]
+        if misfits:
+            raise ValueError(f"wrong shapes or dtypes in the state: {_some(misfits)}")
         if strict and (missing or unexpected):
             parts = [("missing", missing), ("unexpected", unexpected)]
             raise KeyError("state does not fit: " + "; ".join(f"{what} {_some(n)}" for what, n in parts if n))

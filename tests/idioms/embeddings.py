@@ -74,3 +74,20 @@ model.save_pretrained(FOLDER)
 base = AutoModelForCausalLM.from_pretrained(MODEL)
 base.resize_token_embeddings(size + 2)
 show(PeftModel.from_pretrained(base, FOLDER)(input_ids=ids).logits)
+
+# %% what a module that is trained whole is asked
+adapted = get_peft_model(model, LoraConfig(r=4, target_modules=["c_attn"], modules_to_save=["ln_f"]))
+norm = adapted.base_model.model.transformer.ln_f
+show([norm.weight.shape, norm.weight.requires_grad, norm.original_module.weight.requires_grad])
+show(norm.weight is norm.modules_to_save.default.weight)
+show(norm.active_adapters)
+show(hasattr(norm, "in_features"))
+adapted.add_adapter("other", LoraConfig(r=4, target_modules=["c_attn"]))
+adapted.set_adapter("other")
+show(norm.weight is norm.original_module.weight)
+untied = get_peft_model(
+    AutoModelForCausalLM.from_pretrained(MODEL),
+    LoraConfig(r=4, target_modules=["c_attn"], modules_to_save=["wte", "lm_head"]),
+)
+show([untied.get_input_embeddings().weight.shape, untied.get_input_embeddings().num_embeddings])
+show([untied.get_output_embeddings().weight.shape, untied.lm_head.in_features, untied.lm_head.bias is None])

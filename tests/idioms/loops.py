@@ -1,8 +1,11 @@
+import random
+
+import numpy
 import torch
 from peft import LoraConfig, get_peft_model
 from torch import nn
 from torch.optim import AdamW
-from transformers import AutoModelForCausalLM, get_linear_schedule_with_warmup
+from transformers import AutoModelForCausalLM, get_linear_schedule_with_warmup, set_seed
 
 torch.manual_seed(0)
 
@@ -143,3 +146,7 @@ show(layer.linear.weight.grad is None)
 with torch.no_grad():
     merged = layer.linear.weight + layer.lora_B @ layer.lora_A * layer.scaling
 show(torch.allclose(X @ merged.T + layer.linear.bias, layer(X), atol=1e-5))
+
+# %% one seed for all random numbers
+set_seed(3)
+show([random.random(), float(numpy.random.rand())])

@@ -18,6 +18,22 @@ for layer in model.get_layer_status():
     show([layer.requires_grad, layer.available_adapters, layer.devices, layer.quantization_backend])
 show(len(get_layer_status(model)))
 
+# %% of one layer
+layer = model.base_model.model.transformer.h[0].attn.c_attn
+show([layer.merged, layer.merged_adapters, layer.disable_adapters, layer.active_adapters, layer.fan_in_fan_out])
+show([layer.r, layer.lora_alpha, layer.scaling, layer.use_dora])
+show([layer.lora_A.first.weight.shape, layer.lora_B["second"].weight.shape, list(layer.lora_A), len(layer.lora_B)])
+show(hasattr(layer.lora_A, "third"))
+show(layer.lora_A.first.weight)
+model.merge_adapter(["second"])
+show([layer.merged, layer.merged_adapters])
+model.unmerge_adapter()
+show(layer.merged)
+with model.disable_adapter():
+    show(layer.disable_adapters)
+show(layer.disable_adapters)
+show(model.targeted_module_names)
+
 # %% it follows what is done
 model.set_adapter("second")
 show([model.get_model_status().active_adapters, model.get_model_status().requires_grad])

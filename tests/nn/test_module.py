@@ -129,7 +129,7 @@ def test_a_name_that_is_none_is_refused(name):
 
 @pytest.mark.parametrize("state", [3, None, "x", ["a"], object()])
 def test_a_state_that_is_none_is_refused(state):
-    with pytest.raises(TypeError, match="state should be "):
+    with pytest.raises(TypeError, match="state_dict should be "):
         nn.Linear(2, 2).load_state_dict(state)
 
 
@@ -267,11 +267,14 @@ def test_many_misfits_are_summed_up():
 def test_without_strict_the_misfits_are_returned_and_the_rest_is_loaded():
     tree = Tree()
     state = changed_state(branch__gain=None, bough=np.ones(2))
-    assert tree.load_state_dict(state, strict=False) == (["branch.gain"], ["bough"])
+    found = tree.load_state_dict(state_dict=state, strict=False)
+    assert (found.missing_keys, found.unexpected_keys) == found == (["branch.gain"], ["bough"])
     np.testing.assert_array_equal(tree.scale.data, state["scale"])
     np.testing.assert_array_equal(tree.branch.gain.data, 1)
     with pytest.raises(ValueError, match="wrong shapes"):  # a shape is never a matter of taste
         tree.load_state_dict({"scale": np.ones(2)}, strict=False)
+    with pytest.raises(TypeError, match=r"state_dict\['scale'\] should be an array or a Tensor, got a list"):
+        tree.load_state_dict({"scale": [1.0]}, strict=False)
 
 
 def test_a_loaded_state_takes_the_dtype_of_the_module():
