@@ -294,7 +294,12 @@ __all__ = [
 ]
 
 _PARTS = ("lora", "models", "auto_peft", "training", "costs", "nn", "storage", "optimizers")
-_UNLISTED = ("models.generation", "models.tokenizers")  # and parts whose names are found too, though few ask for them
+_UNLISTED = (
+    "models.generation",
+    "models.tokenizers",
+    "lora",
+    "nn",
+)  # and parts whose names are found too, though few ask for them
 _moved = aliases.moved_names(__name__)
 
 

@@ -68,6 +68,22 @@ def randint(low, high, size=None, dtype=np.int64, device=None):
     return _made(generator().integers(low, high, size), dtype, device)
 
 
+def multinomial(weights, num_samples, replacement=False):
+    """So many indices for each row of weights (..., n), drawn with probabilities in proportion to these: int64.
+
+    Without replacement no index comes twice in a row of them. The numbers are others than torch's. ValueError for
+    weights that are negative or not finite, or of which fewer are positive than are to be drawn.
+    """
+    p = to_numpy(data(as_tensor(weights))).astype(np.float64)
+    enough = (p > 0).sum(axis=-1) >= (1 if replacement else num_samples)
+    if not (np.isfinite(p).all() and (p >= 0).all() and np.all(enough)):
+        raise ValueError(f"{num_samples} indices need as many positive weights in each row, and none negative or NaN")
+    rows, p = p.reshape(-1, p.shape[-1]), p / p.sum(axis=-1, keepdims=True)
+    rng, options = generator(), {"replace": replacement}
+    drawn = [rng.choice(rows.shape[1], num_samples, p=row, **options) for row in p.reshape(rows.shape)]
+    return Tensor(np.array(drawn, np.int64).reshape(*p.shape[:-1], num_samples))
+
+
 def zeros_like(a, dtype=None, device=None, requires_grad=False):
     """Zeros of the shape, dtype and device of `a`."""
     return _made(array_module(data(a)).zeros_like(data(a)), dtype, device, requires_grad)

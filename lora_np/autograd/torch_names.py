@@ -51,7 +51,7 @@ def of_method(name):
 
 METHODS = ("abs", "transpose", "permute", "reshape", "clone", *methods.MATHEMATICS)
 CREATED = ("tensor", "as_tensor", "from_numpy", "zeros", "ones", "full", "arange", "eye", "rand", "randn", "randint")
-CREATED += ("zeros_like", "ones_like", "full_like", "randn_like")
+CREATED += ("multinomial", "zeros_like", "ones_like", "full_like", "randn_like")
 NAMES = {
     **{name: of_method(name) for names in METHODS for name in names.split()},
     **{name: getattr(ops, name) for name in ("add", "sub", "mul", "div", "neg", "matmul")},

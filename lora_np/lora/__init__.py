@@ -50,7 +50,7 @@ from .helpers import (
 )
 from .hotswap import hotswap_adapter
 from .intruders import reduce_intruder_dimension
-from .layer import LoraLinear
+from .layer import AdaptedLayer, LoraLinear
 from .lora_model import LoraModel
 from .mixed_model import PeftMixedModel
 from .peft_config import PeftConfig, PeftType, TaskType
@@ -84,6 +84,8 @@ if TYPE_CHECKING:
     from .starts.eva import get_eva_state_dict, initialize_lora_eva_weights
     from .starts.loftq import replace_lora_weights_loftq
     from .starts.lora_ga import preprocess_loraga
+
+LoraLayer = BaseTunerLayer = AdaptedLayer  # PEFT's names, by which its users tell adapted layers from others
 
 _moved = moved_names(__name__)
 

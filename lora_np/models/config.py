@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import json
 from collections.abc import Mapping
 from dataclasses import KW_ONLY, dataclass
 from os import PathLike
@@ -73,6 +74,10 @@ class ModelConfig(NamedFields):
         """The fields of config.json."""
         own = {name: value for name, value in dataclasses.asdict(self).items() if name not in ("num_labels", *LABELS)}
         return {"model_type": self.model_type, "architectures": [self.architecture], **own, **label_fields(self)}
+
+    def to_json_string(self) -> str:
+        """The fields of config.json, as its text."""
+        return json.dumps(self.to_dict(), indent=2, sort_keys=True) + "\n"
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | PathLike[str], **kwargs: Any) -> Self:

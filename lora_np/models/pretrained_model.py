@@ -82,6 +82,10 @@ class PretrainedModel(FilesOfModel):
         """Make the vocabulary longer or shorter; see `resize.resize_token_embeddings`."""
         return resize_token_embeddings(self, new_num_tokens, pad_to_multiple_of, mean_resizing)
 
+    def get_memory_footprint(self, return_buffers: bool = True) -> int:
+        """The memory that the parameters and, unless told otherwise, the buffers take, in bytes."""
+        return nn.memory_footprint(self) if return_buffers else sum(p.data.nbytes for p in self.parameters())
+
     def get_output_embeddings(self) -> nn.Module | None:
         """The head that turns hidden states into logits for tokens; None if there is none."""
         return None

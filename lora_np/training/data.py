@@ -137,6 +137,12 @@ def hold_out_last(documents: Documents, held_out: float = 0.1) -> dict[str, Docu
     return {"train": {name: text[:cut]}, "test": {name: text[cut:]}}
 
 
+def ended(ids: list[int], tokenizer: Tokenizer) -> list[int]:
+    """The ids of a text with the end token behind, if there is one: once, also where the tokenizer puts it there."""
+    end = tokenizer.eos_token_id
+    return ids if end is None or ids[-1:] == [end] else [*ids, end]
+
+
 class TextData:
     """The tokens of some documents, one after another, each with the end token (if there is one), cut into windows.
 
@@ -155,8 +161,7 @@ class TextData:
         expect_method(tokenizer, "encode", "tokenizer", A_TOKENIZER)
         expect_whole(batch_size, "batch_size")
         expect_whole(length, "length")
-        end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
-        ids = [token for text in documents.values() for token in (*tokenizer.encode(text), *end)]
+        ids = [token for text in documents.values() for token in ended(tokenizer.encode(text), tokenizer)]
         if len(ids) < length:
             raise ValueError(
                 f"{name} has {len(ids):,} tokens, fewer than one window of {length}: use more text or a shorter context"

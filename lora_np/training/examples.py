@@ -20,7 +20,7 @@ import numpy as np
 from ..expect import A_TOKENIZER, expect_list, expect_method, expect_path, expect_whole
 from ..models.output import IGNORED
 from ..storage import write_text
-from .data import hashed_fraction
+from .data import ended, hashed_fraction
 from .datasets import examples_of
 from .order import rows_of_step
 from .packing import pack
@@ -137,14 +137,14 @@ def _tokenized(example: Example, tokenizer: Tokenizer) -> tuple[list[int], list[
     """(ids, whether each is a target) of a whole example."""
     if "messages" in example:
         return tokenize_chat(example["messages"], tokenizer)
-    end = [] if tokenizer.eos_token_id is None else [tokenizer.eos_token_id]
     if "text" in example:
-        ids = [*tokenizer.encode(example["text"]), *end]
+        ids = ended(tokenizer.encode(example["text"]), tokenizer)
         return ids, [True] * len(ids)
     prompt, text = tokenizer.encode(example["prompt"]), example["completion"]
     begins = not example["prompt"]
     completion = tokenizer.encode(text, add_special_tokens=False) if begins else tokenizer.encode_continuation(text)
-    return [*prompt, *completion, *end], [False] * len(prompt) + [True] * (len(completion) + len(end))
+    completion = ended(completion, tokenizer)
+    return [*prompt, *completion], [False] * len(prompt) + [True] * len(completion)
 
 
 def split_examples(examples: Sequence[Example], held_out: float = 0.1, seed: int = 0) -> dict[str, list[Example]]:

@@ -4,7 +4,7 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from os import PathLike
 from pathlib import Path
 from typing import Any
@@ -12,6 +12,7 @@ from typing import Any
 from ..storage import existing
 
 TABLES = {".csv": ",", ".tsv": "\t"}
+SEPARATORS = (";", "\t", ",", "|")
 ENDINGS = (*TABLES, ".jsonl", ".ndjson", ".json")
 LONGEST_CELL = 1 << 30  # characters; Python's csv stops at 131,072 unless it is told otherwise
 LAYOUTS = (  # the fields of chats with one question: what is asked, what may be added to that, what is answered
@@ -71,6 +72,7 @@ def _table(path: Path, separator: str) -> Iterator[Record]:
     lines = csv.DictReader(text, delimiter=separator, strict=True)  # else a quote that nobody closes takes all the rest
     before = csv.field_size_limit(LONGEST_CELL)
     try:
+        _check_separator(path, lines.fieldnames or (), separator)
         for row in lines:
             where = f"{path}, line {lines.line_num}"
             if None in row or None in row.values():
@@ -82,6 +84,16 @@ def _table(path: Path, separator: str) -> Iterator[Record]:
         raise ValueError(f"{where} is no row of a table: {error} ({QUOTES})") from None
     finally:
         csv.field_size_limit(before)
+
+
+def _check_separator(path: Path, names: Sequence[str], separator: str) -> None:
+    """ValueError if the first line has one name, which another separator would make several of."""
+    (name, *others) = [*names] or [""]
+    other = next((other for other in SEPARATORS if other in name and other != separator), None)
+    if other and not others:
+        raise ValueError(
+            f"{path}, line 1 is {name!r:.80}, separated by {other!r}: a {path.suffix} file should be by {separator!r}"
+        )
 
 
 def _list(path: Path) -> Iterator[Record]:

@@ -79,3 +79,21 @@ def test_chance_follows_from_the_seed():
     assert 0 <= int(made[0][2].min()) <= int(made[0][2].max()) < 5
     assert set(made[0][3].tolist()) <= {2, 3}
     assert made[0][0].dtype == made[0][1].dtype == np.float32
+
+
+@pytest.mark.parametrize("replacement", [False, True])
+def test_indices_are_drawn_by_their_weights(replacement):
+    manual_seed(0)
+    weights = np.array([[1.0, 0.0, 3.0], [2.0, 2.0, 0.0]], np.float32)
+    drawn = creation.multinomial(Tensor(np.repeat(weights, 4000, axis=0)), 2, replacement).numpy().reshape(2, 4000, 2)
+    first = [np.bincount(row[:, 0], minlength=3) / 4000 for row in drawn]
+    np.testing.assert_allclose(first, weights / weights.sum(axis=1, keepdims=True), atol=0.03)
+    assert ((drawn[..., 0] == drawn[..., 1]).mean() > 0.4) == replacement
+    assert creation.multinomial(weights[0], 1).shape == (1,)
+    assert creation.multinomial(weights[0], 1).dtype == np.int64
+
+
+@pytest.mark.parametrize("weights", [[0.0, 1.0], [-1.0, 2.0], [np.nan, 1.0], [0.0, 0.0]])
+def test_weights_that_make_no_distribution_are_refused(weights):
+    with pytest.raises(ValueError, match="2 indices need as many positive weights"):
+        creation.multinomial(weights, 2)

@@ -1,5 +1,11 @@
+import json
+
 import torch
+from peft import LoraConfig, get_peft_model
+from peft.tuners.lora import LoraLayer
+from peft.tuners.tuners_utils import BaseTunerLayer
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, GPT2Config, GPT2LMHeadModel
+from transformers.pytorch_utils import Conv1D
 
 ids = AutoTokenizer.from_pretrained(MODEL)("the cat and the hat", return_tensors="pt")["input_ids"]
 
@@ -87,3 +93,13 @@ for load in (AutoModelForCausalLM.from_pretrained, AutoTokenizer.from_pretrained
         load("no-such-folder")
     except (OSError, ValueError):
         show("refused")
+
+# %% what a loaded model says of itself
+model = AutoModelForCausalLM.from_pretrained(MODEL)
+show(model.get_memory_footprint())
+show(json.loads(model.config.to_json_string())["n_embd"])
+show(sorted({name.split(".")[-1] for name, module in model.named_modules() if isinstance(module, Conv1D)}))
+show([model.config.hidden_size, model.config.num_hidden_layers, model.config.num_attention_heads])
+adapted = get_peft_model(model, LoraConfig(r=2, target_modules=["c_attn"]))
+show([name for name, module in adapted.named_modules() if isinstance(module, LoraLayer)])
+show(sum(isinstance(module, BaseTunerLayer) for module in adapted.modules()))

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from lora_helpers import hugging_face_twin, tiny_model
-from tokenizer_helpers import sentencepiece_like
+from tokenizer_helpers import sentencepiece_like, trained
 
 from lora_np import TrainingArguments, evaluate, manual_seed, train
 from lora_np.models.tokenizers import PretrainedTokenizer
-from lora_np.training import ExampleData, load_examples, split_examples, tokenize_example, write_jsonl
+from lora_np.training import ExampleData, TextData, load_examples, split_examples, tokenize_example, write_jsonl
 
 BOS, END, PAD = 1, 2, 3
 quick = settings(max_examples=60, deadline=None, derandomize=True)
@@ -550,3 +550,10 @@ def test_neither_side_is_ever_empty(count, held_out, seed, grouped):
 def test_a_split_that_can_not_be_made_is_refused(examples, held_out, message):
     with pytest.raises(ValueError, match=message):
         split_examples(examples, held_out)
+
+
+def test_a_tokenizer_that_ends_texts_itself_ends_them_once():
+    tokenizer = PretrainedTokenizer(trained(), {"bos_token": "<s>", "eos_token": "</s>"})
+    tokenizer.add_eos_token = True
+    assert tokenizer.decode(tokenize_example({"text": "low"}, tokenizer)[0]) == "low</s>"
+    assert tokenizer.decode(TextData({"a": "low", "b": "rank"}, tokenizer, 2, 1).tokens.tolist()) == "low</s>rank</s>"

@@ -89,7 +89,16 @@ def talk(*turns):
     ("name", "content", "message"),
     [
         ("a.csv", "text,text2\na,b\n", r"a\.csv, line 2 has the fields text, text2; expected are text, or prompt"),
-        ("a.csv", "prompt;completion\na;b\n", "line 2 has the fields prompt;completion; expected"),
+        (
+            "a.csv",
+            "prompt;completion\na;b\n",
+            "line 1 is 'prompt;completion', separated by ';': a .csv file should be by ','",
+        ),
+        (
+            "a.tsv",
+            "prompt,completion\na,b\n",
+            "line 1 is 'prompt,completion', separated by ',': a .tsv file should be by",
+        ),
         ("a.csv", "prompt,completion\na\n", "line 2 has other columns than the first line, which names prompt, compl"),
         ("a.csv", "prompt,completion\na,b,c\n", "line 2 has other columns"),
         ("a.csv", "prompt,completion\na,\n", "line 2: completion is empty"),
