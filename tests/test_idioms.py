@@ -21,7 +21,6 @@ PART = re.compile(r"^# %% (.*)$", re.MULTILINE)
 OURS = [  # what another library's line becomes
     (re.compile(r"^from (peft|transformers|torch)(\.[\w.]+)? import", re.MULTILINE), "from lora_np import"),
     (re.compile(r"^import (torch|peft|transformers)$", re.MULTILINE), r"import lora_np as \1"),
-    (re.compile(r"return_tensors=\"pt\""), 'return_tensors="np"'),
 ]
 
 

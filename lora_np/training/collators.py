@@ -28,7 +28,7 @@ class DataCollatorForLanguageModeling:
             raise ValueError("mlm=True is for models that fill gaps; those here write from left to right: mlm=False")
         self.tokenizer, self.options = (
             tokenizer,
-            {"pad_to_multiple_of": pad_to_multiple_of, "return_tensors": return_tensors},
+            {"pad_to_multiple_of": pad_to_multiple_of, "return_tensors": _arrays(return_tensors)},
         )
 
     def __call__(self, features: Sequence[Any]) -> Batch:
@@ -60,7 +60,7 @@ class DataCollatorForSeq2Seq:
             "max_length": max_length,
             "pad_to_multiple_of": pad_to_multiple_of,
         }
-        self.options["return_tensors"] = return_tensors
+        self.options["return_tensors"] = _arrays(return_tensors)
 
     def __call__(self, features: Features) -> Batch:
         kept = [{k: row[k] for k in ("input_ids", "attention_mask") if k in row} for row in features]
@@ -89,11 +89,16 @@ class DataCollatorWithPadding:
     ) -> None:
         self.tokenizer = tokenizer
         self.options: dict[str, Any] = {"padding": padding, "max_length": max_length}
-        self.options |= {"pad_to_multiple_of": pad_to_multiple_of, "return_tensors": return_tensors}
+        self.options |= {"pad_to_multiple_of": pad_to_multiple_of, "return_tensors": _arrays(return_tensors)}
 
     def __call__(self, features: Features) -> Batch:
         kept = [{k: row[k] for k in ("input_ids", "attention_mask") if k in row} for row in features]
         return {**dict(self.tokenizer.pad(kept, **self.options)), **_labels_of(features)}
+
+
+def _arrays(return_tensors):
+    """A model that learns is given arrays, also where Tensors are asked for."""
+    return "np" if return_tensors == "pt" else return_tensors
 
 
 def _labels_of(features):

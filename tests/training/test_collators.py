@@ -3,7 +3,13 @@
 import numpy as np
 import pytest
 
-from lora_np import ByteTokenizer, DataCollatorForSeq2Seq, DataCollatorWithPadding, default_data_collator
+from lora_np import (
+    ByteTokenizer,
+    DataCollatorForLanguageModeling,
+    DataCollatorForSeq2Seq,
+    DataCollatorWithPadding,
+    default_data_collator,
+)
 from lora_np.training.collators import CollatedData
 
 ROWS = [{"input_ids": [i] * n, "labels": [i] * n, "text": "x"} for i, n in enumerate([3, 1, 2, 5, 4], 1)]
@@ -63,6 +69,15 @@ def test_rows_with_a_label_each_are_filled_up():
     assert {k: v.tolist() for k, v in whole.items()} == {"input_ids": [[1] * 3, [4] * 3], "labels": [1, 0]}
     assert default_data_collator([{"input_ids": [1], "label": 0.5}])["labels"].tolist() == [0.5]
     assert "labels" not in DataCollatorWithPadding(ByteTokenizer())([{"input_ids": [1]}])
+
+
+def test_training_gets_arrays_where_tensors_are_asked_for():
+    rows, tokenizer = [{"input_ids": [1, 2]}, {"input_ids": [3]}], ByteTokenizer()
+    asked = DataCollatorForLanguageModeling(tokenizer, mlm=False, return_tensors="pt")(rows)
+    usual = DataCollatorForLanguageModeling(tokenizer, mlm=False)(rows)
+    for name, array in usual.items():
+        assert type(asked[name]) is np.ndarray
+        np.testing.assert_array_equal(asked[name], array)
 
 
 @pytest.mark.parity

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from ...autograd import Tensor
 from .beams import beam_search
 from .output import GenerateOutput
 from .run import Run, prepare
@@ -20,17 +21,19 @@ if TYPE_CHECKING:
 def generate(model: CausalLM, inputs: Any = None, *more: Any, **options: Any) -> np.ndarray | GenerateOutput:
     """Continue each row of ids; see `GenerationMixin.generate`, which is this."""
     run = prepare(model, inputs, *more, **options)
+    tensors = isinstance(options.get("input_ids", inputs), Tensor)
     if run.options.num_beams > 1:
         output = beam_search(run)
     else:
         for _ in steps(run):
             pass
         output = GenerateOutput(run.text.ids, past_key_values=run.cache)
-    if not run.options.return_dict_in_generate:
-        return output.sequences
-    output.scores = tuple(run.scores) if run.options.output_scores else None
-    output.logits = tuple(run.logits) if run.options.output_logits else None
-    return output
+    if run.options.return_dict_in_generate:
+        output.scores = tuple(run.scores) if run.options.output_scores else None
+        output.logits = tuple(run.logits) if run.options.output_logits else None
+    if tensors:
+        output.to_tensors()
+    return output if run.options.return_dict_in_generate else output.sequences
 
 
 def stream(model: CausalLM, inputs: Any = None, *more: Any, **options: Any) -> Iterator[np.ndarray]:

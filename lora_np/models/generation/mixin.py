@@ -37,7 +37,8 @@ class GenerationMixin:
     def generate(
         self, inputs: Any = None, generation_config: GenerationConfig | None = None, **options: Any
     ) -> np.ndarray | GenerateOutput:
-        """Continue each row of ids (B, T), or a list of T; returns ids (B·num_return_sequences, T + new).
+        """Continue each row of ids (B, T), or a list of T; returns ids (B·num_return_sequences, T + new), as a Tensor
+        where the ids are one, else as an array.
 
         What to continue
           inputs, input_ids     the text so far; without, the one token bos_token_id

@@ -7,6 +7,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from ...autograd import Tensor
+from ...autograd.tensor import data
 from ..kv_cache import KVCache
 from ..model_output import ModelOutput
 from .processors import log_softmax
@@ -31,6 +33,13 @@ class GenerateOutput(ModelOutput):
     beam_indices: np.ndarray | None = None
     past_key_values: KVCache | None = None
 
+    def to_tensors(self) -> None:
+        """Have Tensors in the place of arrays."""
+        for name in ("sequences", "sequences_scores", "scores", "logits", "beam_indices"):
+            value = getattr(self, name)
+            if value is not None:
+                setattr(self, name, tuple(map(Tensor, value)) if isinstance(value, tuple) else Tensor(value))
+
     names = ("sequences", "sequences_scores", "scores", "logits", "beam_indices", "past_key_values")
 
 
@@ -45,6 +54,7 @@ def transition_scores(
     sequences, scores, beam_indices: as in a `GenerateOutput`, without beams no indices.
     normalize_logits: the scores become log probabilities first
     """
+    sequences, scores, beam_indices = data(sequences), [data(step) for step in scores], data(beam_indices)
     stacked = np.stack([log_softmax(step) if normalize_logits else step for step in scores], axis=1)  # (rows, new, V)
     if beam_indices is None:
         beam_indices = np.arange(len(stacked))[:, None].repeat(len(scores), axis=1)

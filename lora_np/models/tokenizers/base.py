@@ -14,7 +14,7 @@ from ...autograd.devices import to_numpy
 from ...expect import expect_path
 from ...extras import require
 from ...storage.fields import Between, fits, short
-from .batch import BatchEncoding, Encoding, batched, columns_of, overlapping
+from .batch import BatchEncoding, Encoding, batched, columns_of, kept_as, overlapping
 from .options import NO_PAIRS, SIDES, UNLIMITED, check_others, form
 from .special import SpecialTokens, nearest
 from .templates import Templates, chosen, listed
@@ -188,9 +188,10 @@ class BaseTokenizer(SpecialTokens):
 
         `padding`: True (to the longest row) or "max_length"; the mask is 0 there. `truncation`: rows keep `max_length`
         tokens (`model_max_length` if that is not given), special ones included; `max_length` alone truncates too.
-        `return_tensors="np"`: int64 arrays (B, T), B = 1 for a text; ValueError if rows differ in length and are not
-        padded. `return_offsets_mapping`: also "offset_mapping", (begin, end) of each token's characters in the text.
-        `return_special_tokens_mask`: 1 for special tokens. The result is a dict whose entries are attributes as well.
+        `return_tensors`: "np" for int64 arrays (B, T), B = 1 for a text, "pt" for such Tensors of this package;
+        ValueError if rows differ in length and are not padded. `return_offsets_mapping`: also "offset_mapping", (begin,
+        end) of each token's characters in the text. `return_special_tokens_mask`: 1 for special tokens. The result is a
+        dict whose entries are attributes as well.
         Options of Transformers that mean nothing here are refused by name.
         """
         check_others({"text_pair": text_pair, **others})
@@ -226,16 +227,15 @@ class BaseTokenizer(SpecialTokens):
         """One batch of encodings: a list of what a call returned for a text each, or one dict of lists.
 
         Filled up are input_ids, attention_mask (made where there is none) and special_tokens_mask; other columns, such
-        as labels, stay as they are. Arrays give arrays. Options as in a call.
+        as labels, stay as they are. Arrays give arrays, Tensors Tensors. Options as in a call.
         """
-        columns, one, arrays = columns_of(encoded_inputs)
+        columns, one, kind = columns_of(encoded_inputs)
         if return_attention_mask is not False and "attention_mask" not in columns:
             columns["attention_mask"] = [[1] * len(row) for row in columns["input_ids"]]
-        tensors = return_tensors or ("np" if arrays else None)
+        tensors = return_tensors or kind
         side = padding_side or self.padding_side
-        wanted = form(self.model_max_length, padding, False, None, side, tensors, pad_to_multiple_of)
-        if max_length is not None:
-            wanted = form(self.model_max_length, padding, None, max_length, side, tensors, pad_to_multiple_of)
+        truncation = False if max_length is None else None
+        wanted = form(self.model_max_length, padding, truncation, max_length, side, tensors, pad_to_multiple_of)
         batch = batched(columns, wanted, self._filler())
         return BatchEncoding({name: rows[0] for name, rows in batch.items()}) if one else batch
 
@@ -312,7 +312,9 @@ class BaseTokenizer(SpecialTokens):
         texts = self([chat.text for chat in chats], add_special_tokens=False, return_offsets_mapping=True, **options)
         for chat, offsets in zip(chats, texts["offset_mapping"], strict=True):
             masks.append([int(inside) for inside in overlapping(offsets, chat.generated)])
-        return np.array(masks, np.int64) if return_tensors else masks if several else masks[0]
+        if return_tensors:
+            return kept_as(return_tensors, np.array(masks, np.int64))
+        return masks if several else masks[0]
 
     def _row(self, ids: Any) -> list[int]:
         """One row of ids, checked, as a list of ints."""

@@ -6,7 +6,9 @@ from typing import Any, Protocol, Self
 
 import numpy as np
 
+from ...autograd import Tensor
 from ...autograd.devices import to_device, to_numpy
+from ...autograd.tensor import data
 from .options import Form
 
 # What stands in padding, besides the pad token's id; other columns are as long as they are.
@@ -40,8 +42,13 @@ class BatchEncoding(dict[str, Any]):
         """This encoding with its arrays on a device ("cpu", "cuda", "cuda:N"), as a model there reads them."""
         for name, value in self.items():
             if hasattr(value, "dtype"):
-                self[name] = to_device(value, str(device))
+                self[name] = moved(value, str(device))
         return self
+
+
+def moved(value: Any, device: str) -> Any:
+    """An array or a Tensor on a device."""
+    return Tensor(to_device(value.data, device)) if isinstance(value, Tensor) else to_device(value, device)
 
 
 def batched(columns: Columns, form: Form, pad_id: int | None) -> BatchEncoding:
@@ -53,7 +60,13 @@ def batched(columns: Columns, form: Form, pad_id: int | None) -> BatchEncoding:
         columns = _padded(columns, -(-width // form.multiple) * form.multiple, form.side, pad_id)
     if not form.return_tensors:
         return BatchEncoding(columns)
-    return BatchEncoding({name: _array(name, values) for name, values in columns.items()})
+    arrays = {name: _array(name, values) for name, values in columns.items()}
+    return BatchEncoding({name: kept_as(form.return_tensors, array) for name, array in arrays.items()})
+
+
+def kept_as(return_tensors: Any, array: Any) -> Any:
+    """An array as itself, or as a Tensor where `return_tensors` is "pt"."""
+    return Tensor(array) if getattr(return_tensors, "value", return_tensors) == "pt" else array
 
 
 def _padded(columns: Columns, width: int, side: str, pad_id: int | None) -> Columns:
@@ -90,8 +103,9 @@ def _array(name: str, rows: list[Any]) -> Any:
     return array if array.dtype.kind == "f" and array.size else array.astype(np.int64)
 
 
-def columns_of(encodings: Any) -> tuple[Columns, bool, bool]:
-    """(columns, whether it is one text, whether it has arrays) of a dict, or a list of dicts, that should be padded.
+def columns_of(encodings: Any) -> tuple[Columns, bool, str | None]:
+    """(columns, whether it is one text, "np" if it has arrays, "pt" if Tensors) of what should be padded: a dict, or a
+    list of dicts.
 
     TypeError or ValueError if they have no input_ids, or not all the same names.
     """
@@ -107,16 +121,18 @@ def columns_of(encodings: Any) -> tuple[Columns, bool, bool]:
     if "input_ids" not in found:
         names = ", ".join(map(str, found)) or "nothing"
         raise ValueError(f"there are no input_ids in what should be padded, but {names}")
-    arrays = any(hasattr(rows if hasattr(rows, "dtype") else next(iter(rows), 0), "dtype") for rows in found.values())
+    samples = [rows if hasattr(rows, "dtype") else next(iter(rows), 0) for rows in found.values()]
+    tensors = any(isinstance(one, Tensor) for one in samples)
+    kind = "pt" if tensors else "np" if any(hasattr(one, "dtype") for one in samples) else None
     plain = {name: _as_list(rows) for name, rows in found.items()}
     one = bool(plain["input_ids"]) and not isinstance(plain["input_ids"][0], list | tuple)
-    return ({name: [row] for name, row in plain.items()} if one else plain), one, arrays
+    return ({name: [row] for name, row in plain.items()} if one else plain), one, kind
 
 
 def _as_list(rows: Any) -> list[Any]:
     if hasattr(rows, "dtype"):
-        return to_numpy(rows).tolist()
-    return [to_numpy(row).tolist() if hasattr(row, "dtype") else row for row in rows]
+        return to_numpy(data(rows)).tolist()
+    return [to_numpy(data(row)).tolist() if hasattr(row, "dtype") else row for row in rows]
 
 
 def overlapping(offsets: Sequence[tuple[int, int]], spans: Sequence[tuple[int, int]]) -> list[bool]:

@@ -83,7 +83,7 @@ def form(
         raise ValueError(f"truncation must be True, False, 'longest_first' or 'only_first', not {truncation!r}")
     if padding_side not in SIDES:
         raise ValueError(f"padding_side must be 'left' or 'right', not {padding_side!r}")
-    _check_return_tensors(return_tensors)
+    tensors = _tensors(return_tensors)
     _check_positive(max_length, "max_length")
     _check_positive(pad_to_multiple_of, "pad_to_multiple_of")
     padded, truncated = PADDINGS[padding], TRUNCATIONS[truncation]
@@ -91,7 +91,7 @@ def form(
     width = length if padded == "max_length" else None
     padded = None if padded == "max_length" and width is None else padded
     most = length if truncated else None
-    return Form(padded, most, width, pad_to_multiple_of or 1, padding_side, return_tensors and "np")
+    return Form(padded, most, width, pad_to_multiple_of or 1, padding_side, tensors)
 
 
 def _length(max_length: int | None, model_max_length: int, fills: bool, truncated: bool) -> int | None:
@@ -111,12 +111,14 @@ def _warn(message: str) -> None:
     warnings.warn(message, stacklevel=5)
 
 
-def _check_return_tensors(return_tensors: Any) -> None:
-    if return_tensors not in (None, "np"):
+def _tensors(return_tensors: Any) -> str | None:
+    """None, "np" or "pt", of a name or of Transformers' `TensorType`."""
+    kind = getattr(return_tensors, "value", return_tensors)
+    if kind not in (None, "np", "pt"):
         raise ValueError(
-            f"return_tensors={getattr(return_tensors, 'value', return_tensors)!r}: "
-            "this package has lists (None) and NumPy arrays: write return_tensors='np'"
+            f"return_tensors={kind!r}: this package has lists (None), NumPy arrays ('np') and its own tensors ('pt')"
         )
+    return kind
 
 
 def _check_positive(value: Any, name: str) -> None:

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from lora_helpers import fuzz, hugging_face_twin, peft_model, perturbed, some_ids, tiny_llama, tiny_model
 from scipy import stats
 
-from lora_np import AutoModelForCausalLM, AutoTokenizer, manual_seed, no_grad
+from lora_np import AutoModelForCausalLM, AutoTokenizer, Tensor, manual_seed, no_grad
 from lora_np.autograd import is_grad_enabled
 from lora_np.models.generation.generate import draw
 
@@ -20,6 +20,19 @@ def shipped_model():
     return model, np.concatenate(
         [tokenizer(text, return_tensors="np")["input_ids"] for text in ("import os\n", "def main()", "class Node")]
     )
+
+
+@pytest.mark.parametrize("options", [{}, {"num_beams": 2}])
+def test_tensors_give_tensors(options):
+    model, ids = random_llama()
+    expected = model.generate(ids, max_new_tokens=4, **options)
+    assert type(expected) is np.ndarray
+    found = model.generate(Tensor(ids), max_new_tokens=4, **options)
+    assert type(found) is Tensor
+    np.testing.assert_array_equal(found.numpy(), expected)
+    told = {"return_dict_in_generate": True, "output_scores": True, "output_logits": True}
+    output = model.generate(input_ids=Tensor(ids), max_new_tokens=4, **told, **options)
+    assert {type(one) for one in (output.sequences, *output.scores, *output.logits)} == {Tensor}
 
 
 def random_gpt2():

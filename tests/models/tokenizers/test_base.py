@@ -28,6 +28,18 @@ class TestBatches:
         np.testing.assert_array_equal(batch["attention_mask"], np.ones((2, 2)))
         assert {a.dtype for a in batch.values()} == {np.dtype(np.int64)}
 
+    @pytest.mark.filterwarnings("error")
+    def test_tensors_are_the_arrays(self):
+        tokenizer = ByteTokenizer()
+        arrays, tensors = (tokenizer(["ab", "c"], padding=True, return_tensors=kind) for kind in ("np", "pt"))
+        assert {type(one) for one in tensors.values()} == {Tensor}
+        for name, one in tensors.items():
+            np.testing.assert_array_equal(one.numpy(), arrays[name])
+        padded = tokenizer.pad(tokenizer("ab", return_tensors="pt"), padding="max_length", max_length=4)
+        assert type(padded.input_ids) is Tensor
+        assert padded.input_ids.tolist() == [[97, 98, 0, 0]]
+        assert type(tensors.to("cpu").input_ids) is Tensor
+
     @pytest.mark.parametrize("side", ["right", "left"])
     def test_short_rows_are_padded_on_the_side_that_is_asked(self, side):
         rows = {"right": [[97, 0, 0], [98, 99, 100]], "left": [[0, 0, 97], [98, 99, 100]]}
@@ -105,7 +117,10 @@ class TestBatches:
             ({"padding": 1}, "padding must be .* not 1"),
             ({"pad_to_multiple_of": 0}, "pad_to_multiple_of must be a positive integer, not 0"),
             ({"padding_side": "top"}, "'left' or 'right', not 'top'"),
-            ({"return_tensors": "pt"}, "return_tensors='pt': .* NumPy arrays: write return_tensors='np'"),
+            (
+                {"return_tensors": "tf"},
+                r"return_tensors='tf': .* lists \(None\), NumPy arrays \('np'\) and its own tensors",
+            ),
             ({"text_pair": "d"}, "text_pair='d' is not possible here: the models here read one text"),
             (
                 {"is_split_into_words": True},

@@ -132,7 +132,7 @@ def test_options_do_what_they_do_in_transformers(tokenizer, twin, template, opti
     [
         ({"nonsense": 1}, TypeError, "'nonsense' is neither an option .* reads add_generation_prompt, messages"),
         ({"shout": "x"}, TypeError, "'shout' is neither an option of apply_chat_template nor a variable"),
-        ({"return_tensors": "pt"}, ValueError, "return_tensors='pt': this package has lists"),
+        ({"return_tensors": "tf"}, ValueError, "return_tensors='tf': this package has lists"),
         ({"max_length": 0, "truncation": True}, ValueError, "max_length must be a positive integer, not 0"),
         ({"return_assistant_tokens_mask": True}, ValueError, "does not mark with .* generation"),
         ({"return_assistant_tokens_mask": True, "tokenize": False}, ValueError, "needs tokenize=True"),
