@@ -11,7 +11,7 @@ from site_walk import WIDTHS, opened, served, walk
 from lora_course.book.build import build
 
 pytestmark = pytest.mark.book
-SHARP = 1.0  # pixels of a stored picture for each that is shown
+SHARP = 2.0  # pixels of a stored picture for each that is shown
 
 
 @pytest.fixture(scope="module")
