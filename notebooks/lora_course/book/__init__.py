@@ -9,6 +9,6 @@ api.py          the pages of the reference, one for each room of the library
 docstrings.py   a docstring, which is plain text, in Sphinx's markup
 extension.py    what Sphinx asks while it builds
 
-With --lite, the notebooks in the browser (../lite.py, ../pyodide.py) are in the folder `lite` of the site, and each page of
-a notebook has a button that leads there. The texts and Sphinx's settings are in `notebooks/book/`.
+With --lite, the notebooks in the browser (../lite.py, ../pyodide.py) are in the folder `lite` of the site, and each
+page of a notebook has a button that leads there. The texts and Sphinx's settings are in `notebooks/book/`.
 """
