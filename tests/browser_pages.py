@@ -35,7 +35,8 @@ class Handler(http.server.SimpleHTTPRequestHandler):
         self.send_header("Content-Length", str(len(content)))
         self.end_headers()
         self.server.sent += len(content)
-        self.wfile.write(content)
+        with contextlib.suppress(ConnectionError):  # a page that is left takes no more
+            self.wfile.write(content)
 
     def copyfile(self, source, outputfile):
         content = source.read()

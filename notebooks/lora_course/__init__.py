@@ -16,6 +16,9 @@ plots/          the notebooks' pictures
 drawings/       the drawings that each notebook opens with, as SVG: `python -m lora_course.drawings`
 widgets/        pictures that answer the hand: sliders, a calculator, a map of runs; `python -m lora_course.widgets`
 book/           the course as a site: `python -m lora_course.book`
+lite.py         the notebooks in the browser, by JupyterLite: `python -m lora_course.lite`
+pyodide.py      what that site takes of Pyodide
+npm.py          files of packages from npm, for the site
 exercises/      the checks of the exercises, and the reference solutions they fall back on
 """
 

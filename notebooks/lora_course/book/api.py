@@ -21,18 +21,27 @@ PAGES = {  # {page: (title, what is on it, prefixes of the modules of its names)
     "analysis": ("Looking into an update", "Spectra, ranks and shared directions: `lora_np.lora.analysis`.", ()),
 }
 ROOMS = {"layers": nn, "costs": costs, "analysis": analysis}  # pages for a module of its own
+FIRST = (  # what most programs need, in this order; it stands above the rest of its page
+    *("get_peft_model", "LoraConfig", "PeftModel", "AutoModelForCausalLM", "AutoTokenizer"),
+    *("train", "TrainingArguments", "evaluate", "AdamW", "Tensor", "no_grad"),
+)
 MEMBERS = ":members:\n   :inherited-members: Module, Sequential, dict, list, tuple, object, str, Enum"
 
 
 def names_by_page() -> dict[str, list[str]]:
-    """{page: the full names on it}, alphabetically; all of `lora_np` and of the rooms that have a page."""
+    """{page: the full names on it}, the `FIRST` ones, then alphabetically; all of `lora_np` and of the rooms."""
     found = {page: [] for page in PAGES}
     for name in lora_np.__all__:
         found[page_of(getattr(lora_np, name))].append(f"lora_np.{name}")
     found["tensors"] += [f"lora_np.autograd.{name}" for name in public(autograd) if name not in lora_np.__all__]
     for page, module in ROOMS.items():
         found[page] += [f"{module.__name__}.{name}" for name in public(module)]
-    return {page: sorted(names, key=str.lower) for page, names in found.items()}
+    return {page: sorted(names, key=_place) for page, names in found.items()}
+
+
+def _place(name):
+    last = name.removeprefix("lora_np.")
+    return (FIRST.index(last) if last in FIRST else len(FIRST), name.lower())
 
 
 def page_of(thing: object) -> str:
@@ -67,8 +76,11 @@ def write_reference(folder: Path) -> None:
         parts = [_heading(title), about.replace("`", "``"), links, *(_entry(name) for name in names)]
         (folder / f"{page}.rst").write_text("\n\n".join(parts) + "\n", encoding="utf-8")
     intro = "The public names, with what their docstrings say. Names and arguments are those of PEFT and Transformers."
-    tree = ".. toctree::\n   :maxdepth: 1\n\n" + "".join(f"   {page}\n" for page in PAGES)
-    (folder / "index.rst").write_text(f"{_heading('Reference')}\n\n{intro}\n\n{tree}", encoding="utf-8")
+    begin = "Most programs need " + ", ".join(f":py:obj:`~lora_np.{name}`" for name in FIRST) + "."
+    about = "\n".join(f"- :doc:`{page}`: {said.replace('`', '``')}" for page, (_, said, _) in PAGES.items())
+    tree = ".. toctree::\n   :maxdepth: 1\n   :hidden:\n\n" + "".join(f"   {page}\n" for page in PAGES)
+    parts = [_heading("Reference"), intro, begin, about, tree]
+    (folder / "index.rst").write_text("\n\n".join(parts), encoding="utf-8")
 
 
 def _heading(title):

@@ -2,6 +2,7 @@
 
 import json
 import posixpath
+import re
 import shutil
 from pathlib import Path, PurePosixPath
 
@@ -12,6 +13,7 @@ from .notebooks import alternative_texts, prepared
 
 REPOSITORY = Path(__file__).parents[3]
 CLAIMS = "## What tutorials say about LoRA"  # in the README, the heading above the table
+USE = re.compile(r"^## Use it\n(.*?)^## ", re.MULTILINE | re.DOTALL)  # in the repository's README
 ALTERNATIVES = "alternative_texts.json"
 EXERCISES = "\n```{toctree}\n:glob:\n:maxdepth: 1\n:hidden:\n\n[0-9]*\n```\n"  # what Sphinx lists below that page
 LITE = "lite"  # the folder of the JupyterLite site
@@ -59,10 +61,13 @@ def stage(folder: Path, repository: str | None = None, branch: str = "main", lit
 
 
 def _text_of(page, source):
-    """A page's text. The README's table of claims has a page of its own, and is not there twice."""
+    """A page's text. What a README says in a section is not written twice: claims, and how the library is used."""
     text = source.read_text(encoding="utf-8")
     if page == "README.md":
         return text.partition(CLAIMS)[0] + "What tutorials say about LoRA, and what came of it: [claims](claims.md).\n"
+    if page == "using.md":
+        (use,) = USE.findall((REPOSITORY / "README.md").read_text(encoding="utf-8"))
+        return text + use.replace("](notebooks/", "](").replace("](lora_np/", "](../lora_np/")
     if page == "claims.md":
         readme = (REPOSITORY / "notebooks" / "README.md").read_text(encoding="utf-8")
         return text + readme.partition(CLAIMS)[2]

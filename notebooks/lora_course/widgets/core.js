@@ -116,6 +116,9 @@ function followTheme(root) {
   addEventListener("load", look);
 }
 
+// In JupyterLab and Notebook, arrow keys go to another cell, unless what has the focus says that it wants its keys.
+const keepKeys = (event) => event.target.setAttribute("data-lm-suppress-shortcuts", "true");
+
 // Put the widget in the place of its static form, in every element of its kind that has none yet.
 function mountAll(kind, mount) {
   for (const root of document.querySelectorAll(`.lora-widget[data-kind="${kind}"]:not([data-ready])`)) {
@@ -124,6 +127,7 @@ function mountAll(kind, mount) {
     root.setAttribute("data-ready", "");
     const body = make("div", { class: "lw-body" });
     mount(body, JSON.parse(source.textContent));
+    body.addEventListener("focusin", keepKeys);
     root.querySelector(".lw-static").replaceWith(body);
     followTheme(root);
   }

@@ -2,7 +2,7 @@ import inspect
 from importlib import import_module
 
 import lora_np
-from lora_course.book.api import PAGES, ROOMS, names_by_page, write_reference
+from lora_course.book.api import FIRST, PAGES, ROOMS, names_by_page, write_reference
 
 
 def test_every_public_name_stands_on_one_page():
@@ -10,6 +10,18 @@ def test_every_public_name_stands_on_one_page():
     assert len(found) == len(set(found))
     assert {f"lora_np.{name}" for name in lora_np.__all__} <= set(found)
     assert all(len(names) >= 5 for names in names_by_page().values())
+
+
+def test_what_most_programs_need_comes_first():
+    pages = names_by_page()
+    assert pages["adapters"][:2] == ["lora_np.get_peft_model", "lora_np.PeftModel"]
+    assert pages["settings"][0] == "lora_np.LoraConfig"
+    first = {f"lora_np.{name}" for name in FIRST}
+    assert first <= {name for names in pages.values() for name in names}
+    for names in pages.values():
+        rest = [name for name in names if name not in first]
+        assert rest == sorted(rest, key=str.lower)
+        assert names[len(names) - len(rest) :] == rest
 
 
 def test_what_is_listed_is_there_and_has_a_docstring():
