@@ -11,7 +11,7 @@ from .lora.model_adapter import PREFIX
 from .lora.types import StrPath
 from .models import AutoModelForCausalLM
 from .models.classification import HEAD
-from .models.loading.classifiers import load_classifier
+from .models.loading.classifiers import load_classifier, said_beside
 from .storage import open_safetensors
 from .storage.hub import HUB_OPTIONS
 
@@ -78,7 +78,8 @@ class AutoPeftModelForCausalLM(AutoPeft):
 class AutoPeftModelForSequenceClassification(AutoPeft):
     """Loads an adapter and the classifier that it was made for, as PEFT's class of this name does.
 
-    The head is in the adapter's file. How many classes it has is read there; PEFT wants num_labels=.
+    The head is in the adapter's file. How many classes it has is read there; PEFT wants num_labels=. Their names and
+    pad_token_id are those of a config.json beside it, as `lora-np finetune --task classify` writes one.
     """
 
     auto, target = "AutoModelForSequenceClassification", PeftModelForSequenceClassification
@@ -88,7 +89,10 @@ class AutoPeftModelForSequenceClassification(AutoPeft):
         """The classifier `name`, for as many classes as the head in the adapter's folder has, if there is one."""
         with open_safetensors(folder / WEIGHTS_FILE) as weights:
             head = weights.shapes.get(PREFIX + HEAD)
-        given = {"num_labels", "id2label", "label2id", "config"} & kwargs.keys()
-        classes = {} if head is None or given else {"num_labels": head[0], "ignore_mismatched_sizes": True}
+        said = {} if "config" in kwargs else said_beside(folder, None if head is None else head[0])
+        if {"num_labels", "id2label", "label2id", "config"} & kwargs.keys():
+            said.pop("id2label", None)
+        elif head is not None:
+            said |= {"ignore_mismatched_sizes": True, **({} if "id2label" in said else {"num_labels": head[0]})}
         call = "AutoPeftModelForSequenceClassification.from_pretrained"
-        return load_classifier(call, name, says=head is None, **{**classes, **kwargs})
+        return load_classifier(call, name, says=head is None, **{**said, **kwargs})

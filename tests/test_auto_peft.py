@@ -87,6 +87,13 @@ def test_a_classifier_has_as_many_classes_as_its_adapter(classifier):
     assert "score.weight has shape (3, 16) instead of (2, 16)" in message
 
 
+def test_names_of_another_number_of_classes_are_not_the_adapters(classifier):
+    folder, _ = classifier
+    (folder / "config.json").write_text('{"id2label": {"0": "a", "1": "b"}, "pad_token_id": 5}')
+    model = AutoPeftModelForSequenceClassification.from_pretrained(folder)
+    assert (model.config.num_labels, model.config.pad_token_id) == (3, 5)
+
+
 @pytest.mark.parity
 def test_a_classifiers_adapter_is_pefts(classifier):
     import peft

@@ -25,7 +25,7 @@ from ..training import LabelledData, accuracy, load_labelled, split_labelled
 from ..training.labelled import Labelled, predicted
 from ..training.protocols import History
 from .finetune import _moved, _train, with_new_adapter
-from .model import check_vocabulary
+from .model import check_vocabulary, how_to_classify
 from .options import FinetuneOptions, ResolvedOptions
 from .output import Output, output_directory
 from .report import Say, draw, merge_difference, report_losses
@@ -143,6 +143,7 @@ def _report(
     result["picture"], picture_line = draw(history, options, UNIT, out.folder / "curves.png")
     size = (out.folder / "adapter_model.safetensors").stat().st_size
     say(f"\nAdapter (PEFT format, {size / 1024:.0f} KiB): {out.folder}\n{picture_line}")
+    say("\nTo ask it, in Python:\n    " + how_to_classify(out.folder, options.base).replace("; ", "\n    "))
     return result
 
 

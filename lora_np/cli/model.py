@@ -11,8 +11,9 @@ from ..lora.peft_config import CONFIG_FILE
 from ..models import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer
 from ..models.base import CausalLM
 from ..models.loading.auto import TINY_PYTHON
+from ..models.loading.classifiers import said_beside
 from ..models.tokenizers.base import BaseTokenizer
-from ..storage import is_there, one_version, open_safetensors, read_json
+from ..storage import one_version, open_safetensors, read_json
 from .arguments import BASE, DTYPE
 from .waiting import waiting
 
@@ -38,7 +39,8 @@ def load(
         model, tokenizer = load_adapted(adapter, base, device, dtype)
         if not isinstance(model.get_base_model(), CausalLM):
             raise ValueError(
-                f"{adapter} is a classifier's (task_type SEQ_CLS): it tells classes apart, it cannot write"
+                f"{adapter} is a classifier's (task_type SEQ_CLS): it tells classes apart, it cannot write. "
+                f"In Python: {how_to_classify(adapter, base or base_of(adapter))}"
             )
         return model, tokenizer
     base = base or TINY_PYTHON
@@ -74,10 +76,7 @@ def base_of(adapter: str | Path) -> str:
 
 def _classifier(base: str, adapter: Path, dtype: str) -> Any:
     """The base with a head for the classes that the adapter's folder names or has weights for."""
-    found = read_json(adapter / "config.json") if is_there(adapter / "config.json") else {}
-    changes = {
-        name: found[name] for name in ("id2label", "pad_token_id", "problem_type") if found.get(name) is not None
-    }
+    changes = said_beside(adapter)
     if "id2label" not in changes:
         with open_safetensors(adapter / WEIGHTS_FILE) as file:
             heads = [shape for name, shape in file.shapes.items() if name.endswith(HEADS)]
@@ -86,6 +85,15 @@ def _classifier(base: str, adapter: Path, dtype: str) -> Any:
         warnings.filterwarnings("ignore", message=".*newly initialized")  # the adapter brings it
         changes |= {"ignore_mismatched_sizes": True, "dtype": dtype}
         return AutoModelForSequenceClassification.from_pretrained(base, **changes)
+
+
+def how_to_classify(adapter: str | Path, base: str) -> str:
+    """The lines of Python that tell the class of a text by a classifier's adapter."""
+    return (
+        f"model = AutoPeftModelForSequenceClassification.from_pretrained({str(adapter)!r}); "
+        f"tokenizer = AutoTokenizer.from_pretrained({base!r}); "
+        "model.config.id2label[int(model(**tokenizer([text])).logits.data.argmax())]"
+    )
 
 
 def check_vocabulary(where: str, highest: int, tokenizer: BaseTokenizer, vocab_size: int) -> None:

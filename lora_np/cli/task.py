@@ -63,10 +63,11 @@ class TextTask:
             self.notes = [read + (f"; left out, as they are no texts: {_some(others)}" if others else "")]
         else:
             parts, name = hold_out_last(load_text(options.data)), Path(options.data).name
-        tokens = {
-            part: TextData(parts[part], tokenizer, window, options.batch_size, f"{name} ({what})")
-            for part, what in (("train", "the part to learn from"), ("test", "the part held out"))
-        }
+        parts = {part: parts[part] for part in ("train", "test")}
+        try:
+            tokens = {part: TextData(text, tokenizer, window, options.batch_size) for part, text in parts.items()}
+        except ValueError as error:
+            raise ValueError(_too_short(parts, name, tokenizer, window) or error) from None
         held_out = {name: tokens["test"]}
         if options.base == TINY_PYTHON:  # what the base was trained on is known
             source = split_documents(python_documents(), held_out=0.05)["test"]
@@ -94,6 +95,20 @@ class TextTask:
         options |= {"repetition_penalty": 1.0, "seed": self.seed}
         text = model.generate(ids, max_new_tokens=SAMPLE_LENGTH, eos_token_id=[], **options)
         return ["".join(self.tokenizer.decode_stream(text[0, len(ids) :], before=ids))]
+
+
+def _too_short(parts: dict[str, dict[str, str]], name: str, tokenizer: BaseTokenizer, window: int) -> str:
+    """What to do where a part of a text is shorter than a window; nothing if that is not so."""
+    learnt, held = (len(TextData(parts[part], tokenizer, 1, 1).tokens) for part in ("train", "test"))
+    if (shortest := min(learnt, held)) >= window:
+        return ""
+    characters = sum(len(text) for part in parts.values() for text in part.values())
+    needed = 1.1 * characters * window * max(1 / shortest, 10 / (learnt + held))  # a tenth of a text is held out
+    shorter = f", or --max-length {shortest}, which fits both parts" if shortest > 1 else ""
+    return (
+        f"{name} has {learnt:,} tokens to learn from and {held:,} held out, and each part needs a window of {window}: "
+        f"use a text of about {math.ceil(needed / 100) * 100:,} characters{shorter}"
+    )
 
 
 class ExampleTask:

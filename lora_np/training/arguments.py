@@ -11,7 +11,7 @@ from ..expect import A_MODEL, expect, expect_list, expect_method, expect_number,
 from ..nn import Module
 from ..settings import changed_settings
 from .evaluation import expect_evaluated
-from .names import understood
+from .names import ReadByTheirNames, understood
 from .optim import OPTIMIZERS, SAME
 from .optim.schedule import NAMES, OWN, rate_fraction, warmup_cosine
 
@@ -24,7 +24,7 @@ ASIDE = {"aside": True}  # of a field that may differ when a run goes on: it cha
 
 
 @dataclass(frozen=True)
-class TrainingArguments:
+class TrainingArguments(ReadByTheirNames):
     """What a run does. Two runs with the same arguments, model and data give the same numbers.
 
     steps              optimizer steps (Transformers: max_steps)
@@ -51,9 +51,9 @@ class TrainingArguments:
                        galore_adamw (of rank 128, for models that are trained whole)
     gradient_checkpointing   keep only each block's input, and compute the rest again in the backward pass
 
-    The names of Transformers in brackets are understood too, and so are those that change nothing here, such as
-    logging_steps. The defaults are this library's. What is not possible here, such as bf16=True, is a ValueError that
-    says what to do.
+    The names of Transformers in brackets are understood too, also to read a value (args.max_steps), and so are those
+    that change nothing here, such as logging_steps. The defaults are this library's. What is not possible here, such as
+    bf16=True, is a ValueError that says what to do.
     """
 
     steps: int = 200
@@ -83,7 +83,8 @@ class TrainingArguments:
 
     def __repr__(self) -> str:
         unset: dict[str, Any] = {"warmup_steps": None}
-        return changed_settings(self, {"warmup_steps": dataclasses.replace(self, **unset).warmup_steps})
+        defaults = {"warmup_steps": dataclasses.replace(self, **unset).warmup_steps}
+        return changed_settings(self, defaults if self.num_train_epochs is None else {**defaults, "steps": 0})
 
     def __post_init__(self) -> None:
         for name in ("steps", "accumulation", "eval_every", "checkpoint_every"):

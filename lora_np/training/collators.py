@@ -7,7 +7,7 @@ import numpy as np
 
 from ..expect import expect_whole
 from ..models.output import IGNORED
-from .datasets import LABELS, TOKENS
+from .datasets import LABELS, TOKENS, expect_tokens
 from .protocols import Array, Batch
 
 FILL_UP = "give data_collator=DataCollatorForLanguageModeling(tokenizer, mlm=False)"
@@ -33,6 +33,7 @@ class DataCollatorForLanguageModeling:
 
     def __call__(self, features: Sequence[Any]) -> Batch:
         rows = [row if isinstance(row, Mapping) else {"input_ids": row} for row in features]
+        expect_tokens(rows, "features")
         kept = [{k: row[k] for k in ("input_ids", "attention_mask") if k in row} for row in rows]
         batch: Batch = dict(self.tokenizer.pad(kept, **self.options))
         labels = batch["input_ids"].copy()
@@ -63,6 +64,7 @@ class DataCollatorForSeq2Seq:
         self.options["return_tensors"] = _arrays(return_tensors)
 
     def __call__(self, features: Features) -> Batch:
+        expect_tokens(features, "features", ("input_ids", "labels"))
         kept = [{k: row[k] for k in ("input_ids", "attention_mask") if k in row} for row in features]
         batch: Batch = dict(self.tokenizer.pad(kept, **self.options))
         multiple, longest = self.options["pad_to_multiple_of"] or 1, max(len(row["labels"]) for row in features)
@@ -92,6 +94,7 @@ class DataCollatorWithPadding:
         self.options |= {"pad_to_multiple_of": pad_to_multiple_of, "return_tensors": _arrays(return_tensors)}
 
     def __call__(self, features: Features) -> Batch:
+        expect_tokens(features, "features")
         kept = [{k: row[k] for k in ("input_ids", "attention_mask") if k in row} for row in features]
         return {**dict(self.tokenizer.pad(kept, **self.options)), **_labels_of(features)}
 
@@ -109,6 +112,7 @@ def _labels_of(features):
 
 def default_data_collator(features: Features, return_tensors: str = "np") -> Batch:
     """Rows of one length as arrays. A `label` of a row is one of its `labels`."""
+    expect_tokens(features, "features")
     if "label" in features[0]:
         ids = [{k: v for k, v in row.items() if k not in LABELS} for row in features]
         return {**default_data_collator(ids, return_tensors), **_labels_of(features)}
@@ -127,8 +131,14 @@ class CollatedData:
     """
 
     def __init__(
-        self, rows: list[dict[str, Any]], collator: Callable[[Any], Any], batch_size: int, accumulation: int = 1
+        self,
+        rows: list[dict[str, Any]],
+        collator: Callable[[Any], Any],
+        batch_size: int,
+        accumulation: int = 1,
+        name: str = "the data set",
     ) -> None:
+        expect_tokens(rows, name)
         expect_whole(batch_size, "per_device_train_batch_size")
         self._rows, self.collator, self.batch_size = rows, collator, batch_size
         self.rows, self.accumulation = len(rows), accumulation

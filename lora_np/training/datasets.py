@@ -11,6 +11,7 @@ from .records import EXPECTED, as_messages
 ROWS = "a list of dicts, or a data set with column_names and rows by number, such as Hugging Face's"
 KINDS = ({"messages"}, {"prompt", "completion"}, {"text"})  # the first that is there is taken
 TOKENS = ("input_ids", "labels", "attention_mask")  # of rows that are tokenised already
+TOKENIZE = "tokenize it first, or give Trainer the tokenizer, processing_class=tokenizer: that reads texts"
 LABELS = ("label", "labels")  # what is said of a whole row, for a classifier
 
 
@@ -42,6 +43,19 @@ def rows_of(data: Any, name: str = "the data set") -> list[dict[str, Any]]:
         if not isinstance(row, Mapping):
             raise TypeError(f"{name}: row {number} should be a dict, not {type(row).__name__}")
     return [dict(row) for row in rows]
+
+
+def expect_tokens(rows: Iterable[Mapping[str, Any]], name: str, fields: Iterable[str] = TOKENS[:1]) -> None:
+    """ValueError, beginning with `name`, that names the first row which is not tokenised: a field of these is missing.
+
+    It says which fields the row has, and what makes tokens of them.
+    """
+    for number, row in enumerate(rows, 1):
+        if missing := [field for field in fields if field not in row]:
+            raise ValueError(
+                f"{name}: row {number} has the fields {', '.join(map(str, row)) or 'none'}, and no {missing[0]}: "
+                + (TOKENIZE if missing[0] == "input_ids" else "a list as long as its input_ids, -100 for no target")
+            )
 
 
 def examples_of(data: Any, name: str = "the data set") -> Any:

@@ -70,6 +70,8 @@ def check_example(example: Any, where: str = "the example") -> None:
     fields = set(example) - {"group"}
     if fields not in KINDS:
         found = ", ".join(sorted(map(str, example))) or "none"
+        if "input_ids" in fields:
+            raise ValueError(f"{where} has the fields {found}: it is tokenised already, which Trainer takes")
         raise ValueError(f"{where} has the fields {found}; expected are {EXPECTED}")
     for name in example.keys() - {"messages"}:
         _check_text(example[name], f"{where}: {name}")

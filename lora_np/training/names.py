@@ -2,8 +2,9 @@
 
 import difflib
 from collections.abc import Mapping
+from operator import attrgetter
 from os import PathLike
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 # {Transformers' name: ours}
 RENAMED = {
@@ -85,6 +86,43 @@ REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     "parallelism_config": ((None,), "processes train together by lora_np.training.parallel"),
     "resume_from_checkpoint": ((None, False), "train(..., resume=True) and Trainer.train(resume_from_checkpoint=True)"),
 }
+
+
+class ReadByTheirNames:
+    """Fields that can also be read under Transformers' names. Abstract: a base of `TrainingArguments`."""
+
+    steps: int
+    betas: tuple[float, float]
+
+    @property
+    def max_steps(self) -> int:
+        """`steps`; -1, as in Transformers, where num_train_epochs decides."""
+        return self.steps or -1
+
+    @property
+    def adam_beta1(self) -> float:
+        """The first of `betas`."""
+        return self.betas[0]
+
+    @property
+    def adam_beta2(self) -> float:
+        """The second of `betas`."""
+        return self.betas[1]
+
+    if not TYPE_CHECKING:
+
+        def __getattr__(self, name):
+            kind = type(self).__name__
+            if name in NO_EFFECT or name in REFUSED:
+                raise AttributeError(f"{kind} takes {name!r} and keeps no value of it: it changes nothing here")
+            close = difflib.get_close_matches(name, [known for known in dir(type(self)) if known[0] != "_"], n=1)
+            hint = f"; did you mean {close[0]!r}?" if close else ""
+            raise AttributeError(f"{kind} has no attribute {name!r}{hint}")
+
+
+for _theirs, _ours in RENAMED.items():
+    if _theirs not in vars(ReadByTheirNames):
+        setattr(ReadByTheirNames, _theirs, property(attrgetter(_ours), doc=f"`{_ours}`."))
 
 
 def understood(first: tuple[Any, ...], given: Mapping[str, Any], fields: tuple[str, ...]) -> dict[str, Any]:

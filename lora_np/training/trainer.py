@@ -115,7 +115,7 @@ class Trainer:
         if "input_ids" in rows[0] or self.processing_class is None:
             padded = "label" in rows[0] and self.processing_class is not None
             usual = DataCollatorWithPadding(self.processing_class) if padded else default_data_collator
-            return CollatedData(rows, self.data_collator or usual, size, self.args.accumulation)
+            return CollatedData(rows, self.data_collator or usual, size, self.args.accumulation, name)
         if isinstance(getattr(self.model, "get_base_model", lambda: self.model)(), SequenceClassifier):
             raise ValueError(
                 f"{name}: a classifier learns from rows of input_ids with a label: give the tokenizer the texts first, "

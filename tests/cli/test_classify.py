@@ -7,7 +7,14 @@ import warnings
 import numpy as np
 import pytest
 
-from lora_np import AutoModelForCausalLM, AutoModelForSequenceClassification, AutoTokenizer, PeftModel
+import lora_np
+from lora_np import (
+    AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
+    AutoPeftModelForSequenceClassification,
+    AutoTokenizer,
+    PeftModel,
+)
 from lora_np.cli import main
 from lora_np.cli.finetune import finetune
 from lora_np.cli.model import load_adapted
@@ -100,7 +107,23 @@ def test_such_an_adapter_does_not_write(tmp_path, table, command, capsys):
     run(tmp_path, table, steps=1)
     capsys.readouterr()
     assert main([*command, "--adapter", str(tmp_path / "out")]) == 2
-    assert "is a classifier's (task_type SEQ_CLS): it tells classes apart, it cannot write" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "is a classifier's (task_type SEQ_CLS): it tells classes apart, it cannot write" in said
+    *lines, answer = said.strip().partition("In Python: ")[2].split("; ")
+    names = {**vars(lora_np), "text": "awful thing"}
+    exec("\n".join(lines), names)  # what is said runs
+    assert eval(answer, names) in ("neg", "pos")
+
+
+def test_the_adapters_folder_is_enough_for_names_and_batches(tmp_path, table):
+    run(tmp_path, table)
+    model = AutoPeftModelForSequenceClassification.from_pretrained(tmp_path / "out")
+    assert model.config.id2label == {0: "neg", 1: "pos"}
+    ids = np.array([[65, 66, 67], [65, 66, 0]])  # 0 fills rows
+    np.testing.assert_array_equal(model(ids).logits.data, adapted(tmp_path / "out")(ids).logits.data)
+    named = AutoPeftModelForSequenceClassification.from_pretrained(tmp_path / "out", label2id={"no": 0, "yes": 1})
+    assert named.config.id2label == {0: "no", 1: "yes"}
+    assert named.config.pad_token_id == 0
 
 
 def test_it_is_merged_into_a_classifier(tmp_path, table):

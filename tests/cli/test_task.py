@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import re
 
 import numpy as np
 import pytest
@@ -41,6 +42,23 @@ def test_what_the_data_is_called_chooses_the_task(tmp_path, tokenizer, jsonl):
     assert isinstance(make_task(options(), tokenizer, 256), TextTask)
     assert isinstance(make_task(options(data=str(text)), tokenizer, 256), TextTask)
     assert isinstance(make_task(options(data=jsonl), tokenizer, 256), ExampleTask)
+
+
+@pytest.mark.parametrize("text", ["The cat sat on the mat.\nThe dog saw", "word " * 30, "one\n" * 100])
+def test_a_text_that_is_too_short_is_told_what_would_do(tmp_path, tokenizer, text):
+    path = tmp_path / "my.txt"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=r"my\.txt has .* tokens to learn from and .* held out") as caught:
+        make_task(options(data=str(path)), tokenizer, 256)
+    characters, length = re.search(
+        r"about ([\d,]+) characters, or --max-length (\d+), which", str(caught.value)
+    ).groups()
+    length, characters = int(length), int(characters.replace(",", ""))
+    make_task(options(data=str(path)), tokenizer, length)
+    with pytest.raises(ValueError, match=f"--max-length {length},"):
+        make_task(options(data=str(path)), tokenizer, length + 1)
+    path.write_text((text * 1000)[:characters])
+    make_task(options(data=str(path)), tokenizer, 256)
 
 
 def test_a_line_names_the_columns_of_a_table(tmp_path, tokenizer):

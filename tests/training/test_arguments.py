@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import re
 
 import pytest
 
@@ -57,6 +58,34 @@ class TestTransformersNames:
             load_best=True,
         )
         assert theirs == ours
+
+    def test_they_read_the_same(self):
+        given = {"max_steps": 30, "gradient_accumulation_steps": 2, "eval_steps": 5, "save_steps": 7}
+        given |= {"adam_beta1": 0.8, "adam_beta2": 0.99, "load_best_model_at_end": True, "evaluation_strategy": "steps"}
+        given |= {"num_train_epochs": None, "per_device_train_batch_size": 3, "learning_rate": 0.1}
+        assert RENAMED.keys() | set(BETAS) <= given.keys()
+        args = TrainingArguments(**given)
+        assert {name: getattr(args, name) for name in given} == given
+        assert TrainingArguments(num_train_epochs=2).max_steps == -1  # as in Transformers
+        assert dataclasses.replace(args, seed=1).max_steps == 30
+
+    def test_epochs_are_shown_without_the_steps_that_are_not_known_yet(self):
+        args = TrainingArguments(num_train_epochs=1, seed=2)
+        assert repr(args) == "TrainingArguments(seed=2, num_train_epochs=1)"
+        assert eval(repr(args)) == args
+        assert repr(TrainingArguments(steps=3)) == "TrainingArguments(steps=3)"
+
+    @pytest.mark.parametrize(
+        ("name", "message"),
+        [
+            ("logging_steps", "takes 'logging_steps' and keeps no value of it"),
+            ("max_step", "no attribute 'max_step'; did you mean 'max_steps'?"),
+            ("learning_rat", "did you mean 'learning_rate'?"),
+        ],
+    )
+    def test_what_cannot_be_read_is_a_sentence(self, name, message):
+        with pytest.raises(AttributeError, match=re.escape(message)):
+            getattr(TrainingArguments(logging_steps=1), name)
 
     def test_an_optimizer_has_several_names(self):
         for name in ("adamw_bnb_8bit", "adamw_torch_8bit", "adamw_8bit"):

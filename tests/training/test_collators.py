@@ -90,3 +90,23 @@ def test_filled_up_as_transformers_does():
         expected = transformers.DataCollatorWithPadding(tokenizer, return_tensors="np", **options)(rows)
         ours = DataCollatorWithPadding(tokenizer, **options)(rows)
         assert {k: np.asarray(v).tolist() for k, v in expected.items()} == {k: v.tolist() for k, v in ours.items()}
+
+
+@pytest.mark.parametrize(
+    "collator",
+    [
+        DataCollatorForLanguageModeling(ByteTokenizer()),
+        DataCollatorForSeq2Seq(ByteTokenizer()),
+        DataCollatorWithPadding(ByteTokenizer()),
+        default_data_collator,
+    ],
+)
+def test_a_row_without_ids_is_named(collator):
+    tokenised = {"input_ids": [1, 2], "labels": [1, 2]}
+    with pytest.raises(ValueError, match="features: row 2 has the fields text, and no input_ids"):
+        collator([tokenised, {"text": "hello"}])
+
+
+def test_a_row_without_the_labels_that_are_filled_up_is_named():
+    with pytest.raises(ValueError, match="features: row 1 has the fields input_ids, and no labels"):
+        DataCollatorForSeq2Seq(ByteTokenizer())([{"input_ids": [1, 2]}])

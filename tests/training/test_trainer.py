@@ -27,6 +27,23 @@ def test_examples_are_trained_on_as_train_does(tmp_path):
     assert own.history["loss"] == train(model, data, TrainingArguments(**FEW))["loss"]
 
 
+@pytest.mark.parametrize("rows", [EXAMPLES, [ROWS[0], *EXAMPLES]])
+@pytest.mark.parametrize("collator", [None, Collator(ByteTokenizer())])
+def test_rows_that_are_not_tokenised_are_named(tmp_path, rows, collator):
+    given = {"data_collator": collator, "processing_class": None if rows is EXAMPLES else ByteTokenizer()}
+    own = trainer(tmp_path, train_dataset=rows, eval_dataset=rows, **given)
+    said = f"row {1 if rows is EXAMPLES else 2} has the fields text, and no input_ids: tokenize it first"
+    with pytest.raises(ValueError, match=f"train_dataset: {said}"):
+        own.train()
+    with pytest.raises(ValueError, match=f"eval_dataset: {said}"):
+        own.evaluate()
+
+
+def test_examples_that_are_tokenised_go_to_trainer():
+    with pytest.raises(ValueError, match="has the fields input_ids, text: it is tokenised already, which Trainer"):
+        ExampleData(ROWS, ByteTokenizer(), 16, 2)
+
+
 def test_the_names_of_the_tokenizer(tmp_path):
     assert trainer(tmp_path, processing_class=None, tokenizer="t").processing_class == "t"
 

@@ -1,13 +1,30 @@
 """`AutoModelForSequenceClassification`: classifiers by name or path, as in Transformers."""
 
 from os import PathLike
+from pathlib import Path
 from typing import Any
 
 from ...refusals import warn
+from ...storage import is_there, read_json
 from ..classification import SequenceClassifier, classifier_of
 from ..config import ModelConfig
 from .auto import load_any, make_any
 from .checkpoints import Wanted
+
+BESIDE = ("id2label", "pad_token_id", "problem_type")
+
+
+def said_beside(adapter: Path, classes: int | None = None) -> dict[str, Any]:
+    """What a config.json beside a classifier's adapter says of its classes, and of the token that fills rows.
+
+    classes: how many the adapter's head has, where it has one; names of another number of classes are left out.
+    """
+    file = adapter / "config.json"
+    fields = read_json(file) if is_there(file) else {}
+    said = {name: fields[name] for name in BESIDE if fields.get(name) is not None}
+    if classes is not None and isinstance(names := said.get("id2label"), dict) and len(names) != classes:
+        del said["id2label"]
+    return said
 
 
 def load_classifier(
