@@ -52,3 +52,13 @@ def test_a_missing_package_is_named_with_what_brings_it(messages, package):
     assert set(messages) == {*EXTRAS} - {"threadpoolctl"}
     command = f"pip install -e '.[{extra_of(package)}]' (or pip install {package})"
     assert messages[package].endswith(f" needs the package {package}: {command}")
+
+
+def test_the_readme_counts_the_lines_that_it_asks_to_read():
+    text = (TESTS.parent / "README.md").read_text(encoding="utf-8")
+    table = text.partition("## Read it")[2].partition("Beyond the afternoon")[0]
+    files = re.findall(r"^\| \d+ \| `(lora_np/[\w/]+\.py)`", table, re.MULTILINE)
+    lines = sum(len((TESTS.parent / file).read_text(encoding="utf-8").splitlines()) for file in files)
+    assert len(files) == 10
+    assert f"{lines:,} lines" in table
+    assert lines <= 1900

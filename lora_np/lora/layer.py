@@ -70,7 +70,7 @@ class LoraAdapter(LowRankAdapter):
         return self.branch(self.lora_dropout(x))
 
     def fused(self, layer: Layer, x: Tensor) -> Tensor:
-        """layer(x) + update(x) in one operation, derived in `autograd/fused/linear.py`: one pass less over y."""
+        """layer(x) + update(x) in one operation, plain in `autograd/fused/reference.py`: one pass less over y."""
         p = self.lora_dropout.p if self.lora_dropout.training else 0.0
         A, B = self.lora_A.weight, self.lora_B.weight
         return F.lora_linear(x, operand(layer), layer.bias, A, B, self.scaling, layer.fan_in_fan_out, p)
@@ -113,7 +113,7 @@ class AdaptedLayer(AsInPeft, nn.Module):
         x, pairs = inputs_of(adapters, x)  # x itself for all, unless one of them multiplies: family/oft.py
         y = base = self.base_layer(x)
         for adapter, own in pairs:
-            y = adapter.applied(self.base_layer, own, base, y)
+            y = adapter.applied(self.base_layer, own, base, y)  # y + update, unless a kind says otherwise
         return y.astype(base.dtype)  # A and B are in float32, also beside a base in float16
 
     def oriented(self, weight: Array) -> Array:
@@ -163,7 +163,7 @@ class AdaptedLayer(AsInPeft, nn.Module):
         base, bias = arrays_of(self.base_layer)
         weight = oriented(self.base_layer, base).astype(np.result_type(base.dtype, np.float32))
         for adapter in in_order([self.adapters[name] for name in self.chosen(names)]):
-            weight, bias = adapter.merged(self.base_layer, weight, bias)
+            weight, bias = adapter.merged(self.base_layer, weight, bias)  # W + ΔW, in the same way
         return array_module(base).ascontiguousarray(oriented(self.base_layer, weight), dtype=base.dtype), bias
 
     def merge(self, weight: Array, bias: Array | None, names: list[str] | None = None) -> None:
