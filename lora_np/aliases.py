@@ -94,12 +94,23 @@ class _MovedModule(types.ModuleType):
         raise AttributeError(f"lora_np.{old}, now {_places(old)}, has no {name!r}")
 
 
+def _nearest(package, name):
+    """ "; did you mean ...?" if a package has a public name much like this one."""
+    import difflib  # for mistakes alone
+
+    known = vars(sys.modules[package]).get("__all__", ()) if package in sys.modules else ()
+    close = difflib.get_close_matches(name, known, n=1, cutoff=0.75)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
 class _Finder:
     """Finds the modules of `MOVED`, after Python has looked for real ones."""
 
     def find_spec(self, fullname, path=None, target=None):
         package, _, rest = fullname.partition(".")
         found = package == "lora_np" and rest in MOVED
+        if not found and path is not None and package == "lora_np" and (hint := _nearest(package, rest)):
+            raise ImportError(f"cannot import name {rest!r} from {package!r}{hint}", name=package)
         return importlib.machinery.ModuleSpec(fullname, self, is_package=True) if found else None
 
     def create_module(self, spec):

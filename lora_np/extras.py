@@ -5,6 +5,7 @@ The core needs NumPy, safetensors and tqdm. Everything else is an extra in pypro
 """
 
 import importlib
+from collections.abc import Mapping
 from types import ModuleType
 
 
@@ -27,3 +28,22 @@ def require(module: str, purpose: str, extra: str) -> ModuleType:
             raise
         command = f"pip install -e '.[{extra}]' (or pip install {package})"
         raise MissingPackageError(f"{purpose} needs the package {package}: {command}", name=package) from error
+
+
+GGUF = {"gguf": "gguf", "tokenizers": "text", "jinja2": "text"}  # what a GGUF file's model and its tokenizer need
+
+
+def missing(needed: Mapping[str, str]) -> str:
+    """The command that brings, at once, the packages of {package: its extra} that are not there; "" if all are."""
+    absent = [package for package in needed if not _is_installed(package)]
+    extras = ",".join(dict.fromkeys(needed[package] for package in absent))
+    return f"pip install -e '.[{extras}]' (or pip install {' '.join(absent)})" if absent else ""
+
+
+def _is_installed(package: str) -> bool:
+    import importlib.util  # the engine does without
+
+    try:
+        return importlib.util.find_spec(package) is not None
+    except (ModuleNotFoundError, ValueError):
+        return False

@@ -5,6 +5,7 @@ import warnings
 
 import pytest
 
+import lora_np
 from lora_np import aliases
 
 
@@ -82,3 +83,11 @@ def test_the_old_places_of_operations_have_what_they_had():
         dispatch.matmul,
         dispatch.sum_groups,
     ]
+
+
+def test_a_name_that_is_nearly_right_is_answered_with_the_right_one():
+    with pytest.raises(ImportError, match="cannot import name 'LoraConfg' from 'lora_np'; did you mean 'LoraConfig'"):
+        from lora_np import LoraConfg  # noqa: F401
+    with pytest.raises(ModuleNotFoundError, match=r"No module named 'lora_np\.nothing_of_the_kind'"):
+        importlib.import_module("lora_np.nothing_of_the_kind")
+    assert not hasattr(lora_np, "LoraConfg")

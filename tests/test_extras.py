@@ -4,7 +4,7 @@ import sys
 
 import pytest
 
-from lora_np.extras import MissingPackageError, require
+from lora_np.extras import MissingPackageError, missing, require
 
 
 def test_a_package_that_is_there_is_imported():
@@ -28,3 +28,11 @@ def test_an_error_inside_a_package_that_is_there_comes_through(tmp_path, monkeyp
         require("needs_another", "a picture", "plots")
     assert not isinstance(caught.value, MissingPackageError)
     assert caught.value.name == "no_such_package"
+
+
+def test_all_that_is_missing_is_named_at_once(monkeypatch):
+    monkeypatch.setitem(sys.modules, "spec_that_is_none", None)
+    needed = {"json": "a", "no_such_package": "gguf", "nor_this": "text", "spec_that_is_none": "text"}
+    command = "pip install -e '.[gguf,text]' (or pip install no_such_package nor_this spec_that_is_none)"
+    assert missing(needed) == command
+    assert missing({"json": "a"}) == ""

@@ -24,7 +24,7 @@ from ..storage import together, write_json
 from ..training import LabelledData, accuracy, load_labelled, split_labelled
 from ..training.labelled import Labelled, predicted
 from ..training.protocols import History
-from .finetune import _moved, _train, with_new_adapter
+from .finetune import _moved, _train, check_resumed, with_new_adapter
 from .model import check_vocabulary, how_to_classify
 from .options import FinetuneOptions, ResolvedOptions
 from .output import Output, output_directory
@@ -72,17 +72,19 @@ def classify(options: FinetuneOptions, say: Say, ask: Callable[[str], str] | Non
         raise ValueError("--task classify needs --data: a .csv, .tsv, .jsonl or .json file of texts and labels")
     if options.adapter is not None:
         raise ValueError("--adapter goes on from an adapter that writes; --task classify begins a new one")
+    check_resumed(options)
     data, tokenizer = load_labelled(options.data), AutoTokenizer.from_pretrained(options.base)
     model = _classifier(data, options, tokenizer)
     options = options.resolved(context_length(model.config), others.size)
     task = ClassifyTask(data, options, tokenizer, model.config.pad_token_id)
     options = dataclasses.replace(options, steps=task.steps)
+    labels = hashlib.sha256(task.train.labels.tobytes()).hexdigest()
+    learnt = {"learns": options.task, "classes": task.names, "labels": labels}
+    check_resumed(options, task, **learnt)
     highest = max(int(part.tokens.max()) for part in (task.train, task.held_out))
     check_vocabulary("data", highest, tokenizer, model.config.vocab_size)
     peft_model = _adapted(model, options)
     peft_model.base_model.check_mergeable()
-    labels = hashlib.sha256(task.train.labels.tobytes()).hexdigest()
-    learnt = {"learns": options.task, "classes": task.names, "labels": labels}
     if others.rank > 0:
         return {"history": _train(options, task, peft_model, None, others, **learnt)}
     with output_directory(options) as folder:

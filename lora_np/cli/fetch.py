@@ -2,6 +2,7 @@
 
 import argparse
 
+from ..extras import GGUF, missing
 from ..models.loading.fetch import FETCHABLE, fetch
 
 NAME = "fetch"
@@ -19,6 +20,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 
 def run(options: argparse.Namespace) -> int:
-    """Bring it, and print where it is."""
+    """Bring it, and print where it is, and what else it needs."""
     print(fetch(options.name))
+    if command := missing(GGUF):
+        print(f"To use it, its tokenizer and its chat template:  {command}")
     return 0

@@ -21,6 +21,7 @@ from ..models.rope import context_length
 from ..storage import read_json
 from ..storage.fields import short
 from ..training import CheckpointError, TrainingArguments, train
+from ..training.checkpoint import check_resumable
 from ..training.parallel import SoloCommunicator
 from ..training.protocols import History
 from .arguments import BASE, DTYPE, target_modules
@@ -33,6 +34,7 @@ from .task import Task, TrainingData, check_tokens, make_task
 from .together import Others, in_processes, joined
 from .waiting import waiting
 
+COMPARED = ("base", "adapter", "rank", "alpha", "target_modules", "dropout", "batch_size", "max_length", "packing")
 NAME = "finetune"
 HELP = "train an adapter on your own data"
 DESCRIPTION = """\
@@ -127,7 +129,10 @@ def finetune(
     matplotlib everything else is done, and "picture" is None. If the results cannot be written in the end, the disk
     being full, they go to another folder: `ask` is called with the question for one; without it, one is chosen.
     """
+    options.check()
     others = communicator or SoloCommunicator()
+    if others.rank == 0:
+        chosen_folder(options)  # it is chosen once more at the end of what is loaded: others may write meanwhile
     if others.size > 1 and options.device == "cuda":
         options = dataclasses.replace(options, device=f"cuda:{others.rank}")
     if options.task is not None:
@@ -135,6 +140,7 @@ def finetune(
 
         return classify(options, say, ask, others)
     options = from_adapter(options)
+    check_resumed(options)
     with waiting(f"Loading {options.base}"):
         tokenizer = AutoTokenizer.from_pretrained(options.base)
         model = AutoModelForCausalLM.from_pretrained(options.base, device=options.device, dtype=options.dtype)
@@ -142,6 +148,7 @@ def finetune(
     with waiting("Reading the data"):
         task = make_task(options, tokenizer, options.max_length)
     options = dataclasses.replace(options, steps=task.steps)
+    check_resumed(options, task)
     with waiting("Adding the adapter"):
         peft_model = _adapted(model, options)
     peft_model.base_model.check_mergeable()
@@ -207,6 +214,21 @@ def _train(
         return error.history
 
 
+def check_resumed(options: FinetuneOptions, task: Any = None, **more: Any) -> None:
+    """With --resume: ValueError if the checkpoint is of another run, as far as that is known before the training.
+
+    task, more: as in `_train`, once the data is read and the options are resolved; without, what is given is compared.
+    """
+    if not options.resume:
+        return
+    if task is not None and isinstance(options, ResolvedOptions):
+        known = {**_training_arguments(options).numbers(), **_identity(options, task.train), **more}
+    else:
+        names = (*COMPARED, "seed", "learning_rate", "load_best", *(("steps",) if options.epochs is None else ()))
+        known = {name: value for name in names if (value := getattr(options, name)) is not None}
+    check_resumable(chosen_folder(options), known)
+
+
 def _moved(folder: Path, options: ResolvedOptions) -> str:
     """What must be added to the command if the results went to another folder than was asked for."""
     return f", with --out {folder}" if options.out is not None and Path(options.out) != folder else ""
@@ -264,9 +286,8 @@ def with_new_adapter(model: Any, options: ResolvedOptions, task_type: str) -> Pe
 
 def _identity(options: ResolvedOptions, train_data: TrainingData) -> dict[str, Any]:
     """What makes a run this one and not another, besides how it is trained."""
-    names = ("base", "adapter", "rank", "alpha", "target_modules", "dropout", "batch_size", "max_length", "packing")
     data = hashlib.sha256(train_data.tokens.tobytes()).hexdigest()
-    return {**{name: getattr(options, name) for name in names}, "data": data}
+    return {**{name: getattr(options, name) for name in COMPARED}, "data": data}
 
 
 def _training_arguments(options: ResolvedOptions) -> TrainingArguments:

@@ -5,7 +5,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from ..expect import expect_number, expect_whole
+from ..lora import LoraConfig
 from ..models.loading.auto import TINY_PYTHON
+from ..training import TrainingArguments
 
 # What depends on the base: a tiny model learns fast, and in large batches of its whole context.
 FOR_TINY: dict[str, Any] = {"batch_size": 16, "learning_rate": 1e-2, "max_length": 256}
@@ -47,17 +49,27 @@ class FinetuneOptions:
         """The target modules as a LoraConfig takes them."""
         return self.target_modules if isinstance(self.target_modules, str) else list(self.target_modules)
 
+    def check(self) -> None:
+        """ValueError for a number that makes no sense with any base or data; nothing is loaded to see that."""
+        expect_whole(self.seed, "seed", least=0)
+        if self.epochs is not None:
+            expect_number(self.epochs, "epochs", positive=True)
+            if self.steps != FinetuneOptions.steps:
+                raise ValueError(f"steps={self.steps} and epochs={self.epochs:g} both say how long to train: give one")
+        for name, least in (("batch_size", 1), ("max_length", 2)):
+            if getattr(self, name) is not None:
+                expect_whole(getattr(self, name), name, least)
+        LoraConfig(r=self.rank, lora_alpha=self.alpha, lora_dropout=self.dropout, target_modules=self.targets)
+        rate = FOR_OTHERS["learning_rate"] if self.learning_rate is None else self.learning_rate
+        TrainingArguments(steps=self.steps, learning_rate=rate)
+
     def resolved(self, context: int, processes: int = 1) -> "ResolvedOptions":
         """These options with a number in the place of each None; `context` is the most tokens that the model reads.
 
         ValueError if `max_length` is below 2 or above the context, if so many processes cannot share out a batch, or if
         what was chosen makes no sense together.
         """
-        expect_whole(self.seed, "seed", least=0)
-        if self.epochs is not None:
-            expect_number(self.epochs, "epochs", positive=True)
-            if self.steps != FinetuneOptions.steps:
-                raise ValueError(f"steps={self.steps} and epochs={self.epochs:g} both say how long to train: give one")
+        self.check()
         given = {field.name: getattr(self, field.name) for field in dataclasses.fields(self)}
         suits = FOR_TINY if self.base == TINY_PYTHON else FOR_OTHERS
         missing = {name: value for name, value in suits.items() if given[name] is None}

@@ -29,3 +29,11 @@ def check_call(input_ids: Any, others: Mapping[str, Any], known: Iterable[str] =
     check_unused("the model", others, CALL_OPTIONS, known)
     if input_ids is None:
         raise TypeError("the model needs input_ids, integers (B, T): model(**tokenizer(text, return_tensors='np'))")
+    refuse_text("the model", input_ids, "model(**tokenizer(text))")
+
+
+def refuse_text(call: str, found: Any, instead: str) -> None:
+    """TypeError for a text, a list of them, or what a tokenizer returns, where ids belong. instead: what to write."""
+    texts = isinstance(found, str) or (isinstance(found, list | tuple) and any(isinstance(one, str) for one in found))
+    if texts or hasattr(found, "keys"):
+        raise TypeError(f"{call} takes ids, not a text or a tokenizer's result: write {instead}")

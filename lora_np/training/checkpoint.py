@@ -13,7 +13,7 @@ from ..autograd.devices import to_device, to_numpy
 from ..lora.in_training import put_run_state, run_state
 from ..nn import Module
 from ..refusals import warn
-from ..storage import read_safetensors, write_safetensors
+from ..storage import open_safetensors, read_safetensors, write_safetensors
 from .best import Best
 from .optim import Optimizer
 from .protocols import Array, History
@@ -100,20 +100,41 @@ def load_checkpoint(run: "TrainingRun", directory: str | PathLike[str]) -> None:
         raise
 
 
-def _checked_progress(run: "TrainingRun", metadata: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
-    """(step, history) that the file says, if a run with the arguments of this one can have come there."""
+def check_resumable(directory: str | PathLike[str], arguments: Mapping[str, Any]) -> None:
+    """ValueError, as `load_checkpoint` says it, if a run with these arguments, perhaps not all, cannot go on from here.
+
+    Of the file only the header is read. FileNotFoundError if it is not there.
+    """
+    path = Path(directory) / CHECKPOINT
+    with open_safetensors(path) as file:
+        metadata = file.metadata
+    try:
+        _checked_arguments(arguments, metadata)
+    except ValueError as error:
+        raise ValueError(f"{path} {error}") from None
+
+
+def _checked_arguments(arguments: Mapping[str, Any], metadata: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """(step, history) that the file says, not looked at yet. ValueError if it is of a run with other arguments."""
     try:
         state = json.loads(metadata["run"])
         saved, step, history = {**ADDED, **state["arguments"]}, state["step"], state["history"]
-        losses, rates, evaluations = history["loss"], history["learning_rate"], history["evaluation"]
+        history = {name: history[name] for name in ("loss", "learning_rate", "evaluation")}
     except (KeyError, TypeError, ValueError, RecursionError):
         raise ValueError("is a safetensors file, but not a training checkpoint") from None
-    ours = json.loads(json.dumps(run.arguments()))
-    longer = isinstance(saved.get("steps"), int) and saved["steps"] < run.args.steps
+    ours = json.loads(json.dumps(arguments))
+    longer = isinstance(saved.get("steps"), int) and saved["steps"] < ours.get("steps", 0)
     same = {name: v for name, v in ours.items() if not (longer and name in WITH_LENGTH)}
     other = [f"{name} was {saved.get(name)!r}, now {v!r}" for name, v in same.items() if saved.get(name) != v]
     if other:
         raise ValueError(f"is of a run with other arguments: {'; '.join(other)}")
+    return step, history
+
+
+def _checked_progress(run: "TrainingRun", metadata: Mapping[str, Any]) -> tuple[int, dict[str, Any]]:
+    """(step, history) that the file says, if a run with the arguments of this one can have come there."""
+    step, history = _checked_arguments(run.arguments(), metadata)
+    losses, rates, evaluations = history.values()
     if type(step) is not int or not 0 <= step <= run.args.steps:
         raise ValueError(f"says that it is of step {step!r}, in a run of {run.args.steps} steps")
     for name, numbers in (("losses", losses), ("learning rates", rates)):
@@ -126,7 +147,7 @@ def _checked_progress(run: "TrainingRun", metadata: Mapping[str, Any]) -> tuple[
         )
     if min(rates, default=0) < 0:
         raise ValueError(f"says that a learning rate was negative: {min(rates)}")
-    return step, {"loss": losses, "learning_rate": rates, "evaluation": evaluations}
+    return step, history
 
 
 def _is_finite(number: Any) -> bool:

@@ -91,7 +91,7 @@ def test_the_same_seed_gives_the_same_adapter(tmp_path, text):
         (None, "does not exist"),
         ("", "is empty"),
         (" \n\n ", "is empty"),
-        ("A short text.", "fewer than one window of 256"),
+        ("A short text.", "each part needs a window of 256"),
     ],
 )
 def test_text_that_can_not_be_used_is_refused_before_anything_is_written(tmp_path, content, message):
@@ -251,6 +251,20 @@ def test_a_run_can_be_made_longer(tmp_path, text):
     assert len(longer["history"]["loss"]) == 6
     with pytest.raises(ValueError, match="steps was 6, now 4"):
         run(tmp_path, data=str(text), steps=4, resume=True)
+
+
+def test_another_run_is_not_resumed_and_that_is_said_before_anything_is_loaded(tmp_path, text, monkeypatch):
+    run(tmp_path, data=str(text))
+    other = tmp_path / "other.txt"
+    other.write_text(TEXT.replace("cat", "cow"))
+    monkeypatch.setattr("lora_np.cli.task.TextTask.samples", None)
+    with pytest.raises(ValueError, match=r"checkpoint\.safetensors is of a run with other arguments: data was"):
+        run(tmp_path, data=str(other), resume=True)
+    monkeypatch.setattr("lora_np.cli.finetune.AutoModelForCausalLM", None)
+    with pytest.raises(ValueError, match="is of a run with other arguments: rank was 2, now 4"):
+        run(tmp_path, data=str(text), resume=True, rank=4)
+    with pytest.raises(ValueError, match="holds an adapter already"):
+        run(tmp_path, data=str(text))
 
 
 def test_passes_over_the_data_instead_of_steps(tmp_path, text):

@@ -7,6 +7,7 @@ import pytest
 from classifier_helpers import tiny_classifier
 from lora_helpers import peft_model, some_ids, tiny_model
 
+from lora_np import ByteTokenizer
 from lora_np.models.base import CausalLM
 from lora_np.models.call_options import KNOWN
 
@@ -55,3 +56,11 @@ def test_a_classifier_has_no_cache():
 
 def test_the_known_names_are_those_of_the_call():
     assert [*inspect.signature(CausalLM.forward).parameters][1:-1] == list(KNOWN)
+
+
+@pytest.mark.parametrize("given", ["hello", ["hello"], ByteTokenizer()("hello"), ("a", "b")])
+def test_a_text_where_ids_belong_is_told_the_call(given):
+    model = tiny_model(vocab_size=256)
+    with pytest.raises(TypeError, match=r"the model takes ids, not a text .*: write model\(\*\*tokenizer\(text\)\)"):
+        model(given)
+    assert model(**ByteTokenizer()("abc")).logits.shape == (1, 3, model.config.vocab_size)

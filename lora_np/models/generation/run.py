@@ -13,6 +13,7 @@ from ...autograd import no_grad
 from ...autograd.random import generator
 from ...expect import expect, expect_method, expect_whole
 from ...nn import evaluating
+from ..call_options import refuse_text
 from ..kv_cache import KVCache
 from ..rope import context_length
 from .assembly import end_criteria, logits_processors
@@ -173,9 +174,7 @@ def _ids(inputs, input_ids, options):
     if inputs is not None and input_ids is not None:
         raise ValueError("inputs and input_ids both say what is to be continued: give one of them")
     found = input_ids if inputs is None else inputs
-    texts = isinstance(found, str) or (isinstance(found, list | tuple) and any(isinstance(one, str) for one in found))
-    if texts or hasattr(found, "keys"):
-        raise TypeError("generate takes ids, not a text or a tokenizer's result: write generate(**tokenizer(text))")
+    refuse_text("generate", found, "generate(**tokenizer(text))")
     if found is None and options.bos_token_id is None:
         raise ValueError("there is nothing to continue: give input_ids (no bos_token_id says how a text begins)")
     return [[options.bos_token_id]] if found is None else found

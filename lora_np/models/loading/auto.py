@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ...expect import expect, expect_path
+from ...extras import GGUF, MissingPackageError, missing
 from ...storage import open_gguf, read_json
 from ...storage.hub import from_hub
 from ..base import CausalLM
@@ -44,6 +45,8 @@ def resolve(name_or_path: str | PathLike, gguf_file: str | None = None, **option
         found = fetch.cached(name)
         if found is None:
             raise FileNotFoundError(f"{name!r} has not been fetched yet: run  lora-np fetch {name}")
+        if "gguf" in (command := missing(GGUF)):  # it would be asked for next, and the others when it is there
+            raise MissingPackageError(f"{name!r}, a GGUF file with its tokenizer, needs more packages: {command}")
         return found
     if re.fullmatch(r"[\w.-]+/[\w.-]+", name):
         folder = options.pop("subfolder", None) or ""

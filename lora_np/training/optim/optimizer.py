@@ -9,6 +9,7 @@ from ...autograd import Tensor
 from ...autograd.devices import array_module, to_device
 from ...autograd.in_place import outdate
 from ...expect import expect_number
+from ...keywords import unknown_keyword
 from ...nn.module import clear_gradients
 from ...nn.utils import parameters_in
 from ..protocols import Array
@@ -35,7 +36,7 @@ class Optimizer:
         self, params: Iterable[Tensor] | Iterable[Group], options: Mapping[str, Any] | None = None, **defaults: Any
     ) -> None:
         """options: what torch's optimizer of this name can be told besides; see `check_options`."""
-        check_options(type(self).__name__, options or {})
+        check_options(type(self).__name__, options or {}, defaults)
         self.defaults = defaults
         groups = parameters_in(params)
         if not groups:
@@ -60,7 +61,8 @@ class Optimizer:
         """ValueError if a group has other settings than the `known` ones, or some that make no sense."""
         unknown = set(group) - known
         if unknown:
-            raise ValueError(f"unknown settings for {type(self).__name__}: {', '.join(sorted(unknown))}")
+            hint = _hint(type(self).__name__, min(unknown), sorted(known))
+            raise ValueError(f"unknown settings for {type(self).__name__}: {', '.join(sorted(unknown))}; {hint}")
         expect_number(group["lr"], "the learning rate")
         if not all(0 <= beta < 1 for beta in group.get("betas", ())):
             raise ValueError(f"betas must be in [0, 1), got {group['betas']}")
@@ -137,15 +139,24 @@ class Optimizer:
         return new
 
 
-def check_options(name: str, options: Mapping[str, Any]) -> None:
-    """Of what torch's optimizers can be told, some changes no number; the rest is refused unless it is off."""
+def check_options(name: str, options: Mapping[str, Any], known: Iterable[str] = ()) -> None:
+    """Of what torch's optimizers can be told, some changes no number; the rest is refused unless it is off.
+
+    known: the names of the optimizer's own settings.
+    """
     for option, value in options.items():
         if option in CHANGE_NOTHING:
             continue
         if option not in OFF:
-            raise TypeError(f"{name} has no argument {option!r}")
+            hint = _hint(name, option, [*known, *CHANGE_NOTHING, *OFF])
+            raise TypeError(f"{name} has no argument {option!r}; {hint}")
         if value:
             raise ValueError(f"{name} is plain here, without {option}: got {option}={value!r}")
+
+
+def _hint(name: str, wrong: str, known: Iterable[str]) -> str:
+    """ "did you mean ...?", or all names."""
+    return unknown_keyword(name, wrong, known).partition("; ")[2]
 
 
 def _fitting(key: str, value: Array, p: Tensor, shape: tuple[int, ...], dtype: Any) -> Array | int:

