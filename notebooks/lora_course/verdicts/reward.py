@@ -23,9 +23,9 @@ from .verdict import Verdict, above, below, decided
 SEEDS = (0, 1, 2, 3, 4)
 TEACHERS = ("reward", "examples")
 RATES = {  # what each teacher is tried at
-    "full": {"reward": (1e-4, 3e-4, 1e-3), "examples": (3e-4, 1e-3, 3e-3)},
-    "LoRA r=1": {"reward": (1e-3, 3e-3, 1e-2), "examples": (3e-3, 1e-2, 3e-2)},
-    "13 numbers": {"reward": (1e-2, 3e-2, 1e-1), "examples": (3e-2, 1e-1, 3e-1)},
+    "full": {"reward": (1e-4, 3e-4, 1e-3), "examples": (3e-4, 1e-3, 3e-3, 1e-2)},
+    "LoRA r=1": {"reward": (3e-4, 1e-3, 3e-3, 1e-2), "examples": (3e-3, 1e-2, 3e-2)},
+    "13 numbers": {"reward": (1e-3, 3e-3, 1e-2, 3e-2, 1e-1), "examples": (1e-2, 3e-2, 1e-1, 3e-1)},
 }
 CONFIGS = {
     "full": lambda: None,
@@ -41,7 +41,7 @@ CLOSE, MOST = 0.05, 0.9
 
 
 def plan(done=()):
-    """Three ways to train, two teachers, three rates each, five seeds."""
+    """Three ways to train, two teachers, rates on both sides of the best, five seeds."""
     return [
         {"method": method, "teacher": teacher, "rate": rate, "seed": seed}
         for seed in SEEDS
