@@ -16,7 +16,7 @@ import numpy as np
 
 from lora_np import no_grad
 from lora_np.autograd import ops
-from lora_np.autograd.devices import to_numpy
+from lora_np.autograd.devices import array_module
 from lora_np.autograd.shape_ops import where
 
 CLIP = 0.2
@@ -31,7 +31,7 @@ def advantages(rewards):
 def log_probabilities(model, ids, start):
     """ln π of the tokens from position `start` on, each given those before it: a Tensor (rows, tokens)."""
     logits = model(input_ids=ids[:, :-1]).logits[:, start - 1 :]  # (rows, tokens, V)
-    shifted = logits - to_numpy(logits.data).max(axis=-1, keepdims=True)
+    shifted = logits - logits.data.max(axis=-1, keepdims=True)
     rows, places = np.indices(ids[:, start:].shape)
     return shifted[rows, places, ids[:, start:]] - ops.log(ops.exp(shifted).sum(axis=-1))
 
@@ -39,15 +39,15 @@ def log_probabilities(model, ids, start):
 def clipped_loss(now, old, better, counts):
     """L of the module's docstring.
 
-    now      ln π of the tokens, a Tensor (rows, tokens); old: the same as they were written, an array
+    now      ln π of the tokens, a Tensor (rows, tokens); old: the same as they were written, an array beside it
     better   Â of each answer (rows,)
     counts   which tokens were written (rows, tokens)
     """
-    ratio = ops.exp(now - old)
-    a = np.broadcast_to(better[:, None], old.shape).astype(old.dtype)
-    outside = np.where(a > 0, ratio.numpy() > 1 + CLIP, ratio.numpy() < 1 - CLIP)  # there the smaller is a constant
-    share = (counts / counts.sum(axis=1, keepdims=True) / len(old)).astype(old.dtype)
-    bound = np.where(a > 0, 1 + CLIP, 1 - CLIP).astype(old.dtype)
+    xp, ratio = array_module(old), ops.exp(now - old)
+    a = xp.broadcast_to(xp.asarray(better, old.dtype)[:, None], old.shape)
+    outside = xp.where(a > 0, ratio.data > 1 + CLIP, ratio.data < 1 - CLIP)  # there the smaller one is a constant
+    bound = xp.where(a > 0, 1 + CLIP, 1 - CLIP).astype(old.dtype)
+    share = xp.asarray(counts / counts.sum(axis=1, keepdims=True) / len(counts), old.dtype)
     return -(where(outside, bound, ratio) * a * share).sum()
 
 
@@ -71,7 +71,7 @@ def grpo_step(model, optimizer, prompts, reward, group, length, end, seed):
     rewards = reward(asked, answers).reshape(len(prompts), group)
     better = advantages(rewards).ravel()
     with no_grad():
-        old = log_probabilities(model, ids, start).numpy()
+        old = log_probabilities(model, ids, start).data
     model.train()
     for _ in range(UPDATES):
         clipped_loss(log_probabilities(model, ids, start), old, better, counts).backward()

@@ -176,11 +176,12 @@ def verdicts(data):
             "by reward, rank 1 learns as well as full training",
             regret,
             {f"right after 100 steps, {m}": ends[m, "reward"] for m in ("full", "LoRA r=1")}
-            | {"full minus rank 1": lag},
+            | {"full minus rank 1": lag}
+            | {f"by examples, {m}": ends[m, "examples"] for m in ("full", "LoRA r=1")},
             seeds,
             f"of all answers, less than {CLOSE} more are right after full training, the whole interval",
             decided(below(lag, CLOSE), above(lag, CLOSE)),
-            "",
+            "By examples rank 1 ends behind, too: 2,048 numbers are too few here, whoever teaches.",
             ("reward",),
         ),
         Verdict(
@@ -190,7 +191,7 @@ def verdicts(data):
             seeds,
             f"at least {MOST} of full training's gain in right answers, the whole interval",
             decided(above(ratio, MOST), below(ratio, MOST)),
-            "",
+            "About a quarter of it, in a model of 103,296 parameters; the claim was made of one of 8 billion.",
             ("reward",),
         ),
         Verdict(
@@ -201,7 +202,7 @@ def verdicts(data):
             seeds,
             "the difference lies above 0",
             decided(above(ahead), below(ahead)),
-            "",
+            "No difference: what 13 numbers can do here, either teacher brings out.",
             ("reward",),
         ),
         Verdict(
@@ -213,7 +214,7 @@ def verdicts(data):
             f"full training hears fewer bits from each in {FIRST} steps, and takes more steps of as many of them until "
             f"{LEVEL} of the answers are right; both intervals of the differences leave out 0",
             decided(below(apart) and above(longer), above(apart) or below(longer)),
-            "",
+            "By little in bits, as the base only has to choose among its manners. It takes three times the steps.",
             ("reward",),
         ),
     ]

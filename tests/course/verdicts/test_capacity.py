@@ -36,14 +36,15 @@ def test_a_run():
     assert again["remembered"] == runs[2]["remembered"][2:3]
 
 
-def data(bits, more=1.05, power=1.0, attention=1.0):
-    """Runs in which each parameter remembers so many bits."""
+def data(bits, more=1.05, power=1.0, attention=1.0, strings=1.0):
+    """Runs in which each parameter remembers so many bits; `more` after twice the steps, `strings` of the most."""
     made = []
     for point in plan():
         trainable = {"attention": 384, "MLP": 640, "all linear": 1024}[point["targets"]] * point["rank"]
         value = bits * 1024 * (trainable / 1024) ** power * (1 + 0.001 * point["seed"])
         value *= attention if point["targets"] == "attention" else 1
         value *= more if point["steps"] == capacity.LONG else 1
+        value *= strings if point["load"] == capacity.OTHER_LOADS[-1] else 1
         made.append({**point, "trainable": trainable, "remembered": [value / 2, value]})
     return {"runs": made}
 
@@ -54,6 +55,8 @@ def data(bits, more=1.05, power=1.0, attention=1.0):
         ({"bits": 2.0}, [HOLDS, HOLDS, HOLDS]),
         ({"bits": 0.5}, [FAILS, HOLDS, HOLDS]),
         ({"bits": 0.5, "more": 1.2}, [OPEN, HOLDS, HOLDS]),
+        ({"bits": 0.5, "strings": 1.2}, [OPEN, HOLDS, HOLDS]),
+        ({"bits": 1.57}, [OPEN, HOLDS, HOLDS]),
         ({"bits": 4.0, "more": 1.2}, [FAILS, HOLDS, HOLDS]),
         ({"bits": 0.5, "power": 0.8}, [FAILS, FAILS, HOLDS]),
         ({"bits": 0.5, "attention": 0.7}, [FAILS, FAILS, FAILS]),
@@ -66,4 +69,4 @@ def test_the_rule_decides(options, wanted):
 def test_the_plan_has_each_width_rank_and_place_three_times():
     usual = capacity.usual({"runs": plan()})
     assert len(usual) == len(RATES) * 3 * 3
-    assert len(plan()) == len(usual) + len(RATES) + 4
+    assert len(plan()) == len(usual) + len(RATES) + len(capacity.WIDTHS) * len(capacity.OTHER_LOADS)
