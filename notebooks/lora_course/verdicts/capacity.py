@@ -217,7 +217,7 @@ def verdicts(data):
     loads = over_loads(data)
     full = all(list(own.values())[-1] < DONE * max(list(own.values())[:-1]) for own in loads.values())
     seeds = len({run["seed"] for run in usual(data)})
-    about = {f"bits a parameter, width {width}": pair for width, pair in rates.items()}
+    about = {f"bits a parameter, width {width}, all places, strings of {LOAD}": pair for width, pair in rates.items()}
     allen = "[Allen-Zhu and Li, 2024](https://arxiv.org/abs/2404.05405), of models trained whole"
     return [
         Verdict(
@@ -225,7 +225,7 @@ def verdicts(data):
             allen,
             about
             | {
-                f"width {w}, rank 1, strings of {load} bits a parameter": (x, None)
+                f"the same, rank 1, all layers, width {w}, strings of {load}": (x, None)
                 for w, own in loads.items()
                 for load, x in own.items()
             }

@@ -58,8 +58,9 @@ FOOT = """## What was not done
 
 - Nothing on this page has a second scale: SmolLM2-135M is missing everywhere, and 4 bits are tried on the small
   model, with runs of 60 steps and 4 rows; QA-LoRA's best rate there is the lowest that was tried.
-- **Capacity** was measured at ranks 1 and 4 of very small models, on strings and not on facts. Higher ranks take a
-  GPU: `python -m lora_course.verdicts capacity --device cuda` makes the same runs there.
+- **Capacity** was measured at ranks 1 and 4 of very small models, on strings and not on facts, and its end was not
+  reached at width 64. `python -m lora_course.verdicts capacity --device cuda` makes these runs on a GPU, where higher
+  ranks and wider models have their place; that was not tried.
 - The **speedrun**, SmolLM2-135M to a held-out 2.62 on the docstrings, has its rules and its command,
   `python tests/benchmarks/speedrun.py`, and no table yet: neither two quiet cores nor a GPU have run it.
 - The relatives were compared at one size, and with three seeds. AdaLoRA, VB-LoRA, TinyLoRA, RandLoRA, HRA, IA3 and

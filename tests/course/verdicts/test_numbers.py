@@ -410,11 +410,12 @@ def test_bits_remembered():
         powers.append((dx @ dy) / (dx @ dx))
         for width, kept in ((32, ~wide), (64, wide)):
             each[width].append(np.exp((y - x)[kept].mean()))
-    numbers = {f"bits a parameter, width {width}": t95(values) for width, values in each.items()}
+    head = "bits a parameter, width {}, all places, strings of 1.2"
+    numbers = {head.format(width): t95(values) for width, values in each.items()}
     for width in (32, 64):
         same = {"width": width, "targets": "all linear", "rank": 1, "steps": 2400, "seed": 0}
         for r in sorted(runs(data, **same), key=lambda r: r["load"]):
-            name = f"width {width}, rank 1, strings of {r['load']} bits a parameter"
+            name = f"the same, rank 1, all layers, width {width}, strings of {r['load']}"
             numbers[name] = (max(r["remembered"]) / r["trainable"], None)
     numbers["the most of any run"] = (max(max(r["remembered"]) / r["trainable"] for r in data["runs"]), None)
     for long in [r for r in data["runs"] if r["steps"] == 4800]:
