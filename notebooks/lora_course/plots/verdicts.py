@@ -62,6 +62,20 @@ def rates_by_rank(panels):
     return figure
 
 
+def side_by_side(panels, xlabel, ylabel):
+    """Lines in a panel for each {title: {label: {x: y}}}, all on one scale; a label has one look in all panels."""
+    figure, axes = new_figure(columns=len(panels), width=5.2, height=3.8)
+    for ax, (title, curves) in zip(axes, panels.items(), strict=True):
+        for label, (colour, marker), found in _looks(curves):
+            ax.plot(list(found), list(found.values()), color=colour, marker=marker, markersize=4, label=_name(label))
+        ax.set(title=title, xlabel=xlabel, ylabel=ylabel)
+    low, high = min(ax.get_ylim()[0] for ax in axes), max(ax.get_ylim()[1] for ax in axes)
+    for ax in axes:
+        ax.set_ylim(low, high)
+    axes[0].legend(frameon=False)
+    return figure
+
+
 def scattered(groups, title, xlabel, ylabel):
     """Points of each group, {label: [(x, y)]}, x on a scale that doubles."""
     figure, (ax,) = new_figure(width=7.5, height=4.2)

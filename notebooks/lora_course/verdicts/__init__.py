@@ -7,6 +7,8 @@ command.py     `python -m lora_course.verdicts NAME ...` makes data sets; they a
 data.py         reading and writing them
 statistics.py   intervals, best rates, values at a matched loss
 regret.py, intruders.py, starts.py, scaling.py, forgetting.py, fair_fight.py, four_bits.py   what the data sets say
+capacity.py     bits that an adapter remembers
+reward.py       learning from reward, by grpo.py, of the task in words.py
 page.py         the page of the book, from all of these
 
 Notebook 13 shows the pictures and makes a few of the runs again.

@@ -2,7 +2,7 @@
 
 A run is its point (method, rate, seed, ...) and what came of it: lists with a value for each marked "step"
 ("validation", "prose", "source", for some "size" and "intruders"), "trainable", "seconds", "diverged". Losses are in
-nats per byte.
+nats per byte. Those of `capacity` and `reward` have lists of their own, which capacity.py and reward.py explain.
 """
 
 import json
@@ -25,6 +25,11 @@ RESULTS = {
     "milliseconds",
     "merged",
     "base_bytes",
+    "success",
+    "bits",
+    "heard",
+    "entropy",
+    "remembered",
 }
 
 

@@ -5,16 +5,19 @@ from pathlib import Path
 from lora_np.storage import replacing
 
 from ..sweep import shipped as swept
-from . import fair_fight, forgetting, four_bits, intruders, regret, scaling, starts
+from . import capacity, fair_fight, forgetting, four_bits, intruders, regret, reward, scaling, starts
 from .data import shipped
 
 PAGE = Path(__file__).parents[2] / "book" / "verdicts.md"
-NAMES = ("curves", "placement", "batch", "starts", "scaling", "protected", "family", "times", "four_bits")
+ON_GPU = ("curves", "placement", "batch", "starts", "scaling", "protected", "family", "times")
+ON_CPU = ("four_bits", "capacity", "reward")
+NAMES = ON_GPU + ON_CPU
 HEAD = """# Verdicts: what LoRA really does, measured in small
 
 Claims of the field, tried on the small model of this book: 858,880 parameters, 128 wide, taught Python source first,
-English prose then. {runs} runs on an {device}, {date}, with products in TF32, and the 600 of notebook 06; those in
-4 bits, {few}, ran on a CPU. All are on the same text. Losses are in nats per byte.
+English prose then. {runs} runs on an {device}, {date}, with products in TF32, and the 600 of notebook 06. {few} more
+were made on two CPU cores: those in 4 bits, of capacity, and of learning from reward. The last two have data of their
+own and models smaller still, and their sections say which. Losses are in nats per byte.
 
 Read them for what they are. **A verdict is about this model and this task**: a model three or four orders of magnitude
 smaller than those the claims were made about, and runs of 40 to 640 steps. What holds here may not hold there, nor the
@@ -33,11 +36,33 @@ every number below from the files with plain NumPy.
 | claim | verdict |
 |---|---|
 """
+SETTINGS = {  # of what has models and data of its own
+    "Capacity": """
+GPT-2s of two blocks, 32 and 64 wide, that have read Python source and random strings for 400 steps. LoRA learns other
+random strings by heart, in 2,400 steps on all of them at once: 1.2 bits of them for each trained parameter, and at rank
+1 on all linear layers other numbers of them, too, with one seed. What it remembers is their entropy less the length of
+their code. The rate of each width and rank is the best of a few in short runs. Two CPU cores, in one thread; three
+seeds.
+""",
+    "Learning from reward": """
+A GPT-2 of two blocks, 64 wide, 103,296 parameters, that has read numbers below 1,000 as words: right, digit by digit,
+or with a slip. "407=" should become "four hundred seven". The reward is 1 for the right words and 0 for all else; GRPO
+([Shao et al., 2024](https://arxiv.org/abs/2402.03300); `grpo.py`, one page) takes 8 answers to each of 8 numbers in a
+step, and two updates from them. Examples are 64 right answers in a step. 100 steps at the best of several constant
+rates, chosen on other numbers; after the first runs, rates were added where the best had been at an edge. 200 numbers
+are held out, and the part of right answers is exact: the mean probability of the right one. The 13 numbers are
+TinyLoRA's, rank 2, shared by all layers. Two CPU cores, in one thread; five seeds, each with a base of its own.
+""",
+}
 FOOT = """## What was not done
 
-- **Capacity** in bits per parameter, **learning from reward** with one rank and a **speedrun** have no runs
-  here yet. Nor has anything on this page a second scale: SmolLM2-135M is missing everywhere, and 4 bits are tried on
-  the small model, with runs of 60 steps and 4 rows; QA-LoRA's best rate there is the lowest that was tried.
+- Nothing on this page has a second scale: SmolLM2-135M is missing everywhere, and 4 bits are tried on the small
+  model, with runs of 60 steps and 4 rows; QA-LoRA's best rate there is the lowest that was tried.
+- **Capacity** was measured at ranks 1 and 4 of very small models, on strings and not on facts, and its end was not
+  reached at width 64. `python -m lora_course.verdicts capacity --device cuda` makes these runs on a GPU, where higher
+  ranks and wider models have their place; that was not tried.
+- The **speedrun**, SmolLM2-135M to a held-out 2.62 on the docstrings, has its rules and its command,
+  `python tests/benchmarks/speedrun.py`, and no table yet: neither two quiet cores nor a GPU have run it.
 - The relatives were compared at one size, and with three seeds. AdaLoRA, VB-LoRA, TinyLoRA, RandLoRA, HRA, IA3 and
   FourierFT are not among them.
 - Of the curves with a constant rate, the lowest rates that were tried forget least: lower ones may do better still.
@@ -59,6 +84,8 @@ def all_verdicts():
         "The family": fair_fight.verdicts(data["family"]),
         "Forgetting": forgetting.verdicts(curves, data["protected"]),
         "4 bits": four_bits.verdicts(data["four_bits"]),
+        "Capacity": capacity.verdicts(data["capacity"]),
+        "Learning from reward": reward.verdicts(data["reward"]),
     }
 
 
@@ -76,13 +103,12 @@ def number(pair):
 def page(found):
     """The page as Markdown, from what `all_verdicts` gives."""
     about = shipped("curves")["about"]
-    counts = {name: len(shipped(name)["runs"]) for name in NAMES}
-    few = counts.pop("four_bits")
-    text = HEAD.format(runs=sum(counts.values()), few=few, device=about["device"], date=about["date"])
+    runs, few = (sum(len(shipped(name)["runs"]) for name in names) for names in (ON_GPU, ON_CPU))
+    text = HEAD.format(runs=runs, few=few, device=about["device"], date=about["date"])
     for verdicts in found.values():
         text += "".join(f"| {v.claim} | {v.verdict} |\n" for v in verdicts)
     for heading, verdicts in found.items():
-        text += f"\n## {heading}\n"
+        text += f"\n## {heading}\n{SETTINGS.get(heading, '')}"
         for verdict in verdicts:
             text += _section(verdict)
         if heading == "The family":

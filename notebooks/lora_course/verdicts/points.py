@@ -3,7 +3,7 @@
 Points are listed in the order in which they are worth making: a command that is stopped early has made the first ones.
 """
 
-from . import family, four_bits
+from . import capacity, family, four_bits, reward
 
 SEEDS = (0, 1, 2, 3, 4)
 FIRST_SEEDS = (0, 1, 2)  # of all data sets, before any has the others
@@ -153,6 +153,8 @@ PLANS = {  # name: what gives its points, those that follow from earlier runs in
     "scaling": scaling,
     "times": times,
     "four_bits": rounded,
+    "capacity": capacity.plan,
+    "reward": reward.plan,
 }
 
 
@@ -170,6 +172,8 @@ def settings(name, point, small=False):
 
 def small_plan(name, done=()):
     """A few points of a data set, of one seed: to see that all of it works, not what it says."""
+    if name in ("capacity", "reward"):
+        return {"capacity": capacity, "reward": reward}[name].small_plan()
     points = [point for point in PLANS[name]() if point["seed"] == 0]
     if name == "family":
         return points[::2]

@@ -21,7 +21,7 @@ from lora_np.training.pretrain import CONFIG
 
 from ..adaptation import PROSE, Adaptation
 from ..sweep import TARGETS
-from . import family, four_bits
+from . import capacity, family, four_bits, reward
 from .points import settings
 
 LOSSES = ("validation", "prose", "source")  # in nats per byte: validation prose chooses, test prose and source count
@@ -29,6 +29,7 @@ TOP, SIMILAR = 10, 0.5  # intruders are looked for among so many directions, wit
 STRENGTHS = (0.75, 0.5, 0.0)  # what is left of the intruders in the models that are tried without them
 LOOKED_INTO = ("curves",)  # data sets whose updates are measured, too
 SETTLED_EVERY = 40  # steps
+OWN = {"capacity": capacity.run, "reward": reward.run}  # data sets with models and data of their own
 
 
 class Mixed:
@@ -88,6 +89,8 @@ class Bench:
 
         marks: other steps to look at than usual; the run ends at the last of them.
         """
+        if name in OWN:
+            return OWN[name](point, self.small, self.device, marks)
         sizes = settings(name, point, self.small)
         sizes["marks"] = marks or sizes["marks"]
         if point["method"] == "base":

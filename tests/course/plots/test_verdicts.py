@@ -2,7 +2,7 @@
 
 import pytest
 
-from lora_course.plots.verdicts import dots, fronts, over_steps, rates_by_rank, scattered
+from lora_course.plots.verdicts import dots, fronts, over_steps, rates_by_rank, scattered, side_by_side
 
 
 def test_dots_stand_in_order_with_their_intervals():
@@ -31,6 +31,14 @@ def test_rates_share_one_scale():
     marks = [label.get_text() for label in second.get_yticklabels()]
     assert marks == ["0.001", "0.002", "0.005", "0.01", "0.02", "0.05", "0.1"]
     assert first.lines[0].get_xydata().tolist() == [[1, 1e-3], [8, 1e-2]]
+
+
+def test_panels_stand_side_by_side_on_one_scale():
+    figure = side_by_side({"a": {"full": {0: 0.1, 9: 0.9}}, "b": {"full": {0: 0.1, 9: 0.5}, 4: {0: 0.2}}}, "x", "y")
+    first, second = figure.axes
+    assert first.get_ylim() == second.get_ylim()
+    assert first.lines[0].get_xydata().tolist() == [[0, 0.1], [9, 0.9]]
+    assert [line.get_label() for line in second.lines] == ["full training", "rank 4"]
 
 
 def test_points_are_scattered():

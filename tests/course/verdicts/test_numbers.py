@@ -395,3 +395,91 @@ def test_what_helps():
     tried = {f"rank 16, {name}": forgotten(runs(read("protected"), name=name, rate=2e-3)) for name in names}
     check("Weight decay of A and B", plain | dict(list(tried.items())[:1]))
     check("A little of the old text", plain | dict(list(tried.items())[1:]))
+
+
+def test_bits_remembered():
+    data = read("capacity")
+    usual = [r for r in data["runs"] if (r["steps"], r["load"]) == (2400, 1.2)]
+    powers, each = [], {32: [], 64: []}
+    for seed in range(3):
+        own = [r for r in usual if r["seed"] == seed]
+        x = np.log([r["trainable"] for r in own])
+        y = np.log([max(r["remembered"]) for r in own])
+        wide = np.array([r["width"] == 64 for r in own])
+        dx, dy = (v - np.where(wide, v[wide].mean(), v[~wide].mean()) for v in (x, y))  # a level for each width
+        powers.append((dx @ dy) / (dx @ dx))
+        for width, kept in ((32, ~wide), (64, wide)):
+            each[width].append(np.exp((y - x)[kept].mean()))
+    head = "bits a parameter, width {}, all places, strings of 1.2"
+    numbers = {head.format(width): t95(values) for width, values in each.items()}
+    for width in (32, 64):
+        same = {"width": width, "targets": "all linear", "rank": 1, "steps": 2400, "seed": 0}
+        for r in sorted(runs(data, **same), key=lambda r: r["load"]):
+            name = f"the same, rank 1, all layers, width {width}, strings of {r['load']}"
+            numbers[name] = (max(r["remembered"]) / r["trainable"], None)
+    numbers["the most of any run"] = (max(max(r["remembered"]) / r["trainable"] for r in data["runs"]), None)
+    for long in [r for r in data["runs"] if r["steps"] == 4800]:
+        (short,) = (r for r in usual if all(r[k] == long[k] for k in ("width", "targets", "rank", "seed")))
+        name = f"twice the steps, width {long['width']}, rank {long['rank']}: times as much"
+        numbers[name] = (max(long["remembered"]) / max(short["remembered"]), None)
+    assert stated("LoRA remembers about two bits") == {name: number(pair) for name, pair in numbers.items()}
+    check("What an adapter remembers grows", {"b in bits ~ parameters^b": t95(powers)})
+    held = {(r["targets"], r["rank"]): [] for r in usual if r["width"] == 32}
+    for r in runs({"runs": usual}, width=32):
+        held[r["targets"], r["rank"]].append(max(r["remembered"]))
+    times = [np.mean(held[place, 4]) / np.mean(held[place, 1]) for place in ("attention", "MLP", "all linear")]
+    assert [f"{x:.1f}" for x in (min(times), max(times))] == ["4.5", "7.5"]
+    assert "holds 4.5 to 7.5 times as much" in PAGE
+    ratios = {}
+    for width, rank in ((32, 1), (32, 4), (64, 1)):
+        means = [
+            np.mean([max(r["remembered"]) / r["trainable"] for r in usual if wanted.items() <= r.items()])
+            for place in ("attention", "MLP", "all linear")
+            for wanted in [{"rank": rank, "width": width, "targets": place}]
+        ]
+        ratios[f"the best place over the worst, width {width}, rank {rank}"] = (max(means) / min(means), None)
+    check("It does not matter where", ratios)
+
+
+def taught(method, teacher):
+    """The five runs at the rate with the fewest bits left on validation numbers."""
+    found = runs(read("reward"), method=method, teacher=teacher)
+    rates, left = grid(found, "validation")
+    best = rates[left.mean(1).argmin()]
+    return sorted((run for run in found if run["rate"] == best), key=lambda run: run["seed"])
+
+
+def ends_of(found):
+    return np.array([run["success"][-1] for run in found])
+
+
+def test_learning_from_reward():
+    full, one, tiny = (taught(method, "reward") for method in ("full", "LoRA r=1", "13 numbers"))
+    named = {f"right after 100 steps, {m}": t95(ends_of(r)) for m, r in (("full", full), ("LoRA r=1", one))}
+    shown = {f"by examples, {m}": t95(ends_of(taught(m, "examples"))) for m in ("full", "LoRA r=1")}
+    check("By reward, rank 1 learns", named | {"full minus rank 1": t95(ends_of(full) - ends_of(one))} | shown)
+    whole, part = (ends_of(r) - [run["success"][0] for run in r] for r in (full, tiny))
+    named = {"right after 100 steps, 13 numbers": t95(ends_of(tiny)), "part of full training's gain": t95(part / whole)}
+    check("By reward, 13 numbers", named)
+    shown = taught("13 numbers", "examples")
+    named = {f"right after 100 steps, by {t}": t95(ends_of(r)) for t, r in (("reward", tiny), ("examples", shown))}
+    check("By examples, 13 numbers", named | {"by reward minus by examples": t95(ends_of(tiny) - ends_of(shown))})
+
+
+def test_what_a_reward_teaches():
+    bits, steps = {}, {}
+    for teacher in ("reward", "examples"):
+        found = taught("full", teacher)
+        bits[teacher] = t95([run["heard"][run["step"].index(10)] / 640 for run in found])
+        steps[teacher] = t95([first_at(run, 0.7) for run in found])
+    named = {f"bits each, by {t}": pair for t, pair in bits.items()}
+    check("An answer with a reward", named | {f"steps to 0.7 right, by {t}": pair for t, pair in steps.items()})
+
+
+def first_at(run, level):
+    """The step at which the line between marks first passes a level; the last step if it never does."""
+    y, at = run["success"], run["step"]
+    for i in range(1, len(y)):
+        if y[i] >= level:
+            return at[i - 1] + (level - y[i - 1]) / (y[i] - y[i - 1]) * (at[i] - at[i - 1])
+    return at[-1]

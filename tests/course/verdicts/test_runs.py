@@ -10,9 +10,9 @@ import pytest
 from lora_course.verdicts import command, family, four_bits, points, shipped
 from lora_course.verdicts.command import Command, Here
 from lora_course.verdicts.data import key_of, made
-from lora_course.verdicts.page import NAMES, PAGE, all_verdicts, page
+from lora_course.verdicts.page import NAMES, ON_CPU, PAGE, all_verdicts, page
 from lora_course.verdicts.points import PLANS, SETTINGS, lora, settings
-from lora_course.verdicts.runs import Bench, Mixed, lora_config, turn_start, with_rows
+from lora_course.verdicts.runs import OWN, Bench, Mixed, lora_config, turn_start, with_rows
 from lora_course.verdicts.verdict import FAILS, HOLDS, OPEN, above, below, decided
 from lora_np.lora.analysis import intruder_dimensions
 
@@ -34,12 +34,12 @@ def test_what_is_shipped_is_the_plan(name):
     assert {key_of(run) for run in runs} == {key_of(point) for point in PLANS[name](runs)}
     assert len({key_of(run) for run in runs}) == len(runs)
     assert data["about"]["command"].startswith(f"python -m lora_course.verdicts {name}")
-    assert data["about"]["device"] == ("2 CPU cores" if name == "four_bits" else "NVIDIA H200")
+    assert data["about"]["device"] == ("2 CPU cores" if name in ON_CPU else "NVIDIA H200")
     assert re.fullmatch(r"20\d\d-\d\d-\d\d", data["about"]["date"])
     assert not data["about"]["small"]
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if name != "times"])
+@pytest.mark.parametrize("name", [name for name in NAMES if name not in ("times", *OWN)])
 def test_every_run_was_looked_at_where_it_should_be(name):
     data = shipped(name)
     for run in data["runs"]:
@@ -60,7 +60,7 @@ def test_the_page_is_what_the_data_say(verdicts):
 
 def test_each_verdict_is_one_of_three_words(verdicts):
     every = [verdict for found in verdicts.values() for verdict in found]
-    assert len(every) == 24
+    assert len(every) == 31
     assert {verdict.verdict for verdict in every} == {HOLDS, FAILS, OPEN}
     assert all(verdict.numbers and verdict.rule for verdict in every)
 
@@ -219,5 +219,20 @@ def test_small_runs_have_files_of_their_own(bench, tmp_path, monkeypatch, capsys
     assert "5 runs" in capsys.readouterr().out
 
 
+def test_data_sets_with_models_of_their_own_have_no_losses_of_the_base(tmp_path):
+    command = Command(["placement", "reward"], tmp_path)
+    command.write({"date": "today"}, {"prose": 1.0})
+    bases = {name: json.loads((tmp_path / f"{name}.json").read_text())["base"] for name in ("placement", "reward")}
+    assert bases == {"placement": {"prose": 1.0}, "reward": {}}
+
+
+@pytest.mark.parametrize("name", OWN)
+def test_a_run_of_such_a_data_set_is_its_point_and_more(bench, monkeypatch, name):
+    monkeypatch.setitem(OWN, name, lambda point, small, device, marks: {**point, "seen": (small, device, marks)})
+    assert bench.run(name, {"seed": 3}, marks=(1,)) == {"seed": 3, "seen": (True, "cpu", (1,))}
+    assert points.small_plan(name)
+    assert {key_of(point) for point in points.small_plan(name)} < {key_of(point) for point in PLANS[name]()}
+
+
 def test_all_data_sets_have_settings():
-    assert set(PLANS) | {"bases"} == set(SETTINGS)
+    assert set(PLANS) - set(OWN) | {"bases"} == set(SETTINGS)
