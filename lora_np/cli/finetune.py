@@ -29,7 +29,7 @@ from .model import base_of
 from .options import FinetuneOptions, ResolvedOptions, option_defaults
 from .output import ADAPTER, Output, chosen_folder, output_directory
 from .parser import seed
-from .report import Say, announce, draw, merge_difference, report_losses, report_samples
+from .report import Say, announce, draw, how_to_ask, merge_difference, report_losses, report_samples
 from .task import Task, TrainingData, check_tokens, make_task
 from .together import Others, in_processes, joined
 from .waiting import waiting
@@ -164,7 +164,7 @@ def _train_and_report(
 ) -> dict[str, Any]:
     """What `finetune` returns."""
     say = out.say
-    announce(peft_model, options, say)
+    announce(peft_model, options, say, task.train.longest)
     for line in (*check_tokens(task, peft_model.get_base_model()), *task.notes):
         say(line)
     with waiting("Writing with the base"):
@@ -189,6 +189,7 @@ def _train_and_report(
     result["picture"], picture_line = draw(history, options, unit, out.folder / "curves.png")
     size = (out.folder / "adapter_model.safetensors").stat().st_size
     say(f"\nAdapter (PEFT format, {size / 1024:.0f} KiB): {out.folder}\n{picture_line}")
+    say(f"\nTo ask it:\n    {how_to_ask(task, out.folder)}")
     return result
 
 
