@@ -20,8 +20,11 @@ class HelpFormatter(argparse.ArgumentDefaultsHelpFormatter):
 def target_modules(given: str | Sequence[str]) -> str | tuple[str, ...]:
     """What `--target-modules` means: names, as a tuple, or one string: "all-linear" or a regular expression.
 
-    given: the default, a string that stays as it is, or the list of what stands on the command line.
+    given: the default, a string that stays as it is, or the list of what stands on the command line. Names may also
+    have commas between them.
     """
     if isinstance(given, str):
         return given
+    if all(re.fullmatch(r"[\w.,]+", text) for text in given):
+        given = [name for text in given for name in text.split(",") if name]
     return given[0] if len(given) == 1 and not re.fullmatch(r"[\w.]+", given[0]) else tuple(given)

@@ -29,7 +29,7 @@ from .model import check_vocabulary, how_to_classify
 from .options import FinetuneOptions, ResolvedOptions
 from .output import Output, output_directory
 from .report import Say, draw, merge_difference, report_losses
-from .task import planned_steps
+from .task import measured_on_few, planned_steps
 from .together import Others
 
 SHOWN, UNIT = 3, "nats per text"
@@ -56,7 +56,8 @@ class ClassifyTask:
         counts = f"{self.train.rows:,} texts to learn from ({passes:.1f} passes), {self.held_out.rows:,} held out\n"
         cut = self.train.cut + self.held_out.cut
         long = [f"Note: {cut} texts are longer than {window} tokens and are cut: a larger --max-length keeps more"]
-        self.notes = [f"{options.data}: {data}", *(long if cut else []), counts]
+        few = measured_on_few(self.held_out.rows, "text")
+        self.notes = [f"{options.data}: {data}", *(long if cut else []), *few, counts]
 
     def answers(self, model: PeftModel) -> list[str]:
         """The name of the class that the model finds for each of the texts that are shown."""

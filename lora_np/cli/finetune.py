@@ -7,6 +7,7 @@ merged model computes the same, and writes the adapter in PEFT's format with a p
 import argparse
 import dataclasses
 import hashlib
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -18,7 +19,7 @@ from ..lora import LoraConfig, PeftModel, get_peft_model
 from ..models import AutoModelForCausalLM, AutoTokenizer, ByteTokenizer
 from ..models.base import CausalLM
 from ..models.rope import context_length
-from ..storage import read_json
+from ..storage import existing, read_json
 from ..storage.fields import short
 from ..training import CheckpointError, TrainingArguments, train
 from ..training.checkpoint import check_resumable
@@ -29,8 +30,8 @@ from .model import base_of
 from .options import FinetuneOptions, ResolvedOptions, option_defaults
 from .output import ADAPTER, Output, chosen_folder, output_directory
 from .parser import seed
-from .report import Say, announce, draw, merge_difference, report_losses, report_samples
-from .task import Task, TrainingData, check_tokens, make_task
+from .report import Say, announce, draw, how_to_ask, merge_difference, report_losses, report_samples
+from .task import DOCSTRINGS, Task, TrainingData, check_tokens, make_task
 from .together import Others, in_processes, joined
 from .waiting import waiting
 
@@ -132,7 +133,9 @@ def finetune(
     options.check()
     others = communicator or SoloCommunicator()
     if others.rank == 0:
-        chosen_folder(options)  # it is chosen once more at the end of what is loaded: others may write meanwhile
+        chosen_folder(options)  # and once more when all is loaded: others may write meanwhile
+    if options.data not in (None, DOCSTRINGS) and not os.path.isdir(options.data):
+        existing(options.data)
     if others.size > 1 and options.device == "cuda":
         options = dataclasses.replace(options, device=f"cuda:{others.rank}")
     if options.task is not None:
@@ -164,7 +167,7 @@ def _train_and_report(
 ) -> dict[str, Any]:
     """What `finetune` returns."""
     say = out.say
-    announce(peft_model, options, say)
+    announce(peft_model, options, say, task.train.longest)
     for line in (*check_tokens(task, peft_model.get_base_model()), *task.notes):
         say(line)
     with waiting("Writing with the base"):
@@ -189,6 +192,7 @@ def _train_and_report(
     result["picture"], picture_line = draw(history, options, unit, out.folder / "curves.png")
     size = (out.folder / "adapter_model.safetensors").stat().st_size
     say(f"\nAdapter (PEFT format, {size / 1024:.0f} KiB): {out.folder}\n{picture_line}")
+    say(f"\nTo ask it:\n    {how_to_ask(task, out.folder)}")
     return result
 
 

@@ -5,6 +5,7 @@ import sys
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
+from .. import __version__
 from ..extras import MissingPackageError
 from . import chat, fetch, finetune, generate, merge, params, pretrain
 from .parser import Parser, check_paths
@@ -34,6 +35,7 @@ COMMANDS: tuple[Command, ...] = (finetune, generate, chat, merge, params, fetch,
 def build_parser() -> argparse.ArgumentParser:
     """The parser of the whole command line. What it parses has the chosen command's `run`."""
     parser = Parser(prog="lora-np", description=DESCRIPTION)
+    parser.add_argument("--version", action="version", version=f"lora-np {__version__}")
     commands = parser.add_subparsers(dest="command", metavar="command")
     for command in COMMANDS:
         of_command = commands.add_parser(command.NAME, help=command.HELP, description=command.DESCRIPTION)

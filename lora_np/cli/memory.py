@@ -10,9 +10,12 @@ from ..costs.step_memory import estimate_step_memory
 from .options import FinetuneOptions
 
 
-def memory_line(fields: dict[str, Any], options: FinetuneOptions) -> str:
-    """What a step of this run takes here, in one line. `fields`: of the model's config.json."""
-    batch, length = options.batch_size, options.max_length
+def memory_line(fields: dict[str, Any], options: FinetuneOptions, longest: int | None = None) -> str:
+    """What a step of this run takes here, in one line. `fields`: of the model's config.json.
+
+    longest: the tokens of the longest row there is, where that may be less than max_length.
+    """
+    batch, length = options.batch_size, options.max_length if longest is None else longest
     shards = shard_count(batch, length) if options.device == "cpu" else 1
     try:
         parts = estimate_step_memory(

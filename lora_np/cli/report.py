@@ -1,5 +1,6 @@
 """What the main job says: the run that is planned, the losses and texts before and after, the merge, the picture."""
 
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -18,15 +19,15 @@ from .task import Task
 Say = Callable[[str], object]  # takes the lines of the report: `print`, or a list's `append`
 
 
-def announce(peft_model: PeftModel, options: FinetuneOptions, say: Say) -> None:
-    """What will be trained, and how much memory it will take."""
+def announce(peft_model: PeftModel, options: FinetuneOptions, say: Say, longest: int | None = None) -> None:
+    """What will be trained, and how much memory it will take, with rows of at most `longest` tokens."""
     config: Any = peft_model.peft_config["default"]  # a LoraConfig
     say(
         f"Base model {options.base}; LoRA of rank {config.r}, alpha {config.lora_alpha:g}, scaling {config.scaling:g}\n"
     )
     say(format_parameter_table(peft_model) + "\n")
     peft_model.print_trainable_parameters()
-    say(memory_line(peft_model.config.to_dict(), options) + "\n")
+    say(memory_line(peft_model.config.to_dict(), options, longest) + "\n")
 
 
 def report_losses(
@@ -57,6 +58,14 @@ def report_samples(task: Task, before: list[str], after: list[str], say: Say, fi
         say(f"\n{title}\n{_indented(text)}")
         for name, answer in zip(titles, (base, adapted), strict=True):
             say(f"\n{name}:\n{_indented(answer)}")
+
+
+def how_to_ask(task: Task, adapter: Path) -> str:
+    """The command that asks the model with the adapter something of the kind that it has learnt."""
+    as_text, asked = task.asks
+    raw = " --raw" if as_text and task.tokenizer.chat_template else ""
+    shown = asked if len(asked) <= 80 and asked.isprintable() and asked[:1] != "-" else "..."
+    return f"lora-np generate{raw} --adapter {shlex.quote(str(adapter))} {shlex.quote(shown)}"
 
 
 def _indented(text: str) -> str:

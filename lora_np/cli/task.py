@@ -7,6 +7,7 @@ A task has
     samples(model) -> what the model writes, one text for each `questions`
     steps        how many the run has
     questions    [(title, text)] of what it was asked
+    asks         (is it asked as text that goes on, without a chat template?, what it could be asked)
     notes        lines about the data for the user
 """
 
@@ -34,6 +35,7 @@ from .options import ResolvedOptions
 from .writing import chat_prompt
 
 EVALUATION_WINDOWS, SAMPLE_LENGTH, SHOWN_EXAMPLES = 64, 240, 3
+FEW = 10  # on fewer, a loss is mostly chance
 DOCSTRINGS = "docstrings"
 
 Example = dict[str, Any]  # {"prompt", "completion"}, {"messages"} or {"text"}
@@ -80,6 +82,8 @@ class TextTask:
         self.steps = planned_steps(options, self.train)
         passes = self.steps * options.batch_size * window / len(tokens["train"].tokens)
         learnt, held = len(tokens["train"].tokens), len(tokens["test"].tokens)
+        self.asks = True, self.prompt
+        self.notes += measured_on_few(len(self.ids), "window")
         self.notes += [f"{learnt:,} tokens to learn from ({passes:.1f} passes), {held:,} held out\n"]
 
     def _prompt(self, ids: np.ndarray, length: int = 150) -> str:
@@ -130,11 +134,13 @@ class ExampleTask:
         self.notes = [f"Note: {warning.message}" for warning in caught]
         if options.data not in (None, DOCSTRINGS):
             self.notes.insert(0, read_fields(options.data))
+        self.notes += measured_on_few(measured, "example")
         self.notes += [counts + (f", {measured} of them measured\n" if measured < held else "\n")]
         self.ids = next(self.evaluation[name].batches(4))["input_ids"]
         self.tokenizer, self.window = tokenizer, window
         asked = [question_and_answer(example, tokenizer) for example in held_out[:SHOWN_EXAMPLES]]
         self.prompts = [prompt for _, prompt, _ in asked]
+        self.asks = "messages" not in held_out[0], held_out[0].get("prompt", asked[0][0])
         self.questions = [(f"Held-out example, answer: {answer.strip()}", shown) for shown, _, answer in asked]
 
     def samples(self, model: CausalLM | PeftModel) -> list[str]:
@@ -150,6 +156,12 @@ class ExampleTask:
 
 
 Task = TextTask | ExampleTask
+
+
+def measured_on_few(count: int, what: str) -> list[str]:
+    """A note where what was held out is too little to measure on."""
+    several = f"{count} {what}{'s' if count != 1 else ''}"
+    return [f"Note: measured on {several}: these numbers say little"] if count < FEW else []
 
 
 def planned_steps(options: ResolvedOptions, data: Any) -> int:

@@ -21,3 +21,9 @@ def _again(sentence):
     error = UnknownAdapterError("")
     error.args = (sentence,)
     return error
+
+
+HAS_ADAPTERS = (
+    "this model has adapters already: use add_adapter(name, config) on its PeftModel, or load_adapter(folder, name) "
+    "for one in a folder; to begin anew, load the base again, or take peft_model.unload()"
+)

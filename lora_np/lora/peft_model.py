@@ -12,7 +12,7 @@ from ..expect import A_MODEL, expect, expect_list
 from ..keywords import near_misses
 from ..refusals import refuses_here
 from .accepted import accept_dtype
-from .errors import UnknownAdapterError
+from .errors import HAS_ADAPTERS, UnknownAdapterError
 from .invocations import invocations
 from .layer import AdaptedLayer
 from .lora_model import LoraModel
@@ -91,7 +91,7 @@ class PeftModel(Persistent):
         expect(model, nn.Module, "model", A_MODEL)
         for _, module in model.named_modules():
             if isinstance(module, (PeftModel, AdaptedLayer, ModulesToSave)):
-                raise ValueError("this model has adapters already: use add_adapter(name, config) on its PeftModel")
+                raise ValueError(HAS_ADAPTERS)
         check_new_name(adapter_name, ())
         model_adapter = new_adapter(model, peft_config) if model_adapter is None else model_adapter
         self._begin(model, adapter_name, peft_config, model_adapter)

@@ -169,6 +169,14 @@ class TextData:
         self.tokens = np.array(ids, dtype=np.uint16 if max(ids) < 1 << 16 else np.int64)
         self.length, self.batch_size, self.rows = length, batch_size, len(ids) // length
 
+    @property
+    def longest(self) -> int:
+        """The tokens of a row, as of data with rows of several lengths."""
+        return self.length
+
+    def __repr__(self) -> str:
+        return f"{type(self).__name__}({self.rows:,} windows of {self.length} tokens, in batches of {self.batch_size})"
+
     def batch(self, seed: int, step: int) -> Batch:
         rng = np.random.default_rng((seed, step))
         starts = rng.integers(0, len(self.tokens) - self.length + 1, self.batch_size)

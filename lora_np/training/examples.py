@@ -189,6 +189,7 @@ class ExampleData:
     tokens, is_target    all rows, one after another: the ids, and which of them are learnt
     offsets              where in these each row begins, and where the last one ends
     examples, rows       how many there are
+    longest              the T of a batch that has the longest row
 
     T is the longest row of a batch, rounded up to a multiple of 8 (fewer shapes, and such that a GPU likes), but not
     over `max_length`. An example that is longer is cut at its end; one that has no target left is dropped, with a
@@ -232,6 +233,18 @@ class ExampleData:
         known = (tokenizer.pad_token_id, tokenizer.eos_token_id)
         return next((i for i in known if i is not None and i <= self.tokens.max()), 0)
 
+    @property
+    def longest(self) -> int:
+        return self._width(int(np.diff(self.offsets).max()))
+
+    def _width(self, tokens: int) -> int:
+        return min(-(-tokens // 8) * 8, self.max_length)
+
+    def __repr__(self) -> str:
+        return (
+            f"{type(self).__name__}({self.rows:,} rows of up to {self.longest} tokens, in batches of {self.batch_size})"
+        )
+
     def batch(self, seed: int, step: int) -> Batch:
         return self._padded(rows_of_step(seed, step, self.batch_size, self.rows))
 
@@ -244,7 +257,7 @@ class ExampleData:
         """The rows with these numbers, as a batch."""
         spans = [slice(self.offsets[row], self.offsets[row + 1]) for row in rows]
         longest = max(span.stop - span.start for span in spans)
-        shape = len(rows), min(-(-longest // 8) * 8, self.max_length)
+        shape = len(rows), self._width(longest)
         ids, labels = np.full(shape, self.pad_id, np.int64), np.full(shape, IGNORED, np.int64)
         for i, span in enumerate(spans):
             tokens = self.tokens[span]

@@ -57,7 +57,7 @@ def test_without_matplotlib_everything_but_the_picture_is_done(tmp_path, text, m
     assert {p.name for p in (tmp_path / "out").iterdir()} >= {"adapter_config.json", "adapter_model.safetensors"}
     assert not (tmp_path / "out" / "curves.png").exists()
     command = "pip install -e '.[plots]' (or pip install matplotlib)"
-    assert report.endswith(f"\nThe picture was left out: a picture needs the package matplotlib: {command}")
+    assert f"\nThe picture was left out: a picture needs the package matplotlib: {command}\n" in report
 
 
 def test_the_adapter_that_was_written_is_the_one_that_was_measured(tmp_path, text):

@@ -8,6 +8,7 @@ import types
 
 import pytest
 
+import lora_np
 from lora_np.cli.main import build_parser, main
 from lora_np.cli.options import FinetuneOptions
 from lora_np.extras import require
@@ -41,7 +42,10 @@ def test_no_command_is_the_main_job_with_its_defaults(monkeypatch):
         (["all-linear"], "all-linear"),
         (["c_attn"], ("c_attn",)),
         (["c_attn", "c_fc"], ("c_attn", "c_fc")),
+        (["c_attn,c_proj"], ("c_attn", "c_proj")),
+        (["c_attn,", "c_proj"], ("c_attn", "c_proj")),
         ([r".*\.c_fc"], r".*\.c_fc"),
+        ([r".*\.\d{1,2}\.c_fc"], r".*\.\d{1,2}\.c_fc"),
     ],
 )
 def test_target_modules(monkeypatch, given, meant):
@@ -181,3 +185,10 @@ class Interrupting(types.ModuleType):
 
     def __getattr__(self, name):
         raise KeyboardInterrupt
+
+
+def test_the_version(capsys):
+    with pytest.raises(SystemExit) as caught:
+        main(["--version"])
+    assert caught.value.code == 0
+    assert capsys.readouterr().out == f"lora-np {lora_np.__version__}\n"

@@ -31,6 +31,12 @@ def test_what_makes_no_sense_with_any_base_is_refused_before_one_is_loaded(given
         finetune(FinetuneOptions(**given))
 
 
+def test_data_that_is_not_there_is_said_before_a_base_is_loaded(monkeypatch):
+    monkeypatch.setattr("lora_np.cli.finetune.AutoModelForCausalLM", None)
+    with pytest.raises(FileNotFoundError, match=r"nowhere\.txt does not exist"):
+        finetune(FinetuneOptions(data="nowhere.txt"))
+
+
 @pytest.mark.parametrize("length", [257, 1000])
 def test_a_max_length_that_does_not_fit_is_refused(length):
     with pytest.raises(ValueError, match=f"max_length must be from 2 to the model's context of 256, got {length}"):

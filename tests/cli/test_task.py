@@ -10,7 +10,9 @@ from lora_helpers import tiny_model
 
 from lora_np import AutoModelForCausalLM, AutoTokenizer, LoraConfig, get_peft_model
 from lora_np.cli.finetune import finetune
+from lora_np.cli.memory import memory_line
 from lora_np.cli.options import FinetuneOptions
+from lora_np.cli.report import how_to_ask
 from lora_np.cli.task import ExampleTask, TextTask, check_tokens, evenly_spaced, make_task, question_and_answer
 from lora_np.training import write_jsonl
 
@@ -166,7 +168,7 @@ def test_a_run_on_examples_from_start_to_end(tmp_path, jsonl, packing):
     )
     report = "\n".join(lines)
     assert (tmp_path / "out" / "adapter_model.safetensors").is_file()
-    assert "A step of 4 x 256 tokens takes about" in report
+    assert f"A step of 4 x {256 if packing else 24} tokens takes about" in report
     assert "Held-out example, answer: " in report
     assert "pairs.jsonl" in report
     assert "examples to learn from (" in report
@@ -197,3 +199,42 @@ def test_evenly_spaced_keeps_both_ends():
     assert evenly_spaced(rows, 4).tolist() == [0, 33, 66, 99]
     assert evenly_spaced(rows, 100) is rows
     assert len(evenly_spaced(rows)) == 64
+
+
+@pytest.mark.parametrize("count", [20, 60, 400])
+def test_a_tiny_held_out_part_is_told_of(tmp_path, tokenizer, count):
+    write_jsonl(tmp_path / "few.jsonl", [{"text": f"Number {i}."} for i in range(count)])
+    task = make_task(options(data=str(tmp_path / "few.jsonl")), tokenizer, 64)
+    measured = task.evaluation["few.jsonl"].rows
+    said = f"Note: measured on {measured} example{'s' if measured > 1 else ''}: these numbers say little"
+    assert [note for note in task.notes if "these numbers" in note] == ([said] if count < 400 else [])
+    assert (measured < 10) == (count < 400)
+
+
+def test_a_short_text_is_measured_on_few_windows(tmp_path, tokenizer):
+    (tmp_path / "my.txt").write_text("A paragraph of some words.\n" * 200)
+    text = make_task(options(data=str(tmp_path / "my.txt")), tokenizer, 256)
+    assert any("Note: measured on 2 windows" in note for note in text.notes)
+
+
+def test_how_to_ask_follows_from_what_is_learnt(tmp_path, tokenizer, jsonl):
+    task = make_task(options(data=jsonl), tokenizer, 64)
+    question = task.questions[0][1] + " "
+    assert how_to_ask(task, tmp_path / "out") == f"lora-np generate --adapter {tmp_path}/out '{question}'"
+    tokenizer.chat_template = TEMPLATE
+    assert how_to_ask(task, tmp_path / "my out") == f"lora-np generate --raw --adapter '{tmp_path}/my out' '{question}'"
+    said = [[{"role": "user", "content": "Is it so?"}, {"role": "assistant", "content": f"{i}."}] for i in range(20)]
+    write_jsonl(tmp_path / "chats.jsonl", [{"messages": messages} for messages in said])
+    chats = make_task(options(data=str(tmp_path / "chats.jsonl")), tokenizer, 64)
+    assert how_to_ask(chats, tmp_path / "out") == f"lora-np generate --adapter {tmp_path}/out 'Is it so?'"
+    assert how_to_ask(make_task(options(), tokenizer, 256), tmp_path).endswith(" ...")
+
+
+def test_the_memory_is_that_of_the_longest_row(tokenizer, jsonl):
+    chosen = options(data=jsonl)
+    task = make_task(chosen, tokenizer, 256)
+    width = max(task.train.batch(0, step)["input_ids"].shape[1] for step in range(5))
+    assert task.train.longest == width == 24
+    fields = AutoModelForCausalLM.from_pretrained("tiny-python").config.to_dict()
+    assert memory_line(fields, chosen, task.train.longest).startswith("A step of 16 x 24 tokens takes about")
+    assert memory_line(fields, chosen).startswith("A step of 16 x 256 tokens takes about")

@@ -275,6 +275,8 @@ class TestAdapters:
         for again in (model, model.get_base_model()):
             message = refusal(ValueError, lambda again=again: get_peft_model(again, config_for(["c_fc"])))
             assert "has adapters already: use add_adapter" in message
+            assert "load_adapter(folder, name)" in message
+            assert "load the base again, or take peft_model.unload()" in message
         assert snapshot(model) == before
 
     @pytest.mark.parametrize(("first", "second"), [("all", "none"), ("none", "lora_only"), ("all", "all")])

@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from lora_np import ByteTokenizer, TextData
+from lora_np import ByteTokenizer, ExampleData, TextData
 from lora_np.training.data import (
     fingerprint,
     hold_out_last,
@@ -309,3 +309,10 @@ def test_text_for_one_window_is_enough():
     data = byte_data("123456789", 10)
     assert len(data.windows()) == 1
     assert (data.batch(0, 0)["input_ids"] == data.windows()[0]).all()
+
+
+def test_data_says_how_much_of_it_there_is():
+    text = TextData({"a": "x" * 70}, ByteTokenizer(), 16, 2)
+    assert repr(text) == "TextData(4 windows of 16 tokens, in batches of 2)"
+    examples = ExampleData([{"text": "hello"}, {"text": "hello, hello"}], ByteTokenizer(), 32, 2)
+    assert repr(examples) == "ExampleData(2 rows of up to 16 tokens, in batches of 2)"

@@ -221,6 +221,7 @@ class AutoTokenizer:
         where = {"subfolder": kwargs.pop("subfolder", None), **hub_options(kwargs)}
         path = resolve(pretrained_model_name_or_path, gguf_file, **where)
         tokenizer = load_gguf_tokenizer(path) if path.suffix == ".gguf" else load_tokenizer(path)
+        tokenizer.name_or_path = str(pretrained_model_name_or_path)
         set_attributes(tokenizer, {name: value for name, value in kwargs.items() if name not in where})
         return tokenizer
 

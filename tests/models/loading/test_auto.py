@@ -239,3 +239,11 @@ def test_a_model_loads_straight_to_the_gpu(base):
 def test_a_slip_of_the_pen_gets_a_hint(typed, meant):
     with pytest.raises(FileNotFoundError, match=f"did you mean '{meant}'"):
         resolve(typed)
+
+
+def test_a_tokenizer_says_where_it_is_from(tmp_path):
+    AutoTokenizer.from_pretrained("tiny-python").save_pretrained(tmp_path)
+    for name in ("tiny-python", tmp_path):
+        tokenizer = AutoTokenizer.from_pretrained(name)
+        assert tokenizer.name_or_path == str(name)
+        assert f"({str(name)!r}, 256 tokens" in repr(tokenizer)
