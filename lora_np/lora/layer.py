@@ -148,7 +148,7 @@ class AdaptedLayer(AsInPeft, nn.Module):
     def delta_weight(self, name: str) -> Array:
         """ΔW (out, in), also while adapters are merged."""
         layer = self.base_layer if self._unmerged is None else with_arrays(self.base_layer, *self._unmerged)
-        return self.adapters[name].delta_weight_of(layer)
+        return PerAdapter(self.adapters, "delta_weight_of")(name, layer)
 
     def get_delta_weight(self, name: str) -> Array:
         """ΔW as the layer stores its weight: (in, out) for a Conv1D or an Embedding."""

@@ -46,7 +46,8 @@ def _listed(directory: Path, config: Mapping[str, Any]) -> Templates:
     """What tokenizer_config.json says."""
     template = config.get("chat_template")
     if isinstance(template, list) and all(isinstance(entry, dict) for entry in template):
-        template = {entry.get("name"): entry.get("template") for entry in template}
+        pairs = [(entry.get("name"), entry.get("template")) for entry in template]
+        template = dict(pairs) if all(isinstance(name, str) for name, _ in pairs) else template
     texts = [*template, *template.values()] if isinstance(template, dict) else [template]
     if template is not None and not all(isinstance(text, str) for text in texts):
         raise ValueError(
