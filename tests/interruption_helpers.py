@@ -6,6 +6,8 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
+import numpy as np
+
 import lora_np
 from lora_np.autograd import locks, threads
 
@@ -36,7 +38,8 @@ class Lines:
         before = sys.gettrace()
         sys.settrace(self)
         try:
-            return action()
+            with np.errstate():  # puts back what a block of the library has set: see `_let_go`
+                return action()
         finally:
             sys.settrace(before)
             _let_go()
