@@ -289,6 +289,17 @@ class TwoLayers(nn.Module):
         return self.second(self.first(x))
 
 
+def assert_state_comes_back(model, base, folder, part):
+    """Saved after a training step and loaded, it has the same tensors, one with `part` in its name, and logits."""
+    gradients(model.train())
+    model.eval().save_pretrained(folder)
+    loaded = PeftModel.from_pretrained(base, folder, is_trainable=True)
+    state = loaded.state_dict()
+    assert any(part in name for name in state)
+    assert all(np.array_equal(array, state[name]) for name, array in model.state_dict().items())
+    assert np.array_equal(logits_of(loaded), logits_of(model))
+
+
 def assert_loss_falls(model, lr=0.3, steps=6, by=1e-3, term=lambda: 0.0):
     """A few steps of SGD on one batch bring the loss and `term()` down, and each trained tensor has a gradient."""
     optimizer, ids, losses = SGD([p for p in model.parameters() if p.requires_grad], lr=lr), some_ids(model.config), []

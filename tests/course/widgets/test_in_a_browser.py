@@ -4,8 +4,6 @@
 """
 
 import itertools
-import os
-import shutil
 
 import numpy as np
 import pytest
@@ -25,16 +23,6 @@ from lora_np.models import AutoModelForCausalLM, AutoTokenizer
 
 pytestmark = pytest.mark.widgets
 HEAD = '<!doctype html><meta charset="utf-8"><meta name="viewport" content="width=device-width"><body>'
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    playwright = pytest.importorskip("playwright.sync_api")
-    path = os.environ.get("LORA_NP_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 def mixing():

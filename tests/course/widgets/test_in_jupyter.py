@@ -4,7 +4,6 @@ Both take the arrow keys for themselves, where nobody says that they are somebod
 """
 
 import os
-import shutil
 import socket
 import subprocess
 import sys
@@ -65,16 +64,6 @@ def _wait_for(url, server):
         except OSError:
             time.sleep(0.5)
     raise AssertionError("Jupyter's server does not answer")
-
-
-@pytest.fixture(scope="module")
-def chromium():
-    playwright = pytest.importorskip("playwright.sync_api")
-    path = os.environ.get("LORA_NP_CHROMIUM") or shutil.which("chromium") or shutil.which("google-chrome")
-    with playwright.sync_playwright() as started:
-        browser = started.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        yield browser
-        browser.close()
 
 
 def execute(page, cell):

@@ -9,7 +9,7 @@ from lora_helpers import (
     assert_exchanged_with_peft,
     assert_loss_falls,
     assert_merges,
-    gradients,
+    assert_state_comes_back,
     logits_of,
     peft_model,
     peft_twin,
@@ -21,7 +21,7 @@ from lora_helpers import (
     tiny_model,
 )
 
-from lora_np import LoraConfig, MontecloraConfig, PeftModel, Tensor, get_peft_model, gradcheck, manual_seed
+from lora_np import LoraConfig, MontecloraConfig, Tensor, get_peft_model, gradcheck, manual_seed
 from lora_np.lora.variants import monteclora as module
 from lora_np.training.parallel import recorded
 
@@ -110,14 +110,7 @@ def test_merging(base):
 
 @each_base
 def test_it_comes_back_from_a_file_bit_for_bit(base, tmp_path):
-    model = model_of(base).train()
-    gradients(model)
-    model.eval().save_pretrained(tmp_path)
-    loaded = PeftModel.from_pretrained(BASES[base][0](), tmp_path, is_trainable=True)
-    state = loaded.state_dict()
-    assert any("lora_monteclora_sampler" in name for name in state)
-    assert all(np.array_equal(array, state[name]) for name, array in model.state_dict().items())
-    assert np.array_equal(logits_of(loaded), logits_of(model))
+    assert_state_comes_back(model_of(base), BASES[base][0](), tmp_path, "lora_monteclora_sampler")
 
 
 def test_the_loss_falls_with_its_term():
