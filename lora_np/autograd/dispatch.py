@@ -44,6 +44,11 @@ def float32_or_16_bits(arrays):
     return all(x is None or isinstance(x, Lazy) or (on_gpu(x) and _narrow_enough(x.dtype)) for x in arrays)
 
 
+def in_16_bits_all(arrays):
+    """Are all on a GPU, and in float16 or bfloat16?"""
+    return all(on_gpu(x) and in_16_bits(x.dtype) for x in arrays)
+
+
 def _narrow_enough(dtype):
     return dtype == np.float32 or in_16_bits(dtype)
 
@@ -68,6 +73,7 @@ OPERATIONS = {
     "attention": Operation(fused, cuda=float32_or_16_bits),
     "self_attention": Operation(fused, cuda=float32_or_16_bits),
     "bounded_attention": Operation(fused),
+    "text_attention": Operation(fused, cuda=in_16_bits_all),
     "cross_entropy": Operation(fused, cuda=float32_or_16_bits),
     "linear_cross_entropy": Operation(fused, cuda=float32_or_16_bits),
     "capped_cross_entropy": Operation(fused),

@@ -22,6 +22,7 @@ from .norm import layer_norm_backward, layer_norm_forward, rms_norm_backward, rm
 from .optim import adamw, clip
 from .rotary import rotary_backward, rotary_forward
 from .rows import lora_rows_into
+from .texts import text_attention_backward, text_attention_forward
 
 __all__ = [
     "adamw",
@@ -54,4 +55,6 @@ __all__ = [
     "sum_groups",
     "swiglu_backward",
     "swiglu_forward",
+    "text_attention_backward",
+    "text_attention_forward",
 ]
