@@ -72,7 +72,7 @@ OPERATIONS = {
     "rotary": Operation(fused, cuda=float32_or_16_bits),
     "attention": Operation(fused, cuda=float32_or_16_bits),
     "self_attention": Operation(fused, cuda=float32_or_16_bits),
-    "bounded_attention": Operation(fused),
+    "bounded_attention": Operation(fused, cuda=in_16_bits_all),
     "text_attention": Operation(fused, cuda=in_16_bits_all),
     "cross_entropy": Operation(fused, cuda=float32_or_16_bits),
     "linear_cross_entropy": Operation(fused, cuda=float32_or_16_bits),

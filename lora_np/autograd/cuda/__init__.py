@@ -9,6 +9,7 @@ GPU every start costs and every pass over memory costs. Nothing here is imported
 
 from .activation import gelu_backward, gelu_forward, swiglu_backward, swiglu_forward
 from .attention import attention_backward, attention_forward, self_attention_backward, self_attention_forward
+from .bounded import bounded_attention_backward, bounded_attention_forward
 from .elementary import add, erf, matmul, sum_groups
 from .linear import linear_backward, linear_forward, lora_linear_backward, lora_linear_forward
 from .loss import (
@@ -29,6 +30,8 @@ __all__ = [
     "add",
     "attention_backward",
     "attention_forward",
+    "bounded_attention_backward",
+    "bounded_attention_forward",
     "clip",
     "cross_entropy_backward",
     "cross_entropy_forward",

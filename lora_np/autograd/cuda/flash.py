@@ -29,6 +29,7 @@ class Saved(NamedTuple):
     causal: bool
     scale: float
     needs: tuple
+    window: int | None
 
 
 class Plan(NamedTuple):
@@ -39,9 +40,10 @@ class Plan(NamedTuple):
     workspace: int
 
 
-def forward(q, k, v, causal, scale, needs, out=None):
+def forward(q, k, v, causal, scale, needs, out=None, window=None):
     """(softmax(s Q Kᵀ) V, what the gradients need) for q (B, H, T, D), k and v (B, K, S, D); None if cuDNN does not.
 
+    window: with `causal`, each query sees the key at its own place and the window - 1 before it.
     out: the array to write to; a new one is (B, T, H, D) in memory.
     """
     if not may(q, k, v, causal) or (cudnn := library()) is None:
@@ -49,11 +51,11 @@ def forward(q, k, v, causal, scale, needs, out=None):
     q, k, v = map(readable, (q, k, v))
     arrays = {"q": q, "k": k, "v": v, "out": by_time(q) if out is None else out}
     arrays["sums"] = cupy.empty((*q.shape[:3], 1), np.float32)
-    plan = _plan(cudnn, arrays, causal, scale)
-    if plan is None or (any(needs) and _plan(cudnn, _with_gradients(arrays), causal, scale) is None):
+    plan = _plan(cudnn, arrays, causal, scale, window)
+    if plan is None or (any(needs) and _plan(cudnn, _with_gradients(arrays), causal, scale, window) is None):
         return None
     run(cudnn, plan, arrays)
-    return arrays["out"], Saved(arrays, causal, scale, needs)
+    return arrays["out"], Saved(arrays, causal, scale, needs, window)
 
 
 def backward(dout, saved, out=None):
@@ -61,7 +63,7 @@ def backward(dout, saved, out=None):
     cudnn, (q, k, v) = library(), (saved.arrays[name] for name in "qkv")
     out = [by_time(x) for x in (q, k, v)] if out is None else out
     arrays = {**saved.arrays, "dout": readable(dout), **dict(zip(GRADIENTS, out, strict=True))}
-    plan = _plan(cudnn, arrays, saved.causal, saved.scale)
+    plan = _plan(cudnn, arrays, saved.causal, saved.scale, saved.window)
     if plan is None:
         raise RuntimeError(f"cuDNN has no gradient of attention for q {q.shape}, k and v {k.shape}, as they are stored")
     run(cudnn, plan, arrays)
@@ -110,10 +112,10 @@ def _with_gradients(arrays):
     return {**arrays, "dout": arrays["out"], **{name: arrays[name[1:]] for name in GRADIENTS}}
 
 
-def _plan(cudnn, arrays, causal, scale):
+def _plan(cudnn, arrays, causal, scale, window=None):
     """The plan for these arrays, {name: array}. None if cuDNN knows none."""
     layouts = tuple((name, x.shape, steps(x)) for name, x in arrays.items())
-    return plan_of(cudnn, arrays["q"].dtype.name, layouts, causal, scale)
+    return plan_of(cudnn, arrays["q"].dtype.name, layouts, causal, scale, window)
 
 
 def steps(x):
@@ -121,14 +123,14 @@ def steps(x):
     return tuple(step // x.itemsize for step in x.strides)
 
 
-def plan_of(cudnn, dtype, layouts, causal, scale):
+def plan_of(cudnn, dtype, layouts, causal, scale, window=None):
     """The plan for arrays of these (name, shape, steps); kept for each thread, as its handle is. None as above."""
     owner = cupy.cuda.runtime.getDevice(), threading.get_ident()
-    return _built(cudnn, owner, dtype, layouts, causal, float(scale))
+    return _built(cudnn, owner, dtype, layouts, causal, float(scale), window)
 
 
 @functools.lru_cache(maxsize=256)
-def _built(cudnn, owner, dtype, layouts, causal, scale):
+def _built(cudnn, owner, dtype, layouts, causal, scale, window):
     types = cudnn.data_type
     kind = types.BFLOAT16 if dtype == "bfloat16" else types.HALF
     graph = cudnn.pygraph(
@@ -145,7 +147,10 @@ def _built(cudnn, owner, dtype, layouts, causal, scale):
         )
         for name in (*read, *told)
     }
-    options = {"attn_scale": scale, "use_causal_mask": causal}
+    bounds = {"use_causal_mask": causal}
+    if window is not None:
+        bounds = {"diagonal_band_right_bound": 0, "diagonal_band_left_bound": window}
+    options = {"attn_scale": scale, **bounds}
     if told:
         lengths = {"seq_len_q": tensors["lengths"], "seq_len_kv": tensors["lengths"]}
         options |= {"use_padding_mask": True, **lengths}

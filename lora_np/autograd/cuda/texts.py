@@ -11,10 +11,11 @@ from typing import NamedTuple
 import cupy
 import numpy as np
 
-from ..fused import stored
 from ..fused import texts as one_by_one
 from . import flash
+from .wide import in_float32
 
+ONE_BY_ONE = in_float32(one_by_one.text_attention_forward, one_by_one.text_attention_backward)
 AT_ONCE = 16  # the number of texts is rounded up to a multiple of this
 
 
@@ -24,6 +25,7 @@ class Saved(NamedTuple):
     arrays: dict
     texts: tuple
     scale: float
+    window: int | None
     needs: tuple
 
 
@@ -32,29 +34,29 @@ def text_attention_forward(
 ):
     """q (B, H, T, D), k and v (B, K, T, D) -> (B, H, T, D)."""
     scale = q.shape[-1] ** -0.5 if scale is None else scale
-    plain = all(x is None for x in (mask, key_mask, window, softcap))
-    if plain and flash.may(q, k, v, True) and (done := _forward(q, k, v, texts, scale, needs)):
+    plain = mask is None and key_mask is None and softcap is None
+    if plain and flash.may(q, k, v, True) and (done := _forward(q, k, v, texts, scale, window, needs)):
         return done
-    forward, _ = _one_by_one()
+    forward, _ = ONE_BY_ONE
     return forward(q, k, v, texts, scale, mask, key_mask, window, softcap, needs=needs)
 
 
 def text_attention_backward(dout, cache):
     """dq, dk, dv."""
     if not isinstance(cache, Saved):
-        return _one_by_one()[1](dout, cache)
-    arrays, texts, scale, needs = cache
+        return ONE_BY_ONE[1](dout, cache)
+    arrays, texts, scale, window, needs = cache
     gradients = {f"d{name}": flash.by_time(arrays[name]) for name in "qkv"}
     arrays = {**arrays, "dout": flash.readable(dout), **gradients}
     cudnn = flash.library()
-    plan, arrays = _planned(cudnn, arrays, texts, scale)
+    plan, arrays = _planned(cudnn, arrays, texts, scale, window)
     if plan is None:
         raise RuntimeError(f"cuDNN has no gradient of attention for texts in rows of {dout.shape}")
     flash.run(cudnn, plan, arrays)
     return tuple(d if need else None for d, need in zip(gradients.values(), needs, strict=True))
 
 
-def _forward(q, k, v, texts, scale, needs):
+def _forward(q, k, v, texts, scale, window, needs):
     """The same by cuDNN, and what the gradients need; None if it is not here or has no such plan."""
     if (cudnn := flash.library()) is None:
         return None
@@ -63,14 +65,14 @@ def _forward(q, k, v, texts, scale, needs):
         return None  # places are told in 32 bits
     arrays = {"q": q, "k": k, "v": v, "out": flash.by_time(q)}
     arrays["sums"] = cupy.empty((_count(texts), q.shape[1], q.shape[2], 1), np.float32)
-    plan, told = _planned(cudnn, arrays, texts, scale)
+    plan, told = _planned(cudnn, arrays, texts, scale, window)
     if plan is None:
         return None
     flash.run(cudnn, plan, told)
-    return arrays["out"], Saved(arrays, texts, scale, needs)
+    return arrays["out"], Saved(arrays, texts, scale, window, needs)
 
 
-def _planned(cudnn, arrays, texts, scale):
+def _planned(cudnn, arrays, texts, scale, window):
     """(the plan, the arrays with what cuDNN is told of the texts)."""
     N, device = _count(texts), cupy.cuda.runtime.getDevice()
     told, layouts = {"lengths": _lengths(texts, device)}, []
@@ -81,7 +83,8 @@ def _planned(cudnn, arrays, texts, scale):
             shape, steps = (N, *shape[1:]), (shape[2] * steps[2], *steps[1:])
         layouts.append((name, shape, steps))
     layouts += [(name, x.shape, flash.steps(x)) for name, x in told.items()]
-    return flash.plan_of(cudnn, arrays["q"].dtype.name, tuple(layouts), True, scale), {**arrays, **told}
+    plan = flash.plan_of(cudnn, arrays["q"].dtype.name, tuple(layouts), True, scale, window)
+    return plan, {**arrays, **told}
 
 
 def _count(texts):
@@ -103,7 +106,3 @@ def _begins(texts, row_step, token_step, device):
     begins = np.full(_count(texts) + 1, row * row_step + stop * token_step, np.int32)
     begins[: len(texts)] = [row * row_step + start * token_step for row, start, _ in texts]
     return cupy.asarray(begins.reshape(-1, 1, 1, 1))
-
-
-def _one_by_one():
-    return stored.pair_in_float32(one_by_one.text_attention_forward, one_by_one.text_attention_backward)

@@ -130,8 +130,9 @@ def test_what_does_not_go_together_is_refused(rng):
     "sizes", [(2, 4, 4, 130, 64), (1, 4, 2, 65, 32), (3, 2, 1, 300, 128), (2, 2, 2, 40, 7)], ids=str
 )
 @pytest.mark.parametrize("joint", [False, True])  # as views of one array
-def test_in_16_bits_on_a_gpu(sizes, dtype, joint):
-    """cuDNN's, or where it has none the blocks one after another: the formula in float64, as far as 16 bits go."""
+@pytest.mark.parametrize("window", [None, 1, 20])
+def test_in_16_bits_on_a_gpu(sizes, dtype, joint, window):
+    """cuDNN's, or where it has none the blocks one after another: the pair in float64, as far as 16 bits go."""
     import cupy
 
     from lora_np.autograd.cuda import flash
@@ -146,14 +147,14 @@ def test_in_16_bits_on_a_gpu(sizes, dtype, joint):
     parts = [part.reshape(B, T, -1, D).swapaxes(1, 2) for part in cupy.split(x, [H * D, (H + K) * D], axis=2)]
     parts = parts if joint else [cupy.ascontiguousarray(part) for part in parts]
     forward, backward = fast("text_attention", tuple(parts))
-    out, cache = forward(*parts, texts)
+    out, cache = forward(*parts, texts, window=window)
     assert isinstance(cache, by_cudnn.Saved) == (D % 8 == 0 and flash.library() is not None)
-    wide = [part.astype(np.float64) for part in parts]
-    plain, plain_backward = text_by_text(wide, texts)
+    slow, slow_backward = pair(fused, "text_attention")
+    plain, plain_cache = slow(*(to_numpy(part.astype(np.float64)) for part in parts), texts, window=window)
     near = {"rtol": 0, "atol": 3e-2 if dtype == "bfloat16" else 4e-3}
     assert out.dtype == x.dtype
     assert_close(out.astype(np.float64), plain, **near)
     dout = cotangent(out.astype(np.float64))
     found = [d.astype(np.float64) for d in backward(dout.astype(x.dtype), cache)]
-    for d, expected in zip(found, plain_backward(dout), strict=True):
+    for d, expected in zip(found, slow_backward(to_numpy(dout), plain_cache), strict=True):
         assert_close(d, expected, rtol=0, atol=near["atol"] * float(abs(expected).max()))
