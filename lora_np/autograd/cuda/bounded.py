@@ -1,4 +1,4 @@
-"""Attention with a window, in 16 bits by cuDNN; what that does not do (caps, dropout, padding), by `fused/bounded.py`."""
+"""Attention with a window, in 16 bits by cuDNN; with a cap, dropout or padding it is what `fused/bounded.py` does."""
 
 from ..fused import bounded
 from . import flash

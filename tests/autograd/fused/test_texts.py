@@ -130,7 +130,7 @@ def test_what_does_not_go_together_is_refused(rng):
     "sizes", [(2, 4, 4, 130, 64), (1, 4, 2, 65, 32), (3, 2, 1, 300, 128), (2, 2, 2, 40, 7)], ids=str
 )
 @pytest.mark.parametrize("joint", [False, True])  # as views of one array
-@pytest.mark.parametrize("window", [None, 1, 20])
+@pytest.mark.parametrize("window", [None, 2, 20])
 def test_in_16_bits_on_a_gpu(sizes, dtype, joint, window):
     """cuDNN's, or where it has none the blocks one after another: the pair in float64, as far as 16 bits go."""
     import cupy
