@@ -75,7 +75,7 @@ def linear_cross_entropy_backward(dloss, cache):
     """dx, dweight of `linear_cross_entropy_forward`."""
     dx, dw, n = cache
     factor = dloss / n
-    return None if dx is None else dx * factor, None if dw is None else dw * factor
+    return tuple(None if d is None else (d * factor).astype(d.dtype, copy=False) for d in (dx, dw))
 
 
 def counted_rows(targets, like, ignore_index=-100):
@@ -91,7 +91,7 @@ def counted_rows(targets, like, ignore_index=-100):
         raise ValueError(f"the loss has nothing to average: every target is {ignore_index}, the value that is ignored")
     if on_gpu(targets):
         picked = array_module(targets).where(counts, targets, -1).astype(np.int64, copy=False)
-        return slice(None), picked, counts.sum().astype(like.dtype)
+        return slice(None), picked, counts.sum().astype(np.result_type(like.dtype, np.float32))
     rows = np.flatnonzero(counts)
     picked = beside(targets[rows].astype(np.int64), like)
     if len(rows) == len(targets):
@@ -100,14 +100,17 @@ def counted_rows(targets, like, ignore_index=-100):
 
 
 def softmax_and_losses(z, picked):
-    """Turn the logits z into probabilities in place; each row's loss, ln Σ e^z - z[target], or 0 without a target."""
+    """Turn the logits z into probabilities in place; each row's loss, ln Σ e^z - z[target], or 0 without a target.
+
+    Losses of logits in float16 are in float32: the sum of those of a batch may be beyond what float16 holds.
+    """
     xp = array_module(z)
     z -= z.max(axis=1, keepdims=True)
     at_target = z[xp.arange(len(z)), picked]
     xp.exp(z, out=z)
     sums = z.sum(axis=1, keepdims=True)
     z /= sums
-    losses = xp.log(sums[:, 0]) - at_target
+    losses = (xp.log(sums[:, 0]) - at_target).astype(np.result_type(z.dtype, np.float32), copy=False)
     return xp.where(picked < 0, 0, losses) if on_gpu(picked) else losses
 
 
