@@ -206,5 +206,5 @@ def _check(model):
         raise ValueError(f"a recorded step needs a language model of this library, not a {type(base).__name__}")
     if not all(on_gpu(p.data) and (p.dtype == "float32" or in_16_bits(p.dtype)) for p in model.parameters()):
         raise ValueError("a recorded step needs a model on a GPU, in float32 or 16 bits: call model.to('cuda') first")
-    if any(getattr(module, "draws", False) is True for module in model.modules()):
+    if any(getattr(part, "draws", False) is True for part in [*model.modules(), *adapters_in(model)]):
         raise ValueError("a recorded step would draw the same random numbers every time, and this adapter draws others")

@@ -21,6 +21,7 @@ from lora_np import (
     Gemma2ForCausalLM,
     LoHaConfig,
     LoraConfig,
+    OFTConfig,
     Tensor,
     TrainingArguments,
     create_lorafa_optimizer,
@@ -598,10 +599,17 @@ def test_ids_are_checked_also_in_a_replay(wrong):
         step(batch)
 
 
-@gpu
-@pytest.mark.parametrize("rate", ["rank_dropout", "module_dropout"])
-def test_random_numbers_that_are_not_dropouts_are_refused(rate):
-    model = get_peft_model(tiny_model(), LoHaConfig(r=2, target_modules=["c_attn"], **{rate: 0.1})).to("cuda")
+@pytest.mark.parametrize(
+    "config",
+    [
+        LoHaConfig(r=2, target_modules=["c_attn"], rank_dropout=0.1),
+        LoHaConfig(r=2, target_modules=["c_attn"], module_dropout=0.1),
+        OFTConfig(oft_block_size=4, target_modules=["c_attn"], module_dropout=0.1),
+    ],
+    ids=["rank_dropout", "module_dropout", "of blocks"],
+)
+def test_random_numbers_that_are_not_dropouts_are_refused(on_the_cpu, config):
+    model = get_peft_model(tiny_model(), config)
     with pytest.raises(ValueError, match="would draw the same random numbers every time"):
         RecordedStep(model, AdamW([p for p in model.parameters() if p.requires_grad]))
 
