@@ -8,6 +8,7 @@ Random numbers follow from a key and a count, which are sent again too: each rep
 """
 
 import threading
+import weakref
 from contextlib import contextmanager, suppress
 
 import cupy
@@ -56,6 +57,8 @@ class Room:
 
     def __init__(self):
         self.stream, self.pool = cupy.cuda.Stream(), cupy.cuda.MemoryPool(_from_the_gpu)
+        # Pieces of memory that were cut from one hold each other: a pool that is merely forgotten keeps them for ever.
+        weakref.finalize(self, self.pool.free_all_blocks).atexit = False
 
     def nbytes(self):
         """How much memory it holds."""

@@ -18,17 +18,21 @@ class Piece:
     """Work for the GPU that is done as usual the first time, recorded the second, and replayed from then on.
 
     It leaves nothing in the room's memory, which all pieces of a step share.
+
+    keeps: does the first time make arrays that stay, as an optimizer's state does? They are then not the room's.
     """
 
-    def __init__(self, room: "Room") -> None:
+    def __init__(self, room: "Room", keeps: bool = False) -> None:
         from ...autograd.cuda.record import Recording
 
-        self.recording, self.runs, self.is_recorded = Recording(room), 0, False
+        self.recording, self.keeps, self.runs, self.is_recorded = Recording(room), keeps, 0, False
 
     def run(self, work: Callable[[], None]) -> None:
         """Do the work, the same each time, in one of the three ways."""
         if self.is_recorded:
             self.recording.replay()
+        elif self.runs == 0 and self.keeps:
+            work()
         elif self.runs == 0:
             self.as_usual(work)
         else:

@@ -142,7 +142,7 @@ class RecordedStep:
         return self.sums.add(loss.data, share)
 
     def _change_weights(self, used):
-        piece = self.changes[used] = self.changes.get(used) or Piece(self.room)
+        piece = self.changes[used] = self.changes.get(used) or Piece(self.room, keeps=True)
         outdate(self.trained)
         piece.run(partial(self._clip_and_step, used))
         if self.states is None and piece.is_recorded:

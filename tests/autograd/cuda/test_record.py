@@ -39,6 +39,23 @@ def test_they_take_turns_in_the_same_memory():
     assert room.nbytes() <= 1.5 * alone.nbytes()
 
 
+def test_its_memory_is_given_back():
+    import cupy
+
+    from lora_np.autograd.cuda.record import Recording, Room
+
+    room, results = Room(), cupy.zeros(2)
+    for work in sums_of_products(cupy, [1000, 2000], results):
+        recording = Recording(room)
+        with recording.inside():
+            work()
+        recording.record(work)
+    pool = room.pool
+    assert pool.total_bytes() >= 4 * 2000**2
+    del room, recording
+    assert pool.total_bytes() == 0
+
+
 def test_what_recordings_use_is_not_given_back_where_the_memory_is_full(monkeypatch):
     import cupy
 
