@@ -57,7 +57,7 @@ class Room:
 
     def __init__(self):
         self.stream, self.pool = cupy.cuda.Stream(), cupy.cuda.MemoryPool(_from_the_gpu)
-        # Pieces of memory that were cut from one hold each other: a pool that is merely forgotten keeps them for ever.
+        # One of CuPy's pools that is merely forgotten gives nothing back.
         weakref.finalize(self, self.pool.free_all_blocks).atexit = False
 
     def nbytes(self):
@@ -98,7 +98,7 @@ class Recording:
     def __init__(self, room=None):
         self.room = Room() if room is None else room
         self.uploads, self.graph = [], None
-        self.place, self.first, self.drawn = None, 0, 0  # of random numbers: see `random_place`
+        self.place, self.first, self.drawn = None, 0, [0]  # of random numbers: see `random_place`
 
     def inside(self):
         """Inside this block, work goes to the recording's stream and takes its memory."""
@@ -124,7 +124,7 @@ class Recording:
                 raise
             finally:
                 _current.recording = None
-            self.graph, self.drawn = stream.end_capture(), random.masks_drawn() - self.first
+            self.graph, self.drawn[0] = stream.end_capture(), random.masks_drawn() - self.first
             for array, host, _ in self.uploads:
                 array[...] = cupy.asarray(host)
             self.graph.launch(stream)
@@ -141,6 +141,6 @@ class Recording:
     def random_place(self):
         """(key and count on the GPU, the count when the recording began). In a replay they are those of that time."""
         if self.place is None:
-            now = np.array([random.mask_key(), self.first], np.uint64)
-            self.place = upload(now, refresh=lambda: np.array(random.next_masks(self.drawn), np.uint64))
+            now, drawn = np.array([random.mask_key(), self.first], np.uint64), self.drawn
+            self.place = upload(now, refresh=lambda: np.array(random.next_masks(drawn[0]), np.uint64))
         return self.place, self.first
