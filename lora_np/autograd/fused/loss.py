@@ -6,6 +6,7 @@ The plain formulas are in `reference.py`. Here rows that do not count are left o
 import numpy as np
 
 from ..devices import array_module, beside, host_can_read, on_gpu, to_numpy
+from .products import product
 from .softcap import cap_in_place
 
 CHUNK_BYTES = 1 << 26  # of logits at once. Each chunk reads the whole weight twice: a few rows are not worth that
@@ -58,16 +59,16 @@ def in_chunks(x, weight, targets, ignore_index, needs, chunk_bytes, softcap=None
     total = 0.0
     for start in range(0, len(counted), step):
         chunk = slice(start, min(start + step, len(counted)))
-        logits = xp.matmul(counted[chunk], weight.T, out=z[: chunk.stop - start])
+        logits = product(counted[chunk], weight.T, out=z[: chunk.stop - start])
         slopes = None if softcap is None else cap_in_place(logits, softcap, xp.empty_like(logits))
         total = total + softmax_and_losses(logits, picked[chunk]).sum()
         subtract_onehot(logits, picked[chunk])
         if slopes is not None:
             logits *= slopes
         if needs[0]:
-            xp.matmul(logits, weight, out=dx[chunk])
+            product(logits, weight, out=dx[chunk])
         if needs[1]:
-            dw += logits.T @ counted[chunk]
+            dw += product(logits.T, counted[chunk])
     return total / n, (scatter_rows(dx, rows, x.shape), dw, n)
 
 
