@@ -77,7 +77,8 @@ class RecordedStep:
 
         self.room = Room()
         self.pieces: dict[Any, Gradients] = {}
-        self.changes: dict[tuple[int, ...], Piece] = {}  # by which parameters have gradients
+        self.change: Piece | None = None  # of the weights
+        self.used: tuple[int, ...] = ()  # the numbers of those that it changes
         self.first: tuple[int, ...] | None = None  # the first batch's shape
         self.weights, self.states = [p.data for p in self.parameters], None
 
@@ -142,10 +143,11 @@ class RecordedStep:
         return self.sums.add(loss.data, share)
 
     def _change_weights(self, used):
-        piece = self.changes[used] = self.changes.get(used) or Piece(self.room, keeps=True)
+        if self.change is None or used != self.used:  # one for all: it counts the steps of its weights together
+            self.used, self.change = used, Piece(self.room, keeps=True)
         outdate(self.trained)
-        piece.run(partial(self._clip_and_step, used))
-        if self.states is None and piece.is_recorded:
+        self.change.run(partial(self._clip_and_step, used))
+        if self.states is None and self.change.is_recorded:
             self.states = self._arrays_of_state()
 
     def _clip_and_step(self, used):

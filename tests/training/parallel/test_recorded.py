@@ -175,7 +175,7 @@ def test_the_first_batch_runs_the_second_is_recorded_the_others_are_replayed(on_
     all_batches = list(batches(cpu_model(), 6, masked))
     step, found = started(cpu_model(), all_batches)
     assert runs_of(step) == [["recorded"] + ["replayed"] * 4]
-    assert [piece.recording.runs for piece in step.changes.values()] == runs_of(step)
+    assert [step.change.recording.runs] == runs_of(step)
     assert_ordinary(step, found, [[batch] for batch in all_batches])
     assert all(p.grad is None for p in step.parameters)
 
@@ -264,7 +264,7 @@ def test_several_batches_make_one_step(on_the_cpu, masked):
     step = RecordedStep(model := cpu_model(), optimizer_of(model), max_grad_norm=0.5)
     found = [float(step(*parts)) for parts in all_steps]
     assert runs_of(step) == [["recorded"] + ["replayed"] * 7]
-    assert [piece.recording.runs for piece in step.changes.values()] == [["recorded"] + ["replayed"] * 3]
+    assert step.change.recording.runs == ["recorded"] + ["replayed"] * 3
     assert_ordinary(step, found, all_steps, 0.5)
 
 
@@ -294,7 +294,7 @@ def test_what_cannot_be_recorded_runs_as_usual(on_the_cpu, monkeypatch):
     found += recorded_losses(step, all_batches[1:])
     assert piece.cannot
     assert runs_of(step) == [[]]
-    assert [piece.recording.runs for piece in step.changes.values()] == [["recorded"] + ["replayed"] * 3]
+    assert step.change.recording.runs == ["recorded"] + ["replayed"] * 3
     assert_ordinary(step, found, [[batch] for batch in all_batches])
 
 
