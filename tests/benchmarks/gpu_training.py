@@ -139,18 +139,17 @@ def main():
         folder, size, rank = options.work
         work(folder, int(size), int(rank))
         return
+    import cupy
     from systems import prepare
 
     name = "smollm2" if options.gpus == 1 else "medium"
     with tempfile.TemporaryDirectory() as folder:
         prepare(WORKLOADS[name], Path(folder), "bfloat16")
+        print(cupy.cuda.runtime.getDeviceProperties(0)["name"].decode())
         if options.gpus > 1:
             together(folder, options.gpus)
-            return
-        import cupy
-
-        print(cupy.cuda.runtime.getDeviceProperties(0)["name"].decode())
-        unequal(folder)
+        else:
+            unequal(folder)
 
 
 if __name__ == "__main__":
