@@ -84,9 +84,11 @@ OPERATIONS = {
     "sum_groups": Operation(elementary, cuda=any_dtype),
     "erf": Operation(elementary, cuda=any_dtype),
     "nf4_values": Operation(None, cuda=any_dtype),  # in NumPy by nn/nf4.py itself
+    "dropout_mask": Operation(None, cuda=float32_or_16_bits),  # in NumPy by ops.py itself, from NumPy's generator
     # all parameters of an optimizer at once; in NumPy one after another, by the optimizer itself
     "adamw": Operation(None, cuda=float32_in_order),
     "clip": Operation(None, cuda=float32_in_order),
+    "add_shares": Operation(None, cuda=float32_in_order),
 }
 
 

@@ -7,7 +7,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 from .. import nn
-from ..autograd.devices import to_device, to_numpy
+from ..autograd.devices import on_gpu, to_device, to_numpy
 from ..autograd.recompute import recompute
 from ..autograd.shape_ops import check_ids
 from ..autograd.tensor import Tensor, data, is_grad_enabled
@@ -105,9 +105,18 @@ def _texts(seq_idx, B, T):
 
 
 def _key_mask(attention_mask, B, S, device):
+    mask = data(attention_mask)
+    if on_gpu(mask) and mask.dtype == bool and mask.shape == (B, S) and device != "cpu":
+        return mask  # as a recorded step has it, in which nobody may look at it
+    mask = checked_mask(mask, (B, S))
+    return None if mask.all() else to_device(mask.astype(bool), device)
+
+
+def checked_mask(attention_mask: ArrayLike | Tensor, shape: tuple[int, int]) -> np.ndarray:
+    """An attention_mask as NumPy's array. ValueError if it is not of this shape, or holds anything but 1 and 0."""
     mask = to_numpy(data(attention_mask))
-    if mask.shape != (B, S):
-        raise ValueError(f"attention_mask must be ({B}, {S}), one value for each token read so far, got {mask.shape}")
+    if mask.shape != shape:
+        raise ValueError(f"attention_mask must be {shape}, one value for each token read so far, got {mask.shape}")
     if not np.isin(mask, (0, 1)).all():
         raise ValueError("attention_mask holds 1 for a token and 0 for padding; it has other values")
-    return None if mask.all() else to_device(mask.astype(bool), device)
+    return mask

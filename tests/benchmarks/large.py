@@ -81,7 +81,7 @@ def lora_np_rows(four_bit):
             except cupy.cuda.memory.OutOfMemoryError as error:
                 print(json.dumps({"failed": str(error)}), flush=True)
                 continue
-            peak = pool.total_bytes() + step.recording.pool.total_bytes()
+            peak = pool.total_bytes() + step.nbytes()
             report(checkpointing, batch, length, seconds, peak, weights, loss)
             del one, step, optimizer
             pool.free_all_blocks()

@@ -10,6 +10,7 @@ GPU every start costs and every pass over memory costs. Nothing here is imported
 from .activation import gelu_backward, gelu_forward, swiglu_backward, swiglu_forward
 from .attention import attention_backward, attention_forward, self_attention_backward, self_attention_forward
 from .bounded import bounded_attention_backward, bounded_attention_forward
+from .dropout import dropout_mask
 from .elementary import add, erf, matmul, sum_groups
 from .linear import linear_backward, linear_forward, lora_linear_backward, lora_linear_forward
 from .loss import (
@@ -20,7 +21,7 @@ from .loss import (
 )
 from .nf4 import nf4_values
 from .norm import layer_norm_backward, layer_norm_forward, rms_norm_backward, rms_norm_forward
-from .optim import adamw, clip
+from .optim import adamw, add_shares, clip
 from .rotary import rotary_backward, rotary_forward
 from .rows import lora_rows_into
 from .texts import text_attention_backward, text_attention_forward
@@ -28,6 +29,7 @@ from .texts import text_attention_backward, text_attention_forward
 __all__ = [
     "adamw",
     "add",
+    "add_shares",
     "attention_backward",
     "attention_forward",
     "bounded_attention_backward",
@@ -35,6 +37,7 @@ __all__ = [
     "clip",
     "cross_entropy_backward",
     "cross_entropy_forward",
+    "dropout_mask",
     "erf",
     "gelu_backward",
     "gelu_forward",
