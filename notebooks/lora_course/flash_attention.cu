@@ -1,0 +1,358 @@
+// Attention without the matrix of scores on a GPU's tensor cores: tiles.py, in CUDA.
+//
+//     S = Q Kᵀ / √D,   P = softmax(S),   O = P V        q, k, v, out: (B, T, H, D)
+//
+// A GPU has three places for numbers. Global memory is large and slow, shared memory
+// serves the threads of one block and is small, registers belong to one thread. A tile
+// (TILE rows of an array) is brought into shared memory and read by all warps of the
+// block. What a warp (32 threads, "lanes") works out for its own 16 rows stays in its
+// registers until the end. So S and P never leave the chip.
+//
+//     flash_forward    a warp owns 16 queries and walks over the keys:    O and L
+//     flash_queries    the same walk once more, with P = exp(S - L):      dQ
+//     flash_keys       a warp owns 16 keys and walks over the queries:    dK and dV
+//
+// Each gradient has one owner, so that nothing is added up in global memory. The price
+// is that both kernels of the backward pass compute S and dP: 7 products in place of 5.
+
+#ifdef FLOAT16
+#include <cuda_fp16.h>
+#define KIND "f16"
+typedef __half real;
+typedef __half2 real2;
+__device__ real2 narrow(float2 x) { return __float22half2_rn(x); }
+__device__ float2 widen(real2 x) { return __half22float2(x); }
+#else
+#include <cuda_bf16.h>
+#define KIND "bf16"
+typedef __nv_bfloat16 real;
+typedef __nv_bfloat162 real2;
+__device__ real2 narrow(float2 x) { return __float22bfloat162_rn(x); }
+__device__ float2 widen(real2 x) { return __bfloat1622float2(x); }
+#endif
+
+#define MINUS_INFINITY __int_as_float(0xff800000)  // NVRTC knows no INFINITY
+
+constexpr int D = HEAD_SIZE;            // channels of a head, a multiple of 16
+constexpr int TILE = D > 64 ? 32 : 64;  // so that four tiles fit into 48 KiB
+constexpr int WARPS = 4;
+constexpr int THREADS = 32 * WARPS;
+constexpr int OWN = 16 * WARPS;  // rows that the warps of a block own together
+
+// A row has 8 numbers more than it needs: eight rows then lie in different banks.
+struct alignas(16) Tile {
+    real row[TILE][D + 8];
+};
+
+// A block is 16 x 16 numbers, spread over the 32 lanes of a warp: 8 numbers each, as
+// pairs of neighbours. Tensor cores read blocks in 16 bits and add up in float32.
+struct Block {
+    real2 pair[4];
+};
+struct Sums {
+    float v[8];
+};
+
+// Where a lane's i-th number of a block lies; its pair is i / 2.
+__device__ int row_of(int i) { return threadIdx.x % 32 / 4 + 8 * (i / 2 % 2); }
+__device__ int column_of(int i) { return threadIdx.x % 4 * 2 + i % 2 + 8 * (i / 4); }
+
+// ---- The instructions that CUDA C++ has no words for ----
+
+__device__ unsigned& bits(real2& pair) { return reinterpret_cast<unsigned&>(pair); }
+__device__ unsigned place(const void* shared) { return __cvta_generic_to_shared(shared); }
+
+// Four quarters of 8 x 8 numbers. Lane l names the start of row l % 8 of quarter l / 8.
+__device__ Block read_quarters(const real* row) {
+    Block x;
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(bits(x.pair[0])), "=r"(bits(x.pair[1])),
+                   "=r"(bits(x.pair[2])), "=r"(bits(x.pair[3]))
+                 : "r"(place(row)) : "memory");
+    return x;
+}
+
+// The same, each quarter transposed.
+__device__ Block read_quarters_transposed(const real* row) {
+    Block x;
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(bits(x.pair[0])), "=r"(bits(x.pair[1])),
+                   "=r"(bits(x.pair[2])), "=r"(bits(x.pair[3]))
+                 : "r"(place(row)) : "memory");
+    return x;
+}
+
+// c += a bᵀ for 8 rows of b, (16 x 16) times (16 x 8): what the tensor cores do.
+__device__ void multiply(float* c, Block a, real2 left, real2 right) {
+    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32." KIND "." KIND ".f32 "
+                 "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+                 : "r"(bits(a.pair[0])), "r"(bits(a.pair[1])), "r"(bits(a.pair[2])),
+                   "r"(bits(a.pair[3])), "r"(bits(left)), "r"(bits(right)));
+}
+
+// Begin to copy 4 or 16 bytes to shared memory; zeros if they are not `there`.
+template <int BYTES>
+__device__ void begin_copy(void* to, const void* from, bool there) {
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(place(to)), "l"(from),
+                 "n"(BYTES), "r"(there ? BYTES : 0) : "memory");
+}
+__device__ void wait_for_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
+
+// ---- Blocks ----
+
+// The block of a tile that begins at `corner`, and its transpose.
+__device__ Block load(const real* corner) {
+    int lane = threadIdx.x % 32;
+    return read_quarters(corner + lane % 16 * (D + 8) + lane / 16 * 8);
+}
+__device__ Block load_transposed(const real* corner) {
+    int lane = threadIdx.x % 32;
+    return read_quarters_transposed(corner + lane % 8 * (D + 8) + lane / 16 * 8 * (D + 8)
+                                    + lane / 8 % 2 * 8);
+}
+
+// c += a bᵀ
+__device__ void add_product(Sums& c, Block a, Block b) {
+    multiply(c.v, a, b.pair[0], b.pair[2]);
+    multiply(c.v + 4, a, b.pair[1], b.pair[3]);
+}
+
+__device__ Block narrow(const Sums& x) {
+    Block y;
+    for (int i = 0; i < 4; ++i) y.pair[i] = narrow(float2{x.v[2 * i], x.v[2 * i + 1]});
+    return y;
+}
+
+// 16 rows of global memory, `step` apart, as blocks; only the first `rows` are there.
+__device__ void read_rows(Block* x, const real* from, int step, int rows) {
+    for (int d = 0; d < D; d += 16)
+        for (int i = 0; i < 4; ++i) {
+            const real* at = from + (long long)row_of(2 * i) * step + d + column_of(2 * i);
+            x[d / 16].pair[i] = row_of(2 * i) < rows ? *(const real2*)at : narrow(float2{});
+        }
+}
+__device__ void write_rows(real* to, int step, int rows, const Sums* x, float factor) {
+    for (int d = 0; d < D; d += 16)
+        for (int i = 0; i < 4; ++i) {
+            const float* v = x[d / 16].v + 2 * i;
+            real* at = to + (long long)row_of(2 * i) * step + d + column_of(2 * i);
+            if (row_of(2 * i) < rows) *(real2*)at = narrow(float2{factor * v[0], factor * v[1]});
+        }
+}
+
+// Begin to copy rows of global memory to a tile; only the first `rows` are there.
+__device__ void begin_copy(Tile& to, const real* from, int step, int rows) {
+    for (int i = threadIdx.x; i < TILE * D / 8; i += THREADS) {
+        int row = i / (D / 8), column = i % (D / 8) * 8;
+        begin_copy<16>(&to.row[row][column], from + (long long)row * step + column, row < rows);
+    }
+}
+
+// The largest number, and the sum, of the four lanes that share a row.
+__device__ float max_of_row(float x) {
+    x = fmaxf(x, __shfl_xor_sync(0xffffffff, x, 1));
+    return fmaxf(x, __shfl_xor_sync(0xffffffff, x, 2));
+}
+__device__ float sum_of_row(float x) {
+    x += __shfl_xor_sync(0xffffffff, x, 1);
+    return x + __shfl_xor_sync(0xffffffff, x, 2);
+}
+
+__device__ bool seen(int query, int key, int T, bool causal) {
+    return key < T && (!causal || key <= query);
+}
+// Does each of 16 queries see each of so many keys?
+__device__ bool all_seen(int query, int key, int keys, int T, bool causal) {
+    return key + keys <= T && (!causal || key + keys <= query + 1);
+}
+
+// Where head blockIdx.y of text blockIdx.z begins in arrays (B, T, H, D), and in (B, H, T).
+__device__ long long start_of(int T, int H) {
+    return ((long long)blockIdx.z * T * H + blockIdx.y) * D;
+}
+__device__ long long row_start_of(int T, int H) {
+    return ((long long)blockIdx.z * H + blockIdx.y) * T;
+}
+
+// ---- O and L = log Σ exp(S) ----
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+flash_forward(const real* q, const real* k, const real* v, real* out, float* log_sum,
+              int T, int H, float scale, bool causal) {
+    __shared__ Tile K[2], V[2];  // one to compute with while the other is filled
+    int step = H * D, first = OWN * (gridDim.x - 1 - blockIdx.x);  // the longest go first
+    int query = first + threadIdx.x / 32 * 16;  // the first of this warp's 16
+    long long start = start_of(T, H);
+    q += start, k += start, v += start, out += start, log_sum += row_start_of(T, H);
+
+    Block Q[D / 16];
+    read_rows(Q, q + (long long)query * step, step, T - query);
+    Sums O[D / 16] = {};
+    float m[2] = {MINUS_INFINITY, MINUS_INFINITY}, z[2] = {0, 0};  // of a lane's two rows
+
+    int end = causal ? min(T, first + OWN) : T;  // the keys that the block needs
+    begin_copy(K[0], k, step, T);
+    begin_copy(V[0], v, step, T);
+    for (int key = 0, now = 0; key < end; key += TILE, now = 1 - now) {
+        wait_for_copies();
+        __syncthreads();  // this tile is there, and nobody still reads the one before
+        if (int next = key + TILE; next < end) {
+            begin_copy(K[1 - now], k + (long long)next * step, step, T - next);
+            begin_copy(V[1 - now], v + (long long)next * step, step, T - next);
+        }
+        Sums S[TILE / 16] = {};
+        for (int j = 0; j < TILE / 16; ++j)
+            for (int d = 0; d < D / 16; ++d)
+                add_product(S[j], Q[d], load(&K[now].row[16 * j][16 * d]));
+
+        bool all = all_seen(query, key, TILE, T, causal);
+        float higher[2] = {m[0], m[1]}, shrink[2];
+        for (int j = 0; j < TILE / 16; ++j)
+            for (int i = 0; i < 8; ++i) {
+                bool sees = all || seen(query + row_of(i), key + 16 * j + column_of(i), T, causal);
+                S[j].v[i] = sees ? scale * S[j].v[i] : MINUS_INFINITY;
+                higher[i / 2 % 2] = fmaxf(higher[i / 2 % 2], S[j].v[i]);
+            }
+        for (int r = 0; r < 2; ++r) {
+            higher[r] = max_of_row(higher[r]);
+            shrink[r] = __expf(m[r] - higher[r]);
+            z[r] *= shrink[r];
+            m[r] = higher[r];
+        }
+        for (int d = 0; d < D / 16; ++d)
+            for (int i = 0; i < 8; ++i) O[d].v[i] *= shrink[i / 2 % 2];
+
+        for (int j = 0; j < TILE / 16; ++j) {
+            for (int i = 0; i < 8; ++i) {
+                S[j].v[i] = __expf(S[j].v[i] - m[i / 2 % 2]);
+                z[i / 2 % 2] += S[j].v[i];
+            }
+            Block powers = narrow(S[j]);
+            for (int d = 0; d < D / 16; ++d)
+                add_product(O[d], powers, load_transposed(&V[now].row[16 * j][16 * d]));
+        }
+    }
+    for (int r = 0; r < 2; ++r) z[r] = sum_of_row(z[r]);  // until here each lane had its own
+    for (int d = 0; d < D / 16; ++d)
+        for (int i = 0; i < 8; ++i) O[d].v[i] /= z[i / 2 % 2];
+    write_rows(out + (long long)query * step, step, T - query, O, 1);
+    for (int r = 0; r < 2; ++r)
+        if (int row = query + row_of(2 * r); threadIdx.x % 4 == 0 && row < T)
+            log_sum[row] = m[r] + __logf(z[r]);
+}
+
+// ---- dQ, and Δ = rowsum(dO ∘ O) for the next kernel ----
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+flash_queries(const real* q, const real* k, const real* v, const real* out, const real* dout,
+              const float* log_sum, float* delta, real* dq, int T, int H, float scale,
+              bool causal) {
+    __shared__ Tile K[2], V[2];
+    int step = H * D, first = OWN * (gridDim.x - 1 - blockIdx.x);
+    int query = first + threadIdx.x / 32 * 16;
+    long long start = start_of(T, H), own = start + (long long)query * step;
+    k += start, v += start, log_sum += row_start_of(T, H), delta += row_start_of(T, H);
+
+    Block Q[D / 16], dO[D / 16], O[D / 16];
+    read_rows(Q, q + own, step, T - query);
+    read_rows(dO, dout + own, step, T - query);
+    read_rows(O, out + own, step, T - query);
+    float L[2], sum[2] = {0, 0};
+    for (int d = 0; d < D / 16; ++d)
+        for (int i = 0; i < 4; ++i) {
+            float2 x = widen(dO[d].pair[i]), y = widen(O[d].pair[i]);
+            sum[i % 2] += x.x * y.x + x.y * y.y;
+        }
+    for (int r = 0; r < 2; ++r) {
+        int row = query + row_of(2 * r);
+        L[r] = row < T ? log_sum[row] : 0;
+        sum[r] = sum_of_row(sum[r]);
+        if (threadIdx.x % 4 == 0 && row < T) delta[row] = sum[r];
+    }
+
+    Sums dQ[D / 16] = {};
+    int end = causal ? min(T, first + OWN) : T;
+    begin_copy(K[0], k, step, T);
+    begin_copy(V[0], v, step, T);
+    for (int key = 0, now = 0; key < end; key += TILE, now = 1 - now) {
+        wait_for_copies();
+        __syncthreads();
+        if (int next = key + TILE; next < end) {
+            begin_copy(K[1 - now], k + (long long)next * step, step, T - next);
+            begin_copy(V[1 - now], v + (long long)next * step, step, T - next);
+        }
+        bool all = all_seen(query, key, TILE, T, causal);
+        for (int j = 0; j < TILE / 16; ++j) {
+            Sums S = {}, dP = {}, dS;
+            for (int d = 0; d < D / 16; ++d) {
+                add_product(S, Q[d], load(&K[now].row[16 * j][16 * d]));
+                add_product(dP, dO[d], load(&V[now].row[16 * j][16 * d]));
+            }
+            for (int i = 0; i < 8; ++i) {
+                bool sees = all || seen(query + row_of(i), key + 16 * j + column_of(i), T, causal);
+                float P = sees ? __expf(scale * S.v[i] - L[i / 2 % 2]) : 0;
+                dS.v[i] = P * (dP.v[i] - sum[i / 2 % 2]);
+            }
+            Block narrowed = narrow(dS);
+            for (int d = 0; d < D / 16; ++d)
+                add_product(dQ[d], narrowed, load_transposed(&K[now].row[16 * j][16 * d]));
+        }
+    }
+    write_rows(dq + own, step, T - query, dQ, scale);
+}
+
+// ---- dK and dV: the rows of S, P and dS are keys here, their columns queries ----
+
+extern "C" __global__ void __launch_bounds__(THREADS)
+flash_keys(const real* q, const real* k, const real* v, const real* dout, const float* log_sum,
+           const float* delta, real* dk, real* dv, int T, int H, float scale, bool causal) {
+    __shared__ Tile Q[2], dO[2];
+    __shared__ float L[2][TILE], sum[2][TILE];
+    int step = H * D, first = OWN * blockIdx.x;
+    int key = first + threadIdx.x / 32 * 16;
+    long long start = start_of(T, H), own = start + (long long)key * step;
+    q += start, dout += start, log_sum += row_start_of(T, H), delta += row_start_of(T, H);
+
+    Block K[D / 16], V[D / 16];
+    read_rows(K, k + own, step, T - key);
+    read_rows(V, v + own, step, T - key);
+    Sums dK[D / 16] = {}, dV[D / 16] = {};
+
+    auto begin = [&](int to, int query) {
+        begin_copy(Q[to], q + (long long)query * step, step, T - query);
+        begin_copy(dO[to], dout + (long long)query * step, step, T - query);
+        if (int i = threadIdx.x; i < TILE) {
+            begin_copy<4>(&L[to][i], log_sum + query + i, query + i < T);
+            begin_copy<4>(&sum[to][i], delta + query + i, query + i < T);
+        }
+    };
+    int query = causal ? first : 0, now = 0;  // no earlier query sees a key of this block
+    begin(now, query);
+    for (; query < T; query += TILE, now = 1 - now) {
+        wait_for_copies();
+        __syncthreads();
+        if (query + TILE < T) begin(1 - now, query + TILE);
+        for (int j = 0; j < TILE / 16; ++j) {
+            Sums S = {}, dP = {}, dS;
+            for (int d = 0; d < D / 16; ++d) {
+                add_product(S, K[d], load(&Q[now].row[16 * j][16 * d]));
+                add_product(dP, V[d], load(&dO[now].row[16 * j][16 * d]));
+            }
+            bool all = all_seen(query + 16 * j, key, 16, T, causal);
+            for (int i = 0; i < 8; ++i) {
+                int column = 16 * j + column_of(i);
+                bool sees = all || seen(query + column, key + row_of(i), T, causal);
+                S.v[i] = sees ? __expf(scale * S.v[i] - L[now][column]) : 0;
+                dS.v[i] = S.v[i] * (dP.v[i] - sum[now][column]);
+            }
+            Block P = narrow(S), narrowed = narrow(dS);
+            for (int d = 0; d < D / 16; ++d) {
+                add_product(dV[d], P, load_transposed(&dO[now].row[16 * j][16 * d]));
+                add_product(dK[d], narrowed, load_transposed(&Q[now].row[16 * j][16 * d]));
+            }
+        }
+    }
+    write_rows(dk + own, step, T - key, dK, scale);
+    write_rows(dv + own, step, T - key, dV, 1);
+}
