@@ -1,0 +1,82 @@
+"""Attention by tiles on a GPU's tensor cores: compiles flash_attention.cu for an NVIDIA GPU, and calls it.
+
+The file in CUDA has the steps of `tiles.py`, with other places for the numbers. It is there to be read beside that one.
+Models do not use it: where cuDNN is installed, the library calls cuDNN's (`lora_np/autograd/cuda/flash.py`).
+"""
+
+import functools
+from importlib.resources import files
+
+import numpy as np
+
+from lora_np.autograd.devices import load_cupy
+
+OWN = 64  # rows that belong to a block of threads; OWN in flash_attention.cu
+THREADS = 128
+KINDS = {"bfloat16": (), "float16": ("-DFLOAT16",)}  # options for the compiler
+MOST_CHANNELS = 128
+
+
+def attention(q, k, v, causal=True):
+    """O = softmax(Q Kᵀ / √D) V and, for each query, L = log Σ exp(S) over the keys that it sees.
+
+    q, k, v (B, T, H, D), CuPy's, in bfloat16 or float16 -> O (B, T, H, D), L (B, H, T) in float32. D is a multiple of
+    16, at most 128. Products are of numbers in 16 bits; they add up in float32. ValueError for other arrays.
+    """
+    cupy = load_cupy()
+    q, k, v = _checked(q, k, v)
+    B, T, H, _ = q.shape
+    out, log_sum = cupy.empty_like(q), cupy.empty((B, H, T), np.float32)
+    _start("flash_forward", causal, q, k, v, out, log_sum)
+    return out, log_sum
+
+
+def attention_backward(dout, q, k, v, out, log_sum, causal=True):
+    """dQ, dK, dV from dO (B, T, H, D). Of the forward pass its inputs, O and L are needed; P is computed again.
+
+    The gradients are the same numbers each time: nothing is added up in an order that depends on who comes first.
+    """
+    cupy = load_cupy()
+    dout, q, k, v, out = _checked(dout, q, k, v, out)
+    delta = cupy.empty_like(log_sum)
+    dq, dk, dv = (cupy.empty_like(q) for _ in range(3))
+    _start("flash_queries", causal, q, k, v, out, dout, log_sum, delta, dq)
+    _start("flash_keys", causal, q, k, v, dout, log_sum, delta, dk, dv)
+    return dq, dk, dv
+
+
+def source(kernel=None):
+    """The text of flash_attention.cu, or of one of its three kernels."""
+    text = files("lora_course").joinpath("flash_attention.cu").read_text(encoding="utf-8")
+    if kernel is None:
+        return text
+    name = text.index(f"\n{kernel}(")
+    return text[text.rindex("extern", 0, name) : text.index("\n}\n", name) + 2]
+
+
+@functools.cache
+def _kernel(name, kind, head_size, device):
+    options = ("--std=c++17", f"-DHEAD_SIZE={head_size}", *KINDS[kind])
+    return load_cupy().RawModule(code=source(), options=options).get_function(name)
+
+
+def _start(name, causal, *arrays):
+    """Start a kernel: a block of threads for OWN rows of each head of each text."""
+    B, T, H, D = arrays[0].shape
+    kernel = _kernel(name, arrays[0].dtype.name, D, arrays[0].device.id)
+    numbers = np.int32(T), np.int32(H), np.float32(D**-0.5), np.bool_(causal)
+    with arrays[0].device:
+        kernel((-(-T // OWN), H, B), (THREADS,), (*arrays, *numbers))
+
+
+def _checked(*arrays):
+    """The arrays, with numbers side by side; ValueError for what the kernels cannot read."""
+    first = arrays[0]
+    if first.dtype.name not in KINDS or first.ndim != 4 or 0 in first.shape:
+        raise ValueError(f"expected (B, T, H, D) in bfloat16 or float16, got {first.shape} in {first.dtype}")
+    if first.shape[-1] % 16 or first.shape[-1] > MOST_CHANNELS:
+        raise ValueError(f"expected heads of 16, 32, ... {MOST_CHANNELS} channels, got {first.shape[-1]}")
+    for x in arrays:
+        if (x.shape, x.dtype) != (first.shape, first.dtype):
+            raise ValueError(f"expected arrays of one shape and type, got {x.shape} beside {first.shape}")
+    return [load_cupy().ascontiguousarray(x) for x in arrays]

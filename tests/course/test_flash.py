@@ -1,0 +1,129 @@
+"""The kernel of attention by tiles, against the plain formula in float64: on a GPU, and its text on a CPU."""
+
+import ctypes
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from lora_course import flash
+from lora_np import nn
+from lora_np.autograd.fused import reference
+
+HERE = Path(__file__).parent
+LAST_BIT = {"float16": 2.0**-11, "bfloat16": 2.0**-8}  # half a unit in the last place, relative
+CALLS = """
+#define START(name, ...) \\
+    launch({unsigned(T + OWN - 1) / OWN, unsigned(H), unsigned(B)}, THREADS, \\
+           [=] { name(__VA_ARGS__, T, H, scale, causal); })
+extern "C" void forward(real* q, real* k, real* v, real* out, float* L, int B, int T, int H, float scale, bool causal,
+                        bool late) {
+    late_copies = late;
+    START(flash_forward, q, k, v, out, L);
+}
+extern "C" void backward(real* dout, real* q, real* k, real* v, real* out, float* L, float* delta, real* dq, real* dk,
+                         real* dv, int B, int T, int H, float scale, bool causal, bool late) {
+    late_copies = late;
+    START(flash_queries, q, k, v, out, dout, L, delta, dq);
+    START(flash_keys, q, k, v, dout, L, delta, dk, dv);
+}
+"""
+
+
+def drawn(kind, *shape):
+    """q, k, v, dO (B, T, H, D) in 16 bits. Scores are large, so that softmax has to look for the maximum."""
+    numbers = np.random.default_rng(0).standard_normal((4, *shape)).astype(np.float32)
+    numbers[0] *= 4
+    return [x.astype(nn.float_type(kind)) for x in numbers]
+
+
+def expected(q, k, v, dout, causal):
+    """O, dQ, dK, dV of the plain formula in float64, (B, T, H, D), and L (B, H, T)."""
+    q, k, v, dout = (x.astype(np.float64).swapaxes(1, 2) for x in (q, k, v, dout))
+    out, cache = reference.attention_forward(q, k, v, causal)
+    scores = q @ k.swapaxes(-1, -2) / np.sqrt(q.shape[-1])
+    scores = np.where(np.tri(q.shape[2], dtype=bool) | (not causal), scores, -np.inf)
+    log_sum = np.logaddexp.reduce(scores, axis=-1)
+    return log_sum, [x.swapaxes(1, 2) for x in (out, *reference.attention_backward(dout, cache))]
+
+
+def assert_near(found, right, allowed):
+    """Off by at most so much of the largest number, or of 0.1 where all should be zero."""
+    found = np.asarray(found, np.float64)
+    assert found.shape == right.shape
+    assert np.abs(found - right).max() <= allowed * max(0.1, np.abs(right).max())
+
+
+def check(kind, found, log_sum, arrays, causal):
+    """O and L, dQ, dK, dV against the plain formula: off by a few units in the last place."""
+    right_sum, right = expected(*arrays, causal)
+    assert_near(log_sum, right_sum, 1e-5)
+    for x, y in zip(found, right, strict=True):
+        assert_near(x, y, 4 * LAST_BIT[kind])
+
+
+@pytest.fixture(scope="module")
+def on_cpu(tmp_path_factory):
+    """head size -> the kernels, compiled for this computer's processor."""
+    if shutil.which("g++") is None or not sys.platform.startswith("linux"):
+        pytest.skip("needs g++ and Linux")
+    text = flash.source().replace("#include <cuda_bf16.h>", (HERE / "cuda_on_cpu.h").read_text(encoding="utf-8"))
+    before, rest = text.split("// ---- The instructions")
+    after = rest[rest.index("// ---- Blocks") :]
+    text = "\n".join([before, (HERE / "instructions_on_cpu.h").read_text(encoding="utf-8"), after, CALLS])
+    folder = tmp_path_factory.mktemp("kernels")
+    (folder / "flash.cpp").write_text(text, encoding="utf-8")
+
+    def compiled(head_size):
+        library = folder / f"flash{head_size}.so"
+        options = ["-O1", "-std=c++17", "-w", "-fno-strict-aliasing", "-fPIC", "-shared", f"-DHEAD_SIZE={head_size}"]
+        subprocess.run(["g++", *options, folder / "flash.cpp", "-o", library], check=True)
+        return ctypes.CDLL(str(library))
+
+    return compiled
+
+
+def call(function, arrays, causal, late):
+    B, T, H, D = arrays[0].shape
+    pointers = [ctypes.c_void_p(x.ctypes.data) for x in arrays]
+    function(*pointers, B, T, H, ctypes.c_float(D**-0.5), ctypes.c_bool(causal), ctypes.c_bool(late))
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["copies at once", "late copies"])
+def test_the_kernels_text_is_attention(on_cpu, late):
+    kernels = on_cpu(32)
+    for T, causal in ((1, True), (70, True), (131, True), (131, False)):
+        q, k, v, dout = arrays = drawn("bfloat16", 2, T, 2, 32)
+        out, dq, dk, dv = (np.full_like(q, np.nan) for _ in range(4))
+        log_sum, delta = np.full((2, 2, 2, T), np.nan, np.float32)
+        call(kernels.forward, (q, k, v, out, log_sum), causal, late)
+        call(kernels.backward, (dout, q, k, v, out, log_sum, delta, dq, dk, dv), causal, late)
+        check("bfloat16", (out, dq, dk, dv), log_sum, arrays, causal)
+
+
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", ["bfloat16", "float16"])
+@pytest.mark.parametrize("causal", [True, False])
+@pytest.mark.parametrize(("T", "D"), [(1, 16), (63, 64), (65, 64), (200, 48), (300, 80), (515, 64), (515, 128)])
+def test_the_kernel_is_attention(kind, causal, T, D):
+    import cupy
+
+    arrays = drawn(kind, 2, T, 3, D)
+    q, k, v, dout = map(cupy.asarray, arrays)
+    out, log_sum = flash.attention(q, k, v, causal)
+    gradients = flash.attention_backward(dout, q, k, v, out, log_sum, causal)
+    check(kind, [x.get() for x in (out, *gradients)], log_sum.get(), arrays, causal)
+
+
+@pytest.mark.gpu
+def test_the_gradients_are_the_same_each_time():
+    import cupy
+
+    q, k, v, dout = map(cupy.asarray, drawn("bfloat16", 2, 1000, 4, 64))
+    out, log_sum = flash.attention(q, k, v)
+    first, second = (flash.attention_backward(dout, q, k, v, out, log_sum) for _ in range(2))
+    for x, y in zip(first, second, strict=True):
+        assert x.tobytes() == y.tobytes()
