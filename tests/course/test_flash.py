@@ -67,23 +67,19 @@ def check(kind, found, log_sum, arrays, causal):
 
 @pytest.fixture(scope="module")
 def on_cpu(tmp_path_factory):
-    """head size -> the kernels, compiled for this computer's processor."""
+    """The kernels for heads of 32 channels, compiled for this computer's processor."""
     if shutil.which("g++") is None or not sys.platform.startswith("linux"):
         pytest.skip("needs g++ and Linux")
     text = flash.source().replace("#include <cuda_bf16.h>", (HERE / "cuda_on_cpu.h").read_text(encoding="utf-8"))
-    before, rest = text.split("// ---- The instructions")
+    before, _, rest = text.partition("// ---- The instructions")
     after = rest[rest.index("// ---- Blocks") :]
     text = "\n".join([before, (HERE / "instructions_on_cpu.h").read_text(encoding="utf-8"), after, CALLS])
-    folder = tmp_path_factory.mktemp("kernels")
-    (folder / "flash.cpp").write_text(text, encoding="utf-8")
-
-    def compiled(head_size):
-        library = folder / f"flash{head_size}.so"
-        options = ["-O1", "-std=c++17", "-w", "-fno-strict-aliasing", "-fPIC", "-shared", f"-DHEAD_SIZE={head_size}"]
-        subprocess.run(["g++", *options, folder / "flash.cpp", "-o", library], check=True)
-        return ctypes.CDLL(str(library))
-
-    return compiled
+    source = tmp_path_factory.mktemp("kernels") / "flash.cpp"
+    source.write_text(text, encoding="utf-8")
+    library = source.with_suffix(".so")
+    options = ["-O1", "-std=c++17", "-w", "-fno-strict-aliasing", "-fPIC", "-shared", "-DHEAD_SIZE=32"]
+    subprocess.run(["g++", *options, source, "-o", library], check=True)
+    return ctypes.CDLL(str(library))
 
 
 def call(function, arrays, causal, late):
@@ -94,21 +90,20 @@ def call(function, arrays, causal, late):
 
 @pytest.mark.parametrize("late", [False, True], ids=["copies at once", "late copies"])
 def test_the_kernels_text_is_attention(on_cpu, late):
-    kernels = on_cpu(32)
-    for T, causal in ((1, True), (70, True), (131, True), (131, False)):
-        q, k, v, dout = arrays = drawn("bfloat16", 2, T, 2, 32)
+    for T, causal in ((1, True), (70, True), (131, True), (70, False)):
+        q, k, v, dout = arrays = drawn("bfloat16", 1, T, 2, 32)
         out, dq, dk, dv = (np.full_like(q, np.nan) for _ in range(4))
-        log_sum, delta = np.full((2, 2, 2, T), np.nan, np.float32)
-        call(kernels.forward, (q, k, v, out, log_sum), causal, late)
-        call(kernels.backward, (dout, q, k, v, out, log_sum, delta, dq, dk, dv), causal, late)
+        log_sum, delta = np.full((2, 1, 2, T), np.nan, np.float32)
+        call(on_cpu.forward, (q, k, v, out, log_sum), causal, late)
+        call(on_cpu.backward, (dout, q, k, v, out, log_sum, delta, dq, dk, dv), causal, late)
         check("bfloat16", (out, dq, dk, dv), log_sum, arrays, causal)
 
 
 @pytest.mark.gpu
-@pytest.mark.parametrize("kind", ["bfloat16", "float16"])
 @pytest.mark.parametrize("causal", [True, False])
-@pytest.mark.parametrize(("T", "D"), [(1, 16), (63, 64), (65, 64), (200, 48), (300, 80), (515, 64), (515, 128)])
-def test_the_kernel_is_attention(kind, causal, T, D):
+@pytest.mark.parametrize("T", [1, 63, 65, 300, 515])
+@pytest.mark.parametrize(("kind", "D"), [("bfloat16", 64), ("bfloat16", 128), ("bfloat16", 48), ("float16", 64)])
+def test_the_kernel_is_attention(kind, D, T, causal):
     import cupy
 
     arrays = drawn(kind, 2, T, 3, D)
