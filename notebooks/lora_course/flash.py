@@ -56,7 +56,7 @@ def source(kernel=None):
 
 @functools.cache
 def _kernel(name, kind, head_size, device):
-    options = ("--std=c++17", f"-DHEAD_SIZE={head_size}", *KINDS[kind])
+    options = ("--std=c++17", "--use_fast_math", f"-DHEAD_SIZE={head_size}", *KINDS[kind])
     return load_cupy().RawModule(code=source(), options=options).get_function(name)
 
 

@@ -84,7 +84,7 @@ __device__ Block read_quarters_transposed(const real* row) {
 
 // c += a bᵀ for 8 rows of b, (16 x 16) times (16 x 8): what the tensor cores do.
 __device__ void multiply(float* c, Block a, real2 left, real2 right) {
-    asm volatile("mma.sync.aligned.m16n8k16.row.col.f32." KIND "." KIND ".f32 "
+    asm("mma.sync.aligned.m16n8k16.row.col.f32." KIND "." KIND ".f32 "
                  "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
                  : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
                  : "r"(bits(a.pair[0])), "r"(bits(a.pair[1])), "r"(bits(a.pair[2])),
@@ -101,21 +101,22 @@ __device__ void wait_for_copies() { asm volatile("cp.async.wait_all;" ::: "memor
 
 // ---- Blocks ----
 
-// The block of a tile that begins at `corner`, and its transpose.
+// The block of a tile that begins at `corner`, and its transpose, as second factors: the
+// quarters row by row, upper left, upper right, and so on. First factors have them column
+// by column (see row_of).
 __device__ Block load(const real* corner) {
-    int lane = threadIdx.x % 32;
-    return read_quarters(corner + lane % 16 * (D + 8) + lane / 16 * 8);
+    int lane = threadIdx.x % 32, row = lane % 8 + lane / 16 * 8, column = lane / 8 % 2 * 8;
+    return read_quarters(corner + row * (D + 8) + column);
 }
 __device__ Block load_transposed(const real* corner) {
-    int lane = threadIdx.x % 32;
-    return read_quarters_transposed(corner + lane % 8 * (D + 8) + lane / 16 * 8 * (D + 8)
-                                    + lane / 8 % 2 * 8);
+    int lane = threadIdx.x % 32, row = lane % 16, column = lane / 16 * 8;
+    return read_quarters_transposed(corner + row * (D + 8) + column);
 }
 
 // c += a bᵀ
 __device__ void add_product(Sums& c, Block a, Block b) {
-    multiply(c.v, a, b.pair[0], b.pair[2]);
-    multiply(c.v + 4, a, b.pair[1], b.pair[3]);
+    multiply(c.v, a, b.pair[0], b.pair[1]);
+    multiply(c.v + 4, a, b.pair[2], b.pair[3]);
 }
 
 __device__ Block narrow(const Sums& x) {
@@ -159,12 +160,19 @@ __device__ float sum_of_row(float x) {
     return x + __shfl_xor_sync(0xffffffff, x, 2);
 }
 
-__device__ bool seen(int query, int key, int T, bool causal) {
-    return key < T && (!causal || key <= query);
+// S = -∞ where a query does not see a key: where the key comes later, or is not there.
+// In the first function the rows are queries, in the second keys. Most blocks have
+// nothing to hide, so that they are asked first.
+__device__ void hide_keys(Sums& S, int query, int key, int T, bool causal) {
+    if (key + 16 > T || (causal && key + 15 > query))
+        for (int i = 0; i < 8; ++i)
+            if (key + column_of(i) >= T || (causal && key + column_of(i) > query + row_of(i)))
+                S.v[i] = MINUS_INFINITY;
 }
-// Does each of 16 queries see each of so many keys?
-__device__ bool all_seen(int query, int key, int keys, int T, bool causal) {
-    return key + keys <= T && (!causal || key + keys <= query + 1);
+__device__ void hide_queries(Sums& S, int query, int key, bool causal) {
+    if (causal && key + 15 > query)
+        for (int i = 0; i < 8; ++i)
+            if (key + row_of(i) > query + column_of(i)) S.v[i] = MINUS_INFINITY;
 }
 
 // Where head blockIdx.y of text blockIdx.z begins in arrays (B, T, H, D), and in (B, H, T).
@@ -206,26 +214,23 @@ flash_forward(const real* q, const real* k, const real* v, real* out, float* log
             for (int d = 0; d < D / 16; ++d)
                 add_product(S[j], Q[d], load(&K[now].row[16 * j][16 * d]));
 
-        bool all = all_seen(query, key, TILE, T, causal);
-        float higher[2] = {m[0], m[1]}, shrink[2];
+        for (int j = 0; j < TILE / 16; ++j) hide_keys(S[j], query, key + 16 * j, T, causal);
+        float largest[2] = {MINUS_INFINITY, MINUS_INFINITY}, shrink[2];
         for (int j = 0; j < TILE / 16; ++j)
-            for (int i = 0; i < 8; ++i) {
-                bool sees = all || seen(query + row_of(i), key + 16 * j + column_of(i), T, causal);
-                S[j].v[i] = sees ? scale * S[j].v[i] : MINUS_INFINITY;
-                higher[i / 2 % 2] = fmaxf(higher[i / 2 % 2], S[j].v[i]);
-            }
+            for (int i = 0; i < 8; ++i)
+                largest[i / 2 % 2] = fmaxf(largest[i / 2 % 2], S[j].v[i]);
         for (int r = 0; r < 2; ++r) {
-            higher[r] = max_of_row(higher[r]);
-            shrink[r] = __expf(m[r] - higher[r]);
+            float higher = fmaxf(m[r], scale * max_of_row(largest[r]));
+            shrink[r] = expf(m[r] - higher);
             z[r] *= shrink[r];
-            m[r] = higher[r];
+            m[r] = higher;
         }
         for (int d = 0; d < D / 16; ++d)
             for (int i = 0; i < 8; ++i) O[d].v[i] *= shrink[i / 2 % 2];
 
         for (int j = 0; j < TILE / 16; ++j) {
             for (int i = 0; i < 8; ++i) {
-                S[j].v[i] = __expf(S[j].v[i] - m[i / 2 % 2]);
+                S[j].v[i] = expf(scale * S[j].v[i] - m[i / 2 % 2]);
                 z[i / 2 % 2] += S[j].v[i];
             }
             Block powers = narrow(S[j]);
@@ -239,7 +244,7 @@ flash_forward(const real* q, const real* k, const real* v, real* out, float* log
     write_rows(out + (long long)query * step, step, T - query, O, 1);
     for (int r = 0; r < 2; ++r)
         if (int row = query + row_of(2 * r); threadIdx.x % 4 == 0 && row < T)
-            log_sum[row] = m[r] + __logf(z[r]);
+            log_sum[row] = m[r] + logf(z[r]);
 }
 
 // ---- dQ, and Δ = rowsum(dO ∘ O) for the next kernel ----
@@ -282,16 +287,15 @@ flash_queries(const real* q, const real* k, const real* v, const real* out, cons
             begin_copy(K[1 - now], k + (long long)next * step, step, T - next);
             begin_copy(V[1 - now], v + (long long)next * step, step, T - next);
         }
-        bool all = all_seen(query, key, TILE, T, causal);
         for (int j = 0; j < TILE / 16; ++j) {
             Sums S = {}, dP = {}, dS;
             for (int d = 0; d < D / 16; ++d) {
                 add_product(S, Q[d], load(&K[now].row[16 * j][16 * d]));
                 add_product(dP, dO[d], load(&V[now].row[16 * j][16 * d]));
             }
+            hide_keys(S, query, key + 16 * j, T, causal);
             for (int i = 0; i < 8; ++i) {
-                bool sees = all || seen(query + row_of(i), key + 16 * j + column_of(i), T, causal);
-                float P = sees ? __expf(scale * S.v[i] - L[i / 2 % 2]) : 0;
+                float P = expf(scale * S.v[i] - L[i / 2 % 2]);
                 dS.v[i] = P * (dP.v[i] - sum[i / 2 % 2]);
             }
             Block narrowed = narrow(dS);
@@ -339,11 +343,10 @@ flash_keys(const real* q, const real* k, const real* v, const real* dout, const 
                 add_product(S, K[d], load(&Q[now].row[16 * j][16 * d]));
                 add_product(dP, V[d], load(&dO[now].row[16 * j][16 * d]));
             }
-            bool all = all_seen(query + 16 * j, key, 16, T, causal);
+            hide_queries(S, query + 16 * j, key, causal);
             for (int i = 0; i < 8; ++i) {
                 int column = 16 * j + column_of(i);
-                bool sees = all || seen(query + column, key + row_of(i), T, causal);
-                S.v[i] = sees ? __expf(scale * S.v[i] - L[now][column]) : 0;
+                S.v[i] = expf(scale * S.v[i] - L[now][column]);
                 dS.v[i] = S.v[i] * (dP.v[i] - sum[now][column]);
             }
             Block P = narrow(S), narrowed = narrow(dS);

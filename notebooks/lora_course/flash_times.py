@@ -1,7 +1,7 @@
 """How fast is the kernel in flash_attention.cu, beside cuDNN's and beside attention that has all scores in memory?
 
-`python -m lora_course.flash_times --out FILE` measures on an NVIDIA GPU, in some seconds. Notebook 11 does the same where
-there is one, and elsewhere shows flash_times.json, the figures that are shipped here. Those have PyTorch's too:
+`python -m lora_course.flash_times --out FILE` measures on an NVIDIA GPU, in some seconds. Notebook 11 does so where
+there is a GPU, and elsewhere shows flash_times.json, the figures that are shipped here. Those have PyTorch's too:
 `python tests/benchmarks/attention.py`.
 """
 

@@ -55,8 +55,6 @@ static float __int_as_float(unsigned bits) {
     std::memcpy(&x, &bits, 4);
     return x;
 }
-#define __expf(x) std::exp(x)
-#define __logf(x) std::log(x)
 
 // ---- Fibers ----
 
