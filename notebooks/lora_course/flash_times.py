@@ -129,7 +129,7 @@ def _long_product(size=8192):
 
 
 def peak_mib(make, arrays):
-    """What forward and backward hold beside q, k, v and dO, at most, in MiB: a memory pool of their own grows so far."""
+    """What forward and backward hold at most beside q, k, v and dO, in MiB: so far a memory pool of their own grows."""
     cupy = load_cupy()
     pool = cupy.cuda.MemoryPool()
     with cupy.cuda.using_allocator(pool.malloc):
