@@ -140,8 +140,11 @@ def peak_mib(make, arrays):
     return round(peak, 1)
 
 
-def measure_way(name, make, rounds, peak=peak_mib):
-    """[{"way", "shape", "forward" and "backward" in ms, "peak" in MiB}] for each of SHAPES; empty if it cannot."""
+def measure_way(name, make, rounds, peak=None):
+    """[{"way", "shape", "forward" and "backward" in ms, "peak" in MiB}] for each of SHAPES; empty if it cannot.
+
+    peak: what measures memory, in the place of `peak_mib`.
+    """
     rows = []
     for shape in SHAPES.values():
         arrays = draw(shape)
@@ -150,14 +153,14 @@ def measure_way(name, make, rounds, peak=peak_mib):
         forward, backward = (milliseconds(call, rounds) for call in made)
         del made
         rows.append({"way": name, "shape": shape, "forward": forward, "backward": backward})
-        rows[-1]["peak"] = peak(make, arrays)
+        rows[-1]["peak"] = (peak or peak_mib)(make, arrays)
     return rows
 
 
-def measure(rounds=5, ways=WAYS):
-    """{"about", "distances", "times"} on this machine's GPU."""
+def measure(rounds=5, ways=None):
+    """{"about", "distances", "times"} on this machine's GPU, of WAYS or others."""
     result = {"about": {"gpu": device_name("cuda"), "python": platform.python_version()}, "distances": [], "times": []}
-    for name, make in ways.items():
+    for name, make in (ways or WAYS).items():
         rows = measure_way(name, make, rounds)
         if rows:
             result["times"] += rows
@@ -187,13 +190,13 @@ def operations(shape):
 
 def format_times(result):
     """A table: milliseconds forward and backward, how many operations a second that is forward, memory."""
-    lines = [f"{'B x T x H x D':<18} {'':<22} {'forward':>8} {'backward':>8}  {'TFLOP/s':>7} {'MiB':>7}"]
+    lines = [f"{'B x T x H x D':<19} {'':<24} {'forward':>8} {'backward':>8}  {'TFLOP/s':>7} {'MiB':>7}"]
     for name, shape in SHAPES.items():
         for way in dict.fromkeys(row["way"] for row in result["times"]):
             row = row_of(result, way, name)
             rate = operations(shape) / row["forward"] / 1e9
             times = f"{row['forward']:>8.3f} {row['backward']:>8.3f}"
-            lines.append(f"{' x '.join(map(str, shape)):<18} {way:<22} {times}  {rate:>7.0f} {row['peak']:>7.0f}")
+            lines.append(f"{' x '.join(map(str, shape)):<19} {way:<24} {times}  {rate:>7.0f} {row['peak']:>7.0f}")
     return "\n".join(lines)
 
 
