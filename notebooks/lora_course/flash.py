@@ -13,15 +13,14 @@ from lora_np.autograd.devices import load_cupy
 
 OWN = 64  # rows that belong to a block of threads; OWN in flash_attention.cu
 THREADS = 128
-KINDS = {"bfloat16": (), "float16": ("-DFLOAT16",)}  # options for the compiler
 MOST_CHANNELS = 128
 
 
 def attention(q, k, v, causal=True):
     """O = softmax(Q Kᵀ / √D) V and, for each query, L = log Σ exp(S) over the keys that it sees.
 
-    q, k, v (B, T, H, D), CuPy's, in bfloat16 or float16 -> O (B, T, H, D), L (B, H, T) in float32. D is a multiple of
-    16, at most 128. Products are of numbers in 16 bits; they add up in float32. ValueError for other arrays.
+    q, k, v (B, T, H, D), CuPy's, in bfloat16 -> O (B, T, H, D), L (B, H, T) in float32. D is a multiple of 16, at most
+    128. What is multiplied has 16 bits; it adds up in float32. ValueError for other arrays.
     """
     cupy = load_cupy()
     q, k, v = _checked(q, k, v)
@@ -55,15 +54,15 @@ def source(kernel=None):
 
 
 @functools.cache
-def _kernel(name, kind, head_size, device):
-    options = ("--std=c++17", "--use_fast_math", f"-DHEAD_SIZE={head_size}", *KINDS[kind])
+def _kernel(name, head_size, device):
+    options = ("--std=c++17", "--use_fast_math", f"-DHEAD_SIZE={head_size}")
     return load_cupy().RawModule(code=source(), options=options).get_function(name)
 
 
 def _start(name, causal, *arrays):
     """Start a kernel: a block of threads for OWN rows of each head of each text."""
     B, T, H, D = arrays[0].shape
-    kernel = _kernel(name, arrays[0].dtype.name, D, arrays[0].device.id)
+    kernel = _kernel(name, D, arrays[0].device.id)
     numbers = np.int32(T), np.int32(H), np.float32(D**-0.5), np.bool_(causal)
     with arrays[0].device:
         kernel((-(-T // OWN), H, B), (THREADS,), (*arrays, *numbers))
@@ -72,8 +71,8 @@ def _start(name, causal, *arrays):
 def _checked(*arrays):
     """The arrays, with numbers side by side; ValueError for what the kernels cannot read."""
     first = arrays[0]
-    if first.dtype.name not in KINDS or first.ndim != 4 or 0 in first.shape:
-        raise ValueError(f"expected (B, T, H, D) in bfloat16 or float16, got {first.shape} in {first.dtype}")
+    if first.dtype.name != "bfloat16" or first.ndim != 4 or 0 in first.shape:
+        raise ValueError(f"expected numbers (B, T, H, D) in bfloat16, got {first.shape} in {first.dtype}")
     if first.shape[-1] % 16 or first.shape[-1] > MOST_CHANNELS:
         raise ValueError(f"expected heads of 16, 32, ... {MOST_CHANNELS} channels, got {first.shape[-1]}")
     for x in arrays:

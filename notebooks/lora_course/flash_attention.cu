@@ -15,21 +15,11 @@
 // Each gradient has one owner, so that nothing is added up in global memory. The price
 // is that both kernels of the backward pass compute S and dP: 7 products in place of 5.
 
-#ifdef FLOAT16
-#include <cuda_fp16.h>
-#define KIND "f16"
-typedef __half real;
-typedef __half2 real2;
-__device__ real2 narrow(float2 x) { return __float22half2_rn(x); }
-__device__ float2 widen(real2 x) { return __half22float2(x); }
-#else
 #include <cuda_bf16.h>
-#define KIND "bf16"
 typedef __nv_bfloat16 real;
 typedef __nv_bfloat162 real2;
 __device__ real2 narrow(float2 x) { return __float22bfloat162_rn(x); }
 __device__ float2 widen(real2 x) { return __bfloat1622float2(x); }
-#endif
 
 #define MINUS_INFINITY __int_as_float(0xff800000)  // NVRTC knows no INFINITY
 
@@ -84,7 +74,7 @@ __device__ Block read_quarters_transposed(const real* row) {
 
 // c += a bᵀ for 8 rows of b, (16 x 16) times (16 x 8): what the tensor cores do.
 __device__ void multiply(float* c, Block a, real2 left, real2 right) {
-    asm("mma.sync.aligned.m16n8k16.row.col.f32." KIND "." KIND ".f32 "
+    asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
                  "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
                  : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
                  : "r"(bits(a.pair[0])), "r"(bits(a.pair[1])), "r"(bits(a.pair[2])),

@@ -14,7 +14,7 @@ from lora_np import nn
 from lora_np.autograd.fused import reference
 
 HERE = Path(__file__).parent
-LAST_BIT = {"float16": 2.0**-11, "bfloat16": 2.0**-8}  # half a unit in the last place, relative
+LAST_BIT = 2.0**-8  # half a unit in the last place of a bfloat16, relative
 CALLS = """
 #define START(name, ...) \\
     launch({unsigned(T + OWN - 1) / OWN, unsigned(H), unsigned(B)}, THREADS, \\
@@ -33,11 +33,11 @@ extern "C" void backward(real* dout, real* q, real* k, real* v, real* out, float
 """
 
 
-def drawn(kind, *shape):
-    """q, k, v, dO (B, T, H, D) in 16 bits. Scores are large, so that softmax has to look for the maximum."""
+def drawn(*shape):
+    """q, k, v, dO (B, T, H, D) in bfloat16. Scores are large, so that softmax has to look for the maximum."""
     numbers = np.random.default_rng(0).standard_normal((4, *shape)).astype(np.float32)
     numbers[0] *= 4
-    return [x.astype(nn.float_type(kind)) for x in numbers]
+    return [x.astype(nn.float_type("bfloat16")) for x in numbers]
 
 
 def expected(q, k, v, dout, causal):
@@ -57,12 +57,12 @@ def assert_near(found, right, allowed):
     assert np.abs(found - right).max() <= allowed * max(0.1, np.abs(right).max())
 
 
-def check(kind, found, log_sum, arrays, causal):
+def check(found, log_sum, arrays, causal):
     """O and L, dQ, dK, dV against the plain formula: off by a few units in the last place."""
     right_sum, right = expected(*arrays, causal)
     assert_near(log_sum, right_sum, 1e-5)
     for x, y in zip(found, right, strict=True):
-        assert_near(x, y, 4 * LAST_BIT[kind])
+        assert_near(x, y, 4 * LAST_BIT)
 
 
 @pytest.fixture(scope="module")
@@ -91,34 +91,49 @@ def call(function, arrays, causal, late):
 @pytest.mark.parametrize("late", [False, True], ids=["copies at once", "late copies"])
 def test_the_kernels_text_is_attention(on_cpu, late):
     for T, causal in ((1, True), (70, True), (131, True), (70, False)):
-        q, k, v, dout = arrays = drawn("bfloat16", 1, T, 2, 32)
+        q, k, v, dout = arrays = drawn(1, T, 2, 32)
         out, dq, dk, dv = (np.full_like(q, np.nan) for _ in range(4))
         log_sum, delta = np.full((2, 1, 2, T), np.nan, np.float32)
         call(on_cpu.forward, (q, k, v, out, log_sum), causal, late)
         call(on_cpu.backward, (dout, q, k, v, out, log_sum, delta, dq, dk, dv), causal, late)
-        check("bfloat16", (out, dq, dk, dv), log_sum, arrays, causal)
+        check((out, dq, dk, dv), log_sum, arrays, causal)
 
 
 @pytest.mark.gpu
 @pytest.mark.parametrize("causal", [True, False])
 @pytest.mark.parametrize("T", [1, 63, 65, 300, 515])
-@pytest.mark.parametrize(("kind", "D"), [("bfloat16", 64), ("bfloat16", 128), ("bfloat16", 48), ("float16", 64)])
-def test_the_kernel_is_attention(kind, D, T, causal):
+@pytest.mark.parametrize("D", [16, 64, 80, 128])
+def test_the_kernel_is_attention(D, T, causal):
     import cupy
 
-    arrays = drawn(kind, 2, T, 3, D)
+    arrays = drawn(2, T, 3, D)
     q, k, v, dout = map(cupy.asarray, arrays)
     out, log_sum = flash.attention(q, k, v, causal)
     gradients = flash.attention_backward(dout, q, k, v, out, log_sum, causal)
-    check(kind, [x.get() for x in (out, *gradients)], log_sum.get(), arrays, causal)
+    check([x.get() for x in (out, *gradients)], log_sum.get(), arrays, causal)
 
 
 @pytest.mark.gpu
 def test_the_gradients_are_the_same_each_time():
     import cupy
 
-    q, k, v, dout = map(cupy.asarray, drawn("bfloat16", 2, 1000, 4, 64))
+    q, k, v, dout = map(cupy.asarray, drawn(2, 1000, 4, 64))
     out, log_sum = flash.attention(q, k, v)
     first, second = (flash.attention_backward(dout, q, k, v, out, log_sum) for _ in range(2))
     for x, y in zip(first, second, strict=True):
         assert x.tobytes() == y.tobytes()
+
+
+@pytest.mark.gpu
+def test_other_arrays_are_refused():
+    import cupy
+
+    q, k, v, _ = map(cupy.asarray, drawn(1, 5, 2, 24))
+    with pytest.raises(ValueError, match=r"heads of 16, 32, \.\.\. 128 channels, got 24"):
+        flash.attention(q, k, v)
+    q = cupy.zeros((1, 5, 2, 16), np.float32)
+    with pytest.raises(ValueError, match=r"in bfloat16, got \(1, 5, 2, 16\) in float32"):
+        flash.attention(q, q, q)
+    q = q.astype(k.dtype)
+    with pytest.raises(ValueError, match="one shape and type"):
+        flash.attention(q, q[:, :3], q)
