@@ -1,19 +1,20 @@
-// Attention without the matrix of scores on a GPU's tensor cores: tiles.py, in CUDA.
+// Attention without the matrix of scores, on a GPU's tensor cores: tiles.py, in CUDA.
 //
-//     S = Q Kᵀ / √D,   P = softmax(S),   O = P V        q, k, v, out: (B, T, H, D)
+//     S = Q Kᵀ / √D,   P = softmax(S),   O = P V      q, k, v, out: (B, T, H, D)
 //
-// A GPU has three places for numbers. Global memory is large and slow, shared memory
-// serves the threads of one block and is small, registers belong to one thread. A tile
-// (TILE rows of an array) is brought into shared memory and read by all warps of the
-// block. What a warp (32 threads, "lanes") works out for its own 16 rows stays in its
-// registers until the end. So S and P never leave the chip.
+// A GPU has three places for numbers. Global memory is large and slow. Shared memory is
+// small and fast, and serves the threads of one block. Registers belong to one thread.
+// A tile is TILE rows of an array in shared memory, read by all warps of the block. A
+// warp is 32 threads in step, its "lanes". What it adds up for its own 16 rows stays in
+// registers until the end. So S and P never are in global memory.
 //
 //     flash_forward    a warp owns 16 queries and walks over the keys:    O and L
 //     flash_queries    the same walk once more, with P = exp(S - L):      dQ
 //     flash_keys       a warp owns 16 keys and walks over the queries:    dK and dV
 //
-// Each gradient has one owner, so that nothing is added up in global memory. The price
-// is that both kernels of the backward pass compute S and dP: 7 products in place of 5.
+// Each gradient has one owner. So nothing is added up in global memory, and results are
+// the same each time. The price: both kernels of the backward pass compute S and dP, 7
+// products where 5 would do. In the names, q is the array and Q what is held of it.
 
 #include <cuda_bf16.h>
 typedef __nv_bfloat16 real;
@@ -29,13 +30,14 @@ constexpr int WARPS = 4;
 constexpr int THREADS = 32 * WARPS;
 constexpr int OWN = 16 * WARPS;  // rows that the warps of a block own together
 
-// A row has 8 numbers more than it needs: eight rows then lie in different banks.
+// A row has 8 numbers more than it needs. Shared memory has 32 banks, which can be read
+// at the same time; so eight rows that are read together lie in different ones.
 struct alignas(16) Tile {
     real row[TILE][D + 8];
 };
 
-// A block is 16 x 16 numbers, spread over the 32 lanes of a warp: 8 numbers each, as
-// pairs of neighbours. Tensor cores read blocks in 16 bits and add up in float32.
+// 16 x 16 numbers, spread over the lanes of a warp: 8 for each, as pairs of neighbours.
+// Tensor cores multiply them in 16 bits and add up in float32.
 struct Block {
     real2 pair[4];
 };
@@ -43,19 +45,23 @@ struct Sums {
     float v[8];
 };
 
-// Where a lane's i-th number of a block lies; its pair is i / 2.
-__device__ int row_of(int i) { return threadIdx.x % 32 / 4 + 8 * (i / 2 % 2); }
+// Where a lane's i-th number lies in them. A lane has numbers of two rows.
+__device__ int which_row(int i) { return i / 2 % 2; }
+__device__ int row_of(int i) { return threadIdx.x % 32 / 4 + 8 * which_row(i); }
 __device__ int column_of(int i) { return threadIdx.x % 4 * 2 + i % 2 + 8 * (i / 4); }
 
 // ---- The instructions that CUDA C++ has no words for ----
 
 __device__ unsigned& bits(real2& pair) { return reinterpret_cast<unsigned&>(pair); }
-__device__ unsigned place(const void* shared) { return __cvta_generic_to_shared(shared); }
+__device__ unsigned place(const void* in_shared_memory) {
+    return __cvta_generic_to_shared(in_shared_memory);
+}
 
 // Four quarters of 8 x 8 numbers. Lane l names the start of row l % 8 of quarter l / 8.
 __device__ Block read_quarters(const real* row) {
     Block x;
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 {%0, %1, %2, %3}, [%4];"
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared.b16 "
+                 "{%0, %1, %2, %3}, [%4];"
                  : "=r"(bits(x.pair[0])), "=r"(bits(x.pair[1])),
                    "=r"(bits(x.pair[2])), "=r"(bits(x.pair[3]))
                  : "r"(place(row)) : "memory");
@@ -65,7 +71,8 @@ __device__ Block read_quarters(const real* row) {
 // The same, each quarter transposed.
 __device__ Block read_quarters_transposed(const real* row) {
     Block x;
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 "
+                 "{%0, %1, %2, %3}, [%4];"
                  : "=r"(bits(x.pair[0])), "=r"(bits(x.pair[1])),
                    "=r"(bits(x.pair[2])), "=r"(bits(x.pair[3]))
                  : "r"(place(row)) : "memory");
@@ -75,31 +82,34 @@ __device__ Block read_quarters_transposed(const real* row) {
 // c += a bᵀ for 8 rows of b, (16 x 16) times (16 x 8): what the tensor cores do.
 __device__ void multiply(float* c, Block a, real2 left, real2 right) {
     asm("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 "
-                 "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
-                 : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
-                 : "r"(bits(a.pair[0])), "r"(bits(a.pair[1])), "r"(bits(a.pair[2])),
-                   "r"(bits(a.pair[3])), "r"(bits(left)), "r"(bits(right)));
+        "{%0, %1, %2, %3}, {%4, %5, %6, %7}, {%8, %9}, {%0, %1, %2, %3};"
+        : "+f"(c[0]), "+f"(c[1]), "+f"(c[2]), "+f"(c[3])
+        : "r"(bits(a.pair[0])), "r"(bits(a.pair[1])), "r"(bits(a.pair[2])),
+          "r"(bits(a.pair[3])), "r"(bits(left)), "r"(bits(right)));
 }
 
 // Begin to copy 4 or 16 bytes to shared memory; zeros if they are not `there`.
 template <int BYTES>
 __device__ void begin_copy(void* to, const void* from, bool there) {
-    asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;" ::"r"(place(to)), "l"(from),
-                 "n"(BYTES), "r"(there ? BYTES : 0) : "memory");
+    asm volatile("cp.async.ca.shared.global [%0], [%1], %2, %3;"
+                 :: "r"(place(to)), "l"(from), "n"(BYTES), "r"(there ? BYTES : 0)
+                 : "memory");
 }
 __device__ void wait_for_copies() { asm volatile("cp.async.wait_all;" ::: "memory"); }
 
 // ---- Blocks ----
 
-// The block of a tile that begins at `corner`, and its transpose, as second factors: the
-// quarters row by row, upper left, upper right, and so on. First factors have them column
-// by column (see row_of).
+// The block of a tile that begins at `corner`, and its transpose. They are second
+// factors of a product, and those have their quarters row by row: upper left, upper
+// right, lower left, lower right. First factors have them column by column (row_of).
 __device__ Block load(const real* corner) {
-    int lane = threadIdx.x % 32, row = lane % 8 + lane / 16 * 8, column = lane / 8 % 2 * 8;
+    int lane = threadIdx.x % 32;
+    int row = lane % 8 + lane / 16 * 8, column = lane / 8 % 2 * 8;
     return read_quarters(corner + row * (D + 8) + column);
 }
 __device__ Block load_transposed(const real* corner) {
-    int lane = threadIdx.x % 32, row = lane % 16, column = lane / 16 * 8;
+    int lane = threadIdx.x % 32;
+    int row = lane % 16, column = lane / 16 * 8;
     return read_quarters_transposed(corner + row * (D + 8) + column);
 }
 
@@ -115,28 +125,32 @@ __device__ Block narrow(const Sums& x) {
     return y;
 }
 
-// 16 rows of global memory, `step` apart, as blocks; only the first `rows` are there.
+// 16 rows of global memory, `step` apart, as D / 16 blocks. Only `rows` of them are
+// there; the others are zeros, and are not written.
 __device__ void read_rows(Block* x, const real* from, int step, int rows) {
-    for (int d = 0; d < D; d += 16)
+    for (int d = 0; d < D / 16; ++d)
         for (int i = 0; i < 4; ++i) {
-            const real* at = from + (long long)row_of(2 * i) * step + d + column_of(2 * i);
-            x[d / 16].pair[i] = row_of(2 * i) < rows ? *(const real2*)at : narrow(float2{});
+            int row = row_of(2 * i), column = 16 * d + column_of(2 * i);
+            const real* at = from + (long long)row * step + column;
+            x[d].pair[i] = row < rows ? *(const real2*)at : narrow(float2{});
         }
 }
 __device__ void write_rows(real* to, int step, int rows, const Sums* x, float factor) {
-    for (int d = 0; d < D; d += 16)
+    for (int d = 0; d < D / 16; ++d)
         for (int i = 0; i < 4; ++i) {
-            const float* v = x[d / 16].v + 2 * i;
-            real* at = to + (long long)row_of(2 * i) * step + d + column_of(2 * i);
-            if (row_of(2 * i) < rows) *(real2*)at = narrow(float2{factor * v[0], factor * v[1]});
+            int row = row_of(2 * i), column = 16 * d + column_of(2 * i);
+            real* at = to + (long long)row * step + column;
+            const float* v = x[d].v + 2 * i;
+            if (row < rows) *(real2*)at = narrow(float2{factor * v[0], factor * v[1]});
         }
 }
 
-// Begin to copy rows of global memory to a tile; only the first `rows` are there.
+// Begin to copy rows of global memory to a tile; only `rows` of them are there.
 __device__ void begin_copy(Tile& to, const real* from, int step, int rows) {
     for (int i = threadIdx.x; i < TILE * D / 8; i += THREADS) {
         int row = i / (D / 8), column = i % (D / 8) * 8;
-        begin_copy<16>(&to.row[row][column], from + (long long)row * step + column, row < rows);
+        const real* at = from + (long long)row * step + column;
+        begin_copy<16>(&to.row[row][column], at, row < rows);
     }
 }
 
@@ -150,13 +164,14 @@ __device__ float sum_of_row(float x) {
     return x + __shfl_xor_sync(0xffffffff, x, 2);
 }
 
-// S = -∞ where a query does not see a key: where the key comes later, or is not there.
-// In the first function the rows are queries, in the second keys. Most blocks have
-// nothing to hide, so that they are asked first.
+// S = -∞ where a query does not see a key: the key comes later, or is not there. The
+// rows of S are queries in the first function, keys in the second. Most blocks have
+// nothing to hide; so that is asked first.
 __device__ void hide_keys(Sums& S, int query, int key, int T, bool causal) {
     if (key + 16 > T || (causal && key + 15 > query))
         for (int i = 0; i < 8; ++i)
-            if (key + column_of(i) >= T || (causal && key + column_of(i) > query + row_of(i)))
+            if (key + column_of(i) >= T ||
+                (causal && key + column_of(i) > query + row_of(i)))
                 S.v[i] = MINUS_INFINITY;
 }
 __device__ void hide_queries(Sums& S, int query, int key, bool causal) {
@@ -165,7 +180,7 @@ __device__ void hide_queries(Sums& S, int query, int key, bool causal) {
             if (key + row_of(i) > query + column_of(i)) S.v[i] = MINUS_INFINITY;
 }
 
-// Where head blockIdx.y of text blockIdx.z begins in arrays (B, T, H, D), and in (B, H, T).
+// Where head blockIdx.y of text blockIdx.z begins, in (B, T, H, D) and in (B, H, T).
 __device__ long long start_of(int T, int H) {
     return ((long long)blockIdx.z * T * H + blockIdx.y) * D;
 }
@@ -179,36 +194,38 @@ extern "C" __global__ void __launch_bounds__(THREADS)
 flash_forward(const real* q, const real* k, const real* v, real* out, float* log_sum,
               int T, int H, float scale, bool causal) {
     __shared__ Tile K[2], V[2];  // one to compute with while the other is filled
-    int step = H * D, first = OWN * (gridDim.x - 1 - blockIdx.x);  // the longest go first
-    int query = first + threadIdx.x / 32 * 16;  // the first of this warp's 16
+    int first = OWN * (gridDim.x - 1 - blockIdx.x);  // the longest walks begin first
+    int query = first + threadIdx.x / 32 * 16;       // the first of this warp's 16
+    int step = H * D;                                // from one position to the next
     long long start = start_of(T, H);
     q += start, k += start, v += start, out += start, log_sum += row_start_of(T, H);
 
     Block Q[D / 16];
     read_rows(Q, q + (long long)query * step, step, T - query);
     Sums O[D / 16] = {};
-    float m[2] = {MINUS_INFINITY, MINUS_INFINITY}, z[2] = {0, 0};  // of a lane's two rows
+    float m[2] = {MINUS_INFINITY, MINUS_INFINITY}, z[2] = {0, 0};  // of two rows
 
+    auto begin = [&](int to, int key) {
+        begin_copy(K[to], k + (long long)key * step, step, T - key);
+        begin_copy(V[to], v + (long long)key * step, step, T - key);
+    };
     int end = causal ? min(T, first + OWN) : T;  // the keys that the block needs
-    begin_copy(K[0], k, step, T);
-    begin_copy(V[0], v, step, T);
+    begin(0, 0);
     for (int key = 0, now = 0; key < end; key += TILE, now = 1 - now) {
         wait_for_copies();
         __syncthreads();  // this tile is there, and nobody still reads the one before
-        if (int next = key + TILE; next < end) {
-            begin_copy(K[1 - now], k + (long long)next * step, step, T - next);
-            begin_copy(V[1 - now], v + (long long)next * step, step, T - next);
-        }
+        if (key + TILE < end) begin(1 - now, key + TILE);
         Sums S[TILE / 16] = {};
         for (int j = 0; j < TILE / 16; ++j)
             for (int d = 0; d < D / 16; ++d)
                 add_product(S[j], Q[d], load(&K[now].row[16 * j][16 * d]));
+        for (int j = 0; j < TILE / 16; ++j)
+            hide_keys(S[j], query, key + 16 * j, T, causal);
 
-        for (int j = 0; j < TILE / 16; ++j) hide_keys(S[j], query, key + 16 * j, T, causal);
         float largest[2] = {MINUS_INFINITY, MINUS_INFINITY}, shrink[2];
         for (int j = 0; j < TILE / 16; ++j)
             for (int i = 0; i < 8; ++i)
-                largest[i / 2 % 2] = fmaxf(largest[i / 2 % 2], S[j].v[i]);
+                largest[which_row(i)] = fmaxf(largest[which_row(i)], S[j].v[i]);
         for (int r = 0; r < 2; ++r) {
             float higher = fmaxf(m[r], scale * max_of_row(largest[r]));
             shrink[r] = expf(m[r] - higher);
@@ -216,67 +233,68 @@ flash_forward(const real* q, const real* k, const real* v, real* out, float* log
             m[r] = higher;
         }
         for (int d = 0; d < D / 16; ++d)
-            for (int i = 0; i < 8; ++i) O[d].v[i] *= shrink[i / 2 % 2];
+            for (int i = 0; i < 8; ++i) O[d].v[i] *= shrink[which_row(i)];
 
         for (int j = 0; j < TILE / 16; ++j) {
             for (int i = 0; i < 8; ++i) {
-                S[j].v[i] = expf(scale * S[j].v[i] - m[i / 2 % 2]);
-                z[i / 2 % 2] += S[j].v[i];
+                S[j].v[i] = expf(scale * S[j].v[i] - m[which_row(i)]);
+                z[which_row(i)] += S[j].v[i];
             }
             Block powers = narrow(S[j]);
             for (int d = 0; d < D / 16; ++d)
                 add_product(O[d], powers, load_transposed(&V[now].row[16 * j][16 * d]));
         }
     }
-    for (int r = 0; r < 2; ++r) z[r] = sum_of_row(z[r]);  // until here each lane had its own
+    for (int r = 0; r < 2; ++r) z[r] = sum_of_row(z[r]);  // each lane had its own
     for (int d = 0; d < D / 16; ++d)
-        for (int i = 0; i < 8; ++i) O[d].v[i] /= z[i / 2 % 2];
+        for (int i = 0; i < 8; ++i) O[d].v[i] /= z[which_row(i)];
     write_rows(out + (long long)query * step, step, T - query, O, 1);
     for (int r = 0; r < 2; ++r)
         if (int row = query + row_of(2 * r); threadIdx.x % 4 == 0 && row < T)
             log_sum[row] = m[r] + logf(z[r]);
 }
 
-// ---- dQ, and Δ = rowsum(dO ∘ O) for the next kernel ----
+// ---- dQ; also Δ = rowsum(dO ∘ O), for the next kernel ----
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-flash_queries(const real* q, const real* k, const real* v, const real* out, const real* dout,
-              const float* log_sum, float* delta, real* dq, int T, int H, float scale,
-              bool causal) {
+flash_queries(const real* q, const real* k, const real* v, const real* out,
+              const real* dout, const float* log_sum, float* delta, real* dq,
+              int T, int H, float scale, bool causal) {
     __shared__ Tile K[2], V[2];
-    int step = H * D, first = OWN * (gridDim.x - 1 - blockIdx.x);
-    int query = first + threadIdx.x / 32 * 16;
+    int first = OWN * (gridDim.x - 1 - blockIdx.x);
+    int query = first + threadIdx.x / 32 * 16, step = H * D;
     long long start = start_of(T, H), own = start + (long long)query * step;
-    k += start, v += start, log_sum += row_start_of(T, H), delta += row_start_of(T, H);
+    k += start, v += start;
+    log_sum += row_start_of(T, H), delta += row_start_of(T, H);
 
     Block Q[D / 16], dO[D / 16], O[D / 16];
     read_rows(Q, q + own, step, T - query);
     read_rows(dO, dout + own, step, T - query);
     read_rows(O, out + own, step, T - query);
-    float L[2], sum[2] = {0, 0};
+    float L[2], Delta[2] = {0, 0};
     for (int d = 0; d < D / 16; ++d)
         for (int i = 0; i < 4; ++i) {
             float2 x = widen(dO[d].pair[i]), y = widen(O[d].pair[i]);
-            sum[i % 2] += x.x * y.x + x.y * y.y;
+            Delta[i % 2] += x.x * y.x + x.y * y.y;
         }
     for (int r = 0; r < 2; ++r) {
         int row = query + row_of(2 * r);
         L[r] = row < T ? log_sum[row] : 0;
-        sum[r] = sum_of_row(sum[r]);
-        if (threadIdx.x % 4 == 0 && row < T) delta[row] = sum[r];
+        Delta[r] = sum_of_row(Delta[r]);
+        if (threadIdx.x % 4 == 0 && row < T) delta[row] = Delta[r];
     }
 
     Sums dQ[D / 16] = {};
+    auto begin = [&](int to, int key) {
+        begin_copy(K[to], k + (long long)key * step, step, T - key);
+        begin_copy(V[to], v + (long long)key * step, step, T - key);
+    };
     int end = causal ? min(T, first + OWN) : T;
-    begin_copy(K[0], k, step, T);
-    begin_copy(V[0], v, step, T);
+    begin(0, 0);
     for (int key = 0, now = 0; key < end; key += TILE, now = 1 - now) {
         wait_for_copies();
         __syncthreads();
-        if (int next = key + TILE; next < end) {
-            begin_copy(K[1 - now], k + (long long)next * step, step, T - next);
-            begin_copy(V[1 - now], v + (long long)next * step, step, T - next);
-        }
+        if (key + TILE < end) begin(1 - now, key + TILE);
         for (int j = 0; j < TILE / 16; ++j) {
             Sums S = {}, dP = {}, dS;
             for (int d = 0; d < D / 16; ++d) {
@@ -285,12 +303,12 @@ flash_queries(const real* q, const real* k, const real* v, const real* out, cons
             }
             hide_keys(S, query, key + 16 * j, T, causal);
             for (int i = 0; i < 8; ++i) {
-                float P = expf(scale * S.v[i] - L[i / 2 % 2]);
-                dS.v[i] = P * (dP.v[i] - sum[i / 2 % 2]);
+                float P = expf(scale * S.v[i] - L[which_row(i)]);
+                dS.v[i] = P * (dP.v[i] - Delta[which_row(i)]);
             }
-            Block narrowed = narrow(dS);
+            Block slope = narrow(dS);
             for (int d = 0; d < D / 16; ++d)
-                add_product(dQ[d], narrowed, load_transposed(&K[now].row[16 * j][16 * d]));
+                add_product(dQ[d], slope, load_transposed(&K[now].row[16 * j][16 * d]));
         }
     }
     write_rows(dq + own, step, T - query, dQ, scale);
@@ -299,14 +317,16 @@ flash_queries(const real* q, const real* k, const real* v, const real* out, cons
 // ---- dK and dV: the rows of S, P and dS are keys here, their columns queries ----
 
 extern "C" __global__ void __launch_bounds__(THREADS)
-flash_keys(const real* q, const real* k, const real* v, const real* dout, const float* log_sum,
-           const float* delta, real* dk, real* dv, int T, int H, float scale, bool causal) {
+flash_keys(const real* q, const real* k, const real* v, const real* dout,
+           const float* log_sum, const float* delta, real* dk, real* dv,
+           int T, int H, float scale, bool causal) {
     __shared__ Tile Q[2], dO[2];
-    __shared__ float L[2][TILE], sum[2][TILE];
-    int step = H * D, first = OWN * blockIdx.x;
-    int key = first + threadIdx.x / 32 * 16;
+    __shared__ float L[2][TILE], Delta[2][TILE];
+    int first = OWN * blockIdx.x;
+    int key = first + threadIdx.x / 32 * 16, step = H * D;
     long long start = start_of(T, H), own = start + (long long)key * step;
-    q += start, dout += start, log_sum += row_start_of(T, H), delta += row_start_of(T, H);
+    q += start, dout += start;
+    log_sum += row_start_of(T, H), delta += row_start_of(T, H);
 
     Block K[D / 16], V[D / 16];
     read_rows(K, k + own, step, T - key);
@@ -318,12 +338,12 @@ flash_keys(const real* q, const real* k, const real* v, const real* dout, const 
         begin_copy(dO[to], dout + (long long)query * step, step, T - query);
         if (int i = threadIdx.x; i < TILE) {
             begin_copy<4>(&L[to][i], log_sum + query + i, query + i < T);
-            begin_copy<4>(&sum[to][i], delta + query + i, query + i < T);
+            begin_copy<4>(&Delta[to][i], delta + query + i, query + i < T);
         }
     };
-    int query = causal ? first : 0, now = 0;  // no earlier query sees a key of this block
-    begin(now, query);
-    for (; query < T; query += TILE, now = 1 - now) {
+    int query = causal ? first : 0;  // no earlier query sees a key of this block
+    begin(0, query);
+    for (int now = 0; query < T; query += TILE, now = 1 - now) {
         wait_for_copies();
         __syncthreads();
         if (query + TILE < T) begin(1 - now, query + TILE);
@@ -337,12 +357,12 @@ flash_keys(const real* q, const real* k, const real* v, const real* dout, const 
             for (int i = 0; i < 8; ++i) {
                 int column = 16 * j + column_of(i);
                 S.v[i] = expf(scale * S.v[i] - L[now][column]);
-                dS.v[i] = S.v[i] * (dP.v[i] - sum[now][column]);
+                dS.v[i] = S.v[i] * (dP.v[i] - Delta[now][column]);
             }
-            Block P = narrow(S), narrowed = narrow(dS);
+            Block P = narrow(S), slope = narrow(dS);
             for (int d = 0; d < D / 16; ++d) {
                 add_product(dV[d], P, load_transposed(&dO[now].row[16 * j][16 * d]));
-                add_product(dK[d], narrowed, load_transposed(&Q[now].row[16 * j][16 * d]));
+                add_product(dK[d], slope, load_transposed(&Q[now].row[16 * j][16 * d]));
             }
         }
     }
