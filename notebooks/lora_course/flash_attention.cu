@@ -24,9 +24,9 @@ __device__ float2 widen(real2 x) { return __bfloat1622float2(x); }
 
 #define MINUS_INFINITY __int_as_float(0xff800000)  // NVRTC knows no INFINITY
 
+// HEAD_SIZE and WARPS are told to the compiler, by flash.py.
 constexpr int D = HEAD_SIZE;            // channels of a head, a multiple of 16
 constexpr int TILE = D > 64 ? 32 : 64;  // so that four tiles fit into 48 KiB
-constexpr int WARPS = 4;
 constexpr int THREADS = 32 * WARPS;
 constexpr int OWN = 16 * WARPS;  // rows that the warps of a block own together
 

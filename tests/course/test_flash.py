@@ -4,6 +4,7 @@ import ctypes
 import shutil
 import subprocess
 import sys
+import types
 from pathlib import Path
 
 import numpy as np
@@ -77,7 +78,7 @@ def on_cpu(tmp_path_factory):
     source = tmp_path_factory.mktemp("kernels") / "flash.cpp"
     source.write_text(text, encoding="utf-8")
     library = source.with_suffix(".so")
-    options = ["-O1", "-std=c++17", "-w", "-fno-strict-aliasing", "-fPIC", "-shared", "-DHEAD_SIZE=32"]
+    options = ["-O1", "-std=c++17", "-w", "-fno-strict-aliasing", "-fPIC", "-shared", "-DHEAD_SIZE=32", "-DWARPS=4"]
     subprocess.run(["g++", *options, source, "-o", library], check=True)
     return ctypes.CDLL(str(library))
 
@@ -97,6 +98,32 @@ def test_the_kernels_text_is_attention(on_cpu, late):
         call(on_cpu.forward, (q, k, v, out, log_sum), causal, late)
         call(on_cpu.backward, (dout, q, k, v, out, log_sum, delta, dq, dk, dv), causal, late)
         check((out, dq, dk, dv), log_sum, arrays, causal)
+
+
+def test_each_kernels_text_can_be_had():
+    for name in ("flash_forward", "flash_queries", "flash_keys"):
+        text = flash.source(name)
+        assert text.startswith(f'extern "C" __global__ void __launch_bounds__(THREADS)\n{name}(')
+        assert text.endswith("\n}\n")
+        assert text.count("extern") == 1
+
+
+@pytest.mark.parametrize(
+    ("version", "capability", "expected"), [("14.2.0", "90", True), ("14.2.0", "75", False), ("13.6.0", "90", False)]
+)
+def test_old_gpus_and_old_versions_of_cupy_are_known(monkeypatch, version, capability, expected):
+    device = types.SimpleNamespace(compute_capability=capability)
+    pretended = types.SimpleNamespace(__version__=version, cuda=types.SimpleNamespace(Device=lambda number=0: device))
+    monkeypatch.setattr(flash, "load_cupy", lambda: pretended)
+    assert flash.supported() is expected
+    if capability == "75":
+        with pytest.raises(RuntimeError, match=r"compute capability 8\.0 or newer, this one has 7\.5"):
+            flash._module(16, 0)
+
+
+def test_without_a_gpu_it_is_not_supported(monkeypatch):
+    monkeypatch.setitem(sys.modules, "cupy", None)
+    assert not flash.supported()
 
 
 @pytest.mark.gpu
@@ -137,3 +164,17 @@ def test_other_arrays_are_refused():
     q = q.astype(k.dtype)
     with pytest.raises(ValueError, match="one shape and type"):
         flash.attention(q, q[:, :3], q)
+    with pytest.raises(ValueError, match="expected L of the forward pass"):
+        flash.attention_backward(q, q, q, q, q, cupy.zeros((1, 5, 2), np.float32))
+
+
+@pytest.mark.gpu
+def test_views_are_read_as_what_they_are():
+    import cupy
+
+    packed = cupy.stack([cupy.asarray(x) for x in drawn(2, 40, 2, 16)[:3]], axis=2)
+    views = [packed[:, :, i] for i in range(3)]  # of (B, T, 3, H, D)
+    shifted = [cupy.concatenate([x.ravel()[:1], x.ravel()])[1:].reshape(x.shape) for x in views]
+    right = flash.attention(*(x.copy() for x in views))[0].tobytes()
+    assert flash.attention(*views)[0].tobytes() == right
+    assert flash.attention(*shifted)[0].tobytes() == right
