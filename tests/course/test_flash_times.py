@@ -1,7 +1,9 @@
 """What measures the kernel of attention by tiles: on a pretended GPU here, on a real one with -m gpu."""
 
 import json
+import re
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -93,6 +95,20 @@ def test_the_table_has_medians_and_rates():
     assert backward == f"{row['backward']:.3f}"
     assert peak == f"{row['peak']:.0f}"
     assert float(rate) == pytest.approx(2 * 8 * 12 * 512 * 512 * 64 / (row["forward"] / 1e3) / 1e12, abs=0.5)
+
+
+def test_the_readme_tells_the_shipped_figures():
+    result = flash_times.shipped()
+    words = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8").split("flash_attention.cu`, takes")[1]
+    told = re.findall(r"([\d.]+) to ([\d.]+) times as long", words.partition("\n\n")[0])
+
+    def times(way, part, shape):
+        return flash_times.row_of(result, way, shape)[part]
+
+    for way, other, range_told in ((KERNEL, CUDNN, told[0]), (SCORES, KERNEL, told[1])):
+        ratios = [times(way, p, x) / times(other, p, x) for p in ("forward", "backward") for x in SHAPES]
+        assert range_told == (f"{min(ratios):.1f}", f"{max(ratios):.1f}")
+    assert len(told) == 2
 
 
 @pytest.mark.gpu
