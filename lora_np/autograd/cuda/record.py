@@ -57,21 +57,26 @@ class Recording:
         the GPU, nor draw random numbers, which would be the same in every replay.
         """
         with self.inside():
-            self.stream.begin_capture()
-            _current.recording = self
             try:
-                result = function()
-            except BaseException:
-                self.uploads = []
-                with suppress(cupy.cuda.runtime.CUDARuntimeError):  # the first error is the one to be told
-                    self.stream.end_capture()
-                raise
-            finally:
-                _current.recording = None
-            self.graph = self.stream.end_capture()
-            for array, host, _ in self.uploads:
-                array[...] = cupy.asarray(host)
+                result = self._captured(function)
+            finally:  # also where it failed: what was uploaded may be kept, as the addresses of matrices are
+                for array, host, _ in self.uploads:
+                    array[...] = cupy.asarray(host)
             self.graph.launch(self.stream)
+        return result
+
+    def _captured(self, function):
+        self.stream.begin_capture()
+        _current.recording = self
+        try:
+            result = function()
+        except BaseException:
+            with suppress(cupy.cuda.runtime.CUDARuntimeError):  # the first error is the one to be told
+                self.stream.end_capture()
+            raise
+        finally:
+            _current.recording = None
+        self.graph = self.stream.end_capture()
         return result
 
     def replay(self):
