@@ -29,7 +29,7 @@ from .types import Array, Input
 _weights = attrgetter("lora_A.weight", "lora_B.weight")  # of an adapter
 _array = attrgetter("data")
 
-Way = Callable[[Any, Any], Tensor]  # (layer, x) -> what the layer gives for x
+Way = Callable[[Any, Any], Any]  # (layer, x) -> what the layer gives for x; or of several layers at once, or None
 
 
 class Group(NamedTuple):
@@ -71,42 +71,74 @@ class Rows:
         """An `AdaptedLayer`'s result where row i of the batch x goes through the adapter names[i]."""
         if x.ndim == 1:  # positions, which are the same for every row
             x = np.broadcast_to(x, (len(self.names), len(x)))
+        found = self.beside([layer], x) if on_gpu(data(x)) else None
+        if found is not None:
+            return found[0]
         known = {} if is_grad_enabled() else self._known_now()
-        once = not self.keep or on_gpu(data(x)) or math.prod(x.shape[1:-1]) > 1  # stacks for a prompt are used once
+        once = not self.keep or math.prod(x.shape[1:-1]) > 1  # as a prompt is: stacks would be used once
         way = known.get((id(layer), x.dtype, once))
         if way is not None:
             return way(layer, x)
-        table = layer.adapters
-        apart = frozenset(name for name in self.places if name in table and not _stacks(table[name]))
+        adapters = self._adapters(layer)
+        apart = frozenset(name for name, adapter in adapters.items() if not _stacks(adapter))
         if apart:
             self.addressed = False
             return self._in_two(layer, x, apart) if len(apart) < len(self.places) else one_by_one(layer, x, self.names)
-        way, kept = self._way({name: table[name] for name in self.places if name in table}, x, once)
+        way, kept = self._way(adapters, x, once)
         if kept:
             known[id(layer), x.dtype, once] = way
         return way(layer, x)
 
+    def beside(self, layers: list[Any], x: Input) -> list[Tensor] | None:
+        """[forward(layer, x) for each of these layers] on a GPU, in fewer passes over the x that all read.
+
+        None where that is not possible: where gradients are recorded, or adapters are no plain ones in float32.
+        """
+        if is_grad_enabled():
+            return None
+        known, key = self._known_now(), (*map(id, layers), x.dtype)
+        if key not in known:
+            known[key] = self._by_address(layers, data(x))
+        way = known[key]
+        return None if way is None else way(layers, x)
+
+    def _adapters(self, layer):
+        """{name: Adapter} of those that some row has and the layer too."""
+        return {name: layer.adapters[name] for name in self.places if name in layer.adapters}
+
+    def _updates(self, adapters):
+        """(A, B, s) for each row, None where it has no adapter."""
+        each = [adapters.get(name) for name in self.names]
+        return [None if a is None else (*map(_array, _weights(a)), a.scaling) for a in each]
+
     def _known_now(self):
-        """{(layer's id, the input's dtype, once?): Way}, empty after a change."""
+        """{layers and the input's dtype: Way}, empty after a change."""
         unchanged, mode, known = self._known
         if not unchanged() or mode != is_evaluating():
             known = {}
             self._known = changes.watch(), is_evaluating(), known
         return known
 
+    def _by_address(self, layers, x):
+        """The `Way` of `beside`."""
+        tables = [self._adapters(layer) for layer in layers]
+        adapters = [adapter for table in tables for adapter in table.values()]
+        if len(self.places) == 1 or not adapters or not all(map(_stacks, adapters)) or not float32_or_16_bits([x]):
+            return None
+        weights = _weights_of(adapters)
+        if any(weight.dtype != np.float32 for weight in weights):
+            return None
+        return partial(_at_once, implementation("lora_rows_ready", (x,))(list(map(self._updates, tables))), weights)
+
     def _way(self, adapters, x, once):
         """(how to compute it, may that be kept), where all these {name: Adapter} can be computed together."""
         if not adapters or len(self.places) == 1:
             return partial(_alone, list(adapters)), True
-        dtypes = {p.dtype for p in _weights_of(adapters.values())}
-        dtype = None if is_grad_enabled() else _dtype_in_place(data(x), dtypes)
-        if once and dtype is not None:
-            each = [adapters.get(name) for name in self.names]
-            updates = [None if a is None else (*map(_array, _weights(a)), a.scaling) for a in each]
-            ready = implementation("lora_rows_ready", (data(x),))(updates)
-            return partial(_in_place, ready, dtype, _weights_of(adapters.values())), True
+        weights = _weights_of(adapters.values())
+        dtype = np.result_type(x.dtype, *{weight.dtype for weight in weights})
+        if once and not is_grad_enabled() and not on_gpu(data(x)):
+            return partial(_row_by_row, self._updates(adapters), dtype, weights), True
         self.addressed = False
-        dtype = np.result_type(x.dtype, *dtypes)
         groups = grouped(list(adapters.values()), [self.places[name] for name in adapters], len(self.names), dtype)
         return partial(_together, groups, dtype), self.keep
 
@@ -144,29 +176,27 @@ def _together(groups, dtype, layer, x):
     return y.astype(base.dtype)
 
 
-def _dtype_in_place(x, dtypes):
-    """That in which `lora_rows_into` takes x, beside A and B of these dtypes; None if it does not."""
-    if not on_gpu(x):
-        return np.result_type(x.dtype, *dtypes)
-    return x.dtype if float32_or_16_bits([x]) and dtypes == {np.dtype(np.float32)} else None
-
-
-def _in_place(updates, dtype, weights, layer, x):
-    """The same with no stacks, where they would be used once and no gradient is recorded: row by row, on all cores, or
-    all rows at once on a GPU, where nothing has to be moved for it.
-
-    updates: what `lora_rows_ready` made of them. weights: what is read.
-    """
+def _row_by_row(updates, dtype, weights, layer, x):
+    """The same with no stacks, where they would be used once and no gradient is recorded: on all cores."""
     base = layer.forward_with([], x)
     x, y = data(x).astype(dtype, copy=False), base.data.astype(dtype, copy=False)
-    into, out = implementation("lora_rows_into", (x, y)), y if on_gpu(y) else np.empty_like(y)
-    if on_gpu(y):
-        into(out, y, x, updates)
-    else:
-        cores = shard_count(len(x), math.prod(x.shape[1:-1]))
-        parts = [slice(len(x) * i // cores, len(x) * (i + 1) // cores) for i in range(cores)]
-        run_in_threads([partial(into, out[i], y[i], x[i], updates[i]) for i in parts])
+    into, out = implementation("lora_rows_into", (x, y)), np.empty_like(y)
+    cores = shard_count(len(x), math.prod(x.shape[1:-1]))
+    parts = [slice(len(x) * i // cores, len(x) * (i + 1) // cores) for i in range(cores)]
+    run_in_threads([partial(into, out[i], y[i], x[i], updates[i]) for i in parts])
     return record(out, weights, None).astype(base.dtype)  # gradient checkpointing asks what was read
+
+
+def _at_once(ready, weights, layers, x):
+    """The same on a GPU: all rows at once, and nothing has to be moved for it."""
+    array, found = data(x), []
+    h = implementation("lora_rows_in", (array,))(array, ready)
+    for i, layer in enumerate(layers):
+        base = layer.forward_with([], x)
+        y = base.data.astype(array.dtype, copy=False)
+        implementation("lora_rows_out", (y,))(y, h, ready, i)
+        found.append(record(y, weights, None).astype(base.dtype))
+    return found
 
 
 def grouped(adapters: list[Any], places: list[list[int]], batch: int, dtype: Any) -> list[Group]:

@@ -7,10 +7,18 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from lora_helpers import hugging_face_twin, peft_model, relative, some_ids, tiny_llama, tiny_model
+from lora_helpers import (
+    hugging_face_twin,
+    peft_model,
+    relative,
+    rows_as_on_a_gpu,
+    some_ids,
+    tiny_llama,
+    tiny_model,
+)
 
 from lora_np import SGD, KVCache, LoraConfig, hotswap_adapter, no_grad
-from lora_np.autograd import changes, fused
+from lora_np.autograd import changes
 from lora_np.autograd.devices import array_module, to_device
 from lora_np.lora import rows
 from lora_np.lora.adapter import Adapter
@@ -311,11 +319,15 @@ class TestCalls:
         with no_grad():
             return model(some_ids(model.config, len(NAMES), 4), adapter_names=NAMES).logits.numpy().copy()
 
-    @pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+    @pytest.mark.parametrize("device", ["cpu", "as a gpu", pytest.param("cuda", marks=pytest.mark.gpu)])
     @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
     def test_a_change_counts_from_the_next_call_on(self, change, device, monkeypatch):
-        model = many("llama", "alike").to(device)
+        model = many("llama", "alike")
         model.set_requires_grad("b")
+        if device == "cuda":
+            model.to("cuda")
+        if device == "as a gpu":
+            rows_as_on_a_gpu(monkeypatch)
         before = [self.logits(model) for _ in range(2)]
         np.testing.assert_array_equal(*before)
         change(model)
@@ -347,7 +359,7 @@ class TestCalls:
         np.testing.assert_array_equal(self.logits(model.eval()), expected)
 
     def test_a_layer_is_looked_at_once(self, monkeypatch):
-        model, made = many("llama", "alike"), counted(monkeypatch, fused.rows, "lora_rows_ready")
+        model, made = many("llama", "alike"), counted(monkeypatch, Rows, "_updates")
         counts = []
         for names in (NAMES, NAMES, NAMES, NAMES[::-1], NAMES[::-1]):
             with no_grad():
@@ -357,6 +369,35 @@ class TestCalls:
         model.set_scale("b", 2)
         self.logits(model)
         assert len(made) == 30
+
+    @pytest.mark.parametrize("adapters", ADAPTERS)
+    @pytest.mark.parametrize("kind", LINEAR)
+    def test_as_on_a_gpu_results_are_those_of_the_plain_form(self, kind, adapters, monkeypatch):
+        model = many(kind, adapters)
+        with monkeypatch.context() as patch:
+            plainly(patch)
+            expected = self.logits(model), self.text(model)
+        made = rows_as_on_a_gpu(monkeypatch)
+        assert relative(self.logits(model), expected[0]) < 2e-5
+        np.testing.assert_array_equal(self.text(model), expected[1])
+        assert made or adapters == "embeddings"
+
+    def text(self, model):
+        return model.generate(some_ids(model.config, len(NAMES), 4), adapter_names=NAMES, max_new_tokens=4)
+
+    def test_as_on_a_gpu_layers_that_read_one_input_are_computed_together(self, monkeypatch):
+        model, made = many("llama", "other layers"), rows_as_on_a_gpu(monkeypatch)
+        self.logits(model)
+        layers = len(model.base_model.adapted)
+        assert sum(made) <= layers
+        assert max(made) == 1  # beside a layer without adapters each is called by itself
+        model = many("llama", "alike")
+        model.add_adapter("all", LoraConfig(r=2, target_modules="all-linear"))
+        made.clear()
+        self.logits(model)
+        assert sorted(made) == [1, 1, 1, 1, 2, 2, 3, 3]  # o, down; gate and up; q, k and v
+        self.logits(model)
+        assert len(made) == 8
 
     def test_what_was_kept_of_an_adapter_goes_with_it(self):
         model = many("llama", "alike")

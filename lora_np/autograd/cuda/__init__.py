@@ -21,7 +21,7 @@ from .nf4 import nf4_values
 from .norm import layer_norm_backward, layer_norm_forward, rms_norm_backward, rms_norm_forward
 from .optim import adamw, clip
 from .rotary import rotary_backward, rotary_forward
-from .rows import lora_rows_into, lora_rows_ready
+from .rows import lora_rows_in, lora_rows_out, lora_rows_ready
 
 __all__ = [
     "adamw",
@@ -42,7 +42,8 @@ __all__ = [
     "linear_forward",
     "lora_linear_backward",
     "lora_linear_forward",
-    "lora_rows_into",
+    "lora_rows_in",
+    "lora_rows_out",
     "lora_rows_ready",
     "matmul",
     "nf4_values",

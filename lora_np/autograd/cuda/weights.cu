@@ -4,8 +4,8 @@ namespace {
 
 // y_b += s_b x_b A_bᵀ B_bᵀ for rows b that each have matrices of their own: first h = s x Aᵀ, then y += h Bᵀ.
 // x (B, T, in) and y (B, T, out); A, B and h (entries, T, width) are in float32, width is a multiple of RANKS.
-// table[i] = {address of A (r, in), of B (out, r), r, b, the bits of s_b as a double}. Blocks begin with the last one:
-// the cache still has what was written last. packed: may several numbers be read at once?
+// table[i] = {address of A (r, in), of B (out, r), r, b, the bits of s_b as a double, its place in h}. Blocks begin at
+// the end of it: the cache still has what was written last. packed: may several numbers be read at once?
 constexpr int RANKS = 8;  // that a thread takes at a time
 constexpr int EACH = 4;   // tokens that a warp multiplies by A at a time; EACH · RANKS is a warp
 constexpr int TILE = 16;  // tokens that a thread multiplies by COLUMNS columns of Bᵀ
@@ -146,7 +146,7 @@ __global__ void __launch_bounds__(256, 3)
                  int width, int slices, int packed) {
     __shared__ float parts[8][32];
     int entry = gridDim.y - 1 - blockIdx.y, from = blockIdx.z * RANKS;
-    const long long* own = table + 5 * entry;
+    const long long* own = table + 6 * entry;
     int ranks = min(RANKS, (int)own[2] - from);
     if (ranks <= 0) return;
     const float* A = (const float*)own[0] + (long long)from * fan_in;
@@ -165,8 +165,7 @@ __global__ void __launch_bounds__(256, 3)
         for (int i = 1; slice == 0 && i < slices; ++i) sum += parts[warp + i][lane];
     }
     if (slice == 0 && lane / RANKS < tokens)
-        h[((long long)entry * T + t + lane / RANKS) * width + from + lane % RANKS] =
-            (float)__longlong_as_double(own[4]) * sum;
+        h[(own[5] * T + t + lane / RANKS) * width + from + lane % RANKS] = (float)__longlong_as_double(own[4]) * sum;
 }
 
 // y += h Bᵀ.
@@ -176,11 +175,11 @@ __global__ void __launch_bounds__(256, 3)
     int entry = gridDim.y - 1 - blockIdx.y, across = fan_out / (packed ? COLUMNS : 1);
     int i = (int)((gridDim.x - 1 - blockIdx.x) * blockDim.x) + threadIdx.x, t = i / across * TILE;
     if (t >= T) return;
-    const long long* own = table + 5 * entry;
+    const long long* own = table + 6 * entry;
     const float* B = (const float*)own[1];
     int r = (int)own[2], column = i % across * (packed ? COLUMNS : 1), tokens = min(TILE, T - t);
     y += (own[3] * T + t) * fan_out + column;
-    h += ((long long)entry * T + t) * width;
+    h += (own[5] * T + t) * width;
     B += (long long)column * r;
     if (packed)
         add_ranks<COLUMNS>(y, h, B, r, width, tokens, fan_out);

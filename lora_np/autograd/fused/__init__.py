@@ -43,7 +43,7 @@ from .loss import (
 )
 from .norm import layer_norm_backward, layer_norm_forward, rms_norm_backward, rms_norm_forward
 from .rotary import rotary_backward, rotary_forward
-from .rows import lora_rows_backward, lora_rows_forward, lora_rows_into, lora_rows_ready
+from .rows import lora_rows_backward, lora_rows_forward, lora_rows_into
 
 __all__ = [
     "attention_backward",
@@ -68,7 +68,6 @@ __all__ = [
     "lora_rows_backward",
     "lora_rows_forward",
     "lora_rows_into",
-    "lora_rows_ready",
     "relu_backward",
     "relu_forward",
     "rms_norm_backward",

@@ -55,19 +55,11 @@ def lora_rows_backward(dy, cache):
     return dy if needs[0] else None, dx, dA, dB
 
 
-def lora_rows_ready(updates):
-    """For each row of a batch A_b (r_b, in), B_b (out, r_b) and s_b, or None, as `lora_rows_into` takes them.
-
-    Good until one of these arrays is replaced. In NumPy there is nothing to prepare.
-    """
-    return updates
-
-
 def lora_rows_into(out, y, x, updates):
     r"""out_b = y_b + s_b x_b A_bᵀ B_bᵀ for each row b: the same without stacks, for where no gradient is asked for.
 
-    y and out (B, ..., out), x (B, ..., in), NumPy's; updates: what `lora_rows_ready` gave; out_b = y_b where a row has
-    none. Reads every matrix where it lies, and ends with a row while that is in the cache.
+    y and out (B, ..., out), x (B, ..., in), NumPy's; updates: for each row A_b (r_b, in), B_b (out, r_b) and s_b, or
+    None, and then out_b = y_b. Reads every matrix where it lies, and ends with a row while that is in the cache.
     """
     for out_b, y_b, x_b, update in zip(out, y, x, updates, strict=True):
         if update is None:

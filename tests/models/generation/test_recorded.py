@@ -6,7 +6,7 @@ import types
 
 import numpy as np
 import pytest
-from lora_helpers import peft_model, tiny_llama, tiny_model
+from lora_helpers import peft_model, rows_as_on_a_gpu, tiny_llama, tiny_model
 
 from lora_np import LoraConfig, get_peft_model
 from lora_np.autograd.conversion import as_dtype
@@ -124,7 +124,7 @@ def test_what_changes_between_two_steps_is_recorded_anew(as_if_a_gpu):
     assert FakeRecording.done == ["recorded"] + ["replayed"] * 4 + ["recorded"] + ["replayed"] * 11
 
 
-def test_rows_are_recorded_where_all_matrices_are_read_where_they_lie(as_if_a_gpu):
+def test_rows_are_recorded_where_all_matrices_are_read_where_they_lie(monkeypatch, as_if_a_gpu):
     model, ids = MODELS["adapted"](), np.random.default_rng(0).integers(0, 31, (2, 5))
     model.add_adapter("other", LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False))
     told = {"max_new_tokens": 20, "do_sample": False}
@@ -134,6 +134,10 @@ def test_rows_are_recorded_where_all_matrices_are_read_where_they_lie(as_if_a_gp
     np.testing.assert_array_equal(model.generate(ids, adapter_names=["other", "default"], **told), both)
     assert FakeRecording.done == []  # stacks are moved together
     np.testing.assert_array_equal(model.generate(ids, adapter_names=["other", "other"], **told), one)
+    assert FakeRecording.done == ["recorded"] + ["replayed"] * 17
+    FakeRecording.done.clear()
+    rows_as_on_a_gpu(monkeypatch)
+    np.testing.assert_array_equal(model.generate(ids, adapter_names=["other", "default"], **told), both)
     assert FakeRecording.done == ["recorded"] + ["replayed"] * 17
 
 
