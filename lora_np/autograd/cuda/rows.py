@@ -14,7 +14,7 @@ import numpy as np
 from .launch import BLOCK, by_grid
 from .record import upload
 
-RANKS, EACH, TILE, COLUMNS = 8, 4, 16, 2  # as in weights.cu
+RANKS, EACH, TILE, COLUMNS = 8, 4, 8, 2  # as in weights.cu
 WARPS = BLOCK // 32
 
 

@@ -8,7 +8,7 @@ namespace {
 // the end of it: the cache still has what was written last. packed: may several numbers be read at once?
 constexpr int RANKS = 8;  // that a thread takes at a time
 constexpr int EACH = 4;   // tokens that a warp multiplies by A at a time; EACH · RANKS is a warp
-constexpr int TILE = 16;  // tokens that a thread multiplies by COLUMNS columns of Bᵀ
+constexpr int TILE = 8;  // tokens that a thread multiplies by COLUMNS columns of Bᵀ
 constexpr int COLUMNS = 2;
 
 // N numbers of a matrix in float32.
@@ -141,7 +141,7 @@ __global__ void narrow_all(real* flat, const long long* table) {
 }
 
 // h = s x Aᵀ. `slices` warps, a power of two, share the sum for EACH tokens among them.
-__global__ void __launch_bounds__(256, 3)
+__global__ void __launch_bounds__(256, 2)
     lora_rows_in(const real* __restrict__ x, float* __restrict__ h, const long long* table, int T, int fan_in,
                  int width, int slices, int packed) {
     __shared__ float parts[8][32];
@@ -169,7 +169,7 @@ __global__ void __launch_bounds__(256, 3)
 }
 
 // y += h Bᵀ.
-__global__ void __launch_bounds__(256, 3)
+__global__ void __launch_bounds__(256, 4)
     lora_rows_out(real* __restrict__ y, const float* __restrict__ h, const long long* table, int T, int fan_out,
                   int width, int packed) {
     int entry = gridDim.y - 1 - blockIdx.y, across = fan_out / (packed ? COLUMNS : 1);

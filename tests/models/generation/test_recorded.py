@@ -148,8 +148,8 @@ def test_rows_on_a_gpu(monkeypatch, dtype):
     model, names = MODELS["adapted"](), ["default", "other", "__base__"]
     model.add_adapter("other", LoraConfig(r=12, target_modules=["q_proj", "up_proj"], init_lora_weights=False))
     model.to("cuda")
-    for p in model.base_model.model.parameters() if dtype == "bfloat16" else ():
-        p.data = p.data if p.requires_grad or len(p.shape) < 2 else p.data.astype(as_dtype(dtype))
+    for name, p in model.named_parameters():
+        p.data = p.data if "lora_" in name else p.data.astype(as_dtype(dtype))
     ids, made, record = np.random.default_rng(0).integers(0, 31, (3, 5)), [], recorded.RecordedSteps.__init__
     monkeypatch.setattr(recorded.RecordedSteps, "__init__", lambda *a: made.append(1) or record(*a))
 
