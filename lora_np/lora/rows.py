@@ -2,8 +2,11 @@
 
 The plain form takes one adapter after the other: `one_by_one`. A hundred of them on a batch of a hundred rows would be
 ten thousands of small products. So the rows of all plain LoRA adapters, and those without one, are computed `together`:
-the base layer for all in one product, then the updates as products of stacks of matrices (`F.lora_rows`). Adapters of
-other kinds, and with dropout switched on, stay with the plain form, which is also the test of the other.
+the base layer for all in one product, then the updates. There are three ways to those:
+- as products of stacks of matrices (`F.lora_rows`): where gradients are recorded, and on a CPU for a text's tokens
+- row by row, each matrix read where it lies: on a CPU, where stacks would be used once
+- all rows at once, each matrix read where it lies: by kernels on a GPU, which are told the addresses once
+Adapters of other kinds, and with dropout switched on, stay with the plain form, which is also the test of the others.
 """
 
 import math

@@ -8,7 +8,7 @@ namespace {
 // the end of it: the cache still has what was written last. packed: may several numbers be read at once?
 constexpr int RANKS = 8;  // that a thread takes at a time
 constexpr int EACH = 4;   // tokens that a warp multiplies by A at a time; EACH · RANKS is a warp
-constexpr int TILE = 8;  // tokens that a thread multiplies by COLUMNS columns of Bᵀ
+constexpr int TILE = 8;   // tokens that a thread multiplies by COLUMNS columns of Bᵀ
 constexpr int COLUMNS = 2;
 
 // N numbers of a matrix in float32.
