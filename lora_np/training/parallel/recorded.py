@@ -76,6 +76,8 @@ class RecordedStep:
         self.parameters, trained = list(self.model.parameters()), self.optimizer.parameters()
         if any(p.dtype != np.float32 for p in trained):
             raise ValueError("a recorded step trains parameters in float32: others are for model.to('float32')")
+        if not all(p.data.flags.c_contiguous for p in trained):  # AdamW has no kernel for these, and the host counts
+            raise ValueError("a recorded step trains arrays without gaps: p.data = ascontiguousarray(p.data)")
         if not _same(trained, self.trained):
             self.trained, self.sums = trained, Sums(trained)
         from ...autograd.cuda.record import Room

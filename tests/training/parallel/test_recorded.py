@@ -201,6 +201,18 @@ def test_a_step_that_the_host_counts_is_refused(on_the_cpu, make_optimizer):
         RecordedStep(model, optimizer)
 
 
+def test_arrays_that_have_no_kernel_are_refused(on_the_cpu):
+    """Their rate and their number of steps would for ever be those of the recording."""
+    model, all_batches = cpu_model(), list(batches(cpu_model(), 4))
+    step, _ = started(model, all_batches)
+    step.trained[1].data = np.asfortranarray(step.trained[1].data)
+    with pytest.raises(ValueError, match=r"trains arrays without gaps: p\.data = ascontiguousarray"):
+        step(all_batches[0])
+    assert recorded_module.recorded_step(model, step.optimizer) is None
+    step.trained[1].data = np.ascontiguousarray(step.trained[1].data)
+    assert np.isfinite(step(all_batches[0]))
+
+
 def test_a_batch_is_copied_and_its_arrays_stay_the_callers(on_the_cpu):
     all_batches = list(batches(cpu_model(), 4))
     before = [{name: x.copy() for name, x in batch.items()} for batch in all_batches]
