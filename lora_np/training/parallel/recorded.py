@@ -12,6 +12,7 @@ from ...autograd.devices import memory_advice, on_gpu
 from ...autograd.float_types import in_16_bits
 from ...autograd.in_place import outdate
 from ...lora.lora_model import adapters_in
+from ...lora.variants.alora import ActivatedLora
 from ...lora.variants.embedding import EmbeddingAdapter
 from ...lora.variants.tokens import TokenAdapter
 from ...models.base import CausalLM
@@ -48,7 +49,7 @@ class RecordedStep:
 
     RuntimeError, with what takes less, if the GPU's memory is full.
     ValueError if the model is not on a GPU, if the optimizer's step cannot be recorded, if an adapter draws random
-    numbers other than dropout's, or if a batch brings anything else.
+    numbers other than dropout's or looks at the ids (aLoRA), or if a batch brings anything else.
 
     model          a language model, or a PeftModel around one, in training mode
     max_grad_norm  gradients are scaled down together if their norm is larger; 0 turns this off
@@ -236,3 +237,5 @@ def _check(model):
         raise ValueError("a recorded step needs a model on a GPU, in float32 or 16 bits: call model.to('cuda') first")
     if any(getattr(part, "draws", False) is True for part in [*model.modules(), *adapters_in(model)]):
         raise ValueError("a recorded step would draw the same random numbers every time, and this adapter draws others")
+    if any(isinstance(adapter, ActivatedLora) for adapter in adapters_in(model)):
+        raise ValueError("a recorded step looks at no batch, and aLoRA looks for its invocation tokens in each")

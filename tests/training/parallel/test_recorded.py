@@ -704,6 +704,15 @@ def test_random_numbers_that_are_not_dropouts_are_refused(on_the_cpu, config):
         RecordedStep(model, AdamW([p for p in model.parameters() if p.requires_grad]))
 
 
+def test_an_adapter_that_looks_at_the_ids_is_refused(on_the_cpu):
+    """It would find its tokens also in what a batch is filled up with."""
+    model = peft_model(alora_invocation_tokens=[3, 0])
+    optimizer = AdamW([p for p in model.parameters() if p.requires_grad])
+    with pytest.raises(ValueError, match="aLoRA looks for its invocation tokens in each"):
+        RecordedStep(model, optimizer)
+    assert recorded_module.recorded_step(model, optimizer) is None
+
+
 class Data:
     """Random batches, the same for the same step."""
 
