@@ -103,8 +103,10 @@ class FourierFTAdapter(Adapter):
 
     def delta(self) -> Tensor:
         """ΔW (out, in), differentiable."""
-        self.places = beside(self.places, self.fourierft_spectrum.data)
-        return inverse_fourier(self.fourierft_spectrum, self.places, self.shape) * self.scaling
+        places = beside(self.places, self.fourierft_spectrum.data)
+        if places is not self.places:  # a change of a module is told (changes.py), and this one is only the first time
+            self.places = places
+        return inverse_fourier(self.fourierft_spectrum, places, self.shape) * self.scaling
 
     def update(self, layer: Layer, x: Tensor, base: Tensor) -> Tensor:
         return F.linear(x, self.delta())

@@ -23,7 +23,7 @@ import numpy as np
 from ... import nn
 from ...autograd import Tensor
 from ...autograd import functional as F
-from ...autograd.devices import array_module
+from ...autograd.devices import array_module, on_gpu
 from ...autograd.tensor import data, is_grad_enabled, needs_grad, record
 from ..adapter import Target
 from ..types import Array, Config, Layer
@@ -53,7 +53,12 @@ class Velora(OnWholeLayers):
         v = self.lora_velora_embed.data
         if self.settings.init_type == "batch_average" or not self.found:
             v = _unit(_groups(x, self.settings.num_groups).reshape(-1, v.size).mean(axis=0)).astype(v.dtype)
-            self.lora_velora_embed.data, self.found = v, True
+            if on_gpu(v):
+                self.lora_velora_embed.data[...] = v  # where it was: steps that are recorded write it to its place
+            else:
+                self.lora_velora_embed.data = v  # in one go: other threads may be reading it
+            if not self.found:
+                self.found = True
         return v.astype(x.dtype, copy=False)
 
 

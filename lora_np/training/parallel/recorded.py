@@ -15,6 +15,7 @@ from ...lora.lora_model import adapters_in
 from ...lora.variants.alora import ActivatedLora
 from ...lora.variants.embedding import EmbeddingAdapter
 from ...lora.variants.tokens import TokenAdapter
+from ...lora.variants.velora import Velora
 from ...models.base import CausalLM
 from ...nn import Module
 from ...nn.module import clear_gradients
@@ -88,6 +89,7 @@ class RecordedStep:
         self.change: Piece | None = None  # of the weights
         self.used: tuple[int, ...] = ()  # the numbers of those that it changes
         self.first: tuple[int, ...] | None = None  # the first batch's shape
+        self.adapters = adapters_in(self.model)
         self.held, self.settings, self.states = self._held(), self._settings(), None
 
     def takes(self, batches: Any) -> bool:
@@ -133,6 +135,8 @@ class RecordedStep:
         shape = batch["input_ids"].shape
         if self.first in (None, shape):
             self.first = shape
+            return batch
+        if any(isinstance(adapter, Velora) for adapter in self.adapters):  # its v is a mean over all tokens
             return batch
         return of_few_lengths(batch, self.language_model.config)
 

@@ -6,6 +6,7 @@ from family_tests import FamilyTests
 from lora_helpers import logits_of, refusal, tiny_llama, tiny_model
 
 from lora_np import PeftModel, get_peft_model
+from lora_np.autograd import changes
 from lora_np.lora import FourierFTConfig
 from lora_np.lora.family.fourierft import drawn
 
@@ -88,3 +89,11 @@ def test_with_the_spectrum_at_zero_a_file_does_nothing(tmp_path):
 )
 def test_what_is_refused(action, message):
     assert message in refusal(ValueError, action)
+
+
+def test_computing_changes_nothing():
+    """What is kept until a module changes, as a recorded step of generation, is kept."""
+    model = get_peft_model(tiny_model(), config(target_modules=["c_attn"]))
+    unchanged = changes.watch()
+    logits_of(model)
+    assert unchanged()

@@ -22,6 +22,7 @@ from lora_helpers import (
 )
 
 from lora_np import LoraConfig, Tensor, VeloraConfig, get_peft_model, gradcheck, no_grad
+from lora_np.autograd.changes import watch
 from lora_np.lora.variants.velora import compressed_linear
 
 BASES = {"gpt2": (tiny_model, ["c_attn", "mlp.c_proj"]), "llama": (tiny_llama, ["q_proj", "down_proj"])}
@@ -165,3 +166,22 @@ class TestAgainstPeft:
     def test_files(self, base, tmp_path):
         layout = assert_exchanged_with_peft(config_of(base), BASES[base][0](), tmp_path)
         assert sum(name.endswith("lora_velora_embed") for name in layout) == 4
+
+
+def test_on_a_gpu_the_direction_stays_in_its_place(monkeypatch):
+    """A step that is recorded there writes the directions of later batches to the same memory."""
+    model = velora().train()
+    buffers, ids = list(model.buffers()), some_ids(model.config)
+    places = [b.data for b in buffers]
+    monkeypatch.setattr("lora_np.lora.variants.velora.on_gpu", lambda x: True)
+    gradients(model)
+    unchanged, first = watch(), [b.data.copy() for b in buffers]
+    model(ids[:, ::-1], labels=ids).loss.backward()
+    assert unchanged()
+    assert all(b.data is place for b, place in zip(buffers, places, strict=True))
+    found = [b.data.copy() for b in buffers]
+    monkeypatch.undo()
+    model(ids[:, ::-1], labels=ids).loss.backward()
+    for b, v, before in zip(buffers, found, first, strict=True):
+        np.testing.assert_array_equal(v, b.data)
+        assert (v != before).any()

@@ -25,6 +25,7 @@ from lora_np import (
     OFTConfig,
     Tensor,
     TrainingArguments,
+    VeloraConfig,
     create_lorafa_optimizer,
     create_riemannian_optimizer,
     evaluate,
@@ -349,6 +350,19 @@ def test_a_model_to_which_length_matters_gets_no_longer_batches(on_the_cpu):
     found = recorded_losses(step, all_batches)
     assert sorted(shape for shape, _ in step.pieces) == [(3, 5), (3, 8), (3, 9)]
     model = changing()
+    np.testing.assert_allclose(found, ordinary_losses(model, optimizer_of(model), all_batches), rtol=1e-5)
+
+
+def test_an_adapter_that_takes_a_mean_over_all_tokens_gets_no_longer_batches(on_the_cpu):
+    def velora():
+        manual_seed(0)
+        return peft_model(velora_config=VeloraConfig(num_groups=4)).train()
+
+    all_batches = [one for length in (8, 5, 7, 5, 5) for one in batches(velora(), 1, length=length)]
+    step = RecordedStep(model := velora(), optimizer_of(model))
+    found = recorded_losses(step, all_batches)
+    assert sorted(shape for shape, _ in step.pieces) == [(3, 5), (3, 7), (3, 8)]
+    model = velora()
     np.testing.assert_allclose(found, ordinary_losses(model, optimizer_of(model), all_batches), rtol=1e-5)
 
 
