@@ -111,6 +111,7 @@ class Recording:
         the GPU. Of random numbers it may draw dropout's masks; others would be the same in every replay.
         """
         self.first = random.masks_drawn()
+        self.uploads, self.place = [], None  # there are some where an earlier time was interrupted
         with self.inside():
             try:
                 result = self._captured(function)
