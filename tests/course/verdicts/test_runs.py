@@ -141,7 +141,7 @@ def test_a_run_that_diverges_says_so(bench, monkeypatch):
     def broken(run, data):
         raise FloatingPointError("the loss became nan")
 
-    monkeypatch.setattr("lora_course.verdicts.runs.TrainingRun.one_step", broken)
+    monkeypatch.setattr("lora_np.training.loop.TrainingRun.one_step", broken)
     run = bench.run("curves", {**lora(1), "rate": 1.0, "seed": 0})
     assert run["diverged"]
     assert run["step"] == run["prose"] == []
