@@ -16,6 +16,7 @@ RESULTS = {
     "validation",
     "prose",
     "source",
+    "own",
     "size",
     "intruders",
     "reduced",
@@ -39,8 +40,15 @@ def shipped(name):
 
 
 def key_of(point):
-    """What tells a point, or a run's, from the others of its data set."""
-    return json.dumps({name: value for name, value in point.items() if name not in RESULTS}, sort_keys=True)
+    """What tells a point, or a run's, from the others of its data set.
+
+    A relative's "size" is part of its point; that of an update, a list, is a result.
+    """
+    return json.dumps({name: value for name, value in point.items() if not _is_result(name, value)}, sort_keys=True)
+
+
+def _is_result(name, value):
+    return name in RESULTS and (name != "size" or isinstance(value, list))
 
 
 def append(run, path):

@@ -1,4 +1,8 @@
-"""A second scale: SmolLM2-135M learns the prose that the small model learns, and forgets some of the source.
+"""A second scale: SmolLM2-135M learns the prose that the small model learns.
+
+What it forgets is not seen on source, as that is plain text, too, and comes nearer with any. It is seen on what the base
+itself had answered to a question, with a temperature of 1: there no other model can be better, on average, and how much
+worse one is is the KL divergence from the base to it.
 
 The file is the one that `lora-np fetch smollm2` brings, 4-bit weights turned back into floats. A run reads 384 windows
 of 256 tokens, and each kind of training searches its rate by doubling and halving, for each seed until the best one has
@@ -9,11 +13,15 @@ import copy
 import functools
 import time
 
+import numpy as np
+
 from lora_np import LoraConfig, get_peft_model
 from lora_np.autograd import manual_seed
 from lora_np.cli.task import evenly_spaced
+from lora_np.cli.writing import chat_prompt
 from lora_np.lora.family.hira import HiraConfig
 from lora_np.models import AutoModelForCausalLM, AutoTokenizer
+from lora_np.models.output import IGNORED
 from lora_np.training import TextData, TrainingArguments, evaluate, prose_documents, python_documents
 from lora_np.training.data import split_documents
 
@@ -32,7 +40,7 @@ PARTS = (8, 4, 2, 4 / 3, 1)  # looks at these parts of a run, and before it
 START = {"full": 1e-4, "HiRA": 1.6e-2}  # where a search begins
 USUAL_START = 1e-3
 MOST = 7  # rates of a search
-LOSSES = ("validation", "prose", "source")  # nats per token
+QUESTION, ANSWERS, WRITTEN = "Tell me about something that you know well.", 32, 96  # answers and their tokens
 
 
 def _lora(rank, targets="all linear", **more):
@@ -112,10 +120,32 @@ def _texts(small):
     held = {"validation": prose["validation"], "prose": prose["test"], "source": source["test"]}
     windows = {name: TextData(text, tokenizer, length, ROWS).windows() for name, text in held.items()}
     held = {name: evenly_spaced(found, count) for name, found in windows.items()}
+    held["own"] = _own_words(small)
     return TextData(prose["train"], tokenizer, length, ROWS), held
 
 
+@functools.lru_cache(maxsize=2)
+def _own_words(small):
+    """(ids, labels) of what the base answers; the question and what follows the end do not count."""
+    tokenizer, model = AutoTokenizer.from_pretrained("tiny-python" if small else "smollm2"), _base(small)
+    asked = tokenizer.encode("def ") if small else chat_prompt_ids(tokenizer)
+    rows, written = np.tile(asked, (2 if small else ANSWERS, 1)), 8 if small else WRITTEN
+    options = {"do_sample": True, "temperature": 1.0, "top_k": 0, "top_p": 1.0, "repetition_penalty": 1.0, "seed": 0}
+    ids = model.generate(rows, max_new_tokens=written, pad_token_id=0, **options)
+    ids = ids.numpy() if hasattr(ids, "numpy") else np.asarray(ids)
+    place, ends = np.arange(ids.shape[1]), ids == (tokenizer.eos_token_id if not small else -1)
+    over = (ends & (place >= len(asked))).cumsum(axis=1) - ends > 0
+    return ids, np.where((place < len(asked)) | over, IGNORED, ids)
+
+
+def chat_prompt_ids(tokenizer):
+    """The question as the model is asked it."""
+    messages = [{"role": "user", "content": QUESTION}]
+    return tokenizer.encode(chat_prompt(tokenizer, messages), add_special_tokens=False)
+
+
 def _losses(model, held_out):
+    """{"validation", "prose", "source", "own"}: in nats per token."""
     return {name: round(evaluate(model, windows, batch_size=16), 5) for name, windows in held_out.items()}
 
 
@@ -214,7 +244,7 @@ def level(data):
 
 
 def forgotten(data):
-    """{kind: (rate, interval of the rise on source where prose gets to `level`)}, at the rate with the smallest rise.
+    """{kind: (rate, interval of the rise on the base's own words where prose gets to `level`)}, at the gentlest rate.
 
     Of full training and three ranks; between the looks, and only at rates at which all seeds get there.
     """
@@ -224,7 +254,7 @@ def forgotten(data):
             places = [where(run, "prose", level(data), run["prose"][0]) for run in runs]
             if len(runs) == len(SEEDS) and all(place is not None for place in places):
                 pairs = zip(runs, places, strict=True)
-                rises = [value_at(r, p, "source", r["source"][0]) - r["source"][0] for r, p in pairs]
+                rises = [value_at(r, p, "own", r["own"][0]) - r["own"][0] for r, p in pairs]
                 pair = interval(rises)
                 if kind not in found or pair[0] < found[kind][1][0]:
                     found[kind] = rate, pair
