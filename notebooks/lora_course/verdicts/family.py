@@ -26,7 +26,7 @@ from lora_np.lora.family.vera import VeraConfig
 
 ALL = {"target_modules": ["c_attn", "attn.c_proj", "c_fc", "mlp.c_proj"]}
 OF_ADALORA = {"task_type": "CAUSAL_LM", "fan_in_fan_out": True, **ALL}  # without a task it would lack its loss's term
-SIZES = (8, 1, 32)  # LoRA's rank; the others are made about as large
+SIZES = (8,)  # LoRA's rank; the others are made about as large. 1 and 32 are possible, too
 COARSE = (1e-3, 4e-3, 1.6e-2, 6.4e-2)
 MOST_COARSE = 7
 SEEDS, MORE_SEEDS = (0, 1, 2), (3, 4)  # that choose a rate, and that only run at it

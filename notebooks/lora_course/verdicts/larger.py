@@ -22,7 +22,6 @@ SETTINGS = (  # width, rank, what is learnt, its bits for each trained parameter
     (64, 16, "facts", LOAD),
     (64, 16, "strings", MORE),
     (128, 1, "strings", MORE),
-    (64, 64, "strings", LOAD),
 )
 
 
