@@ -97,7 +97,9 @@ def test_a_race_ends_where_all_have_arrived_or_are_out_of_steps(monkeypatch, tmp
 
     monkeypatch.setattr("benchmarks.speedrun.Racer", Counts)
     monkeypatch.setattr("benchmarks.speedrun.prepare", lambda folder: (None, list(range(50)), ["held out"]))
-    fast, slow = race(["lora_np", "torch + PEFT"])
+    kept = []
+    fast, slow = race(["lora_np", "torch + PEFT"], keep=lambda done: kept.append(len(done[1]["step"])))
+    assert kept == [2, 3, 4]
     assert fast["step"] == [0, 20, 40]
     assert fast["seconds"] == [0.0, 20.0, 40.0]
     assert fast["held_out"] == [4.0, 3.2, 2.4]

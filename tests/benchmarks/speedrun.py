@@ -269,8 +269,8 @@ def prepare(folder):
     return args, batches, [dict(batch) for batch in next(iter(task.evaluation.values())).batches(8)]
 
 
-def race(systems, most=None, device="cpu"):
-    """[what each system has done], until each has arrived or made all steps."""
+def race(systems, most=None, device="cpu", keep=lambda done: None):
+    """[what each system has done], until each has arrived or made all steps. keep: called with it after each turn."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         args, batches, held_out = prepare(folder)
@@ -285,6 +285,7 @@ def race(systems, most=None, device="cpu"):
             last = min(first + TURN, most or len(batches))
             for racer in [racer for racer in racers if not racer.arrived]:
                 racer.turn(last, batches[first:last], held_out)
+            keep([racer.done for racer in racers])
         for racer in racers:
             racer.pipe.send(None)
             racer.process.join()
@@ -312,17 +313,20 @@ def main():
     if others := [system for system in chosen if system not in SYSTEMS[options.device]]:
         parser.error(f"on {options.device} there is no {others[0]!r}; there are {', '.join(SYSTEMS[options.device])}")
     load = os.getloadavg()[0]
-    runs = race(chosen, options.steps, options.device)
-    about = {
-        "command": "python tests/benchmarks/speedrun.py" + " --device cuda" * (options.device == "cuda"),
-        "date": time.strftime("%Y-%m-%d"),
-        "device": device_name(options.device),
-        "python": platform.python_version(),
-        "load": [round(load, 1), round(os.getloadavg()[0], 1)],  # of the machine, before and after
-        "target": TARGET,
-    }
-    Path(options.out).parent.mkdir(parents=True, exist_ok=True)
-    Path(options.out).write_text(json.dumps({"about": about, "runs": runs}) + "\n", encoding="utf-8")
+
+    def keep(runs):
+        about = {
+            "command": "python tests/benchmarks/speedrun.py" + " --device cuda" * (options.device == "cuda"),
+            "date": time.strftime("%Y-%m-%d"),
+            "device": device_name(options.device),
+            "python": platform.python_version(),
+            "load": [round(load, 1), round(os.getloadavg()[0], 1)],  # of the machine, before and after
+            "target": TARGET,
+        }
+        Path(options.out).parent.mkdir(parents=True, exist_ok=True)
+        Path(options.out).write_text(json.dumps({"about": about, "runs": runs}) + "\n", encoding="utf-8")
+
+    race(chosen, options.steps, options.device, keep)
 
 
 def device_name(device):

@@ -100,11 +100,11 @@ def verdicts(data):
                 any(above(pair, TWO / NEAR) and below(pair, TWO * NEAR) for pair in more.values()),
                 all(below(pair, TWO / NEAR) for pair in more.values()),
             ),
-            "",
+            "Rank 16 comes to 1.3, and has 4.8 bits to learn for each. More steps may bring more; they were not tried.",
             ("larger",),
         ),
         Verdict(
-            "from rank 1 to 64 what an adapter remembers grows in proportion to its parameters",
+            "from rank 1 to 16 what an adapter remembers grows in proportion to its parameters",
             "[Schulman and Thinking Machines Lab, 2025](https://thinkingmachines.ai/blog/lora/), as taken for granted",
             {f"b in bits ~ parameters^b, width {width}": pair for width, pair in slopes.items()},
             len(SEEDS),
@@ -113,7 +113,7 @@ def verdicts(data):
                 all(above(p, 0.9) and below(p, 1.1) for p in slopes.values()),
                 all(above(p, 1.1) or below(p, 0.9) for p in slopes.values()),
             ),
-            "",
+            "Faster, as from rank 1 to 4: sixteen times the parameters hold 26 and 34 times as much.",
             ("larger",),
         ),
         Verdict(
@@ -126,7 +126,7 @@ def verdicts(data):
                 all(above(p, 1 / NEAR) and below(p, NEAR) for p in facts.values()),
                 all(above(p, NEAR) or below(p, 1 / NEAR) for p in facts.values()),
             ),
-            "",
+            "At rank 16 they are. At rank 1 three seeds do not tell: the strings differ more than the kinds.",
             ("larger",),
         ),
     ]

@@ -1,8 +1,8 @@
 """A second scale: SmolLM2-135M learns the prose that the small model learns.
 
-What it forgets is not seen on source, as that is plain text, too, and comes nearer with any. It is seen on what the base
-itself had answered to a question, with a temperature of 1: there no other model can be better, on average, and how much
-worse one is is the KL divergence from the base to it.
+What it forgets is hardly seen on source, as that is plain text, too, and comes nearer with any. It is seen on what the
+base itself had answered to a question, with a temperature of 1: there no other model can be better, on average, and how
+much worse one is is the KL divergence from the base to it.
 
 The file is the one that `lora-np fetch smollm2` brings, 4-bit weights turned back into floats. A run reads 384 windows
 of 256 tokens, and each kind of training searches its rate by doubling and halving, for each seed until the best one has
@@ -26,7 +26,8 @@ from lora_np.training import TextData, TrainingArguments, evaluate, prose_docume
 from lora_np.training.data import split_documents
 
 from .along import look_along
-from .statistics import best_rates, by, chosen, differences, final, interval, value_at, where
+from .data import key_of
+from .statistics import at_edge, best_rates, by, chosen, differences, final, interval, value_at, where
 from .verdict import Verdict, above, below, decided
 
 SEEDS = (0, 1, 2)
@@ -246,18 +247,38 @@ def level(data):
 def forgotten(data):
     """{kind: (rate, interval of the rise on the base's own words where prose gets to `level`)}, at the gentlest rate.
 
-    Of full training and three ranks; between the looks, and only at rates at which all seeds get there.
+    Of all kinds with the usual batch; between the looks, and only at rates at which all seeds get there.
     """
-    found = {}
-    for kind in ("full", "rank 4", "rank 15", "rank 64"):
+    found, seeds = {}, len({run["seed"] for run in data["runs"]})
+    for kind in [kind for kind in of_kinds(data) if kind in CORE]:
         for rate, runs in by(of_kinds(data)[kind], "rate").items():
             places = [where(run, "prose", level(data), run["prose"][0]) for run in runs]
-            if len(runs) == len(SEEDS) and all(place is not None for place in places):
+            if len(runs) == seeds and all(place is not None for place in places):
                 pairs = zip(runs, places, strict=True)
-                rises = [value_at(r, p, "own", r["own"][0]) - r["own"][0] for r, p in pairs]
-                pair = interval(rises)
+                pair = interval([value_at(r, p, "own", r["own"][0]) - r["own"][0] for r, p in pairs])
                 if kind not in found or pair[0] < found[kind][1][0]:
                     found[kind] = rate, pair
+    return found
+
+
+def is_whole(data):
+    """Are all runs of the plan made?"""
+    return {key_of(point) for point in plan(data["runs"])} == {key_of(run) for run in data["runs"]}
+
+
+def table(data):
+    """{kind: {"rate", "edge", "prose", "part", "own"}}, of the kinds with the usual batch.
+
+    The best rate, and whether it lies at the edge of what was tried; the mean test loss there; its part of what full
+    training gains; and `forgotten`, the mean.
+    """
+    found, rises = {}, forgotten(data)
+    whole = gain(best(data)["full"])
+    for kind, runs in best(data).items():
+        if kind in CORE:
+            row = {"rate": runs[0]["rate"], "edge": at_edge(of_kinds(data)[kind])}
+            row |= {"prose": interval([final(run) for run in runs])[0], "part": gain(runs) / whole}
+            found[kind] = {**row, "own": rises[kind][1][0] if kind in rises else None}
     return found
 
 
@@ -344,7 +365,7 @@ def _of_small_ones(data):
 
 
 def _of_forgetting(data):
-    found = {kind: pair for kind, (_, pair) in forgotten(data).items()}
+    found = {kind: pair for kind, (_, pair) in forgotten(data).items() if kind == "full" or kind.startswith("rank")}
     full, plain = found.pop("full"), found
     return _verdict(
         "LoRA forgets less than full training, for what it learns",

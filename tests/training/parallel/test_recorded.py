@@ -28,8 +28,7 @@ from lora_np.lora.family.hra import HRAConfig
 from lora_np.lora.family.oft import OFTConfig
 from lora_np.lora.family.vblora import VBLoRAConfig
 from lora_np.nn import quantize_model
-from lora_np.training import loop
-from lora_np.training.parallel import recorded
+from lora_np.training import loop, parallel
 from lora_np.training.parallel.recorded import RecordedStep
 
 gpu = pytest.mark.gpu
@@ -462,7 +461,7 @@ ASKING = [
 def test_adapters_that_ask_the_host_are_not_recorded(monkeypatch, config, device):
     model = get_peft_model(tiny_model(), config).to(device)
     if device == "cpu":
-        monkeypatch.setattr(recorded, "RecordedStep", lambda *args: pytest.fail("it would be recorded"))
+        monkeypatch.setattr(parallel.recorded, "RecordedStep", lambda *args: pytest.fail("it would be recorded"))
     args = TrainingArguments(steps=4)
     assert loop.TrainingRun(model, args).recorded is None
     assert np.isfinite(train(model, Data(), args, progress=False)["loss"]).all()
