@@ -2,7 +2,8 @@
 
 A run is its point (method, rate, seed, ...) and what came of it: lists with a value for each marked "step"
 ("validation", "prose", "source", for some "size" and "intruders"), "trainable", "seconds", "diverged". Losses are in
-nats per byte. Those of `capacity` and `reward` have lists of their own, which capacity.py and reward.py explain.
+nats per byte, in `second` per token. Those of `capacity`, `larger`, `reward` and `second` have lists of their own:
+see capacity.py, reward.py and second.py.
 """
 
 import json
