@@ -33,15 +33,17 @@ def padded(side, lengths=LENGTHS):
     return mask, np.maximum(mask.cumsum(1) - 1, 0)
 
 
-def assert_is_transformers(model, batch=3, **inputs):
-    """Logits, loss and every gradient of `model` are those of its twin. inputs: masks and positions for both."""
+def assert_is_transformers(model, batch=3, ours=None, **inputs):
+    """Logits, loss and every gradient of `model` are those of its twin. inputs: masks and positions for both, or for
+    the twin alone where `ours` has others."""
     import torch
 
     dtype = model.lm_head.weight.dtype.type
     twin, tolerance = hugging_face_twin(model), MODEL_TOLERANCE[dtype]
     ids = some_ids(model.config, batch)
     labels = some_labels(ids)
-    tensors = {name: torch.tensor(array) for name, array in inputs.items()}
+    tensors = {name: array if isinstance(array, bool) else torch.tensor(array) for name, array in inputs.items()}
+    inputs = inputs if ours is None else ours
     expected = twin(input_ids=torch.tensor(ids), labels=torch.tensor(labels), **tensors)
     if dtype == np.float64:  # Transformers rounds the logits to float32 before its loss
         rows, targets = expected.logits[:, :-1].flatten(0, 1), torch.tensor(labels)[:, 1:].flatten()

@@ -44,6 +44,11 @@ def float32_or_16_bits(arrays):
     return all(x is None or isinstance(x, Lazy) or (on_gpu(x) and _narrow_enough(x.dtype)) for x in arrays)
 
 
+def in_16_bits_all(arrays):
+    """Are all on a GPU, and in float16 or bfloat16?"""
+    return all(on_gpu(x) and in_16_bits(x.dtype) for x in arrays)
+
+
 def _narrow_enough(dtype):
     return dtype == np.float32 or in_16_bits(dtype)
 
@@ -67,7 +72,8 @@ OPERATIONS = {
     "rotary": Operation(fused, cuda=float32_or_16_bits),
     "attention": Operation(fused, cuda=float32_or_16_bits),
     "self_attention": Operation(fused, cuda=float32_or_16_bits),
-    "bounded_attention": Operation(fused),
+    "bounded_attention": Operation(fused, cuda=in_16_bits_all),
+    "text_attention": Operation(fused, cuda=in_16_bits_all),
     "cross_entropy": Operation(fused, cuda=float32_or_16_bits),
     "linear_cross_entropy": Operation(fused, cuda=float32_or_16_bits),
     "capped_cross_entropy": Operation(fused),
@@ -78,9 +84,11 @@ OPERATIONS = {
     "sum_groups": Operation(elementary, cuda=any_dtype),
     "erf": Operation(elementary, cuda=any_dtype),
     "nf4_values": Operation(None, cuda=any_dtype),  # in NumPy by nn/nf4.py itself
+    "dropout_mask": Operation(None, cuda=float32_or_16_bits),  # in NumPy by ops.py itself, from NumPy's generator
     # all parameters of an optimizer at once; in NumPy one after another, by the optimizer itself
     "adamw": Operation(None, cuda=float32_in_order),
     "clip": Operation(None, cuda=float32_in_order),
+    "add_shares": Operation(None, cuda=float32_in_order),
 }
 
 

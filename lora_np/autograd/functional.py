@@ -120,12 +120,13 @@ def softcap(x, cap):
     return tanh(x * (1 / cap)) * cap
 
 
-def attention(q, k, v, causal=True, scale=None, dropout=0.0, key_mask=None, window=None, softcap=None):
+def attention(q, k, v, causal=True, scale=None, dropout=0.0, key_mask=None, window=None, softcap=None, texts=None):
     """softmax(scale · Q Kᵀ) V; see `fused.attention_forward`. q (B, H, T, D), k and v (B, K, S, D) -> (B, H, T, D).
 
     K divides H. key_mask: a boolean array (B, S), False for keys that nobody may see. window: with `causal`, each query
     sees the key at its own place and the window - 1 before it. softcap: scores are capped (`softcap`) before softmax;
-    see `fused.bounded_attention_forward` for both.
+    see `fused.bounded_attention_forward` for both. texts: rows hold several texts each, none of which sees another; see
+    `fused.text_attention_forward`.
     """
     shape = (q.shape[0], k.shape[1], k.shape[2], q.shape[-1]) if q.ndim == k.ndim == 4 else None
     if shape is None or not k.shape == v.shape == shape or q.shape[1] % max(1, k.shape[1]):
@@ -133,6 +134,11 @@ def attention(q, k, v, causal=True, scale=None, dropout=0.0, key_mask=None, wind
     if causal and k.shape[2] < q.shape[2]:
         raise ValueError(f"attention: q {q.shape} has more queries than k {k.shape} has keys: the first would see none")
     _check_key_mask(key_mask, (k.shape[0], k.shape[2]))
+    if texts is not None:
+        if not causal or k.shape[2] != q.shape[2]:
+            raise ValueError(f"attention: texts need causal=True and a key for each query: {q.shape}, {k.shape}")
+        mask = dropout_mask((*q.shape[:3], k.shape[2]), dropout, data(q)) if dropout else None
+        return _apply("text_attention", (q, k, v), texts, scale, mask, key_mask, window, softcap)
     if window is not None:
         k, v, key_mask, window = _nearest(k, v, key_mask, window, q.shape[2], causal)
     mask = dropout_mask((*q.shape[:3], k.shape[2]), dropout, data(q)) if dropout else None
@@ -150,11 +156,15 @@ def _nearest(k, v, key_mask, window, T, causal):
     return k, v, key_mask, window if window < k.shape[2] else None
 
 
-def self_attention(qkv, heads, causal=True, scale=None, dropout=0.0, key_mask=None):
+def self_attention(qkv, heads, causal=True, scale=None, dropout=0.0, key_mask=None, texts=None):
     """Attention on a packed projection, (B, T, 3C) -> (B, T, C); see `fused.self_attention_forward`."""
     if qkv.ndim != 3 or qkv.shape[2] % (3 * heads):
         raise ValueError(f"self_attention: expected (B, T, 3·{heads}·D), got shape {qkv.shape}")
     B, T, _ = qkv.shape
+    if texts is not None:
+        parts = qkv.reshape(B, T, 3, heads, -1)
+        q, k, v = (parts[:, :, i].swapaxes(1, 2) for i in range(3))  # (B, H, T, D)
+        return attention(q, k, v, causal, scale, dropout, key_mask, texts=texts).swapaxes(1, 2).reshape(B, T, -1)
     _check_key_mask(key_mask, (B, T))
     mask = dropout_mask((B, heads, T, T), dropout, data(qkv)) if dropout else None
     return _apply("self_attention", (qkv,), heads, causal, scale, mask, key_mask)

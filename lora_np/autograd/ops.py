@@ -226,8 +226,13 @@ def _check_probability(p):
 
 
 def dropout_mask(shape, p, like):
-    """An array of `shape`, of the library and dtype of `like`: 0 with probability p, else 1 / (1 - p)."""
+    """An array of `shape`, of the library and dtype of `like`: 0 with probability p, else 1 / (1 - p).
+
+    On a GPU from `cuda/dropout.py`, which does not draw other numbers where work is recorded.
+    """
     _check_probability(p)
+    if (kernel := dispatch.implementation("dropout_mask", (like,))) is not None:
+        return kernel(like, shape, p)
     xp = array_module(like)
     dtype = np.float64 if like.dtype == np.float64 else np.float32
     keep = generator(xp).random(shape, dtype=dtype) >= p

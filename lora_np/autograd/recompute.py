@@ -3,7 +3,7 @@
 from contextvars import copy_context
 
 from .grad_mode import note_leaves
-from .random import generator, random_seed
+from .random import Stretch
 from .tensor import Tensor, collect_gradients, data, needs_grad, record
 
 
@@ -13,7 +13,7 @@ def recompute(function, x, parameters, again=None):
     The forward pass records nothing. The backward pass runs `function` once more, this time recorded, and goes back
     through it at once: for a model of L such stretches the memory is that of one, and L inputs, for a third more
     arithmetic (half more where weights are frozen, as with LoRA).
-    Random numbers (dropout) are the same both times: they follow from a seed that is drawn before. So are context
+    Random numbers (dropout) are the same both times: they follow from what is drawn before. So are context
     variables: what the call was told stays true for it.
 
     function: one Tensor -> one Tensor, of the same result each time. parameters: those of its own; others are found.
@@ -21,8 +21,8 @@ def recompute(function, x, parameters, again=None):
     """
     parameters, array = list(parameters), data(x)
     second, own = again or (function, parameters)
-    seed, context = int(generator().integers(2**63)), copy_context()
-    with note_leaves() as used, random_seed(seed):
+    stretch, context = Stretch(), copy_context()
+    with note_leaves() as used, stretch.first_time():
         y = function(Tensor(array)).data
     known = {id(p) for p in parameters}
     elsewhere = [leaf for leaf in used.values() if id(leaf) not in known]  # such as what the layers of a model share
@@ -33,7 +33,7 @@ def recompute(function, x, parameters, again=None):
 
     def backward(dy):
         start = Tensor(array, requires_grad=needs[0])
-        with random_seed(seed):
+        with stretch.second_time():
             found = context.run(lambda: collect_gradients(second(start), dy))
         gradients = (found.get(id(leaf)) for leaf in (start, *own))
         return tuple(d if need else None for d, need in zip(gradients, needs, strict=True))

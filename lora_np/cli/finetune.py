@@ -78,7 +78,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     add("--batch-size", "windows or examples per step (default: 16 for tiny-python, else 4)", type=int, metavar="N")
     add("--learning-rate", "peak rate (default: 0.01 for tiny-python, else 0.001)", type=float, metavar="X")
     add("--max-length", "tokens in a window, or at most in an example (default: 256)", type=int, metavar="N")
-    add("--packing", "put several examples into one row, so that little is padding", action="store_true")
+    add("--packing", "several examples share a row, so that little is padding; none sees another", action="store_true")
     checkpointing = (
         "keep only each block's input and compute the rest again in the backward pass: slower, far less memory"
     )

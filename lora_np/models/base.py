@@ -38,6 +38,7 @@ class CausalLM(GenerationMixin, PretrainedModel):
         position_ids: Numbers | None = None,
         past_key_values: KVCache | None = None,
         logits_to_keep: int = 0,
+        seq_idx: Numbers | None = None,
         **others: Any,
     ) -> CausalLMOutput | ShardedOutput:
         """input_ids (B, T) integers -> an output with .logits (B, T, V) and, if labels are given, .loss.
@@ -50,6 +51,8 @@ class CausalLM(GenerationMixin, PretrainedModel):
         position_ids            (B, T) or (T,); without them, tokens are numbered on from those in the cache
         past_key_values         a `KVCache`, which these tokens are added to; inside `no_grad` only
         logits_to_keep          logits of the last so many positions only; 0 for all
+        seq_idx                 integers (B, T), for rows that hold several texts, side by side: the number of each
+                                token's text. None sees another, and positions begin anew in each
         Ids and labels that are on the model's GPU stay there. Of `others`, Transformers' keywords, those that change
         nothing here are accepted; the rest is refused by name (`call_options.py`).
         """
@@ -60,8 +63,8 @@ class CausalLM(GenerationMixin, PretrainedModel):
         targets = None if labels is None else shift_labels(labels, ids.shape)
         apart = position_ids is None or rows_apart(self.config)
         if apart and device == "cpu" and past_key_values is None and (shards := shards_of(targets)):
-            return forward_in_shards(self, shards, targets, ids, labels, attention_mask, position_ids)
-        hidden: Any = self.hidden_states(ids, device, attention_mask, position_ids, past_key_values)
+            return forward_in_shards(self, shards, targets, ids, labels, attention_mask, position_ids, seq_idx)
+        hidden: Any = self.hidden_states(ids, device, attention_mask, position_ids, past_key_values, seq_idx)
         if logits_to_keep and targets is None:
             hidden = hidden[:, -logits_to_keep:]
         return CausalLMOutput(hidden, self.lm_head, targets, past_key_values, self.softcap)

@@ -6,7 +6,7 @@ from typing import Any
 from ..keywords import Unused, check_unused
 
 NO_OUTPUT = "a model's output is its logits and loss"
-KNOWN = ("input_ids", "labels", "attention_mask", "position_ids", "past_key_values", "logits_to_keep")
+KNOWN = ("input_ids", "labels", "attention_mask", "position_ids", "past_key_values", "logits_to_keep", "seq_idx")
 CALL_OPTIONS = {
     "use_cache": Unused("keys and values go into the cache that is given: past_key_values=KVCache(capacity)"),
     "return_dict": Unused(

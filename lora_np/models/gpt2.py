@@ -74,8 +74,7 @@ class GPT2Attention(nn.Module):
         qkv = self.c_attn(x)  # (B, T, 3C)
         dropout = self.dropout if self.training else 0.0
         if context.cache is None:
-            options = {"scale": self.scale, "dropout": dropout, "key_mask": context.key_mask}
-            y = F.self_attention(qkv, self.heads, **options)  # (B, T, C)
+            y = F.self_attention(qkv, self.heads, scale=self.scale, dropout=dropout, **context.seen)  # (B, T, C)
         else:
             y = self._attend_to_cache(qkv, context)
         return self.resid_dropout(self.c_proj(y))
@@ -84,7 +83,7 @@ class GPT2Attention(nn.Module):
         """The same for the next tokens of a text, whose earlier keys and values the cache has."""
         q, k, v = head_views(data(qkv), self.heads, 3)  # (B, H, T, D) each; arrays: a cache has no gradients
         k, v = context.extend(self.layer, k, v)
-        y = F.attention(q, k, v, scale=self.scale, key_mask=context.key_mask)  # (B, H, T, D)
+        y = F.attention(q, k, v, scale=self.scale, **context.seen)  # (B, H, T, D)
         return y.swapaxes(1, 2).reshape(*qkv.shape[:2], -1)
 
 

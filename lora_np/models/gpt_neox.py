@@ -108,7 +108,7 @@ class GPTNeoXAttention(nn.Module):
         if context.cache is not None:
             k, v = context.extend(self.layer, k, v)
         dropout = self.dropout if self.training else 0.0
-        y = F.attention(q, k, v, dropout=dropout, key_mask=context.key_mask)  # (B, H, T, D)
+        y = F.attention(q, k, v, dropout=dropout, **context.seen)  # (B, H, T, D)
         return self.dense(y.swapaxes(1, 2).reshape(B, T, C))
 
 

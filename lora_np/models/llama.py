@@ -170,7 +170,7 @@ class LlamaAttention(nn.Module):
             k, v = context.extend(self.layer, k, v)
         dropout = self.dropout if self.training else 0.0
         bounds = {"window": self.window, "softcap": self.softcap}
-        y = F.attention(q, k, v, scale=self.scale, dropout=dropout, key_mask=context.key_mask, **bounds)  # (B, H, T, D)
+        y = F.attention(q, k, v, scale=self.scale, dropout=dropout, **bounds, **context.seen)  # (B, H, T, D)
         return self.o_proj(y.swapaxes(1, 2).reshape(B, T, -1))
 
 

@@ -41,10 +41,16 @@ class PretrainedModel(FilesOfModel):
         self.config = config
 
     def hidden_states(
-        self, ids: Any, device: str, attention_mask: Any = None, position_ids: Any = None, cache: KVCache | None = None
+        self,
+        ids: Any,
+        device: str,
+        attention_mask: Any = None,
+        position_ids: Any = None,
+        cache: KVCache | None = None,
+        seq_idx: Any = None,
     ) -> Tensor:
         """The transformer's result (B, T, C) for `checked_ids`; the other arguments are those of `forward`."""
-        context = Context(ids, device, attention_mask, position_ids, cache, self.gradient_checkpointing)
+        context = Context(ids, device, attention_mask, position_ids, cache, self.gradient_checkpointing, seq_idx)
         self.check_positions(context.positions)
         hidden = getattr(self, self.base_model_prefix)(ids, context)
         context.close(ids.shape[1])

@@ -26,15 +26,15 @@ def forward_in_shards(
     labels: Any,
     attention_mask: Any,
     position_ids: Any,
+    seq_idx: Any = None,
 ) -> ShardedOutput:
     """`model(ids, labels, ...)`, each shard by a thread of its own. The loss is the mean over the targets of all."""
     labels = to_numpy(data(labels))
 
     def forward(rows):
-        mask, positions = (
-            x if x is None or np.ndim(x) < 2 else to_numpy(data(x))[rows] for x in (attention_mask, position_ids)
-        )
-        return model.forward(ids[rows], labels[rows], mask, positions)
+        more = {"attention_mask": attention_mask, "position_ids": position_ids, "seq_idx": seq_idx}
+        own = {name: x if np.ndim(x) < 2 else to_numpy(data(x))[rows] for name, x in more.items() if x is not None}
+        return model.forward(ids[rows], labels[rows], **own)
 
     work = [functools.partial(forward, rows) for rows in shards]
     outputs = threads.run_in_threads(threads.seeded(work) if model.training else work)

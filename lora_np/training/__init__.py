@@ -11,6 +11,7 @@ from .checkpoint import CheckpointError
 from .collators import (
     DataCollatorForLanguageModeling,
     DataCollatorForSeq2Seq,
+    DataCollatorWithFlattening,
     DataCollatorWithPadding,
     default_data_collator,
 )
@@ -52,6 +53,7 @@ __all__ = [
     "CheckpointError",
     "DataCollatorForLanguageModeling",
     "DataCollatorForSeq2Seq",
+    "DataCollatorWithFlattening",
     "DataCollatorWithPadding",
     "ExampleData",
     "GaLoreAdamW",

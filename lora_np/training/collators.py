@@ -11,6 +11,7 @@ from .datasets import LABELS, TOKENS, expect_tokens
 from .protocols import Array, Batch
 
 FILL_UP = "give data_collator=DataCollatorForLanguageModeling(tokenizer, mlm=False)"
+READ = (*TOKENS, "position_ids", "seq_idx")  # what of a batch a model reads
 Features = Sequence[Mapping[str, Any]]
 
 
@@ -99,6 +100,41 @@ class DataCollatorWithPadding:
         return {**dict(self.tokenizer.pad(kept, **self.options)), **_labels_of(features)}
 
 
+class DataCollatorWithFlattening:
+    """Rows of unequal lengths one behind the other, as one row without padding.
+
+    The batch has seq_idx, the number of each token's row, so that no row sees another, and position_ids, which begin
+    anew with each. The first token of each is not predicted: its label is `separator_id`, which is not learnt. Rows
+    without labels learn their ids. The names are Transformers', whose batch has seq_idx if it is asked for; the model
+    here needs it.
+    """
+
+    def __init__(
+        self,
+        return_position_ids: bool = True,
+        separator_id: int = IGNORED,
+        *,
+        return_flash_attn_kwargs: bool = False,
+        return_seq_idx: bool = True,
+    ) -> None:
+        if return_flash_attn_kwargs or not return_seq_idx:
+            raise ValueError("what tells the rows apart here is seq_idx: leave out return_flash_attn_kwargs and it")
+        if separator_id != IGNORED:
+            raise ValueError(f"separator_id is the label that is not learnt, {IGNORED}; got {separator_id}")
+        self.return_position_ids = return_position_ids
+
+    def __call__(self, features: Features, return_tensors: str = "np") -> Batch:
+        expect_tokens(features, "features")
+        ids = [np.asarray(row["input_ids"], np.int64) for row in features]
+        labels = [np.array(row.get("labels", own), np.int64) for row, own in zip(features, ids, strict=True)]
+        for own in labels:
+            own[:1] = IGNORED
+        batch = {"input_ids": np.concatenate(ids)[None], "labels": np.concatenate(labels)[None]}
+        if self.return_position_ids:
+            batch["position_ids"] = np.concatenate([np.arange(len(own)) for own in ids])[None]
+        return {**batch, "seq_idx": np.repeat(np.arange(len(ids)), [len(own) for own in ids])[None]}
+
+
 def _arrays(return_tensors):
     """A model that learns is given arrays, also where Tensors are asked for."""
     return "np" if return_tensors == "pt" else return_tensors
@@ -159,7 +195,7 @@ class CollatedData:
         made = self.collator([{k: v for k, v in self._rows[i].items() if k in (*TOKENS, *LABELS)} for i in numbers])
         if "labels" not in made:
             raise ValueError(f"the rows have no labels: {FILL_UP}")
-        batch = {name: np.asarray(made[name]) for name in TOKENS if name in made}
+        batch = {name: np.asarray(made[name]) for name in READ if name in made}
         mask = batch.get("attention_mask")
         if mask is not None and (np.diff(mask, axis=1) <= 0).all():  # filled up on the right: no token sees it
             del batch["attention_mask"]

@@ -188,6 +188,7 @@ class ExampleData:
     batches(batch_size)  every row once, for `evaluate`, rows of like length together.
     tokens, is_target    all rows, one after another: the ids, and which of them are learnt
     offsets              where in these each row begins, and where the last one ends
+    begins               with packing: which of the tokens are the first of an example; else None
     examples, rows       how many there are
     longest              the T of a batch that has the longest row
 
@@ -196,9 +197,10 @@ class ExampleData:
     warning that says how many were.
 
     packing: several examples share a row of up to `max_length` tokens, so that little is padding. The longest go
-    first, each into the fullest row that still has room for it (best fit decreasing). Attention is not told where an
-    example ends: it sees the earlier ones of the row, and positions run on, as in pretraining. But no example is
-    predicted from another, for the first token of each has the label -100.
+    first, each into the fullest row that still has room for it (best fit decreasing). A batch then also has
+    "seq_idx" (B, T), the number of each token's example in its row: no token sees another example, positions begin
+    anew in each, and none is predicted from another, for the first token of each has the label -100. So an example
+    teaches what it teaches in a row of its own.
     """
 
     def __init__(
@@ -223,6 +225,10 @@ class ExampleData:
         self.tokens = np.concatenate([kept[i][0] for i in order])
         self.is_target = np.concatenate([kept[i][1] for i in order])
         self.offsets = np.cumsum([0, *(sum(lengths[i] for i in row) for row in rows)])
+        self.begins: Array | None = None
+        if packing:
+            self.begins = np.zeros(len(self.tokens), bool)
+            self.begins[np.cumsum([0, *(lengths[i] for i in order[:-1])])] = True
         self.examples, self.rows = len(kept), len(rows)
         self.pad_id = self._padding(tokenizer)
         _report_endless(examples, tokenizer)
@@ -263,7 +269,16 @@ class ExampleData:
             tokens = self.tokens[span]
             ids[i, : len(tokens)] = tokens
             labels[i, : len(tokens)] = np.where(self.is_target[span], tokens, IGNORED)
-        return {"input_ids": ids, "labels": labels}
+        batch = {"input_ids": ids, "labels": labels}
+        return batch if self.begins is None else {**batch, "seq_idx": _numbered(self.begins, spans, ids.shape)}
+
+
+def _numbered(begins: Array, spans: list[slice], shape: tuple[int, int]) -> Array:
+    """The number of each token's example in its row; padding, which nobody sees, has that of the last."""
+    first = np.zeros(shape, bool)
+    for row, span in zip(first, spans, strict=True):
+        row[: span.stop - span.start] = begins[span]
+    return first.cumsum(axis=1) - 1
 
 
 def _as_arrays(ids: list[int], labels: list[int]) -> tuple[Array, Array]:

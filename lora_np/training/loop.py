@@ -56,7 +56,7 @@ class TrainingRun:
         self.history: History = {"loss": [], "learning_rate": [], "evaluation": []}
         self.watch, self.best, self.after_step = Watch(self), Best(self.trainable), step_hook(model)
         self.is_joint = args.accumulation > 1 or self.communicator.size > 1
-        self.recorded = None if self.is_joint else recorded_step(model, self.optimizer, args.max_grad_norm)
+        self.recorded = recorded_step(model, self.optimizer, args.max_grad_norm, self.communicator)
 
     def plain_step(self, batch: Batch) -> None:
         """Loss, gradients, clipping, the optimizer's step."""
@@ -92,10 +92,10 @@ class TrainingRun:
 
     def take_step(self, batches: Sequence[Batch]) -> None:
         """Change the weights, by the form of step that fits."""
-        if self.is_joint:
+        if self.recorded is not None and self.recorded.takes(batches):
+            self.watch.note(self.recorded(*batches))
+        elif self.is_joint:
             self.joint_step(batches)
-        elif self.recorded is not None and set(batches[0]) == {"input_ids", "labels"}:
-            self.watch.note(self.recorded(batches[0]))
         else:
             self.plain_step(batches[0])
 

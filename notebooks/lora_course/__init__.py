@@ -10,6 +10,8 @@ adaptation.py   from Python source to English prose: the same task for every met
 sweep.py        the rank sweep that notebooks 05 and 06 show: `python -m lora_course.sweep`
 timeline.py     one training step taken apart: which operation began and ended when
 gpu.py          CPU and GPU side by side, for notebook 11: `python -m lora_course.gpu`
+tiles.py        attention without the matrix of scores, in NumPy
+flash.py        the same as a kernel, flash_attention.cu; its speed: `python -m lora_course.flash_times`
 verdicts/       claims of the field, tried in small: `python -m lora_course.verdicts`, for notebook 13
 device.py       the device that a notebook runs on: its name, and the time of its work
 plots/          the notebooks' pictures

@@ -81,12 +81,15 @@ def cuda(monkeypatch):
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_which_arrays_the_kernels_take(cuda, name):
     operation, x = OPERATIONS[name], FakeArray()
-    has_kernels = operation.cuda is not None
+    narrow_alone = operation.cuda is dispatch.in_16_bits_all
+    has_kernels = operation.cuda is not None and not narrow_alone
     any_dtype = operation.cuda is dispatch.any_dtype
     takes_16_bits = any_dtype or operation.cuda is dispatch.float32_or_16_bits
     assert module_of(name, (x, x)) is (cuda if has_kernels else operation.numpy)
     assert module_of(name, (x, FakeArray("float64"))) is (cuda if any_dtype else operation.numpy)
     assert module_of(name, (FakeArray("float16"), x)) is (cuda if takes_16_bits else operation.numpy)
+    if narrow_alone:
+        assert module_of(name, (FakeArray("float16"), FakeArray("float16"))) is cuda
     assert module_of(name, (x, 2.0)) is operation.numpy
     assert module_of(name, (2.0, x)) is operation.numpy
     in_order = operation.cuda is dispatch.float32_in_order

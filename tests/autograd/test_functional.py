@@ -34,6 +34,9 @@ OPERATIONS = {
 }
 
 
+LOSSES = ("cross_entropy", "linear_cross_entropy")
+
+
 def seeded(function):
     def with_seed(*inputs):
         manual_seed(2)
@@ -51,9 +54,10 @@ def test_every_subset_of_inputs_can_be_frozen(xp, rng, name):
 @pytest.mark.parametrize("name", OPERATIONS)
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64"])
 def test_the_dtype_is_kept(xp, rng, name, dtype):
+    """But a loss is a sum over a batch, which is in float32 at least."""
     function, shapes = OPERATIONS[name]
     y, found = gradients(function, [xp.asarray(rng.standard_normal(shape).astype(dtype)) for shape in shapes])
-    assert y.dtype == dtype
+    assert y.dtype == ("float32" if name in LOSSES and dtype == "float16" else dtype)
     assert {g.dtype for g in found} == {np.dtype(dtype)}
 
 

@@ -57,7 +57,7 @@ def lora_np_system(workload, folder, precision, recorded=False):
     if not recorded:
         return stepper(model, optimizer, ids), wait, cupy.get_default_memory_pool().total_bytes
     step, usual = RecordedStep(model, optimizer), cupy.get_default_memory_pool().total_bytes
-    return lambda: step({"input_ids": ids, "labels": ids}), wait, lambda: usual() + step.recording.pool.total_bytes()
+    return lambda: step({"input_ids": ids, "labels": ids}), wait, lambda: usual() + step.nbytes()
 
 
 def torch_system(workload, folder, precision, compiled=False):

@@ -1,5 +1,5 @@
 """Llama-3-8B's shape on one GPU: `python tests/benchmarks/large.py`. Needs CuPy; torch, Transformers and PEFT for the
-rows of theirs.
+rows of theirs, and bitsandbytes for the one in NF4.
 
 Random weights are made on the GPU, layer by layer. LoRA r=16 on all linear layers, AdamW, dropout 0. Each system runs
 in a process of its own. For each batch, with and without gradient checkpointing: the median of ROUNDS steps, the
@@ -21,7 +21,7 @@ SHAPE |= {"num_attention_heads": 32, "num_key_value_heads": 8, "max_position_emb
 SHAPE |= {"rms_norm_eps": 1e-5, "tie_word_embeddings": False}
 SHAPE |= {"rope_parameters": {"rope_type": "default", "rope_theta": 500_000.0}}
 CELLS = [(1, 512), (1, 2048), (4, 1024)]
-SYSTEMS = ("lora_np bfloat16", "lora_np NF4", "torch bfloat16")
+SYSTEMS = ("lora_np bfloat16", "lora_np NF4", "torch bfloat16", "torch NF4")
 ROUNDS, RANK, STD, ROWS = 5, 16, 0.02, 4096
 
 
@@ -81,23 +81,57 @@ def lora_np_rows(four_bit):
             except cupy.cuda.memory.OutOfMemoryError as error:
                 print(json.dumps({"failed": str(error)}), flush=True)
                 continue
-            peak = pool.total_bytes() + step.recording.pool.total_bytes()
+            peak = pool.total_bytes() + step.nbytes()
             report(checkpointing, batch, length, seconds, peak, weights, loss)
             del one, step, optimizer
             pool.free_all_blocks()
 
 
-def torch_rows():
-    """Measure PyTorch + PEFT, eager."""
+def torch_model(four_bit):
+    """Theirs on the GPU, in bfloat16, or its linear layers in bitsandbytes' NF4, made layer by layer."""
     import torch
-    from peft import LoraConfig, get_peft_model
     from transformers import LlamaConfig, LlamaForCausalLM
 
     torch.manual_seed(0)
     torch.set_default_dtype(torch.bfloat16)
-    with torch.device("cuda"):
+    with torch.device("meta" if four_bit else "cuda"):
         base = LlamaForCausalLM(LlamaConfig(**SHAPE))
     torch.set_default_dtype(torch.float32)
+    if four_bit:
+        fill_in_four_bits(base)
+    return base
+
+
+def fill_in_four_bits(base):
+    """Random weights for a model of theirs that has none: norms of ones, NF4 for the linear layers but the head."""
+    import bitsandbytes
+    import torch
+
+    base.model.rotary_emb = type(base.model.rotary_emb)(base.config).cuda()  # its angles are no parameter
+    linear = [(n, m) for n, m in base.named_modules() if isinstance(m, torch.nn.Linear) and n != "lm_head"]
+    for name, module in linear:
+        four = bitsandbytes.nn.Linear4bit(
+            module.in_features, module.out_features, bias=False, compute_dtype=torch.bfloat16, quant_type="nf4"
+        )
+        numbers = torch.randn(module.weight.shape, device="cuda").mul_(STD).to(torch.bfloat16)
+        four.weight = bitsandbytes.nn.Params4bit(numbers.cpu(), requires_grad=False, quant_type="nf4").cuda()
+        base.set_submodule(name, four)
+    for name, p in list(base.named_parameters()):
+        if p.is_meta:
+            numbers = torch.randn(p.shape, device="cuda").mul_(STD) if p.ndim == 2 else torch.ones(p.shape).cuda()
+            owner, _, last = name.rpartition(".")
+            setattr(base.get_submodule(owner), last, torch.nn.Parameter(numbers.to(torch.bfloat16)))
+    base.is_loaded_in_4bit = True  # for PEFT
+
+
+def torch_rows(four_bit):
+    """Measure PyTorch + PEFT, eager. In NF4 without PEFT's prepare_model_for_kbit_training, which would take the
+    embeddings and the head to float32, 4 GiB more."""
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    base = torch_model(four_bit)
+    torch.cuda.empty_cache()
     weights = torch.cuda.memory_allocated()
     model = get_peft_model(base, LoraConfig(r=RANK, target_modules="all-linear", init_lora_weights=False)).train()
     for checkpointing in (True, False):
@@ -159,7 +193,7 @@ def main():
     parser.add_argument("--work", choices=SYSTEMS, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.work:
-        torch_rows() if options.work.startswith("torch") else lora_np_rows(options.work.endswith("NF4"))
+        (torch_rows if options.work.startswith("torch") else lora_np_rows)(options.work.endswith("NF4"))
         return
     count, size = full_fine_tuning()
     print(f"{count:,} parameters; full fine-tuning, without activations: {count * size / 2**30:.0f} GiB ({size} each)")

@@ -13,9 +13,10 @@ beat the table, change how it is computed or how it is trained: the rank, the ra
 examples. The base, the text of the examples and the 64 that are held out stay as they are, and the loss is measured in
 float32, with the base's weights in float32.
 
-On a GPU each system first makes three steps that leave the weights as they are: kernels are compiled and, by lora_np, a
-step is recorded. There lora_np and torch.compile get all batches padded to 256 tokens, as both want one shape; torch in
-its usual, eager mode gets them as they are. A turn ends when the GPU has done its work.
+On a GPU each system first makes two steps on a batch of each length, which leave the weights as they are: kernels are
+compiled and, by lora_np, steps are recorded. torch.compile gets all batches padded to 256 tokens, as it compiles for one
+shape; torch in its usual, eager mode gets them as they are, and so does lora_np, which fills up some of them by itself.
+A turn ends when the GPU has done its work.
 """
 
 import argparse
@@ -38,7 +39,7 @@ from lora_np.models.output import IGNORED
 from lora_np.models.rope import context_length
 
 TARGET = 2.62
-TURN, REHEARSED, PADDED = 20, 3, 256  # steps; steps that change nothing; tokens
+TURN, PADDED = 20, 256  # steps; tokens
 SYSTEMS = {  # by device: {system: its precision}
     "cpu": {"lora_np": "float32", "torch + PEFT": "float32", "torch + PEFT, bfloat16": "bfloat16"},
     "cuda": {
@@ -87,7 +88,7 @@ class Lora:
         set_tf32(self.kind == "tf32")
         self.model.train()
         for batch in batches:
-            self.training.one_step(Given(batch if self.device == "cpu" else padded(batch)))
+            self.training.one_step(Given(batch))
             if self.device == "cpu":
                 self.training.watch.settle()
         self.training.watch.settle()
@@ -278,7 +279,7 @@ def race(systems, most=None, device="cpu", keep=lambda done: None):
         for racer in racers:
             racer.await_ready()
         if device != "cpu":
-            rehearse(racers, batches[0])
+            rehearse(racers, batches)
         for racer in racers:
             racer.look(0, 0.0, held_out)
         for first in range(0, most or len(batches), TURN):
@@ -292,10 +293,11 @@ def race(systems, most=None, device="cpu", keep=lambda done: None):
         return [racer.done for racer in racers]
 
 
-def rehearse(racers, batch):
+def rehearse(racers, batches):
     """All at once: to compile takes long."""
+    lengths = {batch["input_ids"].shape[1]: batch for batch in batches}
     for racer in racers:
-        racer.pipe.send(("rehearse", [batch] * REHEARSED))
+        racer.pipe.send(("rehearse", [batch for batch in lengths.values() for _ in range(2)]))
     for racer in racers:
         racer.pipe.recv()
 

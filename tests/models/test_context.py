@@ -1,5 +1,7 @@
 """Padding and positions: whatever way a text is read, its tokens get the same logits."""
 
+import itertools
+
 import numpy as np
 import pytest
 from lora_helpers import hugging_face_twin, relative, some_ids, tiny_llama, tiny_model
@@ -97,6 +99,43 @@ def test_positions_may_be_given_once_for_all_rows(make, shape):
     assert relative(model(ids, position_ids=positions[..., ::-1]).logits.data, model(ids).logits.data) > 1e-3
 
 
+TEXTS = np.array([[0, 0, 0, 1, 1, 1, 1, 1, 2], [7, 7, 7, 7, 7, 7, 7, 7, 7], [0, 1, 2, 2, 2, 2, 0, 0, 0]])
+
+
+def texts_of(numbers):
+    """[(row, slice)] of the texts in rows of these numbers."""
+    cuts = [[0, *np.flatnonzero(np.diff(row)) + 1, len(row)] for row in numbers]
+    return [(i, slice(a, b)) for i, row in enumerate(cuts) for a, b in itertools.pairwise(row)]
+
+
+@pytest.mark.parametrize("checkpointing", [False, True])
+def test_texts_in_one_row_have_the_logits_and_the_gradients_that_they_have_alone(make, checkpointing):
+    model = make().to(dtype=np.float64)
+    ids = some_ids(model.config, batch=3)
+    found = model(ids, seq_idx=TEXTS).logits.data
+    labels, total = ids.copy(), 0
+    for row, text in texts_of(TEXTS):
+        alone = ids[row, text][None]
+        assert relative(found[row, text], model(alone).logits.data[0]) < 1e-12
+        labels[row, text.start] = -100  # no text is predicted from another
+        if alone.size > 1:
+            total = total + model(alone, labels=alone).loss * (alone.size - 1)
+    (total * (1 / (labels != -100).sum())).backward()
+    expected = {name: p.grad for name, p in model.named_parameters()}
+    model.zero_grad()
+    model.gradient_checkpointing = checkpointing
+    _, gradients = loss_and_gradients(model, ids, labels, seq_idx=TEXTS)
+    for name, gradient in gradients.items():
+        assert relative(gradient, expected[name]) < 1e-9, name
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("dtype", [np.float32, np.float64], ids=["float32", "float64"])
+def test_texts_in_one_row_are_what_transformers_makes_of_positions_that_begin_anew(make, dtype):
+    positions = np.concatenate([np.arange(text.stop - text.start) for _, text in texts_of(TEXTS)]).reshape(TEXTS.shape)
+    assert_is_transformers(make().to(dtype=dtype), ours={"seq_idx": TEXTS}, position_ids=positions, use_cache=False)
+
+
 @pytest.mark.parametrize("keep", [1, 4, 9, 20])
 def test_logits_of_the_last_positions_only(make, keep):
     model = make()
@@ -117,6 +156,8 @@ def test_logits_of_the_last_positions_only(make, keep):
         ({"position_ids": [[0], [1]]}, ValueError, r"position_ids must be \(2,\) or \(2, 2\), got \(2, 1\)"),
         ({"position_ids": [0, -1]}, IndexError, "position -1 is out of range"),
         ({"position_ids": [0.0, 1.0]}, TypeError, "positions must be integers, not float64"),
+        ({"seq_idx": [0, 1]}, ValueError, r"seq_idx must be integers \(2, 2\), .* got \(2,\)"),
+        ({"seq_idx": [[0.0, 1.0], [0.0, 1.0]]}, ValueError, r"seq_idx must be integers \(2, 2\)"),
         ({"position_ids": [0, 12]}, ValueError, "13 tokens are more than the model's context of 12"),
     ],
 )

@@ -7,11 +7,18 @@ from lora_np import (
     ByteTokenizer,
     DataCollatorForLanguageModeling,
     DataCollatorForSeq2Seq,
+    DataCollatorWithFlattening,
     DataCollatorWithPadding,
+    GPT2Config,
+    GPT2LMHeadModel,
+    Trainer,
+    TrainingArguments,
     default_data_collator,
+    manual_seed,
 )
 from lora_np.training.collators import CollatedData
 
+NO_DROPOUT = ("resid_pdrop", "embd_pdrop", "attn_pdrop")
 ROWS = [{"input_ids": [i] * n, "labels": [i] * n, "text": "x"} for i, n in enumerate([3, 1, 2, 5, 4], 1)]
 
 
@@ -98,6 +105,7 @@ def test_filled_up_as_transformers_does():
         DataCollatorForLanguageModeling(ByteTokenizer()),
         DataCollatorForSeq2Seq(ByteTokenizer()),
         DataCollatorWithPadding(ByteTokenizer()),
+        DataCollatorWithFlattening(),
         default_data_collator,
     ],
 )
@@ -105,6 +113,38 @@ def test_a_row_without_ids_is_named(collator):
     tokenised = {"input_ids": [1, 2], "labels": [1, 2]}
     with pytest.raises(ValueError, match="features: row 2 has the fields text, and no input_ids"):
         collator([tokenised, {"text": "hello"}])
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("positions", [True, False])
+def test_rows_one_behind_the_other_like_transformers(positions):
+    import transformers
+
+    rows = [*ROWS, {"input_ids": [4, 5], "labels": [-100, 5]}]
+    options = {"return_position_ids": positions, "return_seq_idx": True}
+    expected = transformers.DataCollatorWithFlattening(return_tensors="np", **options)(
+        [{k: v for k, v in row.items() if k != "text"} for row in rows]
+    )
+    found = DataCollatorWithFlattening(**options)(rows)
+    assert {k: v.tolist() for k, v in found.items()} == {k: v.tolist() for k, v in expected.items()}
+
+
+def test_rows_one_behind_the_other_teach_what_they_teach_apart():
+    config = GPT2Config(vocab_size=16, n_embd=16, n_layer=2, n_head=2, n_positions=16, **dict.fromkeys(NO_DROPOUT, 0.0))
+    losses = {}
+    for collator in (DataCollatorWithFlattening(), DataCollatorForSeq2Seq(ByteTokenizer())):
+        manual_seed(0)
+        trainer = Trainer(
+            GPT2LMHeadModel(config), TrainingArguments(steps=4), collator, ROWS, processing_class=ByteTokenizer()
+        )
+        trainer.train()
+        losses[type(collator)] = trainer.history["loss"]
+    np.testing.assert_allclose(*losses.values(), rtol=1e-5)
+
+
+def test_options_that_a_model_here_cannot_do_without():
+    with pytest.raises(ValueError, match="what tells the rows apart here is seq_idx"):
+        DataCollatorWithFlattening(return_seq_idx=False)
 
 
 def test_a_row_without_the_labels_that_are_filled_up_is_named():

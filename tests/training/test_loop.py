@@ -27,6 +27,7 @@ from lora_np import (
     train,
 )
 from lora_np.training import clip_grad_norm_, loop
+from lora_np.training.parallel import joint_gradients
 
 
 class Plus(nn.Module):
@@ -234,9 +235,25 @@ def test_a_merged_model_is_refused(tmp_path):
     assert len(run(model)["loss"]) == 12
 
 
-def test_batches_of_ids_and_labels_go_to_the_recorded_step_and_others_do_not(monkeypatch):
+def test_batches_that_it_takes_go_to_the_recorded_step_and_others_do_not(monkeypatch):
     """The step is pretended: what a GPU does with it is in parallel/test_recorded.py."""
     taken = []
+
+    class Pretended:
+        def __init__(self, model, optimizer, max_grad_norm, communicator):
+            self.model, self.optimizer, self.max_grad_norm = model, optimizer, max_grad_norm
+            self.communicator = communicator
+
+        def takes(self, batches):
+            return all(set(batch) == {"input_ids", "labels"} for batch in batches)
+
+        def __call__(self, *batches):
+            taken.append(len(batches))
+            loss = joint_gradients(self.model, batches, self.communicator, self.optimizer.parameters())
+            clip_grad_norm_(self.optimizer.parameters(), self.max_grad_norm)
+            self.optimizer.step()
+            self.optimizer.zero_grad()
+            return loss
 
     class Masked:
         """Every second batch has an attention mask, of which nothing is hidden."""
@@ -245,21 +262,12 @@ def test_batches_of_ids_and_labels_go_to_the_recorded_step_and_others_do_not(mon
             batch = text_data().batch(seed, step)
             return {**batch, "attention_mask": np.ones_like(batch["input_ids"])} if step % 2 else batch
 
-    def pretended(model, optimizer, max_grad_norm):
-        def step(batch):
-            taken.append(set(batch))
-            loss = model(**batch).loss
-            loss.backward()
-            clip_grad_norm_(optimizer.parameters(), max_grad_norm)
-            optimizer.step()
-            optimizer.zero_grad()
-            return loss.data
-
-        return step
-
     expected = run(tiny(), data=Masked())
-    monkeypatch.setattr(loop, "recorded_step", pretended)
+    several = run(tiny(), accumulation=2)
+    monkeypatch.setattr(loop, "recorded_step", Pretended)
     assert run(tiny(), data=Masked()) == expected
-    assert taken == [{"input_ids", "labels"}] * 6
-    assert len(run(tiny(), data=Masked(), accumulation=2)["loss"]) == 12
-    assert len(taken) == 6, "a step of several batches is not recorded"
+    assert taken == [1] * 6
+    assert run(tiny(), data=Masked(), accumulation=2)["loss"] == several["loss"]
+    assert taken == [1] * 6, "one of the two batches has a mask"
+    assert run(tiny(), accumulation=2)["loss"] == several["loss"]
+    assert taken == [1] * 6 + [2] * 12

@@ -9,6 +9,8 @@ GPU every start costs and every pass over memory costs. Nothing here is imported
 
 from .activation import gelu_backward, gelu_forward, swiglu_backward, swiglu_forward
 from .attention import attention_backward, attention_forward, self_attention_backward, self_attention_forward
+from .bounded import bounded_attention_backward, bounded_attention_forward
+from .dropout import dropout_mask
 from .elementary import add, erf, matmul, sum_groups
 from .linear import linear_backward, linear_forward, lora_linear_backward, lora_linear_forward
 from .loss import (
@@ -19,18 +21,23 @@ from .loss import (
 )
 from .nf4 import nf4_values
 from .norm import layer_norm_backward, layer_norm_forward, rms_norm_backward, rms_norm_forward
-from .optim import adamw, clip
+from .optim import adamw, add_shares, clip
 from .rotary import rotary_backward, rotary_forward
 from .rows import lora_rows_into
+from .texts import text_attention_backward, text_attention_forward
 
 __all__ = [
     "adamw",
     "add",
+    "add_shares",
     "attention_backward",
     "attention_forward",
+    "bounded_attention_backward",
+    "bounded_attention_forward",
     "clip",
     "cross_entropy_backward",
     "cross_entropy_forward",
+    "dropout_mask",
     "erf",
     "gelu_backward",
     "gelu_forward",
@@ -54,4 +61,6 @@ __all__ = [
     "sum_groups",
     "swiglu_backward",
     "swiglu_forward",
+    "text_attention_backward",
+    "text_attention_forward",
 ]

@@ -6,7 +6,7 @@ from pathlib import Path
 import cupy
 import numpy as np
 
-SOURCES = [Path(__file__).with_name(name) for name in ("numbers.cu", "kernels.cu", "weights.cu")]
+SOURCES = [Path(__file__).with_name(name) for name in ("numbers.cu", "kernels.cu", "weights.cu", "random.cu")]
 STORED_AS = {"bfloat16": ("-DBFLOAT16",), "float16": ("-DFLOAT16",)}  # options for the compiler
 BLOCK, MOST_BLOCKS = 256, 4096
 NOTHING = np.uint64(0)  # a null pointer

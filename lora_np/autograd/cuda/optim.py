@@ -1,4 +1,4 @@
-"""What optimizers do to all parameters at once, in one start of a kernel, without waiting for the GPU."""
+"""What is done to all parameters or gradients at once, in one start of a kernel, without waiting for the GPU."""
 
 import cupy
 import numpy as np
@@ -31,6 +31,12 @@ def clip(grads, max_norm):
     factor = cupy.minimum(1.0, max_norm / (norm + 1e-6)).astype(np.float32)
     by_elements("scale_all", max(g.size for g in grads), table, factor, rows=len(grads))
     return norm
+
+
+def add_shares(sums, arrays, places, share):
+    """sums[place : place + size] += share · array, for each float32 array and its place; share is an array (1,)."""
+    table = _table(arrays, places, [a.size for a in arrays])
+    by_elements("add_shares", max(a.size for a in arrays), sums, table, share, rows=len(arrays))
 
 
 def _table(*columns):

@@ -35,6 +35,13 @@ __global__ void scale_all(const long long* table, const float* factor) {
     for (long long i = first_index(); i < table[2 * blockIdx.y + 1]; i += stride()) g[i] *= *factor;
 }
 
+// sums[place..] += *share · each of many float32 arrays: table[i] = {address, place, size}; block row y is array y.
+__global__ void add_shares(float* sums, const long long* table, const float* share) {
+    const long long* entry = table + 3 * blockIdx.y;
+    const float* from = reinterpret_cast<const float*>(entry[0]);
+    for (long long i = first_index(); i < entry[2]; i += stride()) sums[entry[1] + i] += *share * from[i];
+}
+
 // Many float32 arrays as `real`, each at its place in `flat`: table[i] = {address, place, size}; block row y is array y.
 __global__ void narrow_all(real* flat, const long long* table) {
     const long long* entry = table + 3 * blockIdx.y;

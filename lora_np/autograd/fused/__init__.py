@@ -44,6 +44,7 @@ from .loss import (
 from .norm import layer_norm_backward, layer_norm_forward, rms_norm_backward, rms_norm_forward
 from .rotary import rotary_backward, rotary_forward
 from .rows import lora_rows_backward, lora_rows_forward, lora_rows_into
+from .texts import text_attention_backward, text_attention_forward
 
 __all__ = [
     "attention_backward",
@@ -80,4 +81,6 @@ __all__ = [
     "silu_forward",
     "swiglu_backward",
     "swiglu_forward",
+    "text_attention_backward",
+    "text_attention_forward",
 ]

@@ -6,6 +6,7 @@ The plain formulas are in `reference.py`. Here rows that do not count are left o
 import numpy as np
 
 from ..devices import array_module, beside, host_can_read, on_gpu, to_numpy
+from .products import product
 from .softcap import cap_in_place
 
 CHUNK_BYTES = 1 << 26  # of logits at once. Each chunk reads the whole weight twice: a few rows are not worth that
@@ -58,16 +59,16 @@ def in_chunks(x, weight, targets, ignore_index, needs, chunk_bytes, softcap=None
     total = 0.0
     for start in range(0, len(counted), step):
         chunk = slice(start, min(start + step, len(counted)))
-        logits = xp.matmul(counted[chunk], weight.T, out=z[: chunk.stop - start])
+        logits = product(counted[chunk], weight.T, out=z[: chunk.stop - start])
         slopes = None if softcap is None else cap_in_place(logits, softcap, xp.empty_like(logits))
         total = total + softmax_and_losses(logits, picked[chunk]).sum()
         subtract_onehot(logits, picked[chunk])
         if slopes is not None:
             logits *= slopes
         if needs[0]:
-            xp.matmul(logits, weight, out=dx[chunk])
+            product(logits, weight, out=dx[chunk])
         if needs[1]:
-            dw += logits.T @ counted[chunk]
+            dw += product(logits.T, counted[chunk])
     return total / n, (scatter_rows(dx, rows, x.shape), dw, n)
 
 
@@ -75,7 +76,7 @@ def linear_cross_entropy_backward(dloss, cache):
     """dx, dweight of `linear_cross_entropy_forward`."""
     dx, dw, n = cache
     factor = dloss / n
-    return None if dx is None else dx * factor, None if dw is None else dw * factor
+    return tuple(None if d is None else (d * factor).astype(d.dtype, copy=False) for d in (dx, dw))
 
 
 def counted_rows(targets, like, ignore_index=-100):
@@ -91,7 +92,7 @@ def counted_rows(targets, like, ignore_index=-100):
         raise ValueError(f"the loss has nothing to average: every target is {ignore_index}, the value that is ignored")
     if on_gpu(targets):
         picked = array_module(targets).where(counts, targets, -1).astype(np.int64, copy=False)
-        return slice(None), picked, counts.sum().astype(like.dtype)
+        return slice(None), picked, counts.sum().astype(np.result_type(like.dtype, np.float32))
     rows = np.flatnonzero(counts)
     picked = beside(targets[rows].astype(np.int64), like)
     if len(rows) == len(targets):
@@ -100,14 +101,17 @@ def counted_rows(targets, like, ignore_index=-100):
 
 
 def softmax_and_losses(z, picked):
-    """Turn the logits z into probabilities in place; each row's loss, ln Σ e^z - z[target], or 0 without a target."""
+    """Turn the logits z into probabilities in place; each row's loss, ln Σ e^z - z[target], or 0 without a target.
+
+    Losses of logits in float16 are in float32: the sum of those of a batch may be beyond what float16 holds.
+    """
     xp = array_module(z)
     z -= z.max(axis=1, keepdims=True)
     at_target = z[xp.arange(len(z)), picked]
     xp.exp(z, out=z)
     sums = z.sum(axis=1, keepdims=True)
     z /= sums
-    losses = xp.log(sums[:, 0]) - at_target
+    losses = (xp.log(sums[:, 0]) - at_target).astype(np.result_type(z.dtype, np.float32), copy=False)
     return xp.where(picked < 0, 0, losses) if on_gpu(picked) else losses
 
 

@@ -72,6 +72,7 @@ class LycorisAdapter(Adapter):
     def __init__(self, config: Any, target: Target) -> None:
         self.r, self.lora_alpha, self.scaling = target.r, target.lora_alpha, target.lora_alpha / target.r
         self.rank_dropout, self.module_dropout = nn.Dropout(config.rank_dropout), nn.Dropout(config.module_dropout)
+        self.draws = bool(config.rank_dropout or config.module_dropout)
 
     def product(self, x: Tensor) -> Tensor:
         """s·ΔW x. x (..., in) -> (..., out)."""

@@ -2,7 +2,8 @@
 
 joint_step.py   the gradients of several batches, or of several processes, make one step
 processes.py    several processes, each with its own rows of every batch, and how they talk to each other
-recorded.py     a step on a GPU that is recorded once and then started as a whole
+recorded.py     a step on a GPU that is recorded once and then started as a whole, from pieces (pieces.py) that read
+                batches of few shapes (batches.py)
 """
 
 from .joint_step import joint_gradients

@@ -9,6 +9,7 @@ A part is a batch, or a process's rows of it. Each target weighs the same, where
 """
 
 from collections.abc import Iterable, Sequence
+from typing import Any
 
 from ...autograd import Tensor
 from ...models.output import IGNORED
@@ -28,18 +29,25 @@ def joint_gradients(
 
     ValueError if no batch has a target.
     """
-    total, targets = 0.0, sum(count_targets(batch["labels"]) for batch in batches)
-    if targets == 0:
-        raise ValueError(
-            f"the loss has nothing to average: every label after the first of a row is {IGNORED} in all {len(batches)} "
-            "batches of the step"
-        )
-    for batch in batches:
-        own = own_rows(batch, communicator)
-        count = count_targets(own["labels"])
-        if count == 0:
-            continue  # other batches, or other processes, have all targets
-        loss = model(**own).loss * (count / targets)
+    total: Any = 0.0
+    for own, share in shares(batches, communicator):
+        loss = model(**own).loss * share
         loss.backward()
         total = total + loss.data
     return communicator.sum_step(list(parameters), total)
+
+
+def shares(batches: Sequence[Batch], communicator: Communicator | SoloCommunicator) -> list[tuple[Batch, float]]:
+    """[(this process's rows of a batch, nᵢ/N)], without those that have no target: others have them all.
+
+    ValueError if no batch has a target.
+    """
+    targets = sum(count_targets(batch["labels"]) for batch in batches)
+    if targets == 0:
+        where = "the batch" if len(batches) == 1 else f"all {len(batches)} batches of the step"
+        raise ValueError(
+            f"the loss has nothing to average: every label after the first of a row is {IGNORED} in {where}"
+        )
+    own = [own_rows(batch, communicator) for batch in batches]
+    counts = [count_targets(batch["labels"]) for batch in own]
+    return [(batch, count / targets) for batch, count in zip(own, counts, strict=True) if count]

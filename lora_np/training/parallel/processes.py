@@ -46,6 +46,9 @@ class SoloCommunicator:
     def sum_(self, arrays: Sequence[Array]) -> None:
         """The arrays are their own sum."""
 
+    def sum_buffer(self, buffer: Array) -> None:
+        """The buffer is its own sum."""
+
     def sum_step(self, parameters: Sequence[Tensor], loss: Any) -> Any:
         """The loss is the joint one. A parameter without a gradient stays without, and the optimizer passes it over."""
         return loss
@@ -65,7 +68,7 @@ class Communicator:
     """What several processes do together. Abstract: subclasses write `add_up`.
 
     rank, size      this process's number, from 0, and how many there are
-    bytes_per_step  the size of the last message of `sum_`: what this process gives to the sum
+    bytes_per_step  the size of the last message of `sum_` or `sum_buffer`: what this process gives to the sum
     Every process must call the same methods in the same order; one that calls waits until all have.
     """
 
@@ -83,10 +86,16 @@ class Communicator:
         """
         dtype = np.result_type(np.float32, *(array.dtype for array in arrays))
         packed = array_module(arrays[0]).concatenate([array.astype(dtype, copy=False).ravel() for array in arrays])
-        self.bytes_per_step = packed.nbytes
-        total, ends = self.add_up(packed), itertools.accumulate(array.size for array in arrays)
-        for array, end in zip(arrays, ends, strict=True):
-            array[...] = total[end - array.size : end].reshape(array.shape)
+        self.sum_buffer(packed)
+        for array, end in zip(arrays, itertools.accumulate(array.size for array in arrays), strict=True):
+            array[...] = packed[end - array.size : end].reshape(array.shape)
+
+    def sum_buffer(self, buffer: Array) -> None:
+        """Put into a flat array (n,) the sum over all processes, as one message."""
+        self.bytes_per_step = buffer.nbytes
+        total = self.add_up(buffer)
+        if total is not buffer:
+            buffer[...] = total
 
     def sum_step(self, parameters: Sequence[Tensor], loss: Any) -> Any:
         """Add up the gradients of all processes, and their shares of the loss; returns the joint loss, an array.

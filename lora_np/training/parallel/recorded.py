@@ -1,127 +1,171 @@
 """A training step on a GPU that is recorded once and then started as a whole."""
 
 from contextlib import nullcontext
+from functools import partial
+from typing import Any
 
 import numpy as np
 
-from ...autograd.devices import memory_advice, on_gpu, to_device, to_numpy
+from ...autograd.devices import memory_advice, on_gpu
 from ...autograd.float_types import in_16_bits
 from ...autograd.in_place import outdate
-from ...autograd.shape_ops import check_ids
-from ...autograd.tensor import data
 from ...lora.lora_model import adapters_in
 from ...lora.variants.embedding import EmbeddingAdapter
 from ...lora.variants.tokens import TokenAdapter
 from ...models.base import CausalLM
-from ...models.output import IGNORED, shift_labels
-from ...nn import Dropout, Module
+from ...nn import Module
+from ...nn.module import clear_gradients
 from ..optim import clip_grad_norm_
 from ..optim.optimizer import Optimizer
 from ..protocols import Array, Batch
+from .batches import NAMES, checked, of_few_lengths
+from .joint_step import shares
+from .pieces import Gradients, Piece, Sums
+from .processes import Communicator, SoloCommunicator
 
 OF_EMBEDDINGS = EmbeddingAdapter, TokenAdapter
-MOST_MISFITS = 4  # batches of other shapes, less those that fitted, after which a recording is given up
+MOST_SHAPES = 48  # of batches that are recorded; others run as usual
 
 
 class RecordedStep:
-    """Forward, backward, clipping and the optimizer's step of one batch, as one piece of work for the GPU.
+    """Forward, backward, clipping and the optimizer's step, as a few pieces of work for the GPU.
 
         step = RecordedStep(model, optimizer)
         loss = step({"input_ids": ids, "labels": labels})    # a number on the GPU
+        loss = step(first, second)                           # the step of all rows of these batches
 
-    The first call runs as usual, the second, if its batch is of the same shape, is recorded, and from the third on it
-    is replayed: the host hands over the batch and starts one thing. Batches of another shape run as usual; if most are
-    of that kind, the recording and its memory are given up. If weights or the optimizer's state were replaced, as
-    `load_state_dict` does, the step is recorded anew.
+    Two kinds of pieces are recorded. One, for each shape of batch, adds its gradients to their sums; the other clips
+    the sums and changes the weights. So several batches make a step, and several processes: between the two kinds they
+    add up their sums. A piece runs as usual the first time; the second time it is recorded, and from the third on it
+    is replayed: the host hands over the batch and starts one thing.
+
+    A batch may have an attention_mask. The first batch's shape is recorded as it is; batches of other lengths are
+    filled up on the right, so that few shapes are recorded (`batches.py`). Dropout draws anew in each replay, what an
+    ordinary step would draw. If weights or the optimizer's state were replaced, as `load_state_dict` does, all is
+    recorded anew.
 
     RuntimeError, with what takes less, if the GPU's memory is full.
-    ValueError if the model is not on a GPU, if dropout is on, whose masks would be the same in every replay, or if a
-    batch brings an attention_mask, or if the optimizer's step cannot be recorded.
+    ValueError if the model is not on a GPU, if the optimizer's step cannot be recorded, if an adapter draws random
+    numbers other than dropout's, or if a batch brings anything else.
 
     model          a language model, or a PeftModel around one, in training mode
     max_grad_norm  gradients are scaled down together if their norm is larger; 0 turns this off
+    communicator   several processes, each with its rows of every batch: see `processes.py`
     """
 
-    def __init__(self, model: Module, optimizer: Optimizer, max_grad_norm: float = 0.0) -> None:
+    def __init__(
+        self,
+        model: Module,
+        optimizer: Optimizer,
+        max_grad_norm: float = 0.0,
+        communicator: Communicator | SoloCommunicator | None = None,
+    ) -> None:
         _check(model)
         if not optimizer.recordable:
             raise ValueError(f"a step of {type(optimizer).__name__} cannot be replayed: the host counts its steps")
         self.model, self.optimizer, self.max_grad_norm = model, optimizer, max_grad_norm
-        self.language_model = model.get_base_model() if hasattr(model, "get_base_model") else model
-        self.parameters, self.misfits, self.given_up = list(model.parameters()), 0, False
+        self.communicator = communicator or SoloCommunicator()
+        self.language_model: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
+        self.parameters, self.trained = list(model.parameters()), optimizer.parameters()
+        if any(p.dtype != np.float32 for p in self.trained):
+            raise ValueError("a recorded step trains parameters in float32: others are for model.to('float32')")
+        self.sums = Sums(self.trained)
         self._begin()
 
     def _begin(self):
-        from ...autograd.cuda.record import Recording
+        from ...autograd.cuda.record import Room
 
-        self.recording, self.loss = Recording(), None
-        self.buffers = None  # the batch on the GPU, which the recording reads
-        self.arrays = None  # the arrays that the recording reads and writes, once it is made
+        self.room = Room()
+        self.pieces: dict[Any, Gradients] = {}
+        self.change: Piece | None = None  # of the weights
+        self.used: tuple[int, ...] = ()  # the numbers of those that it changes
+        self.first: tuple[int, ...] | None = None  # the first batch's shape
+        self.weights, self.states = [p.data for p in self.parameters], None
 
-    def __call__(self, batch: Batch) -> Array:
+    def takes(self, batches: Any) -> bool:
+        """Have these batches only what a recorded step reads?"""
+        return all(set(batch) in NAMES for batch in batches)
+
+    def __call__(self, *batches: Batch) -> Array:
+        parts = shares([checked(batch, self.language_model) for batch in batches], self.communicator)
+        if not self._in_place():
+            self._begin()
         with memory_advice():
-            return self._step(_checked(batch, self.language_model))
+            used = self._all_gradients(parts)
+            with self.room.inside():
+                self.communicator.sum_buffer(self.sums.flat)
+            self._change_weights(used)
+        return self.sums.loss()
 
-    def _step(self, batch):
-        if self.arrays is not None and not self._in_place():
-            self._begin()
-        fits = self.buffers is not None and self.buffers["input_ids"].shape == batch["input_ids"].shape
-        if self.given_up or (self.arrays is not None and not fits):
-            self._count(1)
-            return self._run(batch)
-        if not fits:
-            self._run_before_recording(batch)
-        elif self.arrays is None:
-            self._record(batch)
-        else:
-            self._count(-1)
-            self._fill(batch)
-            outdate(self.optimizer.parameters())
-            self.recording.replay()
-        return self.loss.copy()  # into memory that no replay writes to
+    def nbytes(self) -> int:
+        """The memory of the GPU that recordings hold, beside the weights, in bytes."""
+        return self.room.nbytes() + self.sums.flat.nbytes
 
-    def _run_before_recording(self, batch):
-        """A first time inside the recording's stream and memory: nothing has to be compiled or set up later."""
-        device = self.language_model.device
-        self.buffers = {name: to_device(array.copy(), device) for name, array in batch.items()}
-        with self.recording.inside():
-            self.loss = self._run(self.buffers)
+    def _all_gradients(self, parts):
+        """Fill the sums; returns the numbers of the parameters that have a gradient."""
+        try:
+            return self._gradients(parts)
+        except MemoryError:
+            if not self.pieces:
+                raise
+        self._begin()  # what was recorded for other shapes may have held the memory
+        return self._gradients(parts)
 
-    def _record(self, batch):
-        self._fill(batch)
-        self.loss = self.recording.record(lambda: self._run(self.buffers))
-        self.arrays = self._used_arrays()
+    def _gradients(self, parts):
+        with self.room.inside():
+            self.sums.clear()
+        used: set[int] = set(range(len(self.trained)) if self.communicator.size > 1 else ())
+        for batch, share in parts:
+            batch = self._of_few_shapes(batch)
+            used.update(self._piece(batch).add(batch, share, self._add_gradients))
+        return tuple(sorted(used))
 
-    def _fill(self, batch):
-        for name, buffer in self.buffers.items():
-            buffer[...] = to_device(batch[name], self.language_model.device)
+    def _of_few_shapes(self, batch):
+        shape = batch["input_ids"].shape
+        if self.first in (None, shape):
+            self.first = shape
+            return batch
+        return of_few_lengths(batch, self.language_model.config)
 
-    def _count(self, change):
-        """Count batches that do not fit the recording against those that do; too many, and it is given up."""
-        self.misfits = max(0, self.misfits + change)
-        if self.misfits > MOST_MISFITS and not self.given_up:
-            self._begin()
-            self.given_up = True
+    def _piece(self, batch):
+        """The piece for this shape of batch; a new one, not to be kept, if there are too many shapes."""
+        key = (batch["input_ids"].shape, len(batch))
+        piece = self.pieces.get(key) or Gradients(self.room, batch, self.language_model.device)
+        if len(self.pieces) < MOST_SHAPES:
+            self.pieces[key] = piece
+        return piece
 
-    def _used_arrays(self):
-        """The arrays of the weights and of the optimizer's state."""
-        states = (value for state in self.optimizer.state.values() for value in state.values())
-        return [p.data for p in self.parameters] + [value for value in states if not isinstance(value, int)]
-
-    def _in_place(self):
-        """Are these still the arrays that were recorded?"""
-        now = self._used_arrays()
-        return len(now) == len(self.arrays) and all(a is b for a, b in zip(now, self.arrays, strict=True))
-
-    def _run(self, batch):
+    def _add_gradients(self, batch, share):
+        clear_gradients(self.parameters)
         with self._narrowed():
             loss = self.model(**batch).loss
             loss.backward()
+        return self.sums.add(loss.data, share)
+
+    def _change_weights(self, used):
+        if self.change is None or used != self.used:  # one for all: it counts the steps of its weights together
+            self.used, self.change = used, Piece(self.room, keeps=True)
+        outdate(self.trained)
+        self.change.run(partial(self._clip_and_step, used))
+        if self.states is None and self.change.is_recorded:
+            self.states = self._arrays_of_state()
+
+    def _clip_and_step(self, used):
+        self.sums.hand_out(used)
         if self.max_grad_norm:
-            clip_grad_norm_(self.optimizer.parameters(), self.max_grad_norm)
+            clip_grad_norm_(self.trained, self.max_grad_norm)
         self.optimizer.step()
-        self.optimizer.zero_grad()
-        return loss.data
+        self.sums.hand_out(())
+
+    def _arrays_of_state(self):
+        states = (value for state in self.optimizer.state.values() for value in state.values())
+        return [value for value in states if not isinstance(value, int)]
+
+    def _in_place(self):
+        """Are the arrays of the weights and of the optimizer's state still those that were recorded?"""
+        pairs = [([p.data for p in self.parameters], self.weights)]
+        pairs += [] if self.states is None else [(self._arrays_of_state(), self.states)]
+        return all(len(now) == len(then) and all(map(lambda a, b: a is b, now, then)) for now, then in pairs)
 
     def _narrowed(self):
         """A block in which adapters beside weights in 16 bits are rounded to these all at once."""
@@ -134,7 +178,12 @@ class RecordedStep:
         return narrowed_for_a_step(matrices, narrow)
 
 
-def recorded_step(model: Module, optimizer: Optimizer, max_grad_norm: float = 0.0) -> RecordedStep | None:
+def recorded_step(
+    model: Module,
+    optimizer: Optimizer,
+    max_grad_norm: float = 0.0,
+    communicator: Communicator | SoloCommunicator | None = None,
+) -> RecordedStep | None:
     """A `RecordedStep` where that is possible and only adapters are trained, else None.
 
     Not those of embeddings: their gradient is sorted by ids on the host, for which a recording cannot stop. Nor others
@@ -148,23 +197,9 @@ def recorded_step(model: Module, optimizer: Optimizer, max_grad_norm: float = 0.
     if not trained or not all(id(p) in ours for p in trained):
         return None
     try:
-        return RecordedStep(model, optimizer, max_grad_norm)
+        return RecordedStep(model, optimizer, max_grad_norm, communicator)
     except ValueError:
         return None
-
-
-def _checked(batch, model):
-    """The batch as NumPy's int64, once it is known that the model can read it: in a replay nobody looks at it again."""
-    if set(batch) != {"input_ids", "labels"}:
-        raise ValueError(f"a recorded step takes input_ids and labels, not {', '.join(sorted(batch))}")
-    ids, labels = (to_numpy(data(batch[name])) for name in ("input_ids", "labels"))
-    ids, targets = model.checked_ids(ids), shift_labels(labels, ids.shape)
-    model.check_positions(np.arange(ids.shape[1]))
-    counts = targets != IGNORED
-    check_ids(targets[counts], model.config.vocab_size, "target")
-    if not counts.any():
-        raise ValueError(f"the loss has nothing to average: every label after the first is {IGNORED}")
-    return {"input_ids": ids.astype(np.int64, copy=False), "labels": labels.astype(np.int64, copy=False)}
 
 
 def _check(model):
@@ -173,9 +208,5 @@ def _check(model):
         raise ValueError(f"a recorded step needs a language model of this library, not a {type(base).__name__}")
     if not all(on_gpu(p.data) and (p.dtype == "float32" or in_16_bits(p.dtype)) for p in model.parameters()):
         raise ValueError("a recorded step needs a model on a GPU, in float32 or 16 bits: call model.to('cuda') first")
-    rates = [module.p for module in model.modules() if isinstance(module, Dropout)]
-    rates += [getattr(module, "dropout", 0.0) for module in model.modules() if not isinstance(module, Dropout)]
-    if any(rate for rate in rates if isinstance(rate, float)):
-        raise ValueError("a recorded step would draw the same dropout masks every time: set all dropout to 0")
-    if any(getattr(module, "draws", False) for module in model.modules()):
+    if any(getattr(part, "draws", False) is True for part in [*model.modules(), *adapters_in(model)]):
         raise ValueError("a recorded step would draw the same random numbers every time, and this adapter draws others")

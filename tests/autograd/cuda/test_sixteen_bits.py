@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from helpers import by_reference, pair
 
+from lora_np.autograd import fused
 from lora_np.autograd.devices import to_numpy
 
 pytestmark = pytest.mark.gpu
@@ -125,6 +126,33 @@ def test_attention(kind, monkeypatch, with_cudnn, B, K, G, T, S, D, causal):
         monkeypatch.setattr(flash, "library", lambda: None)
     arrays = rounded(kind, (B, K * G, T, D), (B, K, S, D), (B, K, S, D))
     compare(kind, "attention", arrays, causal, None, units=12)
+
+
+@pytest.mark.parametrize("with_cudnn", [False, True])
+@pytest.mark.parametrize("window", [1, 5, 100, 1000])
+@pytest.mark.parametrize(("B", "H", "K", "T", "D"), [(2, 4, 2, 33, 64), (1, 2, 2, 300, 128), (1, 3, 1, 600, 32)])
+def test_attention_with_a_window(kind, monkeypatch, with_cudnn, window, B, H, K, T, D):
+    """Beside the pair in float64, which tests/autograd/fused/test_bounded.py knows."""
+    from lora_np.autograd.cuda import flash
+
+    if with_cudnn and flash.library() is None:
+        pytest.skip("nvidia-cudnn-frontend is not installed")
+    if not with_cudnn:
+        monkeypatch.setattr(flash, "library", lambda: None)
+    from lora_np.autograd import cuda
+
+    arrays = rounded(kind, (B, H, T, D), (B, K, T, D), (B, K, T, D))
+    options = (True, None, None, None, window)
+    expected, expected_cache = fused.bounded_attention_forward(*map(exact, arrays), *options)
+    forward, backward = pair(cuda, "bounded_attention")
+    out, cache = forward(*arrays, *options)
+    assert isinstance(cache, flash.Saved) == with_cudnn
+    assert out.dtype == arrays[0].dtype
+    assert_near(out, expected, 12, kind)
+    dout = rounded(kind, out.shape, seed=1)[0]
+    gradients = fused.bounded_attention_backward(exact(dout), expected_cache)
+    for found, other in zip(backward(dout, cache), gradients, strict=True):
+        assert_near(found, other, 24, kind)
 
 
 @pytest.mark.parametrize("with_cudnn", [False, True])

@@ -138,8 +138,8 @@ def drawn(name, data, cast):
 
 
 def test_the_table_is_complete():
-    """But for those that have a file of their own: test_bounded.py, test_rows.py."""
-    others = {"bounded_attention", "capped_cross_entropy", "lora_rows"}
+    """But for those that have a file of their own: test_bounded.py, test_rows.py, test_texts.py."""
+    others = {"bounded_attention", "capped_cross_entropy", "lora_rows", "text_attention"}
     assert {f"{name}_{way}" for name in {*OPERATIONS, *others} for way in ("forward", "backward")} == {
         name for name in fused.__all__ if name.endswith(("_forward", "_backward"))
     }
