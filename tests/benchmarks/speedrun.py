@@ -8,10 +8,10 @@
 The task is that of `lora-np finetune --base smollm2 --data docstrings`, with its batches, its adapter's first values,
 its rate and its 160 steps. Each system runs in a process of its own; they take turns of 20 steps, so that a machine
 that slows down slows all of them. After each turn the loss on the 64 held-out examples is measured. The seconds are
-those of the steps up to the first measurement that is 2.62, rounded; loading, compiling and measuring do not count. To
-beat the table, change how it is computed or how it is trained: the rank, the rate, the optimizer, the order of the
-examples. The base, the text of the examples and the 64 that are held out stay as they are, and the loss is measured in
-float32, with the base's weights in float32.
+those of the steps up to the first measurement that is 2.62, rounded; loading, compiling and measuring do not count.
+To beat the table, change how it is computed or how it is trained: the rank, the rate, the optimizer, the order of the
+examples. The base, the text of the examples and the 64 that are held out stay as they are, and the loss is measured
+in float32, with the base's weights in float32.
 
 On a GPU each system first makes two steps on a batch of each length, which leave the weights as they are: kernels are
 compiled and, by lora_np, steps are recorded. torch.compile gets all batches padded to 256 tokens, as it compiles for one
