@@ -14,9 +14,9 @@ examples. The base, the text of the examples and the 64 that are held out stay a
 in float32, with the base's weights in float32.
 
 On a GPU each system first makes two steps on a batch of each length, which leave the weights as they are: kernels are
-compiled and, by lora_np, steps are recorded. torch.compile gets all batches padded to 256 tokens, as it compiles for one
-shape; torch in its usual, eager mode gets them as they are, and so does lora_np, which fills up some of them by itself.
-A turn ends when the GPU has done its work.
+compiled and, by lora_np, steps are recorded. torch.compile gets all batches padded to 256 tokens, as it compiles for
+one shape; torch in its usual, eager mode gets them as they are, and so does lora_np, which fills up some of them by
+itself. A turn ends when the GPU has done its work.
 """
 
 import argparse
