@@ -44,6 +44,16 @@ def table(family, times=None, size=SIZES[0]):
     return sorted(rows, key=lambda row: row["prose"][0])
 
 
+def front(rows):
+    """The methods that no other one betters in both, the loss on prose and what was forgotten, by means."""
+    places = {row["method"]: (row["prose"][0], row["source"][0]) for row in rows}
+    return [
+        method
+        for method, (loss, lost) in places.items()
+        if not any(x <= loss and y <= lost and (x, y) != (loss, lost) for x, y in places.values())
+    ]
+
+
 def verdicts(family):
     """How far apart are they once tuned?"""
     rows = {row["method"]: row for row in table(family)}

@@ -354,6 +354,10 @@ def test_the_table_of_the_family():
     lines = re.findall(r"^\| ([\w-]+\+?) \| ([\d.]+) \| (.+) \|$", PAGE.partition("| best rate |")[2], re.MULTILINE)
     lines = [line for line in lines if line[0] in found]
     assert len(lines) == len(found)
+    means = {m: (lasts(own).mean(), lasts(own, "source").mean()) for m, own in found.items()}
+    front = [m for m, (x, y) in means.items() if not any(a < x and b < y for a, b in means.values())]
+    (told,) = re.findall(r"less forgotten than these: (.+)\.", PAGE)
+    assert sorted(told.split(", ")) == sorted(front)
     for line in lines:
         own = found[line[0]]
         losses, lost, size = lasts(own), lasts(own, "source") - source, own[0]["trainable"]
