@@ -1,6 +1,7 @@
 """Small models, their twins in PyTorch, and snapshots: what several tests of models and adapters share."""
 
 import hashlib
+import sys
 import warnings
 
 import numpy as np
@@ -8,6 +9,7 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from lora_np import GPT2Config, GPT2LMHeadModel, LoraConfig, PeftModel, get_peft_model, nn
+from lora_np.lora import rows
 from lora_np.lora.layer import AdaptedLayer
 from lora_np.models import LlamaConfig, LlamaForCausalLM
 from lora_np.models.rope import context_length
@@ -331,3 +333,37 @@ def load_in_peft(model, directory):
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         return peft.PeftModel.from_pretrained(hugging_face_twin(model), directory).eval()
+
+
+def rows_as_on_a_gpu(monkeypatch):
+    """Rows with adapters of their own take the way that they take on a GPU, with NumPy in the place of its kernels.
+
+    As there, what is made ready has the arrays of that moment. Returns a list that gets how many layers, for each time.
+    """
+    made = []
+
+    def ready(layers):
+        made.append(len(layers))
+        return layers
+
+    def rows_in(x, layers):
+        return [[None if u is None else u[2] * (x_b @ u[0].T) for u, x_b in zip(own, x, strict=True)] for own in layers]
+
+    def rows_out(y, h, layers, i):
+        for y_b, h_b, update in zip(y, h[i], layers[i], strict=True):
+            if update is not None:
+                y_b += h_b @ update[1].T
+
+    def implementation(name, arrays):
+        return {"lora_rows_ready": ready, "lora_rows_in": rows_in, "lora_rows_out": rows_out}[name]
+
+    for name, value in (
+        ("on_gpu", lambda x: True),
+        ("float32_or_16_bits", lambda x: True),
+        ("implementation", implementation),
+    ):
+        monkeypatch.setattr(rows, name, value)
+    beside = sys.modules["lora_np.nn.beside"]
+    monkeypatch.setattr(beside, "float32_or_16_bits", lambda x: True)
+    monkeypatch.setattr(beside, "PARTS", {})
+    return made

@@ -1,5 +1,6 @@
 """Weights that are written to in place, as an optimizer does, between a forward pass and its backward pass."""
 
+from . import changes
 from .float_types import is_floating
 from .tensor import data, is_grad_enabled
 
@@ -15,6 +16,7 @@ def outdate(leaves):
         node, leaf._node = leaf._node, None
         if node is not None:
             node.free()
+    changes.note()
 
 
 def in_place(operation):

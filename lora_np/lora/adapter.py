@@ -232,7 +232,7 @@ def listed(pieces: Mapping[str, Mapping[str, Any]]) -> dict[str, nn.Module]:
             if piece not in tables:
                 kinds = (nn.ModuleDict, nn.ParameterDict, nn.BufferDict)
                 tables[piece] = next(kind for kind in kinds if isinstance(value, kind.kind))()
-            setattr(tables[piece], name, value)  # AdaLoRA's lora_A is a Parameter, LoRA's a Module: both have a place
+            vars(tables[piece])[name] = value  # AdaLoRA's lora_A is a Parameter, LoRA's a Module: both have a place
     return tables
 
 

@@ -1,8 +1,9 @@
 """An adapted layer beside others that read the same input: what `nn.beside` needs to know of it."""
 
+from collections.abc import Sequence
 from typing import Any
 
-from ..nn.beside import PARTS
+from ..nn.beside import PARTS, TOGETHER
 from .call import this_call
 from .layer import LoraAdapter, LoraLinear
 
@@ -23,4 +24,14 @@ def part_of(layer: LoraLinear) -> Any:
     return *plain[:2], *adapter.matrices(), adapter.scaling
 
 
+def in_rows(layers: Sequence[LoraLinear], x: Any) -> Any:
+    """The results of these layers where rows have adapters of their own; None where they have none, or others."""
+    calls = [this_call(layer.owner) for layer in layers]
+    rows = calls[0].rows
+    if rows is None or any(call.disabled or call.rows is not rows for call in calls):
+        return None
+    return None if any("forward" in vars(layer) for layer in layers) else rows.beside(list(layers), x)
+
+
 PARTS[LoraLinear] = part_of
+TOGETHER[LoraLinear] = in_rows

@@ -7,6 +7,7 @@ from weakref import WeakKeyDictionary
 
 import numpy as np
 
+from ..autograd import changes
 from ..autograd.threads import limit_threads
 from .call import calling, this_call
 from .invocations import Counts, acting_on, counts_of, invocations, until
@@ -46,13 +47,19 @@ def in_rows(peft_model: Any, rows: Rows | None, counts: Counts) -> AbstractConte
     return stack
 
 
-def rows_of(names: list[str] | None, cache: Any = None) -> Rows | None:
-    """The `Rows` of a call. With a `cache`, which one text has for all its calls, the same for all of these."""
-    if names is None or not hasattr(cache, "__weakref__"):  # a cache that is None, or what the model will refuse
-        return None if names is None else Rows(names)
-    found = _texts.get(cache)
+def rows_of(owner: Any, names: list[str] | None, cache: Any = None) -> Rows | None:
+    """The `Rows` of a call of the model that `owner` stands for.
+
+    With a `cache`, which one text has for all its calls, the same for all of these. Without one, those of the call
+    before, if it had the same names and nothing has changed since.
+    """
+    if names is None:
+        return None
+    is_text = hasattr(cache, "__weakref__")  # not None, nor what the model will refuse
+    kept, whose = (_texts, cache) if is_text else (changes.memo(), owner)
+    found = kept.get(whose)
     if found is None or found.names != tuple(names):
-        found = _texts[cache] = Rows(names, keep=True)
+        found = kept[whose] = Rows(names, keep=is_text)
     return found
 
 
@@ -65,8 +72,27 @@ def forward_in_rows(peft_model: Any, adapter_names: Any, alora_offsets: Any, arg
     counts: Counts = {}
     if invoking and ids is not None and not this_call(tuner.owner).disabled:
         counts = counts_of(ids, invoking, cache, alora_offsets)
-    with in_rows(peft_model, rows_of(names, cache), counts):
+    with in_rows(peft_model, rows_of(tuner.owner, names, cache), counts):
         return tuner(*args, **kwargs)
+
+
+class TextCalls:
+    """What each call of the model is made in that writes one text: `with calls():`.
+
+    rows     an adapter for each row, or None
+    starts   {invocation tokens: where each row has them}, as for `until`
+    """
+
+    def __init__(self, peft_model: Any, text: Any, rows: Rows | None, starts: Counts) -> None:
+        self.peft_model, self.text, self.rows, self.starts = peft_model, text, rows, starts
+
+    def __call__(self) -> AbstractContextManager[Any]:
+        return in_rows(self.peft_model, self.rows, until(self.text.length, self.starts))
+
+    @property
+    def recordable(self) -> bool:
+        """May a step on a GPU be recorded? It must be told nothing that changes from one to the next."""
+        return self.rows is not None and self.rows.addressed and not self.starts
 
 
 def generating(peft_model: Any, adapter_names: Iterable[str] | None, options: dict[str, Any]) -> dict[str, Any]:
@@ -85,6 +111,6 @@ def generating(peft_model: Any, adapter_names: Iterable[str] | None, options: di
         rows = None if own is None else Rows(own, keep=True)
         counts = counts_of(text.ids, invoking, None, offsets)
         starts = {tokens: np.where(found, length - found, -1).repeat(times) for tokens, found in counts.items()}
-        return lambda: in_rows(peft_model, rows, until(text.length, starts))
+        return TextCalls(peft_model, text, rows, starts)
 
     return {**options, "row_calls": row_calls}

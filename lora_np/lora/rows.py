@@ -2,31 +2,37 @@
 
 The plain form takes one adapter after the other: `one_by_one`. A hundred of them on a batch of a hundred rows would be
 ten thousands of small products. So the rows of all plain LoRA adapters, and those without one, are computed `together`:
-the base layer for all in one product, then the updates as products of stacks of matrices (`F.lora_rows`). Adapters of
-other kinds, and with dropout switched on, stay with the plain form, which is also the test of the other.
+the base layer for all in one product, then the updates. There are three ways to those:
+- as products of stacks of matrices (`F.lora_rows`): where gradients are recorded, and on a CPU for a text's tokens
+- row by row, each matrix read where it lies: on a CPU, where stacks would be used once
+- all rows at once, each matrix read where it lies: by kernels on a GPU, which are told the addresses once
+Adapters of other kinds, and with dropout switched on, stay with the plain form, which is also the test of the others.
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from functools import partial
-from operator import attrgetter, is_
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..autograd import Tensor, is_grad_enabled
+from ..autograd import Tensor, changes, is_grad_enabled
 from ..autograd import functional as F
 from ..autograd.devices import on_gpu
-from ..autograd.dispatch import implementation
+from ..autograd.dispatch import float32_or_16_bits, implementation
 from ..autograd.shape_ops import concatenate, stack_padded
 from ..autograd.tensor import data, record
 from ..autograd.threads import run_in_threads, shard_count
+from ..nn.mode import is_evaluating
 from .adapter import Adapter
 from .invocations import for_rows
 from .types import Array, Input
 
 _weights = attrgetter("lora_A.weight", "lora_B.weight")  # of an adapter
-_array, _node = attrgetter("data"), attrgetter("_node")  # a write in place by an optimizer takes a Parameter's node
+_array = attrgetter("data")
+
+Way = Callable[[Any, Any], Any]  # (layer, x) -> what the layer gives for x; or of several layers at once, or None
 
 
 class Group(NamedTuple):
@@ -42,92 +48,108 @@ class Group(NamedTuple):
     B: Any
 
 
-class Kept(NamedTuple):
-    """The groups of one layer, and what they were made from, as it was: to be looked at again before each use.
-
-    dtypes     of the input, and that in which the updates are computed
-    table      the layer's {name: Adapter}, which is replaced and not written to
-    adapters   those in the groups; `dropping`: those with dropout, which in training are not for the groups
-    weights    their matrices, with the `arrays` and the `nodes` that these had
-    """
-
-    dtypes: tuple[Any, Any]
-    groups: list[Group]
-    table: dict[str, Adapter]
-    adapters: list[Any]
-    dropping: list[Any]
-    weights: list[Any]
-    arrays: list[Any]
-    nodes: list[Any]
-
-    def holds(self, layer: Any, x: Input) -> bool:
-        """Would the groups be the same if they were made now?"""
-        return (
-            layer.adapters is self.table
-            and x.dtype == self.dtypes[0]
-            and not any(adapter.lora_dropout.training for adapter in self.dropping)
-            and all(map(is_, self.weights, _weights_of(self.adapters)))
-            and all(map(is_, self.arrays, map(_array, self.weights)))
-            and all(map(is_, self.nodes, map(_node, self.weights)))
-        )
-
-
 class Rows:
     """Which adapter each row of the batch goes through, for one call of a model or for all calls that write one text.
 
-    names    an adapter's name for each row; "__base__", or that of one which a layer does not have, for none
-    places   {name: the numbers of its rows}
-    keep     hold on to the stacks, which are as large as the adapters, as long as this object lives. Each token of a
-             text, after what is read at once, then costs one pass over them. An adapter that has changed since is
-             stacked anew. (A write to an array by hand, `p.data[...] = `, is not seen, as nowhere here.) Not where
-             gradients are recorded.
+    names       an adapter's name for each row; "__base__", or that of one which a layer does not have, for none
+    places      {name: the numbers of its rows}
+    keep        hold on to stacks, which are as large as the adapters, as long as this object lives. Each token of a
+                text, after what is read at once, then costs one pass over them
+    addressed   has every layer so far read all matrices where they lie? Then a step on a GPU can be recorded
+
+    What was found out about a layer serves until something changes: see `changes.py`. (A write to an array by hand,
+    `p.data[...] = `, is not seen, as nowhere here.) Nothing is kept where gradients are recorded.
     """
 
     def __init__(self, names: Iterable[str], keep: bool = False) -> None:
-        self.names = tuple(names)
+        self.names, self.keep, self.addressed = tuple(names), keep, True
         self.places: dict[str, list[int]] = {}
         for i, name in enumerate(self.names):
             self.places.setdefault(name, []).append(i)
-        self.kept: dict[int, Kept] | None = {} if keep else None
         self.rests: dict[frozenset[str], Rows] = {}  # {names: the Rows of all others}, where layers compute those apart
+        # is all as it was, for evaluation or not, and what was found out then
+        self._known: tuple[Callable[[], bool], bool, dict[Any, Way]] = (lambda: False, False, {})
 
     def forward(self, layer: Any, x: Input) -> Tensor:
         """An `AdaptedLayer`'s result where row i of the batch x goes through the adapter names[i]."""
         if x.ndim == 1:  # positions, which are the same for every row
             x = np.broadcast_to(x, (len(self.names), len(x)))
-        kept = None if self.kept is None or is_grad_enabled() else self.kept.get(id(layer))
-        if kept is not None and kept.holds(layer, x):
-            return _together(layer, x, kept.dtypes[1], kept.groups)
-        table = layer.adapters
-        apart = {name for name in self.places if name in table and not _stacks(table[name])}
-        if len(apart) == len(self.places):
-            return one_by_one(layer, x, self.names)
+        found = self.beside([layer], x) if on_gpu(data(x)) else None
+        if found is not None:
+            return found[0]
+        known = {} if is_grad_enabled() else self._known_now()
+        once = not self.keep or math.prod(x.shape[1:-1]) > 1  # as a prompt is: stacks would be used once
+        way = known.get((id(layer), x.dtype, once))
+        if way is not None:
+            return way(layer, x)
+        adapters = self._adapters(layer)
+        apart = frozenset(name for name, adapter in adapters.items() if not _stacks(adapter))
         if apart:
-            return self._in_two(layer, x, frozenset(apart))
-        if len(self.places) == 1:
-            return layer.forward_with([name for name in self.places if name in table], x)
-        return self._anew(layer, x, {name: table[name] for name in self.places if name in table})
+            self.addressed = False
+            return self._in_two(layer, x, apart) if len(apart) < len(self.places) else one_by_one(layer, x, self.names)
+        way, kept = self._way(adapters, x, once)
+        if kept:
+            known[id(layer), x.dtype, once] = way
+        return way(layer, x)
 
-    def _anew(self, layer, x, adapters):
-        """The same, where all these {name: Adapter} can be stacked."""
-        dtypes = {p.dtype for p in _weights_of(adapters.values())}
-        dtype = np.result_type(x.dtype, *dtypes) if adapters else x.dtype
-        at_once = self.kept is None or math.prod(x.shape[1:-1]) > 1  # as a prompt is: stacks would be used once
-        has_kernel = not on_gpu(data(x)) or dtypes | {dtype} == {np.dtype(np.float32)}
-        if adapters and at_once and has_kernel and not is_grad_enabled():
-            return _apart(layer, x, dtype, [adapters.get(name) for name in self.names])
-        keeping = self.kept is not None and not is_grad_enabled()
-        made_from = _made_from(layer.adapters, adapters.values()) if keeping else None
+    def beside(self, layers: list[Any], x: Input) -> list[Tensor] | None:
+        """[forward(layer, x) for each of these layers] on a GPU, in fewer passes over the x that all read.
+
+        None where that is not possible: where gradients are recorded, or adapters are no plain ones in float32.
+        """
+        if is_grad_enabled():
+            return None
+        known, key = self._known_now(), (*map(id, layers), x.dtype)
+        if key not in known:
+            known[key] = self._by_address(layers, data(x))
+        way = known[key]
+        return None if way is None else way(layers, x)
+
+    def _adapters(self, layer):
+        """{name: Adapter} of those that some row has and the layer too."""
+        return {name: layer.adapters[name] for name in self.places if name in layer.adapters}
+
+    def _updates(self, adapters):
+        """(A, B, s) for each row, None where it has no adapter."""
+        each = [adapters.get(name) for name in self.names]
+        return [None if a is None else (*map(_array, _weights(a)), a.scaling) for a in each]
+
+    def _known_now(self):
+        """{layers and the input's dtype: Way}, empty after a change."""
+        unchanged, mode, known = self._known
+        if not unchanged() or mode != is_evaluating():
+            known = {}
+            self._known = changes.watch(), is_evaluating(), known
+        return known
+
+    def _by_address(self, layers, x):
+        """The `Way` of `beside`."""
+        tables = [self._adapters(layer) for layer in layers]
+        adapters = [adapter for table in tables for adapter in table.values()]
+        if len(self.places) == 1 or not adapters or not all(map(_stacks, adapters)) or not float32_or_16_bits([x]):
+            return None
+        weights = _weights_of(adapters)
+        if any(weight.dtype != np.float32 for weight in weights):
+            return None
+        return partial(_at_once, implementation("lora_rows_ready", (x,))(list(map(self._updates, tables))), weights)
+
+    def _way(self, adapters, x, once):
+        """(how to compute it, may that be kept), where all these {name: Adapter} can be computed together."""
+        if not adapters or len(self.places) == 1:
+            return partial(_alone, list(adapters)), True
+        weights = _weights_of(adapters.values())
+        dtype = np.result_type(x.dtype, *{weight.dtype for weight in weights})
+        if once and not is_grad_enabled() and not on_gpu(data(x)):
+            return partial(_row_by_row, self._updates(adapters), dtype, weights), True
+        self.addressed = False
         groups = grouped(list(adapters.values()), [self.places[name] for name in adapters], len(self.names), dtype)
-        if made_from is not None:
-            self.kept[id(layer)] = Kept((x.dtype, dtype), groups, *made_from)
-        return _together(layer, x, dtype, groups)
+        return partial(_together, groups, dtype), self.keep
 
     def _in_two(self, layer, x, apart):
         """The rows of the adapters `apart` one by one, all others together."""
         first, others = ([i for i, name in enumerate(self.names) if (name in apart) is here] for here in (True, False))
         if apart not in self.rests:
-            self.rests[apart] = Rows((self.names[i] for i in others), self.kept is not None)
+            self.rests[apart] = Rows((self.names[i] for i in others), self.keep)
         one, all_others = np.array(first), np.array(others)
         mine = for_rows(one, one_by_one, layer, x[one], [self.names[i] for i in first])
         together = for_rows(all_others, self.rests[apart].forward, layer, x[all_others])
@@ -143,39 +165,41 @@ def _weights_of(adapters):
     return [weight for adapter in adapters for weight in _weights(adapter)]
 
 
-def _made_from(table, adapters):
-    """The last fields of `Kept`, noted before the arrays are read: what is written meanwhile is seen next time."""
-    adapters = list(adapters)
-    weights = _weights_of(adapters)
-    nodes = [weight.node() for weight in weights]
-    return table, adapters, [a for a in adapters if a.lora_dropout.p], weights, [w.data for w in weights], nodes
+def _alone(names, layer, x):
+    """All rows through the same adapter, or through none: `names` has one name or none."""
+    return layer.forward_with(names, x)
 
 
-def _together(layer, x, dtype, groups):
+def _together(groups, dtype, layer, x):
     """The base's result for all rows at once, and then the updates, group by group."""
-    y = base = layer.forward_with([], x)
-    if groups:
-        x, y = x.astype(dtype), y.astype(dtype)  # A and B are in float32, also beside a base in float16
+    base = layer.forward_with([], x)
+    x, y = x.astype(dtype), base.astype(dtype)  # A and B are in float32, also beside a base in float16
     for group in groups:
         y = F.lora_rows(y, x, group.A, group.B, [a.scaling for a in group.adapters], group.rows)
     return y.astype(base.dtype)
 
 
-def _apart(layer, x, dtype, adapters):
-    """The same with no stacks, where they would be used once and no gradient is recorded: row by row, on all cores, or
-    all rows at once on a GPU.
-
-    adapters: that of each row, or None.
-    """
+def _row_by_row(updates, dtype, weights, layer, x):
+    """The same with no stacks, where they would be used once and no gradient is recorded: on all cores."""
     base = layer.forward_with([], x)
     x, y = data(x).astype(dtype, copy=False), base.data.astype(dtype, copy=False)
-    updates = [None if a is None else (*map(_array, _weights(a)), a.scaling) for a in adapters]
-    into, out = implementation("lora_rows_into", (x, y)), y if on_gpu(y) else np.empty_like(y)
-    cores = 1 if on_gpu(y) else shard_count(len(x), math.prod(x.shape[1:-1]))
+    into, out = implementation("lora_rows_into", (x, y)), np.empty_like(y)
+    cores = shard_count(len(x), math.prod(x.shape[1:-1]))
     parts = [slice(len(x) * i // cores, len(x) * (i + 1) // cores) for i in range(cores)]
     run_in_threads([partial(into, out[i], y[i], x[i], updates[i]) for i in parts])
-    weights = _weights_of(a for a in adapters if a is not None)
     return record(out, weights, None).astype(base.dtype)  # gradient checkpointing asks what was read
+
+
+def _at_once(ready, weights, layers, x):
+    """The same on a GPU: all rows at once, and nothing has to be moved for it."""
+    array, found = data(x), []
+    h = implementation("lora_rows_in", (array,))(array, ready)
+    for i, layer in enumerate(layers):
+        base = layer.forward_with([], x)
+        y = base.data.astype(array.dtype, copy=False)
+        implementation("lora_rows_out", (y,))(y, h, ready, i)
+        found.append(record(y, weights, None).astype(base.dtype))
+    return found
 
 
 def grouped(adapters: list[Any], places: list[list[int]], batch: int, dtype: Any) -> list[Group]:

@@ -3,7 +3,7 @@
 import dataclasses
 import functools
 
-from ..autograd import Tensor
+from ..autograd import Tensor, changes
 
 
 class Kept:
@@ -63,3 +63,4 @@ def _put_back(state):
             vars(thing).update(attributes)
             for new in vars(thing).keys() - attributes.keys():
                 del vars(thing)[new]
+    changes.note()

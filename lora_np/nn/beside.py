@@ -15,11 +15,17 @@ PARTS: dict[type, Callable[[Any], Any]] = {
     Linear: lambda layer: (layer.weight, layer.bias, None, None, 0.0),
     Linear4bit: lambda layer: None if layer.fan_in_fan_out else (layer.operand, layer.bias, None, None, 0.0),
 }
+# {class: (layers, x) -> [layer(x) for each layer]}, or None where it is to be done in another way
+TOGETHER: dict[type, Callable[[Any, Any], Any]] = {}
 
 
 def beside(x: Any, *layers: Any) -> list[Any]:
     """[layer(x) for each layer]; on a GPU in fewer passes, where each is plain or has one plain adapter beside it."""
     if float32_or_16_bits([data(x)]):
+        kind = type(layers[0])
+        own = TOGETHER[kind](layers, x) if kind in TOGETHER and all(type(layer) is kind for layer in layers) else None
+        if own is not None:
+            return own
         parts = [PARTS[type(layer)](layer) if type(layer) in PARTS else None for layer in layers]
         if all(part is not None and _suits(part) for part in parts):
             return linears(x, parts)

@@ -4,6 +4,7 @@ import difflib
 from collections.abc import Mapping
 from typing import NamedTuple
 
+from ..autograd import changes
 from ..autograd.devices import array_module, to_device
 from ..autograd.tensor import data
 from ..expect import expect, wrong
@@ -38,6 +39,14 @@ class Module(Placed):
     @training.setter
     def training(self, mode):
         self._training = mode
+
+    def __setattr__(self, name, value):
+        super().__setattr__(name, value)
+        changes.note()  # what was made of the module as it was is not kept
+
+    def __delattr__(self, name):
+        super().__delattr__(name)
+        changes.note()
 
     def forward(self, *args, **kwargs):
         raise NotImplementedError(f"{type(self).__name__} does not say how to compute its result: write forward()")

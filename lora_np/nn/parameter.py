@@ -1,6 +1,6 @@
 """The tensors that belong to a module: those that are trained, and those that are only its state."""
 
-from ..autograd import Tensor
+from ..autograd import Tensor, changes
 from ..autograd.devices import is_array
 from ..autograd.tensor import data as array_of
 from ..expect import wrong
@@ -26,6 +26,8 @@ class Parameter(Tensor):
             if name == "grad" and value.shape != self.shape:
                 raise ValueError(f"a gradient of shape {value.shape} does not fit a parameter of shape {self.shape}")
         super().__setattr__(name, value)
+        if name == "data":
+            changes.note()
 
 
 class Buffer(Tensor):
@@ -36,6 +38,11 @@ class Buffer(Tensor):
     """
 
     __slots__ = ()
+
+    def __setattr__(self, name, value):
+        super().__setattr__(name, value)
+        if name == "data":
+            changes.note()
 
 
 STATE = (Parameter, Buffer)  # what is saved, loaded and moved

@@ -1,20 +1,31 @@
 """Rows with adapters of their own, computed together: the plain form, one adapter after the other, and PEFT."""
 
 import gc
+import tempfile
 import weakref
 from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from lora_helpers import hugging_face_twin, peft_model, relative, some_ids, tiny_llama, tiny_model
+from lora_helpers import (
+    hugging_face_twin,
+    peft_model,
+    relative,
+    rows_as_on_a_gpu,
+    some_ids,
+    tiny_llama,
+    tiny_model,
+)
 
 from lora_np import SGD, KVCache, LoraConfig, hotswap_adapter, no_grad
+from lora_np.autograd import changes
+from lora_np.autograd.devices import array_module, to_device
 from lora_np.lora import rows
 from lora_np.lora.adapter import Adapter
 from lora_np.lora.kinds import KINDS
 from lora_np.lora.layer import LoraAdapter
 from lora_np.lora.rows import Rows, one_by_one
-from lora_np.nn import quantize_model
+from lora_np.nn import evaluating, quantize_model
 
 LINEAR = {"gpt2": ["c_attn", "c_fc", "c_proj"], "llama": ["q_proj", "v_proj", "o_proj", "gate_proj", "down_proj"]}
 NAMES = ["b", "c", "a", "__base__", "b", "d", "a", "b", "__base__", "e"]
@@ -214,6 +225,213 @@ def test_what_kinds_say_of_stacking_is_so():
     assert not Adapter.stacks
 
 
+def parameters(model, name="b"):
+    return [p for a in model.base_model.adapter(name).adapters.values() for p in a.matrices()]
+
+
+def random_like(p):
+    array = np.random.default_rng(p.size).standard_normal(p.shape).astype(np.float32)
+    return to_device(array, p.device)
+
+
+def set_scale(model):
+    model.set_scale("b", -20)
+
+
+def scaling(model):
+    for layer in model.base_model.adapted.values():
+        layer.scaling["a"] *= -20
+
+
+def weights(model):
+    for p in parameters(model):
+        p.data = p.data[::-1].copy() * 5
+
+
+def optimizer(model):
+    for p in parameters(model):
+        p.grad = random_like(p)
+    SGD(parameters(model), lr=2.0).step()
+
+
+def in_place(model):
+    with no_grad():
+        for p in parameters(model):
+            p *= -3
+
+
+def load_state_dict(model):
+    for adapter in model.base_model.adapter("b").adapters.values():
+        adapter.load_state_dict({name: -3 * p.data for name, p in adapter.named_parameters()})
+
+
+def swapped(model):
+    with tempfile.TemporaryDirectory() as folder:
+        other = many("llama", "dropout")
+        for p in parameters(other):
+            p.data = -5 * p.data
+        other.save_pretrained(folder)
+        hotswap_adapter(model, f"{folder}/b", "b")
+
+
+def deleted(model):
+    model.delete_adapter("b")
+    model.add_adapter("b", LoraConfig(r=4, lora_alpha=40, target_modules=["q_proj"], init_lora_weights=False))
+    for p in parameters(model):
+        p.data = random_like(p)
+
+
+def exchanged(model):
+    for old, new in (("b", "once"), ("c", "b"), ("once", "c")):
+        model.rename_adapter(old, new)
+
+
+def in_columns(model):
+    """No kernel reads such a matrix where it lies."""
+    for p in parameters(model):
+        p.data = array_module(p.data).asfortranarray(2 * p.data)
+
+
+def merged_and_back(model):
+    model.set_adapter("b")
+    model.merge_adapter()
+    model.unmerge_adapter()
+
+
+def train(model):
+    model.train()  # a text is written without dropout all the same
+
+
+def to_float64(model):
+    for p in parameters(model):
+        p.data = p.data.astype(np.float64)
+
+
+CHANGES = (set_scale, scaling, weights, optimizer, in_place, in_columns, load_state_dict, swapped, deleted, exchanged)
+CHANGES = (*CHANGES, merged_and_back, train, to_float64)
+NO_OTHER_RESULT = (merged_and_back, train, to_float64)
+
+
+class TestCalls:
+    """Calls with the same names: what the first found out about each layer serves until something changes."""
+
+    def logits(self, model):
+        with no_grad():
+            return model(some_ids(model.config, len(NAMES), 4), adapter_names=NAMES).logits.numpy().copy()
+
+    @pytest.mark.parametrize("device", ["cpu", "as a gpu", pytest.param("cuda", marks=pytest.mark.gpu)])
+    @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
+    def test_a_change_counts_from_the_next_call_on(self, change, device, monkeypatch):
+        model = many("llama", "alike")
+        model.set_requires_grad("b")
+        if device == "cuda":
+            model.to("cuda")
+        if device == "as a gpu":
+            rows_as_on_a_gpu(monkeypatch)
+        before = [self.logits(model) for _ in range(2)]
+        np.testing.assert_array_equal(*before)
+        change(model)
+        if change is in_columns:
+            self.logits(model)
+            in_place(model)  # what a kernel would read elsewhere
+        found = [self.logits(model) for _ in range(2)]
+        plainly(monkeypatch)
+        expected = self.logits(model)
+        for logits in found:
+            assert relative(logits, expected) < 2e-5
+        assert change in NO_OTHER_RESULT or relative(found[0], before[0]) > 1e-3
+
+    def test_a_model_that_is_moved(self):
+        model, expected = many("llama", "alike"), None
+        expected = self.logits(model)
+        assert self.logits(model.to(np.float64)).dtype == np.float64
+        assert relative(self.logits(model), expected) < 1e-5
+        np.testing.assert_array_equal(self.logits(model.to(np.float32)), expected)
+
+    def test_dropout_comes_and_goes_with_training(self):
+        model = many("llama", "dropout")
+        expected = self.logits(model)
+        model.train()
+        assert relative(self.logits(model), expected) > 1e-2
+        with evaluating():
+            np.testing.assert_array_equal(self.logits(model), expected)
+        assert relative(self.logits(model), expected) > 1e-2
+        np.testing.assert_array_equal(self.logits(model.eval()), expected)
+
+    def test_a_layer_is_looked_at_once(self, monkeypatch):
+        model, made = many("llama", "alike"), counted(monkeypatch, Rows, "_updates")
+        counts = []
+        for names in (NAMES, NAMES, NAMES, NAMES[::-1], NAMES[::-1]):
+            with no_grad():
+                model(some_ids(model.config, len(NAMES), 4), adapter_names=names)
+            counts.append(len(made))
+        assert counts == [10, 10, 10, 20, 20]
+        model.set_scale("b", 2)
+        self.logits(model)
+        assert len(made) == 30
+
+    @pytest.mark.parametrize("adapters", ADAPTERS)
+    @pytest.mark.parametrize("kind", LINEAR)
+    def test_as_on_a_gpu_results_are_those_of_the_plain_form(self, kind, adapters, monkeypatch):
+        model = many(kind, adapters)
+        with monkeypatch.context() as patch:
+            plainly(patch)
+            expected = self.logits(model), self.text(model)
+        made = rows_as_on_a_gpu(monkeypatch)
+        assert relative(self.logits(model), expected[0]) < 2e-5
+        np.testing.assert_array_equal(self.text(model), expected[1])
+        assert made or adapters == "embeddings"
+
+    def text(self, model):
+        return model.generate(some_ids(model.config, len(NAMES), 4), adapter_names=NAMES, max_new_tokens=4)
+
+    def test_as_on_a_gpu_layers_that_read_one_input_are_computed_together(self, monkeypatch):
+        model, made = many("llama", "other layers"), rows_as_on_a_gpu(monkeypatch)
+        self.logits(model)
+        layers = len(model.base_model.adapted)
+        assert sum(made) <= layers
+        assert max(made) == 1  # beside a layer without adapters each is called by itself
+        model = many("llama", "alike")
+        model.add_adapter("all", LoraConfig(r=2, target_modules="all-linear"))
+        made.clear()
+        self.logits(model)
+        assert sorted(made) == [1, 1, 1, 1, 2, 2, 3, 3]  # o, down; gate and up; q, k and v
+        self.logits(model)
+        assert len(made) == 8
+
+    def test_what_was_kept_of_an_adapter_goes_with_it(self):
+        model = many("llama", "alike")
+        self.logits(model)
+        arrays = [weakref.ref(p.data) for p in parameters(model)]
+        model.delete_adapter("b")
+        gc.collect()
+        assert len(arrays) == 20
+        assert not any(array() is not None for array in arrays)
+
+    def test_with_the_model_goes_what_was_kept_of_it(self):
+        model = many("llama", "alike")
+        self.logits(model)
+        unchanged, arrays = changes.watch(), [weakref.ref(p.data) for p in parameters(model)]
+        del model
+        gc.collect()
+        assert unchanged()
+        assert not any(array() is not None for array in arrays)
+
+    def test_threads_call_with_their_own_names(self):
+        model, names = many(), [NAMES, NAMES[::-1], list("abcde") * 2, ["b", "__base__"] * 5]
+        ids = some_ids(model.config, len(NAMES), 4)
+
+        def logits(names):
+            with no_grad():
+                return model(ids, adapter_names=names).logits.numpy().copy()
+
+        expected = [logits(own) for own in names]
+        with ThreadPoolExecutor(4) as pool:
+            found = list(pool.map(logits, names * 3))
+        for one, right in zip(found, expected * 3, strict=True):
+            np.testing.assert_array_equal(one, right)
+
+
 class TestText:
     """Writing: the stacks are made once for each text, and anew where an adapter has changed."""
 
@@ -278,84 +496,19 @@ class TestText:
         gc.collect()
         assert not any(stack() is not None for stack in stacks)
 
-    @pytest.mark.parametrize(
-        "change",
-        [
-            "set_scale",
-            "scaling",
-            "weights",
-            "optimizer",
-            "in place",
-            "load_state_dict",
-            "swapped",
-            "deleted",
-            "train",
-            "to float64",
-        ],
-    )
-    def test_a_change_between_two_tokens_counts_from_the_next_on(self, change, monkeypatch, tmp_path):
+    @pytest.mark.parametrize("change", CHANGES, ids=lambda change: change.__name__)
+    def test_a_change_between_two_tokens_counts_from_the_next_on(self, change, monkeypatch):
         def make():
             model = many("llama", "dropout")
             model.set_requires_grad("b")
             return model
 
-        change = getattr(self, "change_" + change.replace(" ", "_"))
-        found, unchanged = (self.stream(make(), how) for how in (change, None))
+        told = {"after": 2, "steps": 4}  # the second token is the first with stacks
+        found, unchanged = (self.stream(make(), how, **told) for how in (change, None))
         plainly(monkeypatch)
-        np.testing.assert_array_equal(found, self.stream(make(), change))
-        if change not in (self.change_train, self.change_to_float64):
+        np.testing.assert_array_equal(found, self.stream(make(), change, **told))
+        if change not in NO_OTHER_RESULT:
             assert (found != unchanged).any()
-
-    def change_set_scale(self, model):
-        model.set_scale("b", -20)
-
-    def change_scaling(self, model):
-        for layer in model.base_model.adapted.values():
-            layer.scaling["a"] *= -20
-
-    def parameters(self, model, name="b"):
-        return [p for a in model.base_model.adapter(name).adapters.values() for p in a.matrices()]
-
-    def change_weights(self, model):
-        for p in self.parameters(model):
-            p.data = p.data[::-1].copy() * 5
-
-    def change_optimizer(self, model):
-        for p in self.parameters(model):
-            p.grad = np.random.default_rng(0).standard_normal(p.shape).astype(np.float32)
-        SGD(self.parameters(model), lr=2.0).step()
-
-    def change_in_place(self, model):
-        with no_grad():
-            for p in self.parameters(model):
-                p *= -3
-
-    def change_load_state_dict(self, model):
-        for adapter in model.base_model.adapter("b").adapters.values():
-            adapter.load_state_dict({name: -3 * p.data for name, p in adapter.named_parameters()})
-
-    def change_swapped(self, model):
-        import tempfile
-
-        with tempfile.TemporaryDirectory() as folder:
-            other = many("llama", "dropout")
-            for p in self.parameters(other):
-                p.data = -5 * p.data
-            other.save_pretrained(folder)
-            hotswap_adapter(model, f"{folder}/b", "b")
-
-    def change_deleted(self, model):
-        model.delete_adapter("b")
-        model.add_adapter("b", LoraConfig(r=4, lora_alpha=40, target_modules=["q_proj"], init_lora_weights=False))
-        for p in self.parameters(model):
-            p.data = np.random.default_rng(p.size).standard_normal(p.shape).astype(np.float32)
-
-    def change_train(self, model):
-        model.train()  # a text is written without dropout all the same
-
-    def change_to_float64(self, model):
-        for p in self.parameters(model):
-            p.data = p.data.astype(np.float64)
 
     @pytest.mark.parametrize("options", [{"num_beams": 3}, {"num_beams": 2, "num_return_sequences": 2}], ids=str)
     def test_beams_are_those_of_the_plain_form(self, options, monkeypatch):

@@ -50,10 +50,10 @@ def by_elements(name, size, *arguments, rows=1):
         _start(name, (min(MOST_BLOCKS, -(-size // BLOCK)), rows), BLOCK, arguments)
 
 
-def by_tables(name, entries, tiles, *arguments):
-    """Start a kernel with `tiles` blocks for each of the `entries` of a table; nothing happens if there are none."""
-    if entries and tiles:
-        _start(name, (tiles, entries), BLOCK, arguments)
+def by_grid(name, grid, *arguments):
+    """Start a kernel with as many blocks as `grid` says, up to three numbers; nothing happens if one of them is 0."""
+    if all(grid):
+        _start(name, grid, BLOCK, arguments)
 
 
 def number_by_number(name, *arrays, options=()):

@@ -110,25 +110,38 @@ class Recording:
         It should have run once inside `inside`, so that nothing is compiled or set up meanwhile. It must not wait for
         the GPU. Of random numbers it may draw dropout's masks; others would be the same in every replay.
         """
-        stream, self.first = self.room.stream, random.masks_drawn()
+        self.first = random.masks_drawn()
         with self.inside():
-            stream.begin_capture()
-            _current.recording = self
             try:
-                result = function()
+                result = self._captured(function)
             except BaseException:
+                self._upload()  # what was uploaded may be kept by others, as the addresses of matrices are
                 self.uploads, self.place = [], None
                 random.draw_masks_from(self.first)
-                with suppress(cupy.cuda.runtime.CUDARuntimeError):  # the first error is the one to be told
-                    stream.end_capture()
                 raise
-            finally:
-                _current.recording = None
-            self.graph, self.drawn[0] = stream.end_capture(), random.masks_drawn() - self.first
-            for array, host, _ in self.uploads:
-                array[...] = cupy.asarray(host)
-            self.graph.launch(stream)
+            self.drawn[0] = random.masks_drawn() - self.first
+            self._upload()
+            self.graph.launch(self.room.stream)
         return result
+
+    def _captured(self, function):
+        stream = self.room.stream
+        stream.begin_capture()
+        _current.recording = self
+        try:
+            result = function()
+        except BaseException:
+            with suppress(cupy.cuda.runtime.CUDARuntimeError):  # the first error is the one to be told
+                stream.end_capture()
+            raise
+        finally:
+            _current.recording = None
+        self.graph = stream.end_capture()
+        return result
+
+    def _upload(self):
+        for array, host, _ in self.uploads:
+            array[...] = cupy.asarray(host)
 
     def replay(self):
         """Do the recorded work again, with refreshed uploads."""

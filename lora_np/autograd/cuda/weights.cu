@@ -1,5 +1,103 @@
 // Kernels for weights and adapters, in many pieces at once: what optimizers do, LoRA by rows, 4 bits, and the cache.
 
+namespace {
+
+// y_b += s_b x_b A_bᵀ B_bᵀ for rows b that each have matrices of their own: first h = s x Aᵀ, then y += h Bᵀ.
+// x (B, T, in) and y (B, T, out); A, B and h (entries, T, width) are in float32, width is a multiple of RANKS.
+// table[i] = {address of A (r, in), of B (out, r), r, b, the bits of s_b as a double, its place in h}. Blocks begin at
+// the end of it: the cache still has what was written last. packed: may several numbers be read at once?
+constexpr int RANKS = 8;  // that a thread takes at a time
+constexpr int EACH = 4;   // tokens that a warp multiplies by A at a time; EACH · RANKS is a warp
+constexpr int TILE = 8;   // tokens that a thread multiplies by COLUMNS columns of Bᵀ
+constexpr int COLUMNS = 2;
+
+// N numbers of a matrix in float32.
+template <int N>
+struct alignas(4 * N) Numbers {
+    float v[N];
+};
+template <int N>
+__device__ __forceinline__ Numbers<N> numbers(const float* p) {
+    return *reinterpret_cast<const Numbers<N>*>(p);
+}
+
+// Over the lanes of a warp the sums of 32 numbers; lane i returns that of number i. In each round a lane hands half of
+// what it has to another and gets the other's half: 31 exchanges in place of 160.
+template <int HALF = 16>
+__device__ __forceinline__ float sum_for_lane(float (&v)[32], int lane) {
+    bool upper = lane & HALF;
+#pragma unroll
+    for (int j = 0; j < HALF; ++j) {
+        float other = __shfl_xor_sync(0xffffffff, upper ? v[j] : v[j + HALF], HALF);
+        v[j] = (upper ? v[j + HALF] : v[j]) + other;
+    }
+    if constexpr (HALF > 1) return sum_for_lane<HALF / 2>(v, lane);
+    return v[0];
+}
+
+// x Aᵀ of EACH tokens, rank k of token t in lane t · RANKS + k: summed over i = start, start + step, ... and the lanes.
+// What is beyond `tokens` or `ranks` repeats the last.
+template <int N>
+__device__ __forceinline__ float into_ranks(const real* x, const float* A, int tokens, int ranks, int fan_in, int start,
+                                            int step) {
+    float sums[EACH * RANKS] = {};
+#pragma unroll 1
+    for (int i = start * N; i < fan_in; i += step * N) {
+        Floats<N> token[EACH];
+#pragma unroll
+        for (int t = 0; t < EACH; ++t) token[t] = get<N>(x + (min(t, tokens - 1) * fan_in + i), 0);
+#pragma unroll
+        for (int k = 0; k < RANKS; ++k) {
+            Numbers<N> a = numbers<N>(A + (min(k, ranks - 1) * fan_in + i));
+#pragma unroll
+            for (int t = 0; t < EACH; ++t)
+#pragma unroll
+                for (int n = 0; n < N; ++n) sums[t * RANKS + k] += token[t].v[n] * a.v[n];
+        }
+    }
+    return sum_for_lane(sums, threadIdx.x % 32);
+}
+
+// y += h Bᵀ for up to TILE tokens and N columns, whose rows of B begin at B.
+template <int N>
+__device__ __forceinline__ void add_ranks(real* y, const float* h, const float* B, int r, int width, int tokens,
+                                          int fan_out) {
+    Floats<N> sums[TILE];
+#pragma unroll
+    for (int t = 0; t < TILE; ++t)
+        if (t < tokens) sums[t] = get<N>(y + t * fan_out, 0);
+#pragma unroll 1
+    for (int from = 0; from < r; from += RANKS) {
+        Numbers<4> b[N][RANKS / 4];
+#pragma unroll
+        for (int i = 0; i < N * RANKS; ++i) {
+            int n = i / RANKS, k = i % RANKS;
+            if (N > 1 && r % RANKS == 0) {
+                if (k % 4 == 0) b[n][k / 4] = numbers<4>(B + (n * r + from + k));
+            } else {
+                b[n][k / 4].v[k % 4] = from + k < r ? B[n * r + from + k] : 0;
+            }
+        }
+#pragma unroll
+        for (int t = 0; t < TILE; ++t) {
+            if (t >= tokens) break;
+#pragma unroll
+            for (int k = 0; k < RANKS; k += 4) {
+                Numbers<4> own = numbers<4>(h + (t * width + from + k));
+#pragma unroll
+                for (int n = 0; n < N; ++n)
+#pragma unroll
+                    for (int j = 0; j < 4; ++j) sums[t].v[n] += own.v[j] * b[n][k / 4].v[j];
+            }
+        }
+    }
+#pragma unroll
+    for (int t = 0; t < TILE; ++t)
+        if (t < tokens) put<N>(y + t * fan_out, 0, sums[t]);
+}
+
+}  // namespace
+
 extern "C" {
 
 // One step of AdamW for many parameters: table[i] = {p, g, m, v, size}; block row y is parameter y.
@@ -49,60 +147,51 @@ __global__ void narrow_all(real* flat, const long long* table) {
     for (long long i = first_index(); i < entry[2]; i += stride()) flat[entry[1] + i] = NARROW(from[i]);
 }
 
-// y_b += s_b x_b A_bᵀ B_bᵀ for rows b that each have matrices of their own. x (B, T, in), y (B, T, out).
-// table[i] = {address of A (r, in), of B (out, r), r, b, the bits of s_b as a double}. One block for each row of the table
-// and TOKENS tokens of it; of a rank above RANKS, so many at a time.
-constexpr int TOKENS = 32, RANKS = 8, EACH = 4;  // EACH: the tokens that a warp multiplies by A at the same time
-
-__global__ void lora_rows(const float* __restrict__ x, float* __restrict__ y, const long long* table, int T, int fan_in,
-                          int fan_out) {
-    __shared__ float h[TOKENS][RANKS];
-    const long long* own = table + 5 * blockIdx.y;
-    const float *A = (const float*)own[0], *B = (const float*)own[1];
-    int r = (int)own[2], first = blockIdx.x * TOKENS, tokens = min(TOKENS, T - first);
-    int lane = threadIdx.x % 32, warp = threadIdx.x / 32, warps = blockDim.x / 32;
-    x += (own[3] * T + first) * fan_in;
-    y += (own[3] * T + first) * fan_out;
-    float scale = (float)__longlong_as_double(own[4]);
-    for (int from = 0; from < r; from += RANKS) {
-        int ranks = min(RANKS, r - from);
-        for (int t = warp * EACH; t < tokens; t += warps * EACH) {  // h = s x Aᵀ
-            float sums[EACH][RANKS] = {};
-            for (int i = lane; i < fan_in; i += 32) {
-                float a[RANKS];
-#pragma unroll
-                for (int k = 0; k < RANKS; ++k) a[k] = k < ranks ? A[(long long)(from + k) * fan_in + i] : 0;
-#pragma unroll
-                for (int j = 0; j < EACH; ++j) {
-                    float value = t + j < tokens ? x[(long long)(t + j) * fan_in + i] : 0;
-#pragma unroll
-                    for (int k = 0; k < RANKS; ++k) sums[j][k] += value * a[k];
-                }
-            }
-#pragma unroll
-            for (int j = 0; j < EACH; ++j)
-#pragma unroll
-                for (int k = 0; k < RANKS; ++k) {
-                    float sum = sums[j][k];
-                    for (int i = 16; i > 0; i /= 2) sum += __shfl_xor_sync(0xffffffff, sum, i);
-                    if (lane == 0 && t + j < tokens) h[t + j][k] = scale * sum;
-                }
-        }
-        __syncthreads();
-        for (int i = threadIdx.x; i < fan_out; i += blockDim.x) {  // y += h Bᵀ
-            float b[RANKS];
-#pragma unroll
-            for (int k = 0; k < RANKS; ++k) b[k] = k < ranks ? B[(long long)i * r + from + k] : 0;
-#pragma unroll 4
-            for (int t = 0; t < tokens; ++t) {
-                float sum = 0;
-#pragma unroll
-                for (int k = 0; k < RANKS; ++k) sum += h[t][k] * b[k];
-                y[(long long)t * fan_out + i] += sum;
-            }
-        }
-        __syncthreads();  // before h is written again
+// h = s x Aᵀ. `slices` warps, a power of two, share the sum for EACH tokens among them.
+__global__ void __launch_bounds__(256, 2)
+    lora_rows_in(const real* __restrict__ x, float* __restrict__ h, const long long* table, int T, int fan_in,
+                 int width, int slices, int packed) {
+    __shared__ float parts[8][32];
+    int entry = gridDim.y - 1 - blockIdx.y, from = blockIdx.z * RANKS;
+    const long long* own = table + 6 * entry;
+    int ranks = min(RANKS, (int)own[2] - from);
+    if (ranks <= 0) return;
+    const float* A = (const float*)own[0] + (long long)from * fan_in;
+    int lane = threadIdx.x % 32, warp = threadIdx.x / 32, slice = warp % slices;
+    int t = ((int)(gridDim.x - 1 - blockIdx.x) * (8 / slices) + warp / slices) * EACH, tokens = min(EACH, T - t);
+    float sum = 0;
+    if (tokens > 0) {
+        x += (own[3] * T + t) * fan_in;
+        int start = slice * 32 + lane, step = slices * 32;
+        sum = packed ? into_ranks<4>(x, A, tokens, ranks, fan_in, start, step)
+                     : into_ranks<1>(x, A, tokens, ranks, fan_in, start, step);
     }
+    if (slices > 1) {
+        parts[warp][lane] = sum;
+        __syncthreads();
+        for (int i = 1; slice == 0 && i < slices; ++i) sum += parts[warp + i][lane];
+    }
+    if (slice == 0 && lane / RANKS < tokens)
+        h[(own[5] * T + t + lane / RANKS) * width + from + lane % RANKS] = (float)__longlong_as_double(own[4]) * sum;
+}
+
+// y += h Bᵀ.
+__global__ void __launch_bounds__(256, 4)
+    lora_rows_out(real* __restrict__ y, const float* __restrict__ h, const long long* table, int T, int fan_out,
+                  int width, int packed) {
+    int entry = gridDim.y - 1 - blockIdx.y, across = fan_out / (packed ? COLUMNS : 1);
+    int i = (int)((gridDim.x - 1 - blockIdx.x) * blockDim.x) + threadIdx.x, t = i / across * TILE;
+    if (t >= T) return;
+    const long long* own = table + 6 * entry;
+    const float* B = (const float*)own[1];
+    int r = (int)own[2], column = i % across * (packed ? COLUMNS : 1), tokens = min(TILE, T - t);
+    y += (own[3] * T + t) * fan_out + column;
+    h += (own[5] * T + t) * width;
+    B += (long long)column * r;
+    if (packed)
+        add_ranks<COLUMNS>(y, h, B, r, width, tokens, fan_out);
+    else
+        add_ranks<1>(y, h, B, r, width, tokens, fan_out);
 }
 
 // out[i] = values[code i] * the largest number of its block. Two codes to a byte, the first in the high four bits; each

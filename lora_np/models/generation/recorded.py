@@ -7,11 +7,13 @@ it: both are sent along, as the mask of the keys that count is. So each step rea
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from ...autograd import no_grad
+from ...autograd import changes, no_grad
 from ...autograd.devices import on_gpu, to_device, to_numpy
 from ...nn import evaluating
 from ..kv_cache import KVCache
@@ -79,12 +81,16 @@ class RecordedSteps:
 
     The first call runs as usual, the second is recorded, from the third on it is replayed. None, and the cache is as it
     was, if the step cannot be recorded: something in it waits for the GPU, or calls what CUDA does not record.
+
+    in_call     what each call of the model is made in
+    unchanged   () -> is the model as it was? If not, others are to be made: a replay would read the arrays of before
     """
 
-    def __init__(self, model: CausalLM, cache: KVCache) -> None:
+    def __init__(self, model: CausalLM, cache: KVCache, in_call: Callable[[], AbstractContextManager[Any]]) -> None:
         from ...autograd.cuda.record import Recording
 
-        self.model, self.cache, self.recording = model, cache, Recording()
+        self.model, self.cache, self.in_call, self.recording = model, cache, in_call, Recording()
+        self.unchanged = changes.watch()
         self.step_cache = StepCache(cache, model.device)
         self.ids = self.logits = None
         self.recorded = self.failed = False
@@ -113,7 +119,7 @@ class RecordedSteps:
         return self.recorded
 
     def _run(self):
-        with no_grad(), evaluating():
+        with no_grad(), evaluating(), self.in_call():
             return self.model(self.ids, past_key_values=self.step_cache, logits_to_keep=1).logits.data
 
 

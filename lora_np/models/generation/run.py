@@ -37,7 +37,8 @@ class Run:
     text         the rows, which grow: num_beams or num_return_sequences of them for each of the batch's
     options      max_length is always a number
     stops, pad   the tokens that end a row, and the one that fills it up; None if nothing ends one
-    in_call      what each call of the model is made in, a context manager
+    in_call      what each call of the model is made in, a context manager; its `recordable`, if it has that, says
+                 whether a step in it may be recorded
     scores, logits   of the steps so far, if they are asked for
     recorded     the step of one token, where it is recorded on a GPU
     """
@@ -83,14 +84,15 @@ class Run:
 
     def _records(self):
         """Is the step of one token a recorded one, or can it be made one now?"""
-        if self.recorded is not None:
+        if self.in_call is not nullcontext and not getattr(self.in_call, "recordable", False):
+            return False
+        if self.recorded is not None and self.recorded.unchanged():
             return self.recorded.cache is self.cache and not self.recorded.failed
+        self.recorded = None
         steps = self.options.max_length - self.text.length
-        if self.in_call is not nullcontext or self.options.num_beams > 1:
+        if self.options.num_beams > 1 or not can_be_recorded(self.model, self.cache, steps):
             return False
-        if not can_be_recorded(self.model, self.cache, steps):
-            return False
-        self.recorded = RecordedSteps(self.model, self.cache)
+        self.recorded = RecordedSteps(self.model, self.cache, self.in_call)
         return True
 
     def processed(self, scores: np.ndarray) -> np.ndarray:

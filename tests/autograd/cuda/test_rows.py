@@ -1,4 +1,4 @@
-"""Rows that each have an adapter, by cuBLAS's lists of matrices, against the plain form in NumPy."""
+"""Rows that each have an adapter, by kernels that are told where the matrices lie, against the plain form in NumPy."""
 
 import numpy as np
 import pytest
@@ -18,33 +18,45 @@ def some_updates(rng, kinds, fan_in, fan_out):
     ]
 
 
-@pytest.mark.parametrize("tokens", [(), (1,), (7,), (3, 5)])
+@pytest.mark.parametrize("tokens", [(), (1,), (7,), (3, 5), (37,)])
 @pytest.mark.parametrize(
     "kinds",
     [
         [(8, 2.0)],
         [None, (8, 2.0), (8, 2.0), None, (8, 0.5)],
-        [(1, 1.0), (3, 0.25), (1, 1.0), (33, 3.0), (3, 0.25)],
+        [(1, 1.0), (3, 0.25), (1, 1.0), (33, 3.0), (16, 0.25)],
         [None, None],
     ],
 )
-@pytest.mark.parametrize("in_place", [False, True])
 @pytest.mark.parametrize("turned", [False, True])
-def test_rows_into(tokens, kinds, in_place, turned):
+@pytest.mark.parametrize("widths", [(5, 11, 7), (136, 20, 1030)])  # numbers one by one, and several at once
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_rows_in_and_out(tokens, kinds, turned, widths, dtype):
+    """Of two layers that read one x; the first has an adapter for every second row only."""
     import cupy
 
     from lora_np.autograd import cuda
+    from lora_np.autograd.conversion import as_dtype
 
-    rng, (fan_in, fan_out) = np.random.default_rng(0), (5, 11)
-    x, y = (rng.standard_normal((len(kinds), *tokens, width)) for width in (fan_in, fan_out))
-    updates, expected = some_updates(rng, kinds, fan_in, fan_out), np.empty_like(y)
-    fused.lora_rows_into(expected, y, x, updates)
-    there = [cupy.asarray(array, dtype=np.float32) for array in (y, x)]
-    moved = [
-        None if u is None else (*(cupy.asarray(m, np.float32, order="F" if turned else "C") for m in u[:2]), u[2])
-        for u in updates
-    ]
-    out = there[0] if in_place else cupy.full_like(there[0], np.nan)
-    cuda.lora_rows_into(out, *there, moved)
-    np.testing.assert_allclose(out.get(), expected, rtol=1e-4, atol=1e-5)
-    np.testing.assert_array_equal(there[1].get(), x.astype(np.float32))
+    rng, kind, given = np.random.default_rng(0), as_dtype(dtype), []
+    x, *ys = (rng.standard_normal((len(kinds), *tokens, width)).astype(np.float32) for width in widths)
+    for layer, width in enumerate(widths[1:]):
+        own = [k if layer or i % 2 else None for i, k in enumerate(kinds)]
+        given.append(some_updates(rng, own, widths[0], width))
+    there = [cupy.asarray(array).astype(kind) for array in (x, *ys)]
+    x, *ys = (array.astype(np.float32).get().astype(np.float64) for array in there)
+    ready = cuda.lora_rows_ready([[on_the_gpu(update, turned) for update in updates] for updates in given])
+    h = cuda.lora_rows_in(there[0], ready)
+    for i, (y, updates) in enumerate(zip(ys, given, strict=True)):
+        expected = np.empty_like(y)
+        fused.lora_rows_into(expected, y, x, updates)
+        cuda.lora_rows_out(there[1 + i], h, ready, i)
+        rtol = 1e-4 if dtype == "float32" else 2**-8
+        np.testing.assert_allclose(there[1 + i].astype(np.float32).get(), expected, rtol=rtol, atol=1e-3)
+
+
+def on_the_gpu(update, turned):
+    import cupy
+
+    order = "F" if turned else "C"
+    return update and (*(cupy.asarray(matrix, np.float32, order=order) for matrix in update[:2]), update[2])

@@ -6,9 +6,10 @@ import types
 
 import numpy as np
 import pytest
-from lora_helpers import peft_model, tiny_llama, tiny_model
+from lora_helpers import peft_model, rows_as_on_a_gpu, tiny_llama, tiny_model
 
 from lora_np import LoraConfig, get_peft_model
+from lora_np.autograd.conversion import as_dtype
 from lora_np.models.generation import recorded
 from lora_np.models.kv_cache import KVCache
 
@@ -77,22 +78,95 @@ class FakeRecording:
         self.result[...] = self.function()
 
 
-@pytest.mark.parametrize("fails", [False, True])
-@pytest.mark.parametrize("kind", list(MODELS))
-def test_as_if_the_cpu_were_a_gpu(monkeypatch, kind, fails):
-    model, ids = MODELS[kind](), np.random.default_rng(0).integers(0, 31, (2, 5))
-    expected = model.generate(ids, max_new_tokens=20, do_sample=False)
+@pytest.fixture
+def as_if_a_gpu(monkeypatch):
+    """A step on the CPU is taken for one that can be recorded; FakeRecording.done says what was done."""
     record, elementary = types.ModuleType("record"), types.ModuleType("elementary")
 
     def keep_at(x, room, place):
         room[:, :, place[0]] = x[:, :, 0]
 
     record.Recording, elementary.keep_at = FakeRecording, keep_at
-    monkeypatch.setattr(FakeRecording, "fails", fails)
     monkeypatch.setattr(FakeRecording, "done", [])
     monkeypatch.setitem(sys.modules, "lora_np.autograd.cuda", types.ModuleType("lora_np.autograd.cuda"))
     monkeypatch.setitem(sys.modules, "lora_np.autograd.cuda.record", record)
     monkeypatch.setitem(sys.modules, "lora_np.autograd.cuda.elementary", elementary)
-    monkeypatch.setattr(recorded, "on_gpu", lambda x: True)
+    return lambda: monkeypatch.setattr(recorded, "on_gpu", lambda x: True)
+
+
+@pytest.mark.parametrize("fails", [False, True])
+@pytest.mark.parametrize("kind", list(MODELS))
+def test_as_if_the_cpu_were_a_gpu(monkeypatch, as_if_a_gpu, kind, fails):
+    model, ids = MODELS[kind](), np.random.default_rng(0).integers(0, 31, (2, 5))
+    expected = model.generate(ids, max_new_tokens=20, do_sample=False)
+    monkeypatch.setattr(FakeRecording, "fails", fails)
+    as_if_a_gpu()
     np.testing.assert_array_equal(model.generate(ids, max_new_tokens=20, do_sample=False), expected)
     assert FakeRecording.done == ([] if fails else ["recorded"] + ["replayed"] * 17)
+
+
+def test_what_changes_between_two_steps_is_recorded_anew(as_if_a_gpu):
+    model, ids = MODELS["adapted"](), np.random.default_rng(0).integers(0, 31, (2, 5))
+
+    def text(change):
+        model.set_scale("default", 1)
+        found = []
+        for step, tokens in enumerate(model.stream(ids, max_new_tokens=20, eos_token_id=[])):
+            found.append(tokens)
+            if step == 6 and change:
+                model.set_scale("default", -30)
+        return np.stack(found, axis=1)
+
+    expected, unchanged = text(True), text(False)
+    as_if_a_gpu()
+    np.testing.assert_array_equal(text(True), expected)
+    assert (expected != unchanged).any()
+    assert FakeRecording.done == ["recorded"] + ["replayed"] * 4 + ["recorded"] + ["replayed"] * 11
+
+
+def test_rows_are_recorded_where_all_matrices_are_read_where_they_lie(monkeypatch, as_if_a_gpu):
+    model, ids = MODELS["adapted"](), np.random.default_rng(0).integers(0, 31, (2, 5))
+    model.add_adapter("other", LoraConfig(r=4, target_modules="all-linear", init_lora_weights=False))
+    told = {"max_new_tokens": 20, "do_sample": False}
+    one, both = (model.generate(ids, adapter_names=["other", name], **told) for name in ("other", "default"))
+    assert (one[0] != model.generate(ids, **told)[0]).any()
+    as_if_a_gpu()
+    np.testing.assert_array_equal(model.generate(ids, adapter_names=["other", "default"], **told), both)
+    assert FakeRecording.done == []  # stacks are moved together
+    np.testing.assert_array_equal(model.generate(ids, adapter_names=["other", "other"], **told), one)
+    assert FakeRecording.done == ["recorded"] + ["replayed"] * 17
+    FakeRecording.done.clear()
+    rows_as_on_a_gpu(monkeypatch)
+    np.testing.assert_array_equal(model.generate(ids, adapter_names=["other", "default"], **told), both)
+    assert FakeRecording.done == ["recorded"] + ["replayed"] * 17
+
+
+@gpu
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+def test_rows_on_a_gpu(monkeypatch, dtype):
+    """The text of rows with adapters of their own is the same as without a recording, also where one changes."""
+    model, names = MODELS["adapted"](), ["default", "other", "__base__"]
+    model.add_adapter("other", LoraConfig(r=12, target_modules=["q_proj", "up_proj"], init_lora_weights=False))
+    model.to("cuda")
+    for name, p in model.named_parameters():
+        p.data = p.data if "lora_" in name else p.data.astype(as_dtype(dtype))
+    ids, made, record = np.random.default_rng(0).integers(0, 31, (3, 5)), [], recorded.RecordedSteps.__init__
+    monkeypatch.setattr(recorded.RecordedSteps, "__init__", lambda *a: made.append(1) or record(*a))
+
+    def text():
+        found = []
+        for step, tokens in enumerate(model.stream(ids, max_new_tokens=24, eos_token_id=[], adapter_names=names)):
+            found.append(tokens)
+            if step == 8:
+                for adapter in model.base_model.adapter("other").adapters.values():
+                    adapter.lora_B.weight.data = -3 * adapter.lora_B.weight.data
+        return np.stack(found, axis=1)
+
+    found = text()
+    assert made == [1, 1]
+    for adapter in model.base_model.adapter("other").adapters.values():
+        adapter.lora_B.weight.data = adapter.lora_B.weight.data / -3
+    monkeypatch.setattr(recorded, "FEWEST", 10**6)
+    expected = text()
+    assert made == [1, 1]
+    assert (found == expected).mean() > (0.6 if dtype == "bfloat16" else 0.99)

@@ -6,6 +6,7 @@ import os
 import re
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -556,13 +557,11 @@ def test_an_mpirun_of_another_mpi_is_refused():
     assert re.search(r"RuntimeError: mpirun has started 2 processes, but mpi4py sees one", done.stderr)
 
 
-def on_gpu(rank, directory):
+def on_gpu(rank, directory, port):
     """In each process of two: train every case on a GPU of its own, with messages through NCCL."""
-    import cupy
-    import cupyx.distributed
+    from lora_np.autograd import gpus
 
-    cupy.cuda.Device(rank).use()
-    group = cupyx.distributed.init_process_group(2, rank)
+    group = gpus.connected(rank, 2, port)
     for number, (make, data, changes) in enumerate(CASES.values()):
         model = make().to(f"cuda:{rank}")
         communicator = NCCLCommunicator(group, rank, 2, f"cuda:{rank}")
@@ -578,10 +577,21 @@ def test_two_gpus_train_as_one_process_does_on_the_joined_batch(tmp_path):
 
     if cupy.cuda.runtime.getDeviceCount() < 2:
         pytest.skip("needs two GPUs")
-    code = "import test_processes; test_processes.on_gpu({}, {!r})"
-    commands = [[sys.executable, "-c", code.format(rank, str(tmp_path))] for rank in range(2)]
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    code = "import test_processes; test_processes.on_gpu({}, {!r}, {})"
+    commands = [[sys.executable, "-c", code.format(rank, str(tmp_path), port)] for rank in range(2)]
     started = [subprocess.Popen(command, cwd=Path(__file__).parent, env=with_helpers()) for command in commands]
-    assert [process.wait(timeout=300) for process in started] == [0, 0]
+    try:
+        end = time.monotonic() + 300
+        while any(process.poll() is None for process in started) and time.monotonic() < end:
+            assert all(process.poll() in (None, 0) for process in started)  # one that fails leaves the other waiting
+            time.sleep(0.2)
+        assert [process.poll() for process in started] == [0, 0]
+    finally:
+        for process in started:
+            process.kill()
     for case in CASES:
         expected, expected_weights = trained(case)
         for rank in range(2):
