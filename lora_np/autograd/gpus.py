@@ -1,5 +1,7 @@
 """The GPUs of this machine, as `torch.cuda` says it: `lora_np.cuda`."""
 
+import multiprocessing
+
 from .devices import load_cupy
 
 
@@ -36,4 +38,12 @@ def connected(rank, size, port):
     load_cupy().cuda.Device(rank).use()
     import cupyx.distributed
 
-    return cupyx.distributed.init_process_group(size, rank, host="127.0.0.1", port=port)
+    before = multiprocessing.active_children()
+    try:
+        return cupyx.distributed.init_process_group(size, rank, host="127.0.0.1", port=port)
+    finally:
+        # CuPy's process at that port has done its work. It would stay until the group is forgotten, and Python, at its
+        # end, waits for such a process: for ever, where the group is still known then.
+        for server in set(multiprocessing.active_children()) - set(before):
+            server.kill()
+            server.join()

@@ -71,6 +71,11 @@ def forward_in_rows(peft_model: Any, adapter_names: Any, alora_offsets: Any, arg
     invoking = invocations(peft_model.peft_config, names or peft_model.active_adapters)
     counts: Counts = {}
     if invoking and ids is not None and not this_call(tuner.owner).disabled:
+        if kwargs.get("seq_idx") is not None:
+            raise ValueError(
+                "an aLoRA adapter acts from its tokens on to the end of the row, and there may be another text: "
+                "give each text a row of its own, without seq_idx (packing=False)"
+            )
         counts = counts_of(ids, invoking, cache, alora_offsets)
     with in_rows(peft_model, rows_of(tuner.owner, names, cache), counts):
         return tuner(*args, **kwargs)

@@ -61,7 +61,7 @@ class CausalLM(GenerationMixin, PretrainedModel):
         device = self.device
         ids = self.checked_ids(input_ids, device)
         targets = None if labels is None else shift_labels(labels, ids.shape)
-        apart = position_ids is None or rows_apart(self.config)
+        apart = (position_ids is None and seq_idx is None) or rows_apart(self.config)
         if apart and device == "cpu" and past_key_values is None and (shards := shards_of(targets)):
             return forward_in_shards(self, shards, targets, ids, labels, attention_mask, position_ids, seq_idx)
         hidden: Any = self.hidden_states(ids, device, attention_mask, position_ids, past_key_values, seq_idx)

@@ -168,6 +168,7 @@ def train(
         raise run.watch.go_back(error, directory) from None
     finally:
         model.eval()
+        run.recorded = None  # and the memory of a GPU that it holds; the run itself is forgotten some time later
     run.communicator.barrier()  # the checkpoint is there for all
     best = run.best.load(run.history["evaluation"]) if args.load_best else {}
     return TrainingHistory(**run.history, **best, interrupted=run.step < args.steps)

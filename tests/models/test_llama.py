@@ -279,13 +279,21 @@ def test_generation_with_stretched_positions_is_transformers(name):
     np.testing.assert_array_equal(model.generate(ids, **options), expected)
 
 
-def test_rows_of_other_lengths_turn_alike_in_every_number_of_threads(monkeypatch):
-    """The longest row says how long the text is: also where each thread has other rows."""
-    model = tiny_llama(**STRETCHED["rope dynamic, long"])
-    ids, positions = np.repeat(some_ids(model.config), 2, axis=0), np.arange(9) + np.array([0, 1, 2, 6])[:, None]
-    expected = model(ids, labels=ids, position_ids=positions).loss.item()
+@pytest.mark.parametrize(
+    "told",
+    [
+        {"position_ids": np.arange(9) + np.array([0, 1, 2, 6])[:, None]},
+        {"seq_idx": np.arange(9) > np.array([2, 3, 4, 8])[:, None]},
+    ],
+    ids=["positions", "texts"],
+)
+def test_rows_of_other_lengths_turn_alike_in_every_number_of_threads(monkeypatch, told):
+    """The longest row, or text, says how long the text is: also where each thread has other rows."""
+    model, told = tiny_llama(**STRETCHED["rope dynamic, long"]), {name: x.astype(int) for name, x in told.items()}
+    ids = np.repeat(some_ids(model.config), 2, axis=0)
+    expected = model(ids, labels=ids, **told).loss.item()
     monkeypatch.setattr(threads, "shard_count", lambda rows, columns: 2)
-    assert model(ids, labels=ids, position_ids=positions).loss.item() == pytest.approx(expected, rel=1e-6)
+    assert model(ids, labels=ids, **told).loss.item() == pytest.approx(expected, rel=1e-6)
 
 
 def test_a_text_may_be_as_long_as_the_context_was_stretched():

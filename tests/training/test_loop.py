@@ -1,7 +1,9 @@
 """The training loop: what a step does, and what a run returns."""
 
+import gc
 import math
 import os
+import weakref
 
 import numpy as np
 import pytest
@@ -271,3 +273,23 @@ def test_batches_that_it_takes_go_to_the_recorded_step_and_others_do_not(monkeyp
     assert taken == [1] * 6, "one of the two batches has a mask"
     assert run(tiny(), accumulation=2)["loss"] == several["loss"]
     assert taken == [1] * 6 + [2] * 12
+
+
+def test_what_a_recorded_step_holds_is_free_once_the_run_is_over(monkeypatch):
+    """Not only when Python looks for what refers to itself, as a run does: it may be most of a GPU's memory."""
+    made = []
+
+    class Pretended:
+        def __init__(self, *given):
+            made.append(weakref.ref(self))
+
+        def takes(self, batches):
+            return False
+
+    monkeypatch.setattr(loop, "recorded_step", Pretended)
+    gc.disable()
+    try:
+        run(tiny())
+        assert [step() for step in made] == [None]
+    finally:
+        gc.enable()

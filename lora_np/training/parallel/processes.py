@@ -160,8 +160,7 @@ class MPICommunicator(Communicator):
 class NCCLCommunicator(Communicator):
     """Processes with a GPU each, whose messages go from GPU to GPU through NVIDIA's NCCL.
 
-        cupy.cuda.Device(rank).use()
-        group = cupyx.distributed.init_process_group(size, rank)    # once in each process; waits for the others
+        group = lora_np.cuda.connected(rank, size, port)    # once in each process; waits for the others
         train(model.to(f"cuda:{rank}"), ..., communicator=NCCLCommunicator(group, rank, size, f"cuda:{rank}"))
 
     group   has all_reduce(in, out), which adds up by default

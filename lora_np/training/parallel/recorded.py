@@ -1,11 +1,13 @@
 """A training step on a GPU that is recorded once and then started as a whole."""
 
+import operator
 from contextlib import nullcontext
 from functools import partial
 from typing import Any
 
 import numpy as np
 
+from ...autograd import Tensor, changes
 from ...autograd.devices import memory_advice, on_gpu
 from ...autograd.float_types import in_16_bits
 from ...autograd.in_place import outdate
@@ -41,8 +43,8 @@ class RecordedStep:
 
     A batch may have an attention_mask. The first batch's shape is recorded as it is; batches of other lengths are
     filled up on the right, so that few shapes are recorded (`batches.py`). Dropout draws anew in each replay, what an
-    ordinary step would draw. If weights or the optimizer's state were replaced, as `load_state_dict` does, all is
-    recorded anew.
+    ordinary step would draw. If weights or the optimizer's state were replaced, as `load_state_dict` does, or if the
+    model has been told something else, as by `set_adapter` or `eval`, all is recorded anew.
 
     RuntimeError, with what takes less, if the GPU's memory is full.
     ValueError if the model is not on a GPU, if the optimizer's step cannot be recorded, if an adapter draws random
@@ -60,19 +62,24 @@ class RecordedStep:
         max_grad_norm: float = 0.0,
         communicator: Communicator | SoloCommunicator | None = None,
     ) -> None:
-        _check(model)
-        if not optimizer.recordable:
-            raise ValueError(f"a step of {type(optimizer).__name__} cannot be replayed: the host counts its steps")
         self.model, self.optimizer, self.max_grad_norm = model, optimizer, max_grad_norm
         self.communicator = communicator or SoloCommunicator()
         self.language_model: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
-        self.parameters, self.trained = list(model.parameters()), optimizer.parameters()
-        if any(p.dtype != np.float32 for p in self.trained):
-            raise ValueError("a recorded step trains parameters in float32: others are for model.to('float32')")
-        self.sums = Sums(self.trained)
+        self.trained: list[Tensor] = []
         self._begin()
 
     def _begin(self):
+        self.unchanged = changes.watch()
+        _check(self.model)
+        if not self.optimizer.recordable:
+            raise ValueError(f"a step of {type(self.optimizer).__name__} cannot be replayed: the host counts its steps")
+        self.parameters, trained = list(self.model.parameters()), self.optimizer.parameters()
+        if any(p.dtype != np.float32 for p in trained):
+            raise ValueError("a recorded step trains parameters in float32: others are for model.to('float32')")
+        if not all(p.data.flags.c_contiguous for p in trained):  # AdamW has no kernel for these, and the host counts
+            raise ValueError("a recorded step trains arrays without gaps: p.data = ascontiguousarray(p.data)")
+        if not _same(trained, self.trained):
+            self.trained, self.sums = trained, Sums(trained)
         from ...autograd.cuda.record import Room
 
         self.room = Room()
@@ -80,7 +87,7 @@ class RecordedStep:
         self.change: Piece | None = None  # of the weights
         self.used: tuple[int, ...] = ()  # the numbers of those that it changes
         self.first: tuple[int, ...] | None = None  # the first batch's shape
-        self.weights, self.states = [p.data for p in self.parameters], None
+        self.held, self.settings, self.states = self._held(), self._settings(), None
 
     def takes(self, batches: Any) -> bool:
         """Have these batches only what a recorded step reads?"""
@@ -95,6 +102,7 @@ class RecordedStep:
             with self.room.inside():
                 self.communicator.sum_buffer(self.sums.flat)
             self._change_weights(used)
+        self.unchanged = changes.watch()  # what changed meanwhile are the weights, in their places
         return self.sums.loss()
 
     def nbytes(self) -> int:
@@ -148,7 +156,7 @@ class RecordedStep:
         outdate(self.trained)
         self.change.run(partial(self._clip_and_step, used))
         if self.states is None and self.change.is_recorded:
-            self.states = self._arrays_of_state()
+            self.states = self._states()
 
     def _clip_and_step(self, used):
         self.sums.hand_out(used)
@@ -157,15 +165,28 @@ class RecordedStep:
         self.optimizer.step()
         self.sums.hand_out(())
 
-    def _arrays_of_state(self):
-        states = (value for state in self.optimizer.state.values() for value in state.values())
-        return [value for value in states if not isinstance(value, int)]
+    def _held(self):
+        """The arrays that the model has, and all that its modules and adapters have as attributes."""
+        parts = [*self.model.modules(), *adapters_in(self.model)]
+        tensors = [*self.model.parameters(), *self.model.buffers()]
+        return [*(x.data for x in tensors), *(value for part in parts for value in vars(part).values())]
+
+    def _settings(self):
+        """What `changes.py` does not tell of: which parameters are trained, and how."""
+        return [*(p.requires_grad for p in self.parameters), *self.optimizer.parameters(), *self.optimizer.param_groups]
+
+    def _states(self):
+        """The optimizer's state: its dictionaries, in which a replay counts steps, and their arrays."""
+        states = list(self.optimizer.state.values())
+        return states + [value for state in states for value in state.values() if not isinstance(value, int)]
 
     def _in_place(self):
-        """Are the arrays of the weights and of the optimizer's state still those that were recorded?"""
-        pairs = [([p.data for p in self.parameters], self.weights)]
-        pairs += [] if self.states is None else [(self._arrays_of_state(), self.states)]
-        return all(len(now) == len(then) and all(map(lambda a, b: a is b, now, then)) for now, then in pairs)
+        """Is all that was recorded what and where it was?"""
+        return (
+            (self.unchanged() or _same(self._held(), self.held))
+            and _same(self._settings(), self.settings)
+            and (self.states is None or _same(self._states(), self.states))
+        )
 
     def _narrowed(self):
         """A block in which adapters beside weights in 16 bits are rounded to these all at once."""
@@ -200,6 +221,11 @@ def recorded_step(
         return RecordedStep(model, optimizer, max_grad_norm, communicator)
     except ValueError:
         return None
+
+
+def _same(now, before):
+    """Are these the very same things?"""
+    return len(now) == len(before) and all(map(operator.is_, now, before))
 
 
 def _check(model):

@@ -258,3 +258,12 @@ class TestAgainstPeft:
             **options,
         )
         assert np.array_equal(ours.generate(IDS, **options)[:, : expected.shape[1]], expected.numpy())
+
+
+def test_rows_of_several_texts_are_refused():
+    """The tokens of one text would be looked for in all of the row."""
+    model, texts = alora(), np.repeat([[0, 1]], IDS.shape[1] // 2 + 1, axis=1)[:, : IDS.shape[1]].repeat(len(IDS), 0)
+    with pytest.raises(ValueError, match=r"aLoRA .* give each text a row of its own, without seq_idx"):
+        model(IDS, seq_idx=texts)
+    with model.disable_adapter():
+        assert model(IDS, seq_idx=texts).logits.shape[:2] == IDS.shape

@@ -27,6 +27,7 @@ from lora_np import (
     TrainingArguments,
     create_lorafa_optimizer,
     create_riemannian_optimizer,
+    evaluate,
     get_peft_model,
     manual_seed,
     nn,
@@ -202,6 +203,18 @@ def test_a_step_that_the_host_counts_is_refused(on_the_cpu, make_optimizer):
         RecordedStep(model, optimizer)
 
 
+def test_arrays_that_have_no_kernel_are_refused(on_the_cpu):
+    """Their rate and their number of steps would for ever be those of the recording."""
+    model, all_batches = cpu_model(), list(batches(cpu_model(), 4))
+    step, _ = started(model, all_batches)
+    step.trained[1].data = np.asfortranarray(step.trained[1].data)
+    with pytest.raises(ValueError, match=r"trains arrays without gaps: p\.data = ascontiguousarray"):
+        step(all_batches[0])
+    assert recorded_module.recorded_step(model, step.optimizer) is None
+    step.trained[1].data = np.ascontiguousarray(step.trained[1].data)
+    assert np.isfinite(step(all_batches[0]))
+
+
 def test_a_batch_is_copied_and_its_arrays_stay_the_callers(on_the_cpu):
     all_batches = list(batches(cpu_model(), 4))
     before = [{name: x.copy() for name, x in batch.items()} for batch in all_batches]
@@ -348,6 +361,79 @@ def test_replaced_weights_are_recorded_anew(on_the_cpu):
     model.load_state_dict(first)
     recorded_losses(step, all_batches)
     assert [recording.runs for recording in on_the_cpu] == [["recorded", "replayed", "replayed"]] * 4
+
+
+def with_buffers():
+    """A model whose frozen weights are in 4 bits."""
+    manual_seed(0)
+    return peft_model(model=quantize_model(tiny_model())).train()
+
+
+def replaced_codes(step):
+    buffers = list(step.model.buffers())
+    assert buffers
+    for buffer in buffers:
+        buffer.data = buffer.data.copy()
+
+
+def with_another_adapter(step):
+    step.model.add_adapter("b", LoraConfig(r=2, target_modules=["c_attn"], fan_in_fan_out=True))
+    step.model.base_model.set_adapter(["default", "b"])
+
+
+def rescaled(step):
+    for _, layer in step.model.base_model.layers():
+        layer.scaling["default"] = 0.5 * layer.scaling["default"]
+
+
+def frozen(step):
+    step.trained[0].requires_grad = False
+
+
+def with_the_state_that_it_has(step):
+    step.optimizer.load_state_dict(step.optimizer.state_dict())
+
+
+def with_one_parameter_more(step):
+    step.optimizer.param_groups[0]["params"].remove(left_out := step.trained[0])
+    step.optimizer.add_param_group({"params": [left_out], "lr": 1.0})
+
+
+CHANGES = {
+    "codes": replaced_codes,
+    "evaluation": lambda step: step.model.eval(),
+    "another adapter": with_another_adapter,
+    "scaling": rescaled,
+    "frozen": frozen,
+    "checkpointing": lambda step: step.model.gradient_checkpointing_enable(),
+    "state": with_the_state_that_it_has,
+    "another group": with_one_parameter_more,
+}
+
+
+@pytest.mark.parametrize("name", CHANGES)
+def test_a_model_that_was_told_something_else_is_recorded_anew(on_the_cpu, name):
+    step = RecordedStep(model := with_buffers(), optimizer_of(model))
+    recorded_losses(step, all_batches := list(batches(model, 4)))
+    assert [recording.runs for recording in on_the_cpu] == [["recorded", "replayed", "replayed"]] * 2
+    CHANGES[name](step)
+    recorded_losses(step, all_batches)
+    assert [recording.runs for recording in on_the_cpu] == [["recorded", "replayed", "replayed"]] * 4
+    ages = {state["step"] for state in step.optimizer.state.values()}
+    assert ages <= {4, 8}
+
+
+def test_who_looks_at_the_model_between_two_steps_changes_nothing(on_the_cpu):
+    model, all_batches = cpu_model(n_positions=64), list(batches(cpu_model(), 5))
+    step, _ = started(model, all_batches[:3])
+    evaluate(model, all_batches[0]["input_ids"])
+    model.generate(all_batches[0]["input_ids"], max_new_tokens=2)
+    model.eval()
+    model.train()
+    other = cpu_model()  # another one, that learns in between
+    ordinary_losses(other, optimizer_of(other), all_batches[:1])
+    recorded_losses(step, all_batches[3:])
+    assert [recording.runs for recording in on_the_cpu] == [["recorded"] + ["replayed"] * 3] * 2
 
 
 WRONG = {
