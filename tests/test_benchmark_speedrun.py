@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from benchmarks.speedrun import TARGET, Lora, Racer, Torch, counted, race
+from benchmarks.speedrun import TARGET, Lora, Racer, Torch, counted, padded, race
 
 from lora_np import GPT2Config, GPT2LMHeadModel, LoraConfig, TrainingArguments, get_peft_model, no_grad
 
@@ -44,6 +44,26 @@ def test_both_sides_train_the_same(folder):
     assert np.abs(np.subtract(after[0], before[0])[:, 0]).min() > 1e-3
 
 
+@pytest.mark.parametrize("kind", [Lora, pytest.param(Torch, marks=pytest.mark.parity)])
+def test_a_rehearsal_changes_nothing(folder, kind):
+    args = TrainingArguments(steps=6, learning_rate=1e-2, warmup_steps=2)
+    sides = [kind(folder, args, "float32") for _ in range(2)]
+    sides[0].rehearse(batches(3))
+    for side in sides:
+        side.steps(batches(4))
+    assert sides[0].losses(batches(2)) == sides[1].losses(batches(2))
+
+
+def test_a_padded_batch_has_the_same_loss(folder, monkeypatch):
+    monkeypatch.setattr("benchmarks.speedrun.PADDED", 14)
+    side = Lora(folder, TrainingArguments(steps=6), "float32")
+    (batch,) = batches(1)
+    assert padded(batch)["input_ids"].shape == (3, 14)
+    (usual, count), (other, same) = side.losses([batch, padded(batch)])
+    assert count == same
+    assert np.isclose(usual, other, rtol=1e-6)
+
+
 def test_only_foretold_labels_count():
     (batch,) = batches(1)
     assert counted(batch) == 3 * 5
@@ -55,7 +75,7 @@ def test_a_race_ends_where_all_have_arrived_or_are_out_of_steps(monkeypatch, tmp
     """A racer of numbers alone: each of its steps takes a second and lowers the loss."""
 
     class Counts(Racer):
-        def __init__(self, system, folder, args):
+        def __init__(self, system, folder, args, device):
             self.speed, self.steps = {"lora_np": 0.04, "torch + PEFT": 0.01}[system], 0
             self.done = {"system": system, "step": [], "seconds": [], "held_out": []}
             self.pipe = self.process = self
@@ -66,6 +86,9 @@ def test_a_race_ends_where_all_have_arrived_or_are_out_of_steps(monkeypatch, tmp
                 return float(len(given)), None
             return 0.1, [(4.0 - self.speed * self.steps, 3), (4.0 - self.speed * self.steps, 1)]
 
+        def await_ready(self):
+            pass
+
         def send(self, told):
             assert told is None
 
@@ -74,7 +97,9 @@ def test_a_race_ends_where_all_have_arrived_or_are_out_of_steps(monkeypatch, tmp
 
     monkeypatch.setattr("benchmarks.speedrun.Racer", Counts)
     monkeypatch.setattr("benchmarks.speedrun.prepare", lambda folder: (None, list(range(50)), ["held out"]))
-    fast, slow = race(["lora_np", "torch + PEFT"])
+    kept = []
+    fast, slow = race(["lora_np", "torch + PEFT"], keep=lambda done: kept.append(len(done[1]["step"])))
+    assert kept == [2, 3, 4]
     assert fast["step"] == [0, 20, 40]
     assert fast["seconds"] == [0.0, 20.0, 40.0]
     assert fast["held_out"] == [4.0, 3.2, 2.4]

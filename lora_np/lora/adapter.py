@@ -65,6 +65,7 @@ class Adapter(nn.Module):
     fused           None, or a method (layer, x) -> layer's result and update in one operation
     first_outside   of several of the kind in a row, is the first the outermost? See `in_order`
     together        do the adapters of one name do more in training than learn? See `loss_term` and `after_step`
+    asks_the_host   does its step wait for the host, as an inverse on a GPU does? Then a GPU cannot record the step
     draws           does it draw random numbers in training, other than those of `nn.Dropout`?
     model_methods   {PEFT's name of a method of the model: that of the one here}
     """
@@ -80,7 +81,7 @@ class Adapter(nn.Module):
     initial: tuple[Any, ...] | None = None
     fused: Callable[[Layer, Input], Tensor] | None = None
     first_outside = False
-    together = draws = False
+    together = asks_the_host = draws = False
     model_methods: Mapping[str, str] = {}
     r: int | None = None
     lora_alpha: float | None = None

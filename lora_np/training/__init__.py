@@ -41,6 +41,7 @@ from .optim import (
     warmup_cosine,
 )
 from .parallel import RecordedStep
+from .predictions import EvalPrediction
 from .trainer import Trainer
 
 __getattr__ = moved_names(__name__)
@@ -55,6 +56,7 @@ __all__ = [
     "DataCollatorForSeq2Seq",
     "DataCollatorWithFlattening",
     "DataCollatorWithPadding",
+    "EvalPrediction",
     "ExampleData",
     "GaLoreAdamW",
     "Labelled",

@@ -159,9 +159,10 @@ def _in_order(evaluations: list[Any], last: int) -> bool:
     if not all(isinstance(e, dict) and type(e.get("step")) is int and len(e) > 1 for e in evaluations):
         return False
     steps = [e["step"] for e in evaluations]
-    losses = [loss for e in evaluations for name, loss in e.items() if name != "step"]
+    found = [[number for name, number in e.items() if name != "step"] for e in evaluations]
     in_order = all(a < b for a, b in zip([-1, *steps], [*steps, last + 1], strict=True))
-    return in_order and all(map(_is_finite, losses))
+    are_numbers = all(isinstance(number, int | float) for numbers in found for number in numbers)
+    return in_order and are_numbers and all(_is_finite(loss) for loss, *_ in found)
 
 
 def _put_of_adapters(model: Module, arrays: Mapping[str, Array], path: Path) -> None:

@@ -173,10 +173,11 @@ class CollatedData:
         batch_size: int,
         accumulation: int = 1,
         name: str = "the data set",
+        needs_labels: bool = True,
     ) -> None:
         expect_tokens(rows, name)
         expect_whole(batch_size, "per_device_train_batch_size")
-        self._rows, self.collator, self.batch_size = rows, collator, batch_size
+        self._rows, self.collator, self.batch_size, self.needs_labels = rows, collator, batch_size, needs_labels
         self.rows, self.accumulation = len(rows), accumulation
 
     def batch(self, seed: int, step: int) -> Batch | None:
@@ -193,7 +194,7 @@ class CollatedData:
 
     def _made(self, numbers: Any) -> Batch:
         made = self.collator([{k: v for k, v in self._rows[i].items() if k in (*TOKENS, *LABELS)} for i in numbers])
-        if "labels" not in made:
+        if self.needs_labels and "labels" not in made:
             raise ValueError(f"the rows have no labels: {FILL_UP}")
         batch = {name: np.asarray(made[name]) for name in READ if name in made}
         mask = batch.get("attention_mask")

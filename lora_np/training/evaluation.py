@@ -45,6 +45,11 @@ def evaluate(model: Module, data: Array | tuple[Array, Array] | EvaluationData, 
     return total / count
 
 
+def measured(model: Module, data: Any, name: str) -> dict[str, float]:
+    """{name: the loss of `evaluate`}, and what else such data measure (`predictions.Measured`)."""
+    return data.measured(model, name) if hasattr(data, "measured") else {name: evaluate(model, data)}
+
+
 def _all_batches(data: Array | tuple[Array, Array] | EvaluationData, batch_size: int) -> Iterator[Batch]:
     """What `evaluate` is given, as {"input_ids", "labels"} of at most `batch_size` rows."""
     if not isinstance(data, tuple) and hasattr(data, "batches"):

@@ -20,7 +20,7 @@ from ..refusals import refuses_here
 from .arguments import TrainingArguments, check_given
 from .best import Best
 from .checkpoint import CHECKPOINT, load_checkpoint, save_checkpoint
-from .evaluation import count_tokens, evaluate
+from .evaluation import count_tokens, evaluate, measured
 from .history import TrainingHistory
 from .interruption import stop_on_interrupt
 from .optim import OPTIMIZERS, clip_grad_norm_, parameter_groups
@@ -112,7 +112,7 @@ class TrainingRun:
         """Append {"step":, name: loss} to the history, and keep the weights if these are the best so far."""
         self.watch.settle()
         with self.watch.evaluating():
-            losses = {name: evaluate(self.model, held_out) for name, held_out in evaluation.items()}
+            losses = {k: v for name, held in evaluation.items() for k, v in measured(self.model, held, name).items()}
         self.history["evaluation"].append({"step": self.step, **losses})
         if self.args.load_best:
             self.best.compare(self.history["evaluation"])

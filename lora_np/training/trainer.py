@@ -15,9 +15,10 @@ from ..nn import Module
 from .arguments import TrainingArguments, epochs_done
 from .collators import CollatedData, DataCollatorWithPadding, default_data_collator
 from .datasets import rows_of
-from .evaluation import evaluate
+from .evaluation import measured
 from .examples import ExampleData
 from .loop import train
+from .predictions import EvalPrediction, Measured, PredictionOutput, answers, metrics_of
 
 BATCH_SIZE, LONGEST = 8, 1024  # Transformers' default, and the most tokens of an example
 NOT_HERE = "write a loop of your own around model(**batch).loss.backward() and optimizer.step()"
@@ -40,6 +41,9 @@ class Trainer:
     processing_class   the tokenizer, also by its old name, `tokenizer`
     Losses are means over all tokens that are predicted. (Transformers' Trainer also counts each row's first label,
     which no token precedes, unless that is -100.)
+    compute_metrics    `EvalPrediction(predictions, label_ids)` -> {name: number}: what evaluations measure besides the
+                       loss, as eval_NAME. `preprocess_logits_for_metrics(logits, labels)` says what is kept of a
+                       batch's logits, which for a language model are B·T·V numbers
     After `train()`: `history`, what `train` returns, and `state.log_history`, a dict for each step and evaluation; the
     losses of several data sets are eval_NAME_loss.
     """
@@ -53,6 +57,8 @@ class Trainer:
         eval_dataset: Any = None,
         processing_class: Any = None,
         *,
+        compute_metrics: Callable[[Any], Mapping[str, Any]] | None = None,
+        preprocess_logits_for_metrics: Callable[[Any, Any], Any] | None = None,
         tokenizer: Any = None,
         **others: Any,
     ) -> None:
@@ -63,6 +69,7 @@ class Trainer:
         self.model, self.args, self.data_collator = model, args or TrainingArguments(), data_collator
         self.processing_class = tokenizer if processing_class is None else processing_class
         self.train_dataset, self.eval_dataset = train_dataset, eval_dataset
+        self.compute_metrics, self.preprocess_logits_for_metrics = compute_metrics, preprocess_logits_for_metrics
         self.history: dict[str, Any] = {}
         self.state = SimpleNamespace(global_step=0, epoch=0.0, log_history=[])
 
@@ -71,7 +78,7 @@ class Trainer:
         data = self._data(self.train_dataset, "train_dataset")
         held_out = self.eval_dataset if self.args.eval_strategy != "no" else None
         parts = held_out if isinstance(held_out, Mapping) else {"eval": held_out} if held_out is not None else {}
-        evaluation = {name: self._data(part, "eval_dataset") for name, part in parts.items()}
+        evaluation = {name: self._measuring(part) for name, part in parts.items()}
         folder = resume_from_checkpoint if isinstance(resume_from_checkpoint, str) else None
         self.history = train(self.model, data, self.args, evaluation, folder, bool(resume_from_checkpoint))
         losses, rates = self.history["loss"], self.history["learning_rate"]
@@ -79,8 +86,9 @@ class Trainer:
             {"step": i, "loss": a, "learning_rate": b} for i, (a, b) in enumerate(zip(losses, rates, strict=True), 1)
         ]
         for evaluated in self.history["evaluation"]:
-            names = {name: name if name in ("step", "eval") else f"eval_{name}" for name in evaluated}
-            entries.append({n if n == "step" else f"{n}_loss": evaluated[name] for name, n in names.items()})
+            kinds = {name: f"{name}_loss" if name in parts else name for name in evaluated}
+            names = {n: k if k == "step" or k.startswith("eval_") else f"eval_{k}" for n, k in kinds.items()}
+            entries.append({names[name]: number for name, number in evaluated.items()})
         done = partial(epochs_done, data, self.args)
         log = [{**entry, "epoch": done(entry["step"])} for entry in sorted(entries, key=lambda e: e["step"])]
         self.state = SimpleNamespace(global_step=len(losses), epoch=done(len(losses)), log_history=log)
@@ -88,9 +96,25 @@ class Trainer:
         return TrainOutput(len(losses), mean, {"train_loss": mean})
 
     def evaluate(self, eval_dataset: Any = None, metric_key_prefix: str = "eval") -> dict[str, float]:
-        """{"eval_loss": the mean loss over all tokens that count}, in nats."""
-        data = self._data(self.eval_dataset if eval_dataset is None else eval_dataset, "eval_dataset")
-        return {f"{metric_key_prefix}_loss": evaluate(self.model, data)}
+        """{"eval_loss": the mean loss over all tokens that count, in nats}, and what `compute_metrics` measures."""
+        data = self._measuring(self.eval_dataset if eval_dataset is None else eval_dataset)
+        found = measured(self.model, data, metric_key_prefix)
+        return {f"{name}_loss" if name == metric_key_prefix else name: number for name, number in found.items()}
+
+    def predict(self, test_dataset: Any, metric_key_prefix: str = "test") -> PredictionOutput:
+        """The logits of every row, in the order of the rows, with their labels and metrics if they have labels.
+
+        Rows of input_ids, or of a language model also {"input_ids", "labels"}. Logits (N, classes), or (N, T, V) filled
+        up with -100. Keep of these what is needed: `preprocess_logits_for_metrics`.
+        """
+        data = self._data(test_dataset, "test_dataset", needs_labels=False)
+        if not isinstance(data, CollatedData):
+            raise ValueError("predict answers row by row: give rows of input_ids, which the tokenizer makes of texts")
+        loss, logits, labels = answers(self.model, data, self.preprocess_logits_for_metrics)
+        metrics = {} if loss is None else {f"{metric_key_prefix}_loss": loss}
+        if self.compute_metrics is not None and labels is not None:
+            metrics |= metrics_of(self.compute_metrics, EvalPrediction(logits, labels), metric_key_prefix)
+        return PredictionOutput(logits, labels, metrics)
 
     def save_model(self, output_dir: str | None = None) -> None:
         """Write the model, or its adapter, and the tokenizer to a folder, by default `args.output_dir`."""
@@ -103,7 +127,14 @@ class Trainer:
             if part is not None:
                 part.save_pretrained(Path(folder))
 
-    def _data(self, given: Any, name: str) -> Any:
+    def _measuring(self, given: Any) -> Any:
+        """Data to evaluate on, with `compute_metrics` if there is one."""
+        data = self._data(given, "eval_dataset")
+        if self.compute_metrics is None:
+            return data
+        return Measured(data, self.compute_metrics, self.preprocess_logits_for_metrics)
+
+    def _data(self, given: Any, name: str, needs_labels: bool = True) -> Any:
         """A data set as `train` and `evaluate` read it."""
         if given is None:
             raise ValueError(f"Trainer was given no {name}")
@@ -113,9 +144,11 @@ class Trainer:
         if not rows:
             raise ValueError(f"{name} is empty: there is no row in it")
         if "input_ids" in rows[0] or self.processing_class is None:
-            padded = "label" in rows[0] and self.processing_class is not None
+            of_rows = "label" in rows[0] or not (needs_labels or "labels" in rows[0])  # no labels of tokens to fill up
+            padded = of_rows and self.processing_class is not None
             usual = DataCollatorWithPadding(self.processing_class) if padded else default_data_collator
-            return CollatedData(rows, self.data_collator or usual, size, self.args.accumulation, name)
+            collator = self.data_collator or usual
+            return CollatedData(rows, collator, size, self.args.accumulation, name, needs_labels)
         if isinstance(getattr(self.model, "get_base_model", lambda: self.model)(), SequenceClassifier):
             raise ValueError(
                 f"{name}: a classifier learns from rows of input_ids with a label: give the tokenizer the texts first, "

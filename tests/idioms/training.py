@@ -2,12 +2,16 @@ import json
 import shutil
 from pathlib import Path
 
+import numpy as np
 from peft import PeftModel
 from transformers import (
     AutoModelForCausalLM,
+    AutoModelForSequenceClassification,
     AutoTokenizer,
     DataCollatorForLanguageModeling,
     DataCollatorForSeq2Seq,
+    DataCollatorWithFlattening,
+    EvalPrediction,
     Trainer,
     TrainingArguments,
 )
@@ -15,6 +19,11 @@ from transformers import (
 tokenizer = AutoTokenizer.from_pretrained(MODEL)
 TEXTS = ["Hello world", "How low is the rank?", "low-rank world!", "Ein Wort, zwei Wörter"]
 rows = [tokenizer(text, truncation=True, max_length=16) for text in TEXTS]
+predicted = [{**row, "labels": [-100, *row["input_ids"][1:]]} for row in rows]
+base = Path(shutil.copytree(MODEL, FOLDER + "/base"))
+config = json.loads((base / "config.json").read_text())
+no_dropout = {"attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0}  # its numbers are each library's own
+(base / "config.json").write_text(json.dumps({**config, **no_dropout}))
 
 # %% batches for language modelling
 batch = DataCollatorForLanguageModeling(tokenizer, mlm=False)(rows)
@@ -28,16 +37,11 @@ show(DataCollatorForSeq2Seq(tokenizer, return_tensors="pt", padding=True)(featur
 show(DataCollatorForSeq2Seq(tokenizer, pad_to_multiple_of=8, return_tensors="pt")(features[:2])["labels"])
 
 # %% Trainer
-base = Path(shutil.copytree(MODEL, FOLDER + "/base"))
-config = json.loads((base / "config.json").read_text())
-no_dropout = {"attn_pdrop": 0.0, "embd_pdrop": 0.0, "resid_pdrop": 0.0}  # its numbers are each library's own
-(base / "config.json").write_text(json.dumps({**config, **no_dropout}))
 model = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(str(base)), ADAPTER, is_trainable=True)
-features = [{**row, "labels": [-100, *row["input_ids"][1:]]} for row in rows]
 trainer = Trainer(
     model=model,
-    train_dataset=features,
-    eval_dataset=features,
+    train_dataset=predicted,
+    eval_dataset=predicted,
     args=TrainingArguments(
         output_dir=FOLDER + "/out",
         per_device_train_batch_size=2,
@@ -65,3 +69,67 @@ show(trainer.evaluate()["eval_loss"])
 trainer.save_model(FOLDER + "/adapter")
 saved = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(str(base)), FOLDER + "/adapter")
 show(saved(**tokenizer(TEXTS[1], return_tensors="pt")).logits.detach().numpy())
+
+# %% rows one behind the other
+show({k: np.asarray(v).tolist() for k, v in DataCollatorWithFlattening(return_seq_idx=True)(rows[:3]).items()})
+
+# %% what is measured besides the loss
+classifier = AutoModelForSequenceClassification.from_pretrained(str(base), num_labels=2)
+classifier.score.weight.data[0] = 0.02
+classifier.score.weight.data[1] = -0.01
+questions = [tokenizer(text, "low rank", truncation=True, max_length=12) for text in TEXTS]
+labelled = [{**row, "label": i % 2} for i, row in enumerate(questions)]
+
+
+def compute_metrics(found: EvalPrediction):
+    logits, labels = found
+    return {"accuracy": float((logits.argmax(-1) == labels).mean()), "eval_rows": len(found.label_ids)}
+
+
+trainer = Trainer(
+    model=classifier,
+    args=TrainingArguments(
+        output_dir=FOLDER + "/classes",
+        per_device_train_batch_size=4,
+        per_device_eval_batch_size=3,
+        max_steps=3,
+        learning_rate=1e-3,
+        lr_scheduler_type="constant",
+        eval_strategy="steps",
+        eval_steps=3,
+        logging_steps=1,
+        save_strategy="no",
+        report_to="none",
+    ),
+    train_dataset=labelled,
+    eval_dataset=labelled,
+    processing_class=tokenizer,
+    compute_metrics=compute_metrics,
+)
+show({name: trainer.evaluate()[name] for name in ("eval_loss", "eval_accuracy", "eval_rows")})
+trainer.train()
+logged = [entry for entry in trainer.state.log_history if entry["step"] == 3 and "eval_loss" in entry]
+show([logged[0][name] for name in ("eval_loss", "eval_accuracy", "eval_rows")])
+output = trainer.predict(labelled)
+show(output.predictions)
+show(output.label_ids)
+show([output.metrics[name] for name in ("test_loss", "test_accuracy")])
+show(trainer.predict(questions).predictions)
+show(trainer.predict(questions).label_ids)
+
+
+# %% a language model's answers, and what is kept of them
+def kept(logits, labels):
+    return logits.argmax(-1)
+
+
+trainer = Trainer(
+    model=AutoModelForCausalLM.from_pretrained(str(base)),
+    args=TrainingArguments(output_dir=FOLDER + "/words", report_to="none"),
+    eval_dataset=predicted,
+    data_collator=DataCollatorForSeq2Seq(tokenizer),
+    compute_metrics=lambda found: {"right": float((found.predictions[:, :-1] == found.label_ids[:, 1:]).mean())},
+    preprocess_logits_for_metrics=kept,
+)
+show({name: trainer.evaluate()[name] for name in ("eval_loss", "eval_right")})
+show(trainer.predict(predicted).predictions.shape)

@@ -137,11 +137,59 @@ def test_what_cannot_be_trained_on_is_named(tmp_path, changes, error, message):
         trainer(tmp_path, **changes).train()
 
 
-@pytest.mark.parametrize("name", ["callbacks", "compute_metrics", "optimizers", "model_init"])
+@pytest.mark.parametrize("name", ["callbacks", "compute_loss_func", "optimizers", "model_init"])
 def test_what_there_is_not_is_refused_by_name(tmp_path, name):
     with pytest.raises(TypeError, match=f"Trainer has no '{name}': write a loop of your own"):
         trainer(tmp_path, **{name: [print]})
     trainer(tmp_path, **{name: None})
+
+
+def test_what_is_measured_is_in_the_history_the_table_and_the_checkpoint(tmp_path):
+    def run(steps, resume=False):
+        own = trainer(tmp_path, eval_dataset=ROWS[:3], compute_metrics=lambda found: {"rows": len(found.label_ids)})
+        own.args = TrainingArguments(
+            tmp_path / "out", **{**FEW, "max_steps": steps}, eval_strategy="steps", eval_steps=2, save_steps=2
+        )
+        own.train(resume_from_checkpoint=resume)
+        return own
+
+    own = run(2)
+    assert [entry["eval_rows"] for entry in own.state.log_history if "eval_loss" in entry] == [3, 3]
+    assert own.history["evaluation"][-1].keys() == {"step", "eval", "eval_rows"}
+    assert "eval_rows" in repr(own.history)
+    again = run(4, resume=True)
+    assert [entry["step"] for entry in again.history["evaluation"]] == [0, 2, 4]
+    assert again.history["evaluation"][:2] == own.history["evaluation"]
+
+
+@pytest.mark.parametrize(
+    ("metrics", "message"),
+    [
+        (lambda found: 3, "should return a dict .*, not int"),
+        (lambda found: {"a": "b"}, "'a' should be a number, not 'b'"),
+    ],
+)
+def test_what_is_no_metric_is_refused(tmp_path, metrics, message):
+    own = trainer(tmp_path, eval_dataset=ROWS, compute_metrics=metrics)
+    with pytest.raises(TypeError, match=f"compute_metrics.*{message}"):
+        own.evaluate()
+
+
+def test_predictions_of_rows_of_unlike_lengths_are_filled_up(tmp_path):
+    own = trainer(tmp_path)
+    rows = [{"input_ids": [1, 2, 3]}] * 32 + [{"input_ids": [1, 2]}] * 2  # two batches
+    output = own.predict(rows)
+    assert output.predictions.shape == (34, 3, own.model.config.vocab_size)
+    np.testing.assert_array_equal(output.predictions[32:, 2], -100)
+    own.model.eval()
+    np.testing.assert_allclose(output.predictions[33, :2], own.model([[1, 2]]).logits.numpy()[0], rtol=1e-4, atol=1e-5)
+    assert output.label_ids.shape == (34, 3)
+    assert output.metrics.keys() == {"test_loss"}
+
+
+def test_texts_have_no_order_to_predict_in(tmp_path):
+    with pytest.raises(ValueError, match="predict answers row by row: give rows of input_ids"):
+        trainer(tmp_path, data_collator=None).predict(EXAMPLES)
 
 
 def test_save_model_without_a_folder():

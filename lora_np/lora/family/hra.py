@@ -78,6 +78,7 @@ class HRAAdapter(Multiplicative):
         pairs = config.init_weights and not config.apply_GS
         if pairs and target.r % 2 and not nn.is_weightless():
             warn(f"r={target.r} is odd: its reflections do not undo each other, and training starts off the base model")
+        self.asks_the_host = not config.apply_GS  # an inverse does
         self.hra_u = nn.Parameter(directions(target.layer.in_features, target.r, pairs))
 
     @classmethod

@@ -137,6 +137,7 @@ class OFTAdapter(Multiplicative):
 
     def __init__(self, config: OFTConfig, target: Target) -> None:
         super().__init__(config, target)
+        self.asks_the_host = not config.use_cayley_neumann  # an inverse does
         self.r, self.size = config.blocks_of(self.width(target.layer))
         self.draws = bool(config.module_dropout)
         shape = (1 if config.block_share else self.r, self.size * (self.size - 1) // 2)

@@ -88,6 +88,7 @@ class VBLoRAAdapter(Adapter):
     """The logits of A (r, in/length, h) and B (out/length, r, h) beside one linear layer, and the bank (h, length)."""
 
     in_common = ("vblora_vector_bank",)
+    asks_the_host = True  # to look at the logits, and for the bank's gradient
 
     def __init__(self, config: VBLoRAConfig, target: Target) -> None:
         layer, length, h, self.r = target.layer, config.vector_length, config.num_vectors, target.r

@@ -15,7 +15,8 @@ from ...expect import expect_path
 from ...extras import require
 from ...storage.fields import Between, fits, short
 from .batch import BatchEncoding, Encoding, batched, columns_of, kept_as, overlapping
-from .options import NO_PAIRS, SIDES, UNLIMITED, check_others, form
+from .options import SIDES, UNLIMITED, check_others, form
+from .pairs import SECOND, texts_of
 from .special import SpecialTokens, nearest
 from .templates import Templates, chosen, listed
 
@@ -63,6 +64,12 @@ class BaseTokenizer(SpecialTokens):
         """The encoding of a str, at most `max_length` ids unless that is None, added special tokens included."""
 
     @abc.abstractmethod
+    def _encode_pair(
+        self, text: str, pair: str, add_special_tokens: bool, max_length: int | None, cut: str
+    ) -> Encoding:
+        """The encoding of a pair, of which `cut` (`pairs.kept`) is shortened where there are more than `max_length`."""
+
+    @abc.abstractmethod
     def encode_continuation(self, text: str) -> list[int]:
         """The ids of a text that stands behind another one: no special tokens, and no space of the tokenizer's own.
 
@@ -108,11 +115,13 @@ class BaseTokenizer(SpecialTokens):
             f"padding_side={self.padding_side!r}, special_tokens={self.special_tokens_map})"
         )
 
-    def encode(self, text: str, text_pair: None = None, add_special_tokens: bool = True, **options: Any) -> Any:
+    def encode(self, text: str, text_pair: str | None = None, add_special_tokens: bool = True, **options: Any) -> Any:
         """The ids of a text, a list of ints: `input_ids` of what a call returns, with its options."""
         return self(text, text_pair, add_special_tokens=add_special_tokens, **options)["input_ids"]
 
-    def tokenize(self, text: str, pair: None = None, add_special_tokens: bool = False, **options: Any) -> list[str]:
+    def tokenize(
+        self, text: str, pair: str | None = None, add_special_tokens: bool = False, **options: Any
+    ) -> list[str]:
         """The tokens of a text, a list of str."""
         tokens: list[str] = self.convert_ids_to_tokens(self.encode(text, pair, add_special_tokens, **options))
         return tokens
@@ -168,8 +177,8 @@ class BaseTokenizer(SpecialTokens):
 
     def __call__(
         self,
-        text: str | Iterable[str] | None = None,
-        text_pair: None = None,
+        text: str | Iterable[Any] | None = None,
+        text_pair: str | Iterable[str] | None = None,
         *,
         add_special_tokens: bool = True,
         padding: bool | str = False,
@@ -186,19 +195,27 @@ class BaseTokenizer(SpecialTokens):
     ) -> BatchEncoding:
         """{"input_ids", "attention_mask"} of a text, two lists of ints, or of a list of texts, a list of rows each.
 
+        `text_pair`: a second text for each, behind the first in the same row; or `text` is a list of pairs.
         `padding`: True (to the longest row) or "max_length"; the mask is 0 there. `truncation`: rows keep `max_length`
-        tokens (`model_max_length` if that is not given), special ones included; `max_length` alone truncates too.
+        tokens (`model_max_length` if that is not given), special ones included; `max_length` alone truncates too. Of a
+        pair the longer text is cut first, or one alone: "only_first", "only_second".
         `return_tensors`: "np" for int64 arrays (B, T), B = 1 for a text, "pt" for such Tensors of this package;
         ValueError if rows differ in length and are not padded. `return_offsets_mapping`: also "offset_mapping", (begin,
         end) of each token's characters in the text. `return_special_tokens_mask`: 1 for special tokens. The result is a
         dict whose entries are attributes as well.
         Options of Transformers that mean nothing here are refused by name.
         """
-        check_others({"text_pair": text_pair, **others})
+        check_others(others)
         side = padding_side or self.padding_side
         wanted = form(self.model_max_length, padding, truncation, max_length, side, return_tensors, pad_to_multiple_of)
-        texts = _texts(text)
-        found = [self._encode(one, add_special_tokens, wanted.most) for one in texts]
+        texts, seconds = texts_of(text, text_pair)
+        if seconds is not None:
+            both = zip(texts, seconds, strict=True)
+            found = [self._encode_pair(*pair, add_special_tokens, wanted.most, wanted.cut) for pair in both]
+        elif wanted.cut == SECOND:
+            raise ValueError("truncation='only_second' cuts the second text of a pair, and there is no text_pair")
+        else:
+            found = [self._encode(one, add_special_tokens, wanted.most) for one in texts]
         columns: dict[str, list[Any]] = {"input_ids": [list(encoding.ids) for encoding in found]}
         if return_attention_mask is not False:
             columns["attention_mask"] = [[1] * len(ids) for ids in columns["input_ids"]]
@@ -358,20 +375,3 @@ def check_text(text: str) -> None:
         text.encode("utf-8")
     except UnicodeEncodeError as error:
         raise ValueError(f"the text has half a character (a lone surrogate) at {error.start}: {text!r:.60}") from None
-
-
-def _texts(text: Any) -> list[str]:
-    """What a tokenizer is called with, as a list of texts."""
-    if isinstance(text, str):
-        return [text]
-    if isinstance(text, bytes | Mapping) or not isinstance(text, Iterable):
-        raise TypeError(f"text must be a str or a list of them, not {type(text).__name__}")
-    texts = list(text)
-    if not texts:
-        raise ValueError("there is no text: an empty list makes no batch")
-    for one in texts:
-        if isinstance(one, list | tuple):
-            raise TypeError(f"a text must be a str, not a {type(one).__name__}: {NO_PAIRS}, and words with spaces")
-        if not isinstance(one, str):
-            raise TypeError(f"a text must be a str, not {type(one).__name__}")
-    return texts

@@ -29,6 +29,15 @@ class Encoding(Protocol):
     def special_tokens_mask(self) -> list[int]: ...
 
 
+class Joined:
+    """Two encodings, one behind the other."""
+
+    def __init__(self, first: Encoding, second: Encoding) -> None:
+        self.ids = [*first.ids, *second.ids]
+        self.offsets = [*first.offsets, *second.offsets]  # in its own text each
+        self.special_tokens_mask = [*first.special_tokens_mask, *second.special_tokens_mask]
+
+
 class BatchEncoding(dict[str, Any]):
     """{"input_ids", "attention_mask", ...}, which are attributes as well: `.input_ids`. `model(**encoding)` works."""
 

@@ -9,6 +9,8 @@ from typing import Any, Self
 
 from ...storage import together, write_json, write_text
 from .base import BaseTokenizer, check_text, checked_directory
+from .batch import Joined
+from .pairs import kept
 from .special import NAMES
 from .templates import write_templates
 
@@ -76,6 +78,13 @@ class ByteTokenizer(BaseTokenizer):
 
     def _encode(self, text, add_special_tokens, max_length):
         return _Bytes(text, max_length, self.truncation_side)
+
+    def _encode_pair(self, text, pair, add_special_tokens, max_length, cut):
+        both = [_Bytes(one, None, self.truncation_side) for one in (text, pair)]
+        if max_length is not None:
+            lengths = kept(*(len(one.ids) for one in both), max_length, cut)
+            both = [_Bytes(one.text, n, self.truncation_side) for one, n in zip(both, lengths, strict=True)]
+        return Joined(*both)
 
     def _decode(self, ids, skip_special_tokens):
         """Bytes that are not valid UTF-8, such as half a character, show as U+FFFD."""

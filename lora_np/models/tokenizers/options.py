@@ -4,17 +4,16 @@ import warnings
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+from .pairs import BOTH, FIRST, SECOND
 from .special import nearest
 
 SIDES = ("left", "right")
 PADDINGS = {True: "longest", "longest": "longest", "max_length": "max_length", False: None, "do_not_pad": None}
-TRUNCATIONS = {True: True, "longest_first": True, "only_first": True, False: False, "do_not_truncate": False}
+TRUNCATIONS = {True: BOTH, BOTH: BOTH, FIRST: FIRST, SECOND: SECOND, False: None, "do_not_truncate": None}
 UNLIMITED = 10**20  # a model_max_length above this means that none is known; Transformers writes 10³⁰
-NO_PAIRS = "the models here read one text, not two: put both into one text, as the model was trained to read them"
 # {option of Transformers: (the values that change nothing here, what to say to others)}
 OTHERS: dict[str, tuple[tuple[Any, ...], str]] = {
-    "text_pair": ((None,), NO_PAIRS),
-    "text_pair_target": ((None,), NO_PAIRS),
+    "text_pair_target": ((None,), "encode the target with a call of its own; its input_ids are the labels"),
     "text_target": ((None,), "encode the target with a call of its own; its input_ids are the labels"),
     "is_split_into_words": ((False, None), "join the words with spaces first: ' '.join(words)"),
     "stride": ((0, None), "nothing overlaps here: cut the ids into pieces yourself"),
@@ -29,6 +28,7 @@ OTHERS: dict[str, tuple[tuple[Any, ...], str]] = {
 }
 CALL: tuple[str, ...] = (
     "text",
+    "text_pair",
     "add_special_tokens",
     "padding",
     "truncation",
@@ -55,6 +55,7 @@ class Form(NamedTuple):
 
     padding: str | None  # "longest", "max_length"
     most: int | None  # tokens that a row keeps
+    cut: str  # of a pair: "longest_first", "only_first", "only_second"
     width: int | None  # of padding="max_length"
     multiple: int
     side: str
@@ -80,18 +81,20 @@ def form(
     if truncation is None:
         truncation = max_length is not None and padding is False
     if not isinstance(truncation, bool | str) or truncation not in TRUNCATIONS:
-        raise ValueError(f"truncation must be True, False, 'longest_first' or 'only_first', not {truncation!r}")
+        raise ValueError(
+            f"truncation must be True, False, 'longest_first', 'only_first' or 'only_second', not {truncation!r}"
+        )
     if padding_side not in SIDES:
         raise ValueError(f"padding_side must be 'left' or 'right', not {padding_side!r}")
     tensors = _tensors(return_tensors)
     _check_positive(max_length, "max_length")
     _check_positive(pad_to_multiple_of, "pad_to_multiple_of")
     padded, truncated = PADDINGS[padding], TRUNCATIONS[truncation]
-    length = _length(max_length, model_max_length, padded == "max_length", truncated)
+    length = _length(max_length, model_max_length, padded == "max_length", truncated is not None)
     width = length if padded == "max_length" else None
     padded = None if padded == "max_length" and width is None else padded
     most = length if truncated else None
-    return Form(padded, most, width, pad_to_multiple_of or 1, padding_side, tensors)
+    return Form(padded, most, truncated or BOTH, width, pad_to_multiple_of or 1, padding_side, tensors)
 
 
 def _length(max_length: int | None, model_max_length: int, fills: bool, truncated: bool) -> int | None:

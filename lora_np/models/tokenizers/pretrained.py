@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...storage import together, write_json, write_text
 from .base import BaseTokenizer, check_text, checked_directory
+from .pairs import kept
 from .special import NAMES, AddedToken
 from .templates import write_templates
 
@@ -21,13 +22,14 @@ NOT_SAVED = ("auto_map", "tokenizer_file", "vocab_file", "merges_file", "name_or
 
 
 def surround(backend: tokenizers.Tokenizer, bos: str | None, eos: str | None) -> None:
-    """Have the backend put the tokens `bos` and `eos` (str, or None for nothing) around every text."""
+    """Have the backend put the tokens `bos` and `eos` (str, or None for nothing) around every text, each of a pair."""
     from tokenizers import processors
 
     special = [(token, backend.token_to_id(token)) for token in dict.fromkeys((bos, eos)) if token is not None]
     if special or backend.post_processor is not None:
+        first, second = ([token for token in (bos, text, eos) if token is not None] for text in ("$A", "$B"))
         backend.post_processor = processors.TemplateProcessing(
-            single=[token for token in (bos, "$A", eos) if token is not None], special_tokens=special
+            single=first, pair=[*first, *second], special_tokens=special
         )
 
 
@@ -178,6 +180,20 @@ class PretrainedTokenizer(BaseTokenizer):
         encoding = self.backend.encode(text, add_special_tokens=False)
         encoding.truncate(max_length - around, direction=self.truncation_side)
         return self.backend.post_process(encoding, add_special_tokens=add_special_tokens)
+
+    def _encode_pair(self, text, pair, add_special_tokens, max_length, cut):
+        check_text(text)
+        check_text(pair)
+        encoding = self.backend.encode(text, pair, add_special_tokens=add_special_tokens)
+        if max_length is None or len(encoding.ids) <= max_length:
+            return encoding
+        around = self.backend.num_special_tokens_to_add(is_pair=True) if add_special_tokens else 0
+        if around >= max_length:
+            raise ValueError(f"max_length={max_length} leaves no room for texts beside {around} special tokens")
+        both = [self.backend.encode(one, add_special_tokens=False) for one in (text, pair)]
+        for one, count in zip(both, kept(*map(len, both), max_length - around, cut), strict=True):
+            one.truncate(count, direction=self.truncation_side)
+        return self.backend.post_process(*both, add_special_tokens=add_special_tokens)
 
     def encode_continuation(self, text: str) -> list[int]:
         """The ids of a text that stands behind another one: no special tokens, and no space of the tokenizer's own."""

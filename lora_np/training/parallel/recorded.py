@@ -212,10 +212,10 @@ def recorded_step(
 ) -> RecordedStep | None:
     """A `RecordedStep` where that is possible and only adapters are trained, else None.
 
-    Not those of embeddings: their gradient is sorted by ids on the host, for which a recording cannot stop. Nor those
-    that do something after each step.
+    Not those of embeddings: their gradient is sorted by ids on the host, for which a recording cannot stop. Nor others
+    that ask the host, or that do something after each step.
     """
-    if any(adapter.together for adapter in adapters_in(model)):
+    if any(adapter.together or adapter.asks_the_host for adapter in adapters_in(model)):
         return None
     adapters = [adapter for adapter in adapters_in(model) if not isinstance(adapter, OF_EMBEDDINGS)]
     ours = {id(p) for adapter in adapters for p in adapter.parameters()}

@@ -2,12 +2,13 @@
 
 points.py       the data sets: which runs each of them has, and how long these are
 family.py       the data set whose runs follow from earlier ones: LoRA's relatives, each at its own best rate
-runs.py         one run of a point: train, and look at marked steps
+runs.py         one run of a point: train, and look at marked steps (along.py)
 command.py     `python -m lora_course.verdicts NAME ...` makes data sets; they are kept here as NAME.json
 data.py         reading and writing them
 statistics.py   intervals, best rates, values at a matched loss
 regret.py, intruders.py, starts.py, scaling.py, forgetting.py, fair_fight.py, four_bits.py   what the data sets say
-capacity.py     bits that an adapter remembers
+capacity.py     bits that an adapter remembers; larger.py: at higher ranks, and of facts
+second.py       a second scale, SmolLM2-135M, begun
 reward.py       learning from reward, by grpo.py, of the task in words.py
 page.py         the page of the book, from all of these
 

@@ -2,7 +2,8 @@
 
 A run is its point (method, rate, seed, ...) and what came of it: lists with a value for each marked "step"
 ("validation", "prose", "source", for some "size" and "intruders"), "trainable", "seconds", "diverged". Losses are in
-nats per byte. Those of `capacity` and `reward` have lists of their own, which capacity.py and reward.py explain.
+nats per byte, in `second` per token. Those of `capacity`, `larger`, `reward` and `second` have lists of their own:
+see capacity.py, reward.py and second.py.
 """
 
 import json
@@ -16,6 +17,7 @@ RESULTS = {
     "validation",
     "prose",
     "source",
+    "own",
     "size",
     "intruders",
     "reduced",
@@ -39,8 +41,15 @@ def shipped(name):
 
 
 def key_of(point):
-    """What tells a point, or a run's, from the others of its data set."""
-    return json.dumps({name: value for name, value in point.items() if name not in RESULTS}, sort_keys=True)
+    """What tells a point, or a run's, from the others of its data set.
+
+    A relative's "size" is part of its point; that of an update, a list, is a result.
+    """
+    return json.dumps({name: value for name, value in point.items() if not _is_result(name, value)}, sort_keys=True)
+
+
+def _is_result(name, value):
+    return name in RESULTS and (name != "size" or isinstance(value, list))
 
 
 def append(run, path):

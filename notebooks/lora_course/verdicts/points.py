@@ -3,7 +3,7 @@
 Points are listed in the order in which they are worth making: a command that is stopped early has made the first ones.
 """
 
-from . import capacity, family, four_bits, reward
+from . import capacity, family, four_bits, larger, reward, second
 
 SEEDS = (0, 1, 2, 3, 4)
 FIRST_SEEDS = (0, 1, 2)  # of all data sets, before any has the others
@@ -23,6 +23,7 @@ PLACED = (
 )  # equal sizes
 STARTS = ("A first", "B first")  # which of the two is random at the start; the other is zero
 WIDTHS = {256: (0, 1), 512: (0,)}  # of the models that rates are compared over, and the seeds
+UNTIMED = ("HRA", "VB-LoRA")  # of the relatives
 RULES = ("alpha / r", "alpha / sqrt(r)")
 SCALED_RANKS = (1, 8, 64, 256)
 EQUAL_RANK = 8  # at which both rules give s = 2
@@ -97,7 +98,7 @@ def protected(done=()):
 
 def times(done=()):
     """Each relative at a rate that hurts none: how long a step takes. To be made in one process, on a quiet machine."""
-    methods = (*family.CONFIGS, "full")
+    methods = (*(method for method in family.CONFIGS if method not in UNTIMED), "full")
     return [
         {"method": method, "size": size, "rate": 1e-4, "seed": 0} for size in family.SIZES[:1] for method in methods
     ]
@@ -127,9 +128,11 @@ def scaling(done=()):
 
 
 def lateness(name, point):
-    """0, 1 or 2: which points are made only after all others of all data sets."""
+    """From 0 on: which points are made only after all others of all data sets."""
     if point.get("size", family.SIZES[0]) != family.SIZES[0]:
-        return 2
+        return 2 + family.IN_ALL_SIZES.index(point["method"])  # one after the other, so that some are whole
+    if name == "second":
+        return second.lateness(point)
     return int(point["seed"] > 0 if name == "scaling" else point["seed"] not in FIRST_SEEDS)
 
 
@@ -155,6 +158,8 @@ PLANS = {  # name: what gives its points, those that follow from earlier runs in
     "four_bits": rounded,
     "capacity": capacity.plan,
     "reward": reward.plan,
+    "second": second.plan,
+    "larger": larger.plan,
 }
 
 
@@ -172,8 +177,9 @@ def settings(name, point, small=False):
 
 def small_plan(name, done=()):
     """A few points of a data set, of one seed: to see that all of it works, not what it says."""
-    if name in ("capacity", "reward"):
-        return {"capacity": capacity, "reward": reward}[name].small_plan()
+    own = {"capacity": capacity, "reward": reward, "second": second, "larger": larger}
+    if name in own:
+        return own[name].small_plan()
     points = [point for point in PLANS[name]() if point["seed"] == 0]
     if name == "family":
         return points[::2]

@@ -25,7 +25,7 @@ TEACHERS = ("reward", "examples")
 RATES = {  # what each teacher is tried at
     "full": {"reward": (1e-4, 3e-4, 1e-3), "examples": (3e-4, 1e-3, 3e-3, 1e-2)},
     "LoRA r=1": {"reward": (3e-4, 1e-3, 3e-3, 1e-2), "examples": (3e-3, 1e-2, 3e-2)},
-    "13 numbers": {"reward": (1e-3, 3e-3, 1e-2, 3e-2, 1e-1), "examples": (1e-2, 3e-2, 1e-1, 3e-1)},
+    "13 numbers": {"reward": (1e-3, 3e-3, 1e-2, 3e-2, 1e-1), "examples": (1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1)},
 }
 CONFIGS = {
     "full": lambda: None,

@@ -21,15 +21,20 @@ from lora_np.training.pretrain import CONFIG
 
 from ..adaptation import PROSE, Adaptation
 from ..sweep import TARGETS
-from . import capacity, family, four_bits, reward
+from . import capacity, family, four_bits, reward, second
+from .along import look_along
 from .points import settings
 
 LOSSES = ("validation", "prose", "source")  # in nats per byte: validation prose chooses, test prose and source count
 TOP, SIMILAR = 10, 0.5  # intruders are looked for among so many directions, with cosines below this
 STRENGTHS = (0.75, 0.5, 0.0)  # what is left of the intruders in the models that are tried without them
 LOOKED_INTO = ("curves",)  # data sets whose updates are measured, too
-SETTLED_EVERY = 40  # steps
-OWN = {"capacity": capacity.run, "reward": reward.run}  # data sets with models and data of their own
+OWN = {  # data sets with models and data of their own
+    "capacity": capacity.run,
+    "larger": capacity.run,
+    "reward": reward.run,
+    "second": second.run,
+}
 
 
 class Mixed:
@@ -82,7 +87,8 @@ class Bench:
 
     def losses(self, model):
         """The three losses of a model, rounded."""
-        return {name: round(evaluate(model, text, batch_size=64), 5) for name, text in self.held_out.items()}
+        with family.without_terms(model):
+            return {name: round(evaluate(model, text, batch_size=64), 5) for name, text in self.held_out.items()}
 
     def run(self, name, point, marks=None):
         """The point of data set `name` with what came of it; see `data.py`.
@@ -127,22 +133,7 @@ class Bench:
 
     def _train(self, model, data, args, sizes, observer, recorded=True):
         """Train, and look at each mark; has it diverged? recorded: on a GPU, may the step be recorded and replayed?"""
-        run = TrainingRun(model, args)
-        run.recorded = run.recorded if recorded else None
-        model.train()
-        run.watch.keep()
-        try:
-            for step in range(1, max(sizes["marks"]) + 1):
-                run.one_step(data)
-                if step % SETTLED_EVERY == 0 or step in sizes["marks"]:
-                    run.watch.settle()
-                if step in sizes["marks"]:
-                    observer.look(step)
-        except FloatingPointError:
-            return True
-        finally:
-            model.eval()
-        return False
+        return look_along(model, data, args, sizes["marks"], observer.look, recorded)
 
     def _data(self, point, sizes):
         data = with_rows(self.task.train, sizes["batch"])

@@ -5,6 +5,7 @@ import pytest
 
 from lora_course.verdicts import reward, words
 from lora_course.verdicts.reward import is_right, log2_right, plan, small_plan, steps_to
+from lora_course.verdicts.verdict import FAILS, HOLDS, OPEN
 
 
 @pytest.mark.parametrize(
@@ -89,3 +90,48 @@ def test_every_point_has_a_seed_and_a_rate_of_its_own():
     points = plan()
     assert len(points) == 5 * sum(len(rates) for teachers in reward.RATES.values() for rates in teachers.values())
     assert len({tuple(point.values()) for point in points}) == len(points)
+
+
+def data(ends, steps=(20, 10), bits=(0.5, 0.9)):
+    """Runs of five seeds: the parts of right answers at the end, by method and teacher; and, of full training, the
+    steps to the level and the bits of each answer, by reward and by examples."""
+    made = []
+    for (method, teacher), end in ends.items():
+        i = reward.TEACHERS.index(teacher)
+        for seed in reward.SEEDS:
+            shift = 0.002 * (seed - 2)
+            marks = [0, reward.FIRST, steps[i], 100]
+            success = [0.3, 0.4, reward.LEVEL + shift, end + shift] if end > reward.LEVEL else [0.3, 0.35, 0.4, end]
+            heard = [0.0, bits[i] * (1 + shift) * reward.FIRST * reward.ASKED * reward.GROUP, 0.0, 0.0]
+            point = {"method": method, "teacher": teacher, "rate": 1e-3, "seed": seed, "diverged": False}
+            made.append({**point, "step": marks, "success": success, "heard": heard, "validation": [1.0 - end]})
+    return {"runs": made}
+
+
+def of(full=(0.9, 0.9), one=(0.9, 0.9), tiny=(0.9, 0.5)):
+    """{(method, teacher): end}, each by reward and by examples."""
+    pairs = zip(reward.RATES, (full, one, tiny), strict=True)
+    return {(m, t): end for m, found in pairs for t, end in zip(reward.TEACHERS, found, strict=True)}
+
+
+@pytest.mark.parametrize(
+    ("options", "wanted"),
+    [
+        ({"ends": of(), "steps": (30, 15)}, [HOLDS, HOLDS, HOLDS, HOLDS]),
+        ({"ends": of(one=(0.8, 0.9)), "steps": (30, 15)}, [FAILS, HOLDS, HOLDS, HOLDS]),
+        ({"ends": of(tiny=(0.5, 0.4)), "steps": (30, 15)}, [HOLDS, FAILS, HOLDS, HOLDS]),
+        ({"ends": of(tiny=(0.9, 0.9)), "steps": (30, 15)}, [HOLDS, HOLDS, OPEN, HOLDS]),
+        ({"ends": of(tiny=(0.9, 0.95)), "steps": (30, 15)}, [HOLDS, HOLDS, FAILS, HOLDS]),
+        ({"ends": of(), "steps": (15, 30)}, [HOLDS, HOLDS, HOLDS, FAILS]),
+        ({"ends": of(), "steps": (30, 15), "bits": (0.9, 0.5)}, [HOLDS, HOLDS, HOLDS, FAILS]),
+        ({"ends": of(), "steps": (30, 15), "bits": (0.9, 0.9)}, [HOLDS, HOLDS, HOLDS, OPEN]),
+    ],
+)
+def test_the_rule_decides(options, wanted):
+    assert [verdict.verdict for verdict in reward.verdicts(data(**options))] == wanted
+
+
+def test_the_best_rate_is_that_with_the_fewest_bits_left():
+    runs = data(of())["runs"]
+    other = [{**run, "rate": 3e-3, "validation": [run["validation"][0] - 0.01]} for run in runs]
+    assert {run["rate"] for found in reward.best({"runs": runs + other}).values() for run in found} == {3e-3}

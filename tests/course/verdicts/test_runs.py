@@ -31,7 +31,8 @@ def bench(tmp_path_factory):
 def test_what_is_shipped_is_the_plan(name):
     data = shipped(name)
     runs = data["runs"]
-    assert {key_of(run) for run in runs} == {key_of(point) for point in PLANS[name](runs)}
+    made, planned = ({key_of(run) for run in found} for found in (runs, PLANS[name](runs)))
+    assert made < planned if name == "second" else made == planned  # that one is begun
     assert len({key_of(run) for run in runs}) == len(runs)
     assert data["about"]["command"].startswith(f"python -m lora_course.verdicts {name}")
     assert data["about"]["device"] == ("2 CPU cores" if name in ON_CPU else "NVIDIA H200")
@@ -60,7 +61,7 @@ def test_the_page_is_what_the_data_say(verdicts):
 
 def test_each_verdict_is_one_of_three_words(verdicts):
     every = [verdict for found in verdicts.values() for verdict in found]
-    assert len(every) == 31
+    assert len(every) == 34
     assert {verdict.verdict for verdict in every} == {HOLDS, FAILS, OPEN}
     assert all(verdict.numbers and verdict.rule for verdict in every)
 
@@ -141,7 +142,7 @@ def test_a_run_that_diverges_says_so(bench, monkeypatch):
     def broken(run, data):
         raise FloatingPointError("the loss became nan")
 
-    monkeypatch.setattr("lora_course.verdicts.runs.TrainingRun.one_step", broken)
+    monkeypatch.setattr("lora_np.training.loop.TrainingRun.one_step", broken)
     run = bench.run("curves", {**lora(1), "rate": 1.0, "seed": 0})
     assert run["diverged"]
     assert run["step"] == run["prose"] == []

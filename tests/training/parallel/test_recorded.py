@@ -34,6 +34,8 @@ from lora_np import (
     nn,
     train,
 )
+from lora_np.lora.family.hra import HRAConfig
+from lora_np.lora.family.vblora import VBLoRAConfig
 from lora_np.nn import quantize_model
 from lora_np.training import clip_grad_norm_, loop
 from lora_np.training.parallel import SoloCommunicator, joint_gradients
@@ -785,6 +787,25 @@ def test_train_records_the_steps_of_an_adapter(monkeypatch, changes, checkpointi
 def test_train_does_not_record_what_can_not_be(changes):
     options = {"r": 4, "target_modules": ["c_attn"], "fan_in_fan_out": True, **changes}
     model = get_peft_model(tiny_model(), LoraConfig(**options)).to("cuda")
+    args = TrainingArguments(steps=4)
+    assert loop.TrainingRun(model, args).recorded is None
+    assert np.isfinite(train(model, Data(), args, progress=False)["loss"]).all()
+
+
+OF_GPT2 = {"target_modules": ["c_attn"], "fan_in_fan_out": True}
+ASKING = [
+    HRAConfig(r=4, target_modules=["c_attn"]),
+    VBLoRAConfig(r=2, num_vectors=8, vector_length=4, **OF_GPT2),
+    OFTConfig(oft_block_size=4, use_cayley_neumann=False, **OF_GPT2),
+]
+
+
+@pytest.mark.parametrize("config", ASKING, ids=lambda config: type(config).__name__)
+@pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=gpu)])
+def test_adapters_that_ask_the_host_are_not_recorded(monkeypatch, config, device):
+    model = get_peft_model(tiny_model(), config).to(device)
+    if device == "cpu":
+        monkeypatch.setattr(recorded_module, "RecordedStep", lambda *args: pytest.fail("it would be recorded"))
     args = TrainingArguments(steps=4)
     assert loop.TrainingRun(model, args).recorded is None
     assert np.isfinite(train(model, Data(), args, progress=False)["loss"]).all()

@@ -1,0 +1,101 @@
+"""What a model answers to each row of a data set, and what is measured on that, under Transformers' names."""
+
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from ..autograd import no_grad
+from ..models.output import IGNORED
+from ..nn import Module, evaluating
+from .evaluation import count_targets
+from .protocols import Array, Batch, EvaluationData
+
+BATCH = 32
+
+
+class EvalPrediction(NamedTuple):
+    """What `compute_metrics` is given: `logits, labels = eval_prediction`."""
+
+    predictions: Any
+    label_ids: Any
+
+
+class PredictionOutput(NamedTuple):
+    """What `Trainer.predict` returns. metrics: {"test_loss": ..., ...}, where there are labels."""
+
+    predictions: Any
+    label_ids: Any
+    metrics: dict[str, float]
+
+
+class Measured:
+    """Data to evaluate on, with a function that measures more than the loss: what `evaluate` and `train` read.
+
+    compute   `EvalPrediction` -> {name: number}
+    reduce    (logits, labels) of a batch -> what is kept of the logits; None to keep them all
+    """
+
+    def __init__(
+        self,
+        data: EvaluationData,
+        compute: Callable[[EvalPrediction], Mapping[str, Any]],
+        reduce: Callable[[Any, Any], Any] | None = None,
+    ) -> None:
+        self.data, self.compute, self.reduce = data, compute, reduce
+
+    def batches(self, batch_size: int) -> Iterator[Batch]:
+        return self.data.batches(batch_size)
+
+    def measured(self, model: Module, name: str) -> dict[str, float]:
+        """{name: loss, name_metric: number, ...}. TypeError for a metric that is no number."""
+        loss, logits, labels = answers(model, self.data, self.reduce)
+        if loss is None:
+            raise ValueError(f"{name}: there is no label that counts to evaluate on")
+        return {name: loss, **metrics_of(self.compute, EvalPrediction(logits, labels), name)}
+
+
+def metrics_of(compute: Any, found: EvalPrediction, prefix: str) -> dict[str, float]:
+    """{prefix_name: number} of {name: number} that `compute` returns; a name that begins so stays."""
+    metrics = compute(found)
+    if not isinstance(metrics, Mapping):
+        raise TypeError(f"compute_metrics should return a dict {{name: number}}, not {type(metrics).__name__}")
+    return {key if key.startswith(f"{prefix}_") else f"{prefix}_{key}": _number(key, v) for key, v in metrics.items()}
+
+
+def _number(name: str, value: Any) -> float:
+    plain = value.item() if hasattr(value, "item") and np.size(value) == 1 else value
+    if not isinstance(plain, int | float):
+        raise TypeError(f"compute_metrics: {name!r} should be a number, not {value!r:.60}")
+    return plain
+
+
+def answers(model: Module, data: EvaluationData, reduce: Any = None) -> tuple[float | None, Array, Array | None]:
+    """(the mean loss, the logits of all rows, their labels), batch after batch; loss and labels None without labels.
+
+    Rows of tokens (B, T, ...) of unlike lengths are filled up on the right with -100.
+    """
+    total, count, logits, labels = 0.0, 0, [], []
+    with no_grad(), evaluating():
+        for batch in data.batches(BATCH):
+            out = model(**batch)
+            if "labels" in batch:
+                targets = count_targets(batch["labels"])
+                total, count = total + (out.loss.item() * targets if targets else 0.0), count + targets
+                labels.append(np.asarray(batch["labels"]))
+            found = out.logits.numpy()
+            logits.append(np.asarray(found if reduce is None else reduce(found, batch.get("labels"))))
+    return total / count if count else None, _joined(logits), _joined(labels) if labels else None
+
+
+def _joined(arrays: list[Array]) -> Array:
+    """All rows as one array: those of a batch that is shorter are filled up with -100."""
+    longest = max(array.shape[1] for array in arrays) if arrays[0].ndim > 1 else 0
+
+    def filled(array: Array) -> Array:
+        if array.ndim < 2 or array.shape[1] == longest:
+            return array
+        widths = [(0, 0), (0, longest - array.shape[1]), *[(0, 0)] * (array.ndim - 2)]
+        return np.pad(array, widths, constant_values=IGNORED)
+
+    return np.concatenate([filled(array) for array in arrays])
