@@ -24,6 +24,7 @@ class AdamW(Optimizer):
     """
 
     state_names: tuple[str, ...] = ("step", "m", "v")
+    recordable = True
 
     def __init__(
         self,

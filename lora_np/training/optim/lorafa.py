@@ -36,7 +36,6 @@ class LoraFAOptimizer(Optimizer):
     """
 
     state_names = ("step", "m", "v")
-    recordable = False
 
     def __init__(
         self,

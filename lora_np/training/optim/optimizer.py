@@ -30,7 +30,7 @@ class Optimizer:
     """
 
     state_names: tuple[str, ...] = ()  # what `update` keeps for each parameter
-    recordable = True  # does a step do the same each time, but for what a kernel counts? (parallel/recorded.py)
+    recordable = False  # does a step do the same each time, but for what a kernel counts? (parallel/recorded.py)
 
     def __init__(
         self, params: Iterable[Tensor] | Iterable[Group], options: Mapping[str, Any] | None = None, **defaults: Any

@@ -12,7 +12,6 @@ class SGD(Optimizer):
     """v ← momentum·v + (g + weight_decay·p);  p ← p - lr·v. Stochastic gradient descent, as PyTorch has it."""
 
     state_names = ("velocity",)
-    recordable = False  # the rate is the host's, and each step's velocity is a new array
 
     def __init__(
         self,

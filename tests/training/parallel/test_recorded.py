@@ -38,6 +38,7 @@ from lora_np.lora.family.hra import HRAConfig
 from lora_np.lora.family.vblora import VBLoRAConfig
 from lora_np.nn import quantize_model
 from lora_np.training import clip_grad_norm_, loop
+from lora_np.training.optim import Optimizer
 from lora_np.training.parallel import SoloCommunicator, joint_gradients
 from lora_np.training.parallel import recorded as recorded_module
 from lora_np.training.parallel.recorded import RecordedStep
@@ -192,8 +193,9 @@ def test_the_first_batch_runs_the_second_is_recorded_the_others_are_replayed(on_
         GaLoreAdamW,
         lambda model: create_riemannian_optimizer(model, AdamW, lr=1e-3),
         lambda model: create_lorafa_optimizer(model, 4, 8, 1e-3),
+        lambda model: type("Own", (Optimizer,), {})([p for p in model.parameters() if p.requires_grad], lr=0.1),
     ],
-    ids=["sgd", "8-bit", "galore", "riemannian", "lora-fa"],
+    ids=["sgd", "8-bit", "galore", "riemannian", "lora-fa", "of somebody else"],
 )
 def test_a_step_that_the_host_counts_is_refused(on_the_cpu, make_optimizer):
     """Replayed, it would for ever take the step that it was recorded with."""
