@@ -58,6 +58,7 @@ def write(a, values):
         raise TypeError(f"{array.dtype} numbers cannot be written into a tensor of {a.dtype}: use .float() first")
     outdate([a] if is_leaf(a) else [])
     a.data[...] = array
+    changes.note()  # what another thread has made of numbers half written is not kept
     return a
 
 
@@ -68,6 +69,7 @@ def set_item(a, index, value):
         raise RuntimeError("x[i] = y cannot pass a gradient on: use where(mask, y, x) or concatenate, or no_grad()")
     outdate([a] if is_leaf(a) else [])
     a.data[tuple(map(data, index)) if isinstance(index, tuple) else data(index)] = data(value)
+    changes.note()
 
 
 def _is_recorded(*values):

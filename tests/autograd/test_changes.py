@@ -8,6 +8,7 @@ import pytest
 
 from lora_np import SGD, Tensor, no_grad
 from lora_np.autograd import changes
+from lora_np.autograd.in_place import outdate
 from lora_np.nn import Buffer, Linear, Module, Parameter
 from lora_np.nn.all_or_nothing import all_or_nothing
 
@@ -87,6 +88,21 @@ def test_a_change_empties_the_memo(change):
     assert not unchanged()
     assert module not in changes.memo()
     assert changes.watch()()
+
+
+@pytest.mark.parametrize("change", [stepped, multiplied, set_at], ids=lambda change: change.__name__)
+def test_what_is_made_while_weights_are_written_is_not_kept(monkeypatch, change):
+    """By another thread, between the word that they are written and the last number."""
+    module = Counter()
+
+    def outdate_and_read(leaves):
+        outdate(leaves)
+        changes.memo()[module] = "made of weights that are half written"
+
+    monkeypatch.setattr("lora_np.autograd.in_place.outdate", outdate_and_read)
+    monkeypatch.setattr("lora_np.training.optim.optimizer.outdate", outdate_and_read)
+    change(module)
+    assert module not in changes.memo()
 
 
 def test_computing_changes_nothing():
