@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from ...autograd import Tensor, changes
+from ...autograd import Tensor
 from ...autograd.devices import array_module, to_device
 from ...autograd.in_place import outdate
 from ...expect import expect_number
@@ -77,7 +77,6 @@ class Optimizer:
             params = [p for p in group["params"] if p.grad is not None]
             outdate(params)
             self.update_group(params, group)
-        changes.note()  # what another thread has made of weights half written is not kept
 
     def update_group(self, params: list[Tensor], group: Group) -> None:
         """Change parameters that have gradients and one group's settings."""
