@@ -1,10 +1,12 @@
-"""What Sphinx asks while it builds: docstrings as plain text, and alternative texts of the notebooks' pictures."""
+"""What Sphinx asks while it builds: docstrings as plain text; pictures in notebooks: their texts, which are wide."""
 
 import json
 from pathlib import Path, PurePosixPath
 
 from .docstrings import marked_up
-from .staging import ALTERNATIVES
+from .staging import PICTURES
+
+WIDE = {"picture-wide": 1.95, "picture-very-wide": 2.9}  # {class: width over height}: on a phone such a one scrolls
 
 
 def setup(app):
@@ -13,14 +15,19 @@ def setup(app):
     from sphinx.util import logging
 
     logger = logging.getLogger(__name__)
-    texts = json.loads(Path(app.srcdir, ALTERNATIVES).read_text(encoding="utf-8"))
+    known = json.loads(Path(app.srcdir, PICTURES).read_text(encoding="utf-8"))
 
     def describe(app, tree):
         """Pictures in outputs are named by their hash."""
-        for picture in tree.findall(nodes.image):
-            known = texts.get(PurePosixPath(picture["uri"]).stem)
-            if known:
-                picture["alt"] = known
+        for picture in list(tree.findall(nodes.image)):
+            found = known.get(PurePosixPath(picture["uri"]).stem)
+            if found:
+                picture["alt"] = found["alt"]
+                classes = [name for name, shape in WIDE.items() if found["shape"] >= shape]
+                if classes:
+                    frame = nodes.container(classes=classes)
+                    picture.replace_self(frame)
+                    frame += picture
             if not picture.get("alt"):
                 logger.warning("a picture without alternative text", location=picture)
 
