@@ -6,7 +6,7 @@ from pathlib import Path, PurePosixPath
 from .docstrings import marked_up
 from .staging import PICTURES
 
-WIDE = {"picture-wide": 1.95, "picture-very-wide": 2.9}  # {class: width over height}: on a phone such a one scrolls
+WIDE = {"picture-wide": 2.1, "picture-very-wide": 2.9}  # {class: width over height}: on a phone such a one scrolls
 
 
 def setup(app):
