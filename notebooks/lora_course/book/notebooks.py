@@ -53,7 +53,7 @@ def only_imports(source: str) -> bool:
 def pictures(notebook: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """{SHA-256 of a picture in an output: {"alt": its alternative text, "shape": width over height}}.
 
-    Those that have a text. The shape is that of a PNG; of others it is 1.
+    Those that have a text. For the shape see `shape`.
     """
     found = {}
     for cell in notebook["cells"]:
@@ -62,12 +62,12 @@ def pictures(notebook: dict[str, Any]) -> dict[str, dict[str, Any]]:
                 alt = output.get("metadata", {}).get(kind, {}).get("alt")
                 if alt and kind in output.get("data", {}):
                     content = base64.b64decode(text(output["data"][kind]))
-                    found[hashlib.sha256(content).hexdigest()] = {"alt": alt, "shape": _shape(content)}
+                    found[hashlib.sha256(content).hexdigest()] = {"alt": alt, "shape": shape(content)}
     return found
 
 
-def _shape(content):
-    """The header of a PNG says its width and height, from the 17th byte on."""
+def shape(content: bytes) -> float:
+    """Width over height of a PNG, whose header says both from the 17th byte on; 1 for anything else."""
     if not content.startswith(b"\x89PNG") or len(content) < 24:
         return 1.0
     width, height = struct.unpack(">II", content[16:24])
