@@ -96,13 +96,14 @@ def _bars(ax, rows):
     for bars in (c for c in ax.containers if hasattr(c, "datavalues")):
         lying = bars.orientation == "horizontal"
         names = rows if lying else _names(ax.xaxis)
-        each = []
+        each = {}  # bars beside each other may share a name
         for bar, value in zip(bars, bars.datavalues, strict=True):
             at = bar.get_y() + bar.get_height() / 2 if lying else bar.get_x() + bar.get_width() / 2
             name = names[min(names, key=lambda place: abs(place - at))] if names else ""
-            each.append(f"{name}: {_number(value)}".strip(" :"))
+            each.setdefault(name, []).append(_number(value))
+        parts = [f"{name}: {', '.join(values)}".strip(" :") for name, values in each.items()]
         label = _label(bars.get_label())
-        told.append(f"{label} ({', '.join(each)})" if label else ", ".join(each))
+        told.append(f"{label} ({', '.join(parts)})" if label else ", ".join(parts))
     return told
 
 

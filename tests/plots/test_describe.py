@@ -38,6 +38,11 @@ def test_bars_have_their_names_and_sets_of_bars_their_labels():
     figure, ax = panel(title="Upright")
     ax.bar(["a", "b"], [1, 2])
     assert description(figure) == "Upright: a: 1, b: 2"
+    figure, ax = panel(title="Before and after")
+    for i in range(2):
+        ax.bar([i - 0.2, i + 0.2], [i + 2, i + 1])
+    ax.set_xticks([0, 1], ["prose", "source"])
+    assert description(figure) == "Before and after: prose: 2, 1; source: 3, 2"
 
 
 def test_rows_that_have_names_are_told_by_their_range_in_each_panel():
