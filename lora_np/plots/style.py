@@ -4,6 +4,7 @@ from pathlib import Path
 
 from ..extras import require
 from ..storage import replacing
+from .describe import description
 
 BLUE, ORANGE, GREEN, PURPLE, SKY, YELLOW = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#56B4E9", "#E69F00"
 GREY, BLACK = "#999999", "#222222"
@@ -33,16 +34,16 @@ def save(figure, path):
         figure.savefig(temporary, format="png")
 
 
-def show(figure):
-    """Display the figure in a notebook, at the width of the page, with its titles for those who cannot see it.
+def show(figure, alt=None):
+    """Display the figure in a notebook, at the width of the page.
 
-    MissingPackageError if IPython is not installed: outside a notebook, `save` it.
+    alt: what it shows, for those who cannot see it; by default its `description`. MissingPackageError if IPython is
+    not installed: outside a notebook, `save` it.
     """
     display = require("IPython.display", "showing a picture", "notebooks")
     width = min(WIDEST, round(figure.get_figwidth() * figure.dpi))
-    titles = [figure.get_suptitle(), *(ax.get_title() for ax in figure.axes)]
-    alt = "; ".join(" ".join(title.split()) for title in titles if title)
-    display.display(display.Image(_png(figure, SHARP * width), width=width, alt=alt))
+    picture = _png(figure, SHARP * width)  # drawn first: the ticks are then where they belong
+    display.display(display.Image(picture, width=width, alt=description(figure) if alt is None else alt))
 
 
 def _png(figure, pixels):

@@ -29,7 +29,7 @@ def test_a_shown_figure_is_a_png_that_says_what_it_is(monkeypatch):
     show(figure)
     data, metadata = shown[0]._repr_mimebundle_()
     assert base64.b64decode(data["image/png"]).startswith(b"\x89PNG")
-    assert metadata["image/png"]["alt"] == "Loss by step; Memory"
+    assert metadata["image/png"]["alt"] == "Loss by step. Memory"
     assert metadata["image/png"]["width"] == 900
 
 

@@ -1,10 +1,13 @@
-"""What Sphinx asks while it builds: docstrings as plain text, and alternative texts of the notebooks' pictures."""
+"""What Sphinx asks while it builds: docstrings as plain text; pictures in notebooks: their texts, which are wide."""
 
 import json
 from pathlib import Path, PurePosixPath
 
 from .docstrings import marked_up
-from .staging import ALTERNATIVES
+from .notebooks import shape
+from .staging import PICTURES
+
+WIDE = {"picture-wide": 2.1, "picture-very-wide": 2.9}  # {class: width over height}: on a phone such a one scrolls
 
 
 def setup(app):
@@ -13,15 +16,24 @@ def setup(app):
     from sphinx.util import logging
 
     logger = logging.getLogger(__name__)
-    texts = json.loads(Path(app.srcdir, ALTERNATIVES).read_text(encoding="utf-8"))
+    known = json.loads(Path(app.srcdir, PICTURES).read_text(encoding="utf-8"))
+
+    def of_a_page(uri):
+        """What is known of a picture that a page names: its shape, if it is a file here."""
+        file = Path(app.srcdir, uri)
+        return {"shape": shape(file.read_bytes()) if file.is_file() else 1.0}
 
     def describe(app, tree):
         """Pictures in outputs are named by their hash."""
-        for picture in tree.findall(nodes.image):
-            known = texts.get(PurePosixPath(picture["uri"]).stem)
-            if known:
-                picture["alt"] = known
-            if not picture.get("alt"):
+        for picture in list(tree.findall(nodes.image)):
+            found = known.get(PurePosixPath(picture["uri"]).stem) or of_a_page(picture["uri"])
+            picture["alt"] = found.get("alt") or picture.get("alt", "")
+            classes = [name for name, least in WIDE.items() if found["shape"] >= least]
+            if classes:
+                frame = nodes.container(classes=classes)
+                picture.replace_self(frame)
+                frame += picture
+            if not picture["alt"]:
                 logger.warning("a picture without alternative text", location=picture)
 
     def plain(app, what, name, obj, options, lines):

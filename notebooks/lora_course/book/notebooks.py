@@ -3,6 +3,7 @@
 import ast
 import base64
 import hashlib
+import struct
 from typing import Any
 
 from .links import Links
@@ -49,8 +50,11 @@ def only_imports(source: str) -> bool:
     return bool(body) and all(isinstance(one, ast.Import | ast.ImportFrom) for one in body)
 
 
-def alternative_texts(notebook: dict[str, Any]) -> dict[str, str]:
-    """{SHA-256 of a picture in an output: its alternative text}, of those that have one."""
+def pictures(notebook: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """{SHA-256 of a picture in an output: {"alt": its alternative text, "shape": width over height}}.
+
+    Those that have a text. For the shape see `shape`.
+    """
     found = {}
     for cell in notebook["cells"]:
         for output in cell.get("outputs", []):
@@ -58,5 +62,13 @@ def alternative_texts(notebook: dict[str, Any]) -> dict[str, str]:
                 alt = output.get("metadata", {}).get(kind, {}).get("alt")
                 if alt and kind in output.get("data", {}):
                     content = base64.b64decode(text(output["data"][kind]))
-                    found[hashlib.sha256(content).hexdigest()] = alt
+                    found[hashlib.sha256(content).hexdigest()] = {"alt": alt, "shape": shape(content)}
     return found
+
+
+def shape(content: bytes) -> float:
+    """Width over height of a PNG, whose header says both from the 17th byte on; 1 for anything else."""
+    if not content.startswith(b"\x89PNG") or len(content) < 24:
+        return 1.0
+    width, height = struct.unpack(">II", content[16:24])
+    return round(width / height, 2)

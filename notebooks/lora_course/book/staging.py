@@ -9,12 +9,14 @@ from pathlib import Path, PurePosixPath
 from ..lite import link
 from .api import write_reference
 from .links import Links
-from .notebooks import alternative_texts, prepared
+from .notebooks import pictures, prepared
 
 REPOSITORY = Path(__file__).parents[3]
 CLAIMS = "## What tutorials say about LoRA"  # in the README, the heading above the table
 USE = re.compile(r"^## Use it\n(.*?)^## ", re.MULTILINE | re.DOTALL)  # in the repository's README
-ALTERNATIVES = "alternative_texts.json"
+SPEED = re.compile(r"^## How fast it is\n\n(.*?)^\[How fast it is\]", re.MULTILINE | re.DOTALL)  # there, too
+SPEED_HERE = re.compile(r"^The two main tables, .*?\n\n", re.MULTILINE | re.DOTALL)  # where it stands in the book
+PICTURES = "pictures.json"  # what is known of the pictures in notebooks
 EXERCISES = "\n```{toctree}\n:glob:\n:maxdepth: 1\n:hidden:\n\n[0-9]*\n```\n"  # what Sphinx lists below that page
 LITE = "lite"  # the folder of the JupyterLite site
 BEGIN = "**Where to begin**\n\n"  # in the index, above the list
@@ -39,13 +41,13 @@ def stage(folder: Path, repository: str | None = None, branch: str = "main", lit
     """
     pages = sources()
     links = Links(pages.keys(), lambda path: (REPOSITORY / "notebooks" / path).exists(), repository, branch)
-    alternatives = {}
+    shown = {}
     for page, source in pages.items():
         target = folder / page
         target.parent.mkdir(parents=True, exist_ok=True)
         if source.suffix == ".ipynb":
             notebook = json.loads(source.read_text(encoding="utf-8"))
-            alternatives |= alternative_texts(notebook)
+            shown |= pictures(notebook)
             here = link(page) if lite else None
             run = here and posixpath.relpath(f"{LITE}/{here}", PurePosixPath(page).parent.as_posix())
             target.write_text(json.dumps(prepared(notebook, page, links, run)), encoding="utf-8")
@@ -56,18 +58,22 @@ def stage(folder: Path, repository: str | None = None, branch: str = "main", lit
             target.write_text(links.rewritten(text, page), encoding="utf-8")
         else:
             shutil.copyfile(source, target)
-    (folder / ALTERNATIVES).write_text(json.dumps(alternatives), encoding="utf-8")
+    (folder / PICTURES).write_text(json.dumps(shown), encoding="utf-8")
     write_reference(folder / "api")
 
 
 def _text_of(page, source):
-    """A page's text. What a README says in a section is not written twice: claims, and how the library is used."""
+    """A page's text. What a README says in a section is not written twice: claims, use, the main tables of speed."""
     text = source.read_text(encoding="utf-8")
     if page == "README.md":
         return text.partition(CLAIMS)[0] + "What tutorials say about LoRA, and what came of it: [claims](claims.md).\n"
     if page == "using.md":
         (use,) = USE.findall((REPOSITORY / "README.md").read_text(encoding="utf-8"))
         return text + use.replace("](notebooks/", "](").replace("](lora_np/", "](../lora_np/")
+    if page == "speed.md":
+        (tables,) = SPEED.findall((REPOSITORY / "README.md").read_text(encoding="utf-8"))
+        (here,) = SPEED_HERE.findall(text)
+        return text.replace(here, tables).replace("](../", "](")  # it stands one folder higher here
     if page == "claims.md":
         readme = (REPOSITORY / "notebooks" / "README.md").read_text(encoding="utf-8")
         return text + readme.partition(CLAIMS)[2]

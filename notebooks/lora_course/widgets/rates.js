@@ -89,10 +89,13 @@ function mount(body, data) {
     const shown = (c) => { const v = meanOf(c, state.which); return v !== null && v < 2 ? v : null; };
     const series = (values) => [{ name: "mean of three seeds", values, colour: "var(--blue)" }];
     const level = state.which === 1 ? { name: "full training", value: data.full } : null;
-    details.replaceChildren(
-      make("div", {}, make("table", {}, make("caption", {}, `The runs: rank ${rank}, learning rate ${rate}`), head, ...seeds)),
+    const charts = [
       chart({ title: `Rank ${rank} at every rate`, labels: data.rates, series: series(cells[state.rank].map(shown)), mark: state.rate, level }),
-      chart({ title: `Every rank at ${rate}`, labels: data.ranks, series: series(cells.map((row) => shown(row[state.rate]))), mark: state.rank, level }));
+      chart({ title: `Every rank at ${rate}`, labels: data.ranks, series: series(cells.map((row) => shown(row[state.rate]))), mark: state.rank, level })];
+    for (const one of charts) one.style.flex = "1 1 190px";  // the table takes more of a row than they do
+    details.replaceChildren(
+      make("div", { style: "flex: 1 1 240px" }, make("table", {}, make("caption", {}, `The runs: rank ${rank}, learning rate ${rate}`), head, ...seeds)),
+      ...charts);
     again.replaceChildren("Make the first of them again: ", make("code", {},
       `Adaptation(steps=${data.steps}).run(lora_config("${targets}", ${rank}, "${rule}"), learning_rate=${rate}, seed=0)`));
   }

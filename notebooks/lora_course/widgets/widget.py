@@ -22,18 +22,22 @@ class Widget:
 
     def _repr_html_(self):
         data = json.dumps(self.data, separators=(",", ":"), ensure_ascii=True, allow_nan=False).replace("</", "<\\/")
-        script = f"{source('core.js')}\n{source(f'{self.kind}.js')}\nmountAll({self.kind!r}, mount);"
         title = html.escape(self.title)
         return (
             f'<div class="lora-widget" data-kind="{self.kind}" role="group" aria-label="{title}">'
             f"<style>{source('style.css')}</style>"
             f'<p class="lw-title">{title}</p><div class="lw-static">{self.static}</div>'
             f'<script type="application/json">{data}</script>'
-            f"<script>(() => {{\n{script}\n}})();</script></div>"
+            f"<script>{script(self.kind)}</script></div>"
         )
 
     def _repr_mimebundle_(self, include=None, exclude=None):
         return {"text/html": self._repr_html_(), "text/plain": f"{self.title} (interactive where scripts run)"}
+
+
+def script(kind):
+    """What runs in the page: what all widgets share, and the widget's own, in a scope of their own."""
+    return f"(() => {{\n{source('core.js')}\n{source(f'{kind}.js')}\nmountAll({kind!r}, mount);\n}})();"
 
 
 def source(name):

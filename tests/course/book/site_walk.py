@@ -48,7 +48,7 @@ OVERFLOW = """
     const width = document.documentElement.clientWidth;
     const needed = Math.max(document.documentElement.scrollWidth, document.body.scrollWidth);
     if (needed <= width + 1) return [];
-    const inside = (one) => one.closest("pre, table, mjx-container");  // these scroll by themselves
+    const inside = (one) => one.closest("pre, table, mjx-container, .picture-wide");  // these scroll by themselves
     const wide = [...document.querySelectorAll("article *")].filter(
         (one) => one.getBoundingClientRect().right > width + 1 && !inside(one.parentElement));
     return [`${needed} px`].concat(wide.slice(0, 3).map((one) => one.outerHTML.slice(0, 120)));

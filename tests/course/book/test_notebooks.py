@@ -1,12 +1,13 @@
 import base64
 import hashlib
 import json
+import struct
 from pathlib import Path
 
 import pytest
 
 from lora_course.book.links import Links
-from lora_course.book.notebooks import alternative_texts, only_imports, prepared
+from lora_course.book.notebooks import only_imports, pictures, prepared
 
 LINKS = Links([], lambda path: path == "lora_course")
 COURSE = Path(__file__).parents[3] / "notebooks"
@@ -55,12 +56,15 @@ def test_a_button_stands_below_the_title():
     assert 'href="lite/x?path=01_a.ipynb">Run it in the browser</a>' in button
 
 
-def test_alternative_texts_are_found_by_the_pictures_hash():
-    data = base64.b64encode(b"picture").decode()
-    shown = {"data": {"image/png": data}, "metadata": {"image/png": {"alt": "a curve"}}}
-    silent = {"data": {"image/png": data}, "metadata": {}}
-    notebook = {"cells": [{"outputs": [shown, silent]}, {}]}
-    assert alternative_texts(notebook) == {hashlib.sha256(b"picture").hexdigest(): "a curve"}
+def test_pictures_are_found_by_their_hash_with_their_text_and_shape():
+    content = b"\x89PNG\r\n\x1a\n" + struct.pack(">I4sII", 13, b"IHDR", 900, 300) + b"rest"
+    shown = {"data": {"image/png": base64.b64encode(content).decode()}, "metadata": {"image/png": {"alt": "a curve"}}}
+    other = {"data": {"image/jpeg": base64.b64encode(b"x").decode()}, "metadata": {"image/jpeg": {"alt": "a photo"}}}
+    silent = {"data": {"image/png": base64.b64encode(b"y").decode()}, "metadata": {}}
+    assert pictures({"cells": [{"outputs": [shown, other, silent]}, {}]}) == {
+        hashlib.sha256(content).hexdigest(): {"alt": "a curve", "shape": 3.0},
+        hashlib.sha256(b"x").hexdigest(): {"alt": "a photo", "shape": 1.0},
+    }
 
 
 def test_a_drawing_that_is_there_twice_keeps_the_form_with_its_alternative_text():
