@@ -99,7 +99,8 @@ def test_the_table_has_medians_and_rates():
 
 def test_the_readme_tells_the_shipped_figures():
     result = flash_times.shipped()
-    words = (Path(__file__).parents[2] / "notebooks" / "book" / "speed.md").read_text(encoding="utf-8").split("flash_attention.cu`, takes")[1]
+    page = Path(__file__).parents[2] / "notebooks" / "book" / "speed.md"
+    words = page.read_text(encoding="utf-8").split("flash_attention.cu`, takes")[1]
     told = re.findall(r"([\d.]+) to ([\d.]+) times as long", words.partition("\n\n")[0])
 
     def times(way, part, shape):
