@@ -11,7 +11,7 @@ from .device import moment, seconds_between
 
 PARTS = {  # what is told apart: the engine's fused operations
     "linear layers": ("linear", "lora_linear", "lora_rows"),
-    "attention": ("self_attention", "attention", "bounded_attention", "rotary"),
+    "attention": ("self_attention", "attention", "bounded_attention", "text_attention", "rotary"),
     "norm, GELU": ("layer_norm", "rms_norm", "gelu", "silu", "swiglu", "relu"),
     "head and loss": ("linear_cross_entropy", "cross_entropy", "capped_cross_entropy"),
     "optimizer": ("optimizer",),
