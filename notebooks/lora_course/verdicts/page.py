@@ -84,8 +84,8 @@ FOOT = """## What was not done
   small model, with runs of 60 steps and 4 rows; QA-LoRA's best rate there is the lowest that was tried.
 - **Capacity**: its end was not reached at width 64, nor at rank 16, where four times the strings bring more than twice
   the bits.
-- The **speedrun**, SmolLM2-135M to a held-out 2.62 on the docstrings, has [a table](speed.md) of two cores, and none yet
-  of a GPU: `python tests/benchmarks/speedrun.py --device cuda`.
+- The **speedrun**, SmolLM2-135M to a held-out 2.62 on the docstrings, has [a table](speed.md) of two cores, and none
+  yet of a GPU: `python tests/benchmarks/speedrun.py --device cuda`.
 - The relatives were compared at one size. VB-LoRA and HRA have no time of a step: theirs could not be recorded when the
   others were timed. Eight of VB-LoRA's fifteen runs were made on two CPU cores, in float32.
 - Of the curves with a constant rate, the lowest rates that were tried forget least: lower ones may do better still.
