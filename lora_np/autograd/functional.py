@@ -137,11 +137,11 @@ def attention(q, k, v, causal=True, scale=None, dropout=0.0, key_mask=None, wind
     if texts is not None:
         if not causal or k.shape[2] != q.shape[2]:
             raise ValueError(f"attention: texts need causal=True and a key for each query: {q.shape}, {k.shape}")
-        mask = dropout_mask((*q.shape[:3], k.shape[2]), dropout, data(q)) if dropout else None
-        return _apply("text_attention", (q, k, v), texts, scale, mask, key_mask, window, softcap)
-    if window is not None:
+    elif window is not None:
         k, v, key_mask, window = _nearest(k, v, key_mask, window, q.shape[2], causal)
     mask = dropout_mask((*q.shape[:3], k.shape[2]), dropout, data(q)) if dropout else None
+    if texts is not None:
+        return _apply("text_attention", (q, k, v), texts, scale, mask, key_mask, window, softcap)
     if window is None and softcap is None:
         return _apply("attention", (q, k, v), causal, scale, mask, key_mask)
     return _apply("bounded_attention", (q, k, v), causal, scale, mask, key_mask, window, softcap)
