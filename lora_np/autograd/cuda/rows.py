@@ -12,6 +12,7 @@ import cupy
 import numpy as np
 
 from .launch import BLOCK, by_grid
+from .linear import base_onto, in_out
 from .record import upload
 
 RANKS, EACH, TILE, COLUMNS = 8, 4, 8, 2  # as in weights.cu
@@ -65,9 +66,26 @@ def lora_rows_in(x, updates):
     return h
 
 
-def lora_rows_out(y, h, updates, layer=0):
-    """y += h Bᵀ in place, for the y (B, ..., out) of one of the layers, without gaps; rounded once."""
+def lora_rows_out(y, h, updates, layer=0, adds=True):
+    """y += h Bᵀ in place, for the y (B, ..., out) of one of the layers, without gaps; rounded once.
+
+    adds: if False, what y held does not count, and rows without an adapter are left as they are.
+    """
     fan_out, (_, tokens, width), own = y.shape[-1], h.shape, updates.own[layer]
     packed = updates.aligned and fan_out % COLUMNS == 0 and y.data.ptr % 16 == 0
     threads = -(-tokens // TILE) * (fan_out // COLUMNS if packed else fan_out)
-    by_grid("lora_rows_out", (-(-threads // BLOCK), len(own)), y, h, own, tokens, fan_out, width, packed)
+    by_grid("lora_rows_out", (-(-threads // BLOCK), len(own)), y, h, own, tokens, fan_out, width, packed, adds)
+
+
+def lora_rows_and_base(x, weight, bias, fan_in_fan_out, h, updates, layer=0):
+    """x Wᵀ + b + h Bᵀ, for the x (B, ..., in) and one of the layers.
+
+    The updates come first, and the large product adds itself to them: see `linear.branch_and_base`. In 16 bits they are
+    rounded by themselves once more.
+    """
+    w = in_out(weight, fan_in_fan_out, x)
+    every_row = len(updates.own[layer]) == len(x)
+    y = (cupy.empty if every_row else cupy.zeros)((*x.shape[:-1], w.shape[1]), x.dtype)
+    lora_rows_out(y, h, updates, layer, adds=False)
+    base_onto(y.reshape(-1, w.shape[1]), x.reshape(-1, x.shape[-1]), w, bias)
+    return y

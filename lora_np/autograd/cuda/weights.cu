@@ -58,14 +58,14 @@ __device__ __forceinline__ float into_ranks(const real* x, const float* A, int t
     return sum_for_lane(sums, threadIdx.x % 32);
 }
 
-// y += h Bᵀ for up to TILE tokens and N columns, whose rows of B begin at B.
+// y += h Bᵀ, or without `adds` y = h Bᵀ, for up to TILE tokens and N columns, whose rows of B begin at B.
 template <int N>
 __device__ __forceinline__ void add_ranks(real* y, const float* h, const float* B, int r, int width, int tokens,
-                                          int fan_out) {
-    Floats<N> sums[TILE];
+                                          int fan_out, bool adds) {
+    Floats<N> sums[TILE] = {};
 #pragma unroll
     for (int t = 0; t < TILE; ++t)
-        if (t < tokens) sums[t] = get<N>(y + t * fan_out, 0);
+        if (adds && t < tokens) sums[t] = get<N>(y + t * fan_out, 0);
 #pragma unroll 1
     for (int from = 0; from < r; from += RANKS) {
         Numbers<4> b[N][RANKS / 4];
@@ -175,10 +175,10 @@ __global__ void __launch_bounds__(256, 2)
         h[(own[5] * T + t + lane / RANKS) * width + from + lane % RANKS] = (float)__longlong_as_double(own[4]) * sum;
 }
 
-// y += h Bᵀ.
+// y += h Bᵀ, or without `adds` y = h Bᵀ.
 __global__ void __launch_bounds__(256, 4)
     lora_rows_out(real* __restrict__ y, const float* __restrict__ h, const long long* table, int T, int fan_out,
-                  int width, int packed) {
+                  int width, int packed, int adds) {
     int entry = gridDim.y - 1 - blockIdx.y, across = fan_out / (packed ? COLUMNS : 1);
     int i = (int)((gridDim.x - 1 - blockIdx.x) * blockDim.x) + threadIdx.x, t = i / across * TILE;
     if (t >= T) return;
@@ -189,9 +189,9 @@ __global__ void __launch_bounds__(256, 4)
     h += (own[5] * T + t) * width;
     B += (long long)column * r;
     if (packed)
-        add_ranks<COLUMNS>(y, h, B, r, width, tokens, fan_out);
+        add_ranks<COLUMNS>(y, h, B, r, width, tokens, fan_out, adds);
     else
-        add_ranks<1>(y, h, B, r, width, tokens, fan_out);
+        add_ranks<1>(y, h, B, r, width, tokens, fan_out, adds);
 }
 
 // out[i] = values[code i] * the largest number of its block. Two codes to a byte, the first in the high four bits; each

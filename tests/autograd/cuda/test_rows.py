@@ -55,6 +55,33 @@ def test_rows_in_and_out(tokens, kinds, turned, widths, dtype):
         np.testing.assert_allclose(there[1 + i].astype(np.float32).get(), expected, rtol=rtol, atol=1e-3)
 
 
+@pytest.mark.parametrize("tokens", [(1,), (3, 5)])
+@pytest.mark.parametrize("kinds", [[(8, 2.0), (3, 0.5), (16, 0.25)], [None, (8, 2.0), (1, 1.0)], [None, None]])
+@pytest.mark.parametrize("fan_in_fan_out", [False, True])
+@pytest.mark.parametrize("has_bias", [False, True])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_rows_and_the_base_layer_in_one(tokens, kinds, fan_in_fan_out, has_bias, dtype):
+    import cupy
+
+    from lora_np.autograd import cuda
+    from lora_np.autograd.conversion import as_dtype
+
+    rng, kind = np.random.default_rng(0), as_dtype(dtype)
+    shapes = (len(kinds), *tokens, 24), (24, 40) if fan_in_fan_out else (40, 24), (40,)
+    there = [cupy.asarray(rng.standard_normal(shape), np.float32).astype(kind) for shape in shapes]
+    x, weight, bias = (array.astype(np.float32).get().astype(np.float64) for array in there)
+    updates = some_updates(rng, kinds, 24, 40)
+    ready = cuda.lora_rows_ready([[on_the_gpu(update, False) for update in updates]])
+    h = cuda.lora_rows_in(there[0], ready)
+    y = cuda.lora_rows_and_base(there[0], there[1], there[2] if has_bias else None, fan_in_fan_out, h, ready)
+    plain, _ = fused.linear_forward(x, weight, bias if has_bias else None, fan_in_fan_out)
+    expected = np.empty_like(plain)
+    fused.lora_rows_into(expected, plain, x, updates)
+    assert y.dtype == kind
+    error = abs(y.astype(np.float32).get() - expected).max() / abs(expected).max()
+    assert error < {"float32": 1e-5, "float16": 2e-3, "bfloat16": 1.5e-2}[dtype]
+
+
 def on_the_gpu(update, turned):
     import cupy
 
