@@ -355,16 +355,17 @@ def rows_as_on_a_gpu(monkeypatch):
             if update is not None:
                 y_b += h_b @ update[1].T
 
-    def rows_and_base(x, weight, bias, fan_in_fan_out, *told):
-        y, _ = fused.linear_forward(x, weight, bias, fan_in_fan_out)
-        rows_out(y, *told)
-        return y
+    def rows_and_bases(x, bases, layers):
+        ys = [fused.linear_forward(x, *base)[0] for base in bases]
+        for i, y in enumerate(ys):
+            rows_out(y, rows_in(x, layers), layers, i)
+        return ys
 
     kernels = {
         "lora_rows_ready": ready,
         "lora_rows_in": rows_in,
         "lora_rows_out": rows_out,
-        "lora_rows_and_base": rows_and_base,
+        "lora_rows_and_bases": rows_and_bases,
     }
 
     for name, value in (

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager, ExitStack
+from functools import partial
 from typing import Any
 from weakref import WeakKeyDictionary
 
@@ -55,11 +56,22 @@ def rows_of(owner: Any, names: list[str] | None, cache: Any = None) -> Rows | No
     """
     if names is None:
         return None
-    is_text = hasattr(cache, "__weakref__")  # not None, nor what the model will refuse
-    kept, whose = (_texts, cache) if is_text else (changes.memo(), owner)
+    if hasattr(cache, "__weakref__"):  # not None, nor what the model will refuse
+        return _kept(_texts, cache, names, partial(rows_of_text, owner))
+    return _kept(changes.memo(), owner, names, Rows)
+
+
+def rows_of_text(owner: Any, names: Iterable[str]) -> Rows:
+    """`Rows` for all calls that write one text. They know what those of the calls without one know of addresses."""
+    names = tuple(names)
+    return Rows(names, keep=True, others=_kept(changes.memo(), owner, names, Rows))
+
+
+def _kept(kept, whose, names, make):
+    """The Rows with these names that are kept for someone, made if there are none or others."""
     found = kept.get(whose)
     if found is None or found.names != tuple(names):
-        found = kept[whose] = Rows(names, keep=is_text)
+        found = kept[whose] = make(names)
     return found
 
 
@@ -113,7 +125,7 @@ def generating(peft_model: Any, adapter_names: Iterable[str] | None, options: di
         """The text has each row of the batch so many `times`: for beams, and for several results."""
         batch, length = text.ids.shape
         own = None if names is None else np.repeat(checked_rows(peft_model, names, batch), times).tolist()
-        rows = None if own is None else Rows(own, keep=True)
+        rows = None if own is None else rows_of_text(peft_model.base_model.owner, own)
         counts = counts_of(text.ids, invoking, None, offsets)
         starts = {tokens: np.where(found, length - found, -1).repeat(times) for tokens, found in counts.items()}
         return TextCalls(peft_model, text, rows, starts)

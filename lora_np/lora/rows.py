@@ -57,14 +57,15 @@ class Rows:
     places      {name: the numbers of its rows}
     keep        hold on to stacks, which are as large as the adapters, as long as this object lives. Each token of a
                 text, after what is read at once, then costs one pass over them
+    others      Rows with the same names, which outlive this text: what is known of addresses they know
     addressed   has every layer so far read all matrices where they lie? Then a step on a GPU can be recorded
 
     What was found out about a layer serves until something changes: see `changes.py`. (A write to an array by hand,
     `p.data[...] = `, is not seen, as nowhere here.) Nothing is kept where gradients are recorded.
     """
 
-    def __init__(self, names: Iterable[str], keep: bool = False) -> None:
-        self.names, self.keep, self.addressed = tuple(names), keep, True
+    def __init__(self, names: Iterable[str], keep: bool = False, others: "Rows | None" = None) -> None:
+        self.names, self.keep, self.others, self.addressed = tuple(names), keep, others, True
         self.places: dict[str, list[int]] = {}
         for i, name in enumerate(self.names):
             self.places.setdefault(name, []).append(i)
@@ -101,11 +102,15 @@ class Rows:
         """
         if is_grad_enabled():
             return None
+        way = self._way_by_address(layers, data(x))
+        return None if way is None else way(layers, x)
+
+    def _way_by_address(self, layers, x):
+        """The `Way` of `beside`, or None."""
         known, key = self._known_now(), (*map(id, layers), x.dtype)
         if key not in known:
-            known[key] = self._by_address(layers, data(x))
-        way = known[key]
-        return None if way is None else way(layers, x)
+            known[key] = (self.others._way_by_address if self.others else self._by_address)(layers, x)
+        return known[key]
 
     def _adapters(self, layer):
         """{name: Adapter} of those that some row has and the layer too."""
@@ -125,7 +130,7 @@ class Rows:
         return known
 
     def _by_address(self, layers, x):
-        """The `Way` of `beside`."""
+        """It, made now."""
         tables = [self._adapters(layer) for layer in layers]
         adapters = [adapter for table in tables for adapter in table.values()]
         if len(self.places) == 1 or not adapters or not all(map(_stacks, adapters)) or not float32_or_16_bits([x]):
@@ -194,14 +199,12 @@ def _row_by_row(updates, dtype, weights, layer, x):
 
 def _at_once(ready, weights, layers, x):
     """The same on a GPU: all rows at once, and nothing has to be moved for it."""
-    array, found = data(x), []
-    h = implementation("lora_rows_in", (array,))(array, ready)
+    array, bases = data(x), [_operands(layer.base_layer, data(x)) for layer in layers]
+    if all(base is not None for base in bases):
+        ys = implementation("lora_rows_and_bases", (array,))(array, bases, ready)
+        return [record(y, weights, None) for y in ys]
+    found, h = [], implementation("lora_rows_in", (array,))(array, ready)
     for i, layer in enumerate(layers):
-        operands = _operands(layer.base_layer, array)
-        if operands is not None:
-            y = implementation("lora_rows_and_base", (array,))(array, *operands, h, ready, i)
-            found.append(record(y, weights, None))
-            continue
         base = layer.forward_with([], x)
         y = base.data.astype(array.dtype, copy=False)
         implementation("lora_rows_out", (y,))(y, h, ready, i)

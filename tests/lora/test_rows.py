@@ -385,6 +385,18 @@ class TestCalls:
     def text(self, model):
         return model.generate(some_ids(model.config, len(NAMES), 4), adapter_names=NAMES, max_new_tokens=4)
 
+    def test_as_on_a_gpu_one_text_knows_what_another_found_out(self, monkeypatch):
+        model, made = many("llama", "alike"), rows_as_on_a_gpu(monkeypatch)
+        first = self.text(model)
+        layers = len(made)
+        assert layers
+        np.testing.assert_array_equal(self.text(model), first)
+        self.logits(model)
+        assert len(made) == layers
+        model.set_scale("b", 2)
+        self.text(model)
+        assert len(made) == 2 * layers
+
     def test_as_on_a_gpu_layers_that_read_one_input_are_computed_together(self, monkeypatch):
         model, made = many("llama", "other layers"), rows_as_on_a_gpu(monkeypatch)
         self.logits(model)

@@ -129,4 +129,8 @@ def can_be_recorded(model: CausalLM, cache: KVCache | None, steps: int) -> bool:
         return False
     if not all(on_gpu(keys) for keys, _ in cache.layers.values()):
         return False
-    return all(getattr(part, name, None) is None for part in model.modules() for name in ("window", "softcap"))
+    known = changes.memo()
+    if model not in known:  # a walk over all modules of a hundred adapters takes longer than to write some tokens
+        parts = list(model.modules())
+        known[model] = all(getattr(part, name, None) is None for part in parts for name in ("window", "softcap"))
+    return bool(known[model])
