@@ -70,8 +70,8 @@ class Rows:
         for i, name in enumerate(self.names):
             self.places.setdefault(name, []).append(i)
         self.rests: dict[frozenset[str], Rows] = {}  # {names: the Rows of all others}, where layers compute those apart
-        # is all as it was, for evaluation or not, and what was found out then
-        self._known: tuple[Callable[[], bool], bool, dict[Any, Way]] = (lambda: False, False, {})
+        # is all as it was, and what was found out then: with modules as they are, and as for evaluation
+        self._known: tuple[Callable[[], bool], tuple[dict[Any, Way], ...]] = (lambda: False, ())
 
     def forward(self, layer: Any, x: Input) -> Tensor:
         """An `AdaptedLayer`'s result where row i of the batch x goes through the adapter names[i]."""
@@ -123,11 +123,11 @@ class Rows:
 
     def _known_now(self):
         """{layers and the input's dtype: Way}, empty after a change."""
-        unchanged, mode, known = self._known
-        if not unchanged() or mode != is_evaluating():
-            known = {}
-            self._known = changes.watch(), is_evaluating(), known
-        return known
+        unchanged, known = self._known
+        if not unchanged():
+            known = {}, {}
+            self._known = changes.watch(), known
+        return known[is_evaluating()]
 
     def _by_address(self, layers, x):
         """It, made now."""
