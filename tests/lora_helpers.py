@@ -9,7 +9,6 @@ import pytest
 from hypothesis import HealthCheck, settings
 
 from lora_np import GPT2Config, GPT2LMHeadModel, LoraConfig, PeftModel, get_peft_model, nn
-from lora_np.autograd import fused
 from lora_np.lora import rows
 from lora_np.lora.layer import AdaptedLayer
 from lora_np.models import LlamaConfig, LlamaForCausalLM
@@ -355,23 +354,13 @@ def rows_as_on_a_gpu(monkeypatch):
             if update is not None:
                 y_b += h_b @ update[1].T
 
-    def rows_and_bases(x, bases, layers):
-        ys = [fused.linear_forward(x, *base)[0] for base in bases]
-        for i, y in enumerate(ys):
-            rows_out(y, rows_in(x, layers), layers, i)
-        return ys
-
-    kernels = {
-        "lora_rows_ready": ready,
-        "lora_rows_in": rows_in,
-        "lora_rows_out": rows_out,
-        "lora_rows_and_bases": rows_and_bases,
-    }
+    def implementation(name, arrays):
+        return {"lora_rows_ready": ready, "lora_rows_in": rows_in, "lora_rows_out": rows_out}[name]
 
     for name, value in (
         ("on_gpu", lambda x: True),
         ("float32_or_16_bits", lambda x: True),
-        ("implementation", lambda name, arrays: kernels[name]),
+        ("implementation", implementation),
     ):
         monkeypatch.setattr(rows, name, value)
     beside = sys.modules["lora_np.nn.beside"]

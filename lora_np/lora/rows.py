@@ -17,12 +17,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from .. import nn
 from ..autograd import Tensor, changes, is_grad_enabled
 from ..autograd import functional as F
 from ..autograd.devices import on_gpu
 from ..autograd.dispatch import float32_or_16_bits, implementation
-from ..autograd.lazy import Lazy
 from ..autograd.shape_ops import concatenate, stack_padded
 from ..autograd.tensor import data, record
 from ..autograd.threads import run_in_threads, shard_count
@@ -199,26 +197,14 @@ def _row_by_row(updates, dtype, weights, layer, x):
 
 def _at_once(ready, weights, layers, x):
     """The same on a GPU: all rows at once, and nothing has to be moved for it."""
-    array, bases = data(x), [_operands(layer.base_layer, data(x)) for layer in layers]
-    if all(base is not None for base in bases):
-        ys = implementation("lora_rows_and_bases", (array,))(array, bases, ready)
-        return [record(y, weights, None) for y in ys]
-    found, h = [], implementation("lora_rows_in", (array,))(array, ready)
+    array, found = data(x), []
+    h = implementation("lora_rows_in", (array,))(array, ready)
     for i, layer in enumerate(layers):
         base = layer.forward_with([], x)
         y = base.data.astype(array.dtype, copy=False)
         implementation("lora_rows_out", (y,))(y, h, ready, i)
         found.append(record(y, weights, None).astype(base.dtype))
     return found
-
-
-def _operands(base, x):
-    """(weight, bias, fan_in_fan_out) of a base layer that only multiplies x by a weight of its dtype; else None."""
-    if type(base) not in (nn.Linear, nn.Conv1D, nn.Linear4bit) or "forward" in vars(base):
-        return None
-    arrays = base.operand if type(base) is nn.Linear4bit else data(base.weight), data(base.bias)
-    alike = all(a is None or isinstance(a, Lazy) or a.dtype == x.dtype for a in arrays)
-    return (*arrays, base.fan_in_fan_out) if alike and float32_or_16_bits((x, *arrays)) else None
 
 
 def grouped(adapters: list[Any], places: list[list[int]], batch: int, dtype: Any) -> list[Group]:

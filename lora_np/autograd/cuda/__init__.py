@@ -23,7 +23,7 @@ from .nf4 import nf4_values
 from .norm import layer_norm_backward, layer_norm_forward, rms_norm_backward, rms_norm_forward
 from .optim import adamw, add_shares, clip
 from .rotary import rotary_backward, rotary_forward
-from .rows import lora_rows_and_bases, lora_rows_in, lora_rows_out, lora_rows_ready
+from .rows import lora_rows_in, lora_rows_out, lora_rows_ready
 from .texts import text_attention_backward, text_attention_forward
 
 __all__ = [
@@ -49,7 +49,6 @@ __all__ = [
     "linear_forward",
     "lora_linear_backward",
     "lora_linear_forward",
-    "lora_rows_and_bases",
     "lora_rows_in",
     "lora_rows_out",
     "lora_rows_ready",

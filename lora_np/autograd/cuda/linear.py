@@ -15,7 +15,7 @@ from .narrow import narrowed
 def linear_forward(x, weight, bias, fan_in_fan_out=False, needs=(True, True, True)):
     """y = x Wᵀ + b."""
     kinds = weight.dtype, None if bias is None else bias.dtype
-    w = in_out(weight, fan_in_fan_out, x)
+    w = _in_out(weight, fan_in_fan_out, x)
     rows = x.reshape(-1, w.shape[0])
     y = _product(rows, w, bias)
     cache = (rows if needs[1] else None, weight if needs[0] else None, x.shape, fan_in_fan_out, needs, kinds)
@@ -26,7 +26,7 @@ def linear_backward(dy, cache):
     """dx, dweight, dbias."""
     x, weight, shape, fan_in_fan_out, needs, kinds = cache
     dy = dy.reshape(-1, dy.shape[-1])
-    dx = gemm(dy, in_out(weight, fan_in_fan_out, dy).T).reshape(shape) if needs[0] else None
+    dx = gemm(dy, _in_out(weight, fan_in_fan_out, dy).T).reshape(shape) if needs[0] else None
     dw = _weight_gradient(x, dy, fan_in_fan_out, kinds[0]) if needs[1] else None
     return dx, dw, _summed(dy, kinds[1]) if needs[2] else None
 
@@ -36,7 +36,7 @@ def lora_linear_forward(
 ):
     """y = x Wᵀ + b + s (m∘x) Aᵀ Bᵀ."""
     kinds = [None if p is None else p.dtype for p in (weight, bias, lora_A, lora_B)]
-    w = in_out(weight, fan_in_fan_out, x)
+    w = _in_out(weight, fan_in_fan_out, x)
     lora_A, lora_B = narrowed(lora_A, x.dtype), narrowed(lora_B, x.dtype)
     rows = x.reshape(-1, w.shape[0])
     mask = None if mask is None else mask.reshape(rows.shape)
@@ -59,7 +59,7 @@ def lora_linear_backward(dy, cache):
     if needs[0]:
         dx = gemm(g, lora_A)  # first, so that the large product adds to it: see `branch_and_base`
         dx = dx if mask is None else dx * mask
-        dx = gemm(dy, in_out(weight, fan_in_fan_out, dy).T, out=dx, beta=1.0).reshape(shape)
+        dx = gemm(dy, _in_out(weight, fan_in_fan_out, dy).T, out=dx, beta=1.0).reshape(shape)
     if needs[3]:
         dA = gemm(g.T, dropped, dtype=kinds[2])
     dw = _weight_gradient(rows, dy, fan_in_fan_out, kinds[0]) if needs[1] else None
@@ -67,7 +67,7 @@ def lora_linear_backward(dy, cache):
     return dx, dw, _summed(dy, kinds[1]) if needs[2] else None, dA, dB
 
 
-def in_out(weight, fan_in_fan_out, x):
+def _in_out(weight, fan_in_fan_out, x):
     """The weight as (in, out), in the dtype of x; it may be a `Lazy` one, which is made here."""
     weight = made(weight, x.dtype)
     return weight if fan_in_fan_out else weight.T
@@ -82,11 +82,7 @@ def branch_and_base(x, w, bias, branch):
     if branch is None:
         return _product(x, w, bias)
     h, B, scaling = branch
-    return base_onto(gemm(h, B, alpha=scaling), x, w, bias)
-
-
-def base_onto(y, x, w, bias):
-    """y += x w + b in place, for y (N, out) and w (in, out)."""
+    y = gemm(h, B, alpha=scaling)
     return gemm(x, w, out=y, beta=1.0) if bias is None else gemm_with_bias(x, w, bias, out=y, beta=1.0)
 
 

@@ -12,11 +12,10 @@ import cupy
 import numpy as np
 
 from .launch import BLOCK, by_grid
-from .linear import base_onto, in_out
 from .record import upload
 
-RANKS, EACH, TILE, COLUMNS = 8, 4, 8, 2  # as in weights.cu
-CACHED = 24 << 20  # bytes of x and of one y that may be in work at a time: a large GPU's cache holds twice as much
+RANKS, EACH, COLUMNS = 8, 4, 4  # as in weights.cu
+ROUNDS, TOKENS = 4, 16  # how often a warp takes EACH tokens, and how many tokens a thread: found by trying on an H200
 WARPS = BLOCK // 32
 
 
@@ -24,9 +23,8 @@ class Updates(NamedTuple):
     """Where the matrices lie of the adapters that the rows have in some layers, which read the same x.
 
     matrices   these arrays: as long as they are held, their memory is nobody else's
-    table      on the GPU, for each row and each layer that has an adapter for it, what weights.cu says, row by row
+    table      on the GPU, for each row and each layer that has an adapter for it, what weights.cu says
     own        [the entries of one layer, for each]
-    ends       [how many entries rows 0 to b have in all, for each b], and such a list for each layer
     width      the largest rank, rounded up to a multiple of RANKS
     aligned    do all matrices begin at multiples of 16 bytes?
     """
@@ -34,15 +32,13 @@ class Updates(NamedTuple):
     matrices: list
     table: cupy.ndarray
     own: list
-    ends: tuple
     width: int
     aligned: bool
 
 
 def lora_rows_ready(layers):
     """The `Updates` of these layers: for each of them a list, for each row (A, B, s), A and B in float32, or None."""
-    rows = len(layers[0])
-    entries = [(i, b, update[b]) for b in range(rows) for i, update in enumerate(layers) if update[b]]
+    entries = [(i, b, update[b]) for b in range(len(layers[0])) for i, update in enumerate(layers) if update[b]]
     matrices = [m if m.flags.c_contiguous else cupy.ascontiguousarray(m) for *_, (A, B, _) in entries for m in (A, B)]
     table = np.empty((len(entries), 6), np.int64)
     table[:, :2] = np.array([m.data.ptr for m in matrices], np.int64).reshape(-1, 2)
@@ -55,69 +51,25 @@ def lora_rows_ready(layers):
     own = [by_layer[start:end] for start, end in zip([0, *ends[:-1].tolist()], ends.tolist(), strict=True)]
     width = -(-max(map(len, matrices[::2]), default=0) // RANKS) * RANKS
     aligned = bool((table[:, :2] % 16 == 0).all())
-    there = np.array([[bool(update[b]) for b in range(rows)] for update in layers]).cumsum(axis=1)
-    counts = there.sum(axis=0).tolist(), there.tolist()
-    return Updates(matrices, by_layer if len(layers) == 1 else upload(table), own, counts, width, aligned)
+    return Updates(matrices, by_layer if len(layers) == 1 else upload(table), own, width, aligned)
 
 
 def lora_rows_in(x, updates):
     """h = s x Aᵀ of all entries (entries, tokens of a row, width) in float32, for x (B, ..., in) in any dtype."""
-    x = cupy.ascontiguousarray(x)
-    h = _room(x, updates)
-    _into_ranks(x, h, updates.table, updates)
+    fan_in, entries = x.shape[-1], len(updates.table)
+    x, tokens = cupy.ascontiguousarray(x), x[0].size // fan_in
+    packed, groups = updates.aligned and fan_in % 4 == 0 and x.data.ptr % 16 == 0, max(1, -(-tokens // EACH))
+    slices = max(1, WARPS >> (groups - 1).bit_length())  # of few tokens, the warps of a block share each sum
+    rounds = 1 if slices > 1 else min(ROUNDS, -(-groups // WARPS))
+    h = cupy.empty((entries, tokens, updates.width), np.float32)
+    grid = -(-groups * slices // (WARPS * rounds)), entries, updates.width // RANKS
+    by_grid("lora_rows_in", grid, x, h, updates.table, tokens, fan_in, updates.width, slices, rounds, packed)
     return h
 
 
 def lora_rows_out(y, h, updates, layer=0):
     """y += h Bᵀ in place, for the y (B, ..., out) of one of the layers, without gaps; rounded once."""
-    _out_of_ranks(y, h, updates.own[layer], updates, adds=True)
-
-
-def lora_rows_and_bases(x, bases, updates):
-    """[x Wᵀ + b + h Bᵀ for each of the layers], for x (B, ..., in) and (W, b, is W stored as (in, out)?) of each.
-
-    The updates come first, and the large product adds itself to them: see `linear.branch_and_base`. (In 16 bits they
-    are rounded by themselves once more.) A few rows of the batch at a time: so what is read of x, and written of an
-    update, is still in the cache when the product asks for it.
-    """
-    x = cupy.ascontiguousarray(x)
-    h, weights = _room(x, updates), [in_out(weight, turned, x) for weight, _, turned in bases]
-    counts, of_layers = updates.ends
-    ys = [
-        (cupy.empty if ends[-1] == len(x) else cupy.zeros)((*x.shape[:-1], w.shape[1]), x.dtype)
-        for w, ends in zip(weights, of_layers, strict=True)
-    ]
-    step = max(1, CACHED * len(x) // max(1, x.nbytes + max(y.nbytes for y in ys)))
-    for start in range(0, len(x), step):
-        rows = slice(start, start + step)
-        _into_ranks(x, h, _entries(updates.table, counts, rows), updates)
-        for y, w, (_, bias, _), own, ends in zip(ys, weights, bases, updates.own, of_layers, strict=True):
-            _out_of_ranks(y, h, _entries(own, ends, rows), updates, adds=False)
-            base_onto(y[rows].reshape(-1, w.shape[1]), x[rows].reshape(-1, w.shape[0]), w, bias)
-    return ys
-
-
-def _entries(table, ends, rows):
-    """The part of a table whose entries these rows of the batch have."""
-    return table[ends[rows.start - 1] if rows.start else 0 : ends[min(rows.stop, len(ends)) - 1]]
-
-
-def _room(x, updates):
-    return cupy.empty((len(updates.table), x[0].size // x.shape[-1], updates.width), np.float32)
-
-
-def _into_ranks(x, h, table, updates):
-    """Write h of these entries, for x without gaps."""
-    fan_in, (_, tokens, width) = x.shape[-1], h.shape
-    packed, groups = updates.aligned and fan_in % 4 == 0 and x.data.ptr % 16 == 0, max(1, -(-tokens // EACH))
-    slices = max(1, WARPS >> (groups - 1).bit_length())  # of few tokens, the warps of a block share each sum
-    grid = -(-groups * slices // WARPS), len(table), width // RANKS
-    by_grid("lora_rows_in", grid, x, h, table, tokens, fan_in, width, slices, packed)
-
-
-def _out_of_ranks(y, h, table, updates, adds):
-    """y += h Bᵀ for these entries; without `adds` what y held does not count."""
-    fan_out, (_, tokens, width) = y.shape[-1], h.shape
+    fan_out, (_, tokens, width), own = y.shape[-1], h.shape, updates.own[layer]
     packed = updates.aligned and fan_out % COLUMNS == 0 and y.data.ptr % 16 == 0
-    threads = -(-tokens // TILE) * (fan_out // COLUMNS if packed else fan_out)
-    by_grid("lora_rows_out", (-(-threads // BLOCK), len(table)), y, h, table, tokens, fan_out, width, packed, adds)
+    threads = -(-tokens // TOKENS) * (fan_out // COLUMNS if packed else fan_out)
+    by_grid("lora_rows_out", (-(-threads // BLOCK), len(own)), y, h, own, tokens, fan_out, width, TOKENS, packed)

@@ -7,9 +7,10 @@ namespace {
 // table[i] = {address of A (r, in), of B (out, r), r, b, the bits of s_b as a double, its place in h}. Blocks begin at
 // the end of it: the cache still has what was written last. packed: may several numbers be read at once?
 constexpr int RANKS = 8;  // that a thread takes at a time
-constexpr int EACH = 4;   // tokens that a warp multiplies by A at a time; EACH · RANKS is a warp
-constexpr int TILE = 8;   // tokens that a thread multiplies by COLUMNS columns of Bᵀ
-constexpr int COLUMNS = 2;
+constexpr int EACH = 4;   // tokens that a warp multiplies by A at a time
+constexpr int SUMS = EACH * RANKS / 32;  // of them, for each lane
+constexpr int TILE = 4;   // tokens that a thread multiplies by COLUMNS columns of Bᵀ at a time
+constexpr int COLUMNS = 4;
 
 // N numbers of a matrix in float32.
 template <int N>
@@ -35,12 +36,12 @@ __device__ __forceinline__ float sum_for_lane(float (&v)[32], int lane) {
     return v[0];
 }
 
-// x Aᵀ of EACH tokens, rank k of token t in lane t · RANKS + k: summed over i = start, start + step, ... and the lanes.
-// What is beyond `tokens` or `ranks` repeats the last.
+// x Aᵀ of EACH tokens: number i of a lane is rank k of token t, with 32 i + lane = t · RANKS + k. Summed over
+// start, start + step, ... and the lanes. What is beyond `tokens` or `ranks` repeats the last.
 template <int N>
-__device__ __forceinline__ float into_ranks(const real* x, const float* A, int tokens, int ranks, int fan_in, int start,
-                                            int step) {
-    float sums[EACH * RANKS] = {};
+__device__ __forceinline__ void into_ranks(float (&own)[SUMS], const real* x, const float* A, int tokens, int ranks,
+                                           int fan_in, int start, int step) {
+    float sums[SUMS][32] = {};
 #pragma unroll 1
     for (int i = start * N; i < fan_in; i += step * N) {
         Floats<N> token[EACH];
@@ -52,48 +53,54 @@ __device__ __forceinline__ float into_ranks(const real* x, const float* A, int t
 #pragma unroll
             for (int t = 0; t < EACH; ++t)
 #pragma unroll
-                for (int n = 0; n < N; ++n) sums[t * RANKS + k] += token[t].v[n] * a.v[n];
+                for (int n = 0; n < N; ++n) sums[t * RANKS / 32][(t * RANKS + k) % 32] += token[t].v[n] * a.v[n];
         }
     }
-    return sum_for_lane(sums, threadIdx.x % 32);
+#pragma unroll
+    for (int i = 0; i < SUMS; ++i) own[i] = sum_for_lane(sums[i], threadIdx.x % 32);
 }
 
-// y += h Bᵀ, or without `adds` y = h Bᵀ, for up to TILE tokens and N columns, whose rows of B begin at B.
+// y += h Bᵀ for N columns, whose rows of B begin at B: TILE tokens at a time. Up to RANKS
+// numbers of a row of B stay in registers from one tile to the next.
 template <int N>
 __device__ __forceinline__ void add_ranks(real* y, const float* h, const float* B, int r, int width, int tokens,
-                                          int fan_out, bool adds) {
-    Floats<N> sums[TILE] = {};
-#pragma unroll
-    for (int t = 0; t < TILE; ++t)
-        if (adds && t < tokens) sums[t] = get<N>(y + t * fan_out, 0);
+                                          int fan_out) {
+    Numbers<4> b[N][RANKS / 4];
 #pragma unroll 1
-    for (int from = 0; from < r; from += RANKS) {
-        Numbers<4> b[N][RANKS / 4];
+    for (int first = 0; first < tokens; first += TILE, y += TILE * fan_out, h += TILE * width) {
+        Floats<N> sums[TILE];
 #pragma unroll
-        for (int i = 0; i < N * RANKS; ++i) {
-            int n = i / RANKS, k = i % RANKS;
-            if (N > 1 && r % RANKS == 0) {
-                if (k % 4 == 0) b[n][k / 4] = numbers<4>(B + (n * r + from + k));
-            } else {
-                b[n][k / 4].v[k % 4] = from + k < r ? B[n * r + from + k] : 0;
+        for (int t = 0; t < TILE; ++t)
+            if (first + t < tokens) sums[t] = get<N>(y + t * fan_out, 0);
+#pragma unroll 1
+        for (int from = 0; from < r; from += RANKS) {
+#pragma unroll
+            for (int i = 0; i < N * RANKS; ++i) {
+                int n = i / RANKS, k = i % RANKS;
+                if (first && r <= RANKS) continue;
+                if (N > 1 && r % RANKS == 0) {
+                    if (k % 4 == 0) b[n][k / 4] = numbers<4>(B + (n * r + from + k));
+                } else {
+                    b[n][k / 4].v[k % 4] = from + k < r ? B[n * r + from + k] : 0;
+                }
+            }
+#pragma unroll
+            for (int t = 0; t < TILE; ++t) {
+                if (first + t >= tokens) break;
+#pragma unroll
+                for (int k = 0; k < RANKS; k += 4) {
+                    Numbers<4> own = numbers<4>(h + (t * width + from + k));
+#pragma unroll
+                    for (int n = 0; n < N; ++n)
+#pragma unroll
+                        for (int j = 0; j < 4; ++j) sums[t].v[n] += own.v[j] * b[n][k / 4].v[j];
+                }
             }
         }
 #pragma unroll
-        for (int t = 0; t < TILE; ++t) {
-            if (t >= tokens) break;
-#pragma unroll
-            for (int k = 0; k < RANKS; k += 4) {
-                Numbers<4> own = numbers<4>(h + (t * width + from + k));
-#pragma unroll
-                for (int n = 0; n < N; ++n)
-#pragma unroll
-                    for (int j = 0; j < 4; ++j) sums[t].v[n] += own.v[j] * b[n][k / 4].v[j];
-            }
-        }
+        for (int t = 0; t < TILE; ++t)
+            if (first + t < tokens) put<N>(y + t * fan_out, 0, sums[t]);
     }
-#pragma unroll
-    for (int t = 0; t < TILE; ++t)
-        if (t < tokens) put<N>(y + t * fan_out, 0, sums[t]);
 }
 
 }  // namespace
@@ -147,51 +154,57 @@ __global__ void narrow_all(real* flat, const long long* table) {
     for (long long i = first_index(); i < entry[2]; i += stride()) flat[entry[1] + i] = NARROW(from[i]);
 }
 
-// h = s x Aᵀ. `slices` warps, a power of two, share the sum for EACH tokens among them.
+// h = s x Aᵀ. `slices` warps, a power of two, share the sum for EACH tokens among them. Each does so `rounds` times, for
+// others; more than once only where it shares nothing.
 __global__ void __launch_bounds__(256, 2)
     lora_rows_in(const real* __restrict__ x, float* __restrict__ h, const long long* table, int T, int fan_in,
-                 int width, int slices, int packed) {
-    __shared__ float parts[8][32];
+                 int width, int slices, int rounds, int packed) {
+    __shared__ float parts[8][SUMS][32];
     int entry = gridDim.y - 1 - blockIdx.y, from = blockIdx.z * RANKS;
     const long long* own = table + 6 * entry;
     int ranks = min(RANKS, (int)own[2] - from);
     if (ranks <= 0) return;
     const float* A = (const float*)own[0] + (long long)from * fan_in;
-    int lane = threadIdx.x % 32, warp = threadIdx.x / 32, slice = warp % slices;
-    int t = ((int)(gridDim.x - 1 - blockIdx.x) * (8 / slices) + warp / slices) * EACH, tokens = min(EACH, T - t);
-    float sum = 0;
-    if (tokens > 0) {
-        x += (own[3] * T + t) * fan_in;
-        int start = slice * 32 + lane, step = slices * 32;
-        sum = packed ? into_ranks<4>(x, A, tokens, ranks, fan_in, start, step)
-                     : into_ranks<1>(x, A, tokens, ranks, fan_in, start, step);
+    int lane = threadIdx.x % 32, warp = threadIdx.x / 32, slice = warp % slices, together = 8 / slices;
+    int start = slice * 32 + lane, step = slices * 32;
+    int group = (int)(gridDim.x - 1 - blockIdx.x) * together * rounds + warp / slices;
+    for (int round = 0; round < rounds; ++round, group += together) {
+        int t = group * EACH, tokens = min(EACH, T - t);
+        const real* first = x + (own[3] * T + t) * fan_in;
+        float sums[SUMS] = {};
+        if (tokens > 0 && packed) into_ranks<4>(sums, first, A, tokens, ranks, fan_in, start, step);
+        if (tokens > 0 && !packed) into_ranks<1>(sums, first, A, tokens, ranks, fan_in, start, step);
+#pragma unroll
+        for (int s = 0; s < SUMS; ++s) parts[warp][s][lane] = sums[s];
+        if (slices > 1) __syncthreads();
+        for (int s = 0; slice == 0 && s < SUMS; ++s) {
+            int place = s * 32 + lane;
+            float sum = 0;
+            for (int i = 0; i < slices; ++i) sum += parts[warp + i][s][lane];
+            if (place / RANKS < tokens)
+                h[(own[5] * T + t + place / RANKS) * width + from + place % RANKS] =
+                    (float)__longlong_as_double(own[4]) * sum;
+        }
     }
-    if (slices > 1) {
-        parts[warp][lane] = sum;
-        __syncthreads();
-        for (int i = 1; slice == 0 && i < slices; ++i) sum += parts[warp + i][lane];
-    }
-    if (slice == 0 && lane / RANKS < tokens)
-        h[(own[5] * T + t + lane / RANKS) * width + from + lane % RANKS] = (float)__longlong_as_double(own[4]) * sum;
 }
 
-// y += h Bᵀ, or without `adds` y = h Bᵀ.
-__global__ void __launch_bounds__(256, 4)
+// y += h Bᵀ; a thread has COLUMNS columns, or one, of `each` tokens.
+__global__ void __launch_bounds__(256, 2)
     lora_rows_out(real* __restrict__ y, const float* __restrict__ h, const long long* table, int T, int fan_out,
-                  int width, int packed, int adds) {
+                  int width, int each, int packed) {
     int entry = gridDim.y - 1 - blockIdx.y, across = fan_out / (packed ? COLUMNS : 1);
-    int i = (int)((gridDim.x - 1 - blockIdx.x) * blockDim.x) + threadIdx.x, t = i / across * TILE;
+    int i = (int)((gridDim.x - 1 - blockIdx.x) * blockDim.x) + threadIdx.x, t = i / across * each;
     if (t >= T) return;
     const long long* own = table + 6 * entry;
     const float* B = (const float*)own[1];
-    int r = (int)own[2], column = i % across * (packed ? COLUMNS : 1), tokens = min(TILE, T - t);
+    int r = (int)own[2], column = i % across * (packed ? COLUMNS : 1), tokens = min(each, T - t);
     y += (own[3] * T + t) * fan_out + column;
     h += (own[5] * T + t) * width;
     B += (long long)column * r;
     if (packed)
-        add_ranks<COLUMNS>(y, h, B, r, width, tokens, fan_out, adds);
+        add_ranks<COLUMNS>(y, h, B, r, width, tokens, fan_out);
     else
-        add_ranks<1>(y, h, B, r, width, tokens, fan_out, adds);
+        add_ranks<1>(y, h, B, r, width, tokens, fan_out);
 }
 
 // out[i] = values[code i] * the largest number of its block. Two codes to a byte, the first in the high four bits; each

@@ -55,43 +55,6 @@ def test_rows_in_and_out(tokens, kinds, turned, widths, dtype):
         np.testing.assert_allclose(there[1 + i].astype(np.float32).get(), expected, rtol=rtol, atol=1e-3)
 
 
-@pytest.mark.parametrize("tokens", [(1,), (3, 5)])
-@pytest.mark.parametrize("kinds", [[(8, 2.0), (3, 0.5), (16, 0.25)], [None, (8, 2.0), None, (1, 1.0)], [None, None]])
-@pytest.mark.parametrize("fan_in_fan_out", [False, True])
-@pytest.mark.parametrize("has_bias", [False, True])
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
-@pytest.mark.parametrize("cached", [1, 1 << 12, 1 << 20])  # row by row, some rows at a time, all at once
-def test_rows_and_their_base_layers_in_one(tokens, kinds, fan_in_fan_out, has_bias, dtype, cached, monkeypatch):
-    """Of two layers that read one x; the first has an adapter for every second row only."""
-    from lora_np.autograd import cuda
-    from lora_np.autograd.conversion import as_dtype
-
-    monkeypatch.setattr(cuda.rows, "CACHED", cached)
-    rng, kind, given, bases, expected = np.random.default_rng(0), as_dtype(dtype), [], [], []
-    there, x = rounded(rng, (len(kinds), *tokens, 24), kind)
-    for layer, width in enumerate((40, 12)):
-        weight = rounded(rng, (24, width) if fan_in_fan_out else (width, 24), kind)
-        bias = rounded(rng, width, kind)
-        given.append(some_updates(rng, [k if layer or i % 2 else None for i, k in enumerate(kinds)], 24, width))
-        bases.append((weight[0], bias[0] if has_bias else None, fan_in_fan_out))
-        plain, _ = fused.linear_forward(x, weight[1], bias[1] if has_bias else None, fan_in_fan_out)
-        expected.append(np.empty_like(plain))
-        fused.lora_rows_into(expected[-1], plain, x, given[-1])
-    ready = cuda.lora_rows_ready([[on_the_gpu(update, False) for update in updates] for updates in given])
-    for y, right in zip(cuda.lora_rows_and_bases(there, bases, ready), expected, strict=True):
-        assert y.dtype == kind
-        error = abs(y.astype(np.float32).get() - right).max() / abs(right).max()
-        assert error < {"float32": 1e-5, "float16": 2e-3, "bfloat16": 1.5e-2}[dtype]
-
-
-def rounded(rng, shape, kind):
-    """Random numbers in this dtype on the GPU, and the same in float64."""
-    import cupy
-
-    array = cupy.asarray(rng.standard_normal(shape), np.float32).astype(kind)
-    return array, array.astype(np.float32).get().astype(np.float64)
-
-
 def on_the_gpu(update, turned):
     import cupy
 
