@@ -8,7 +8,7 @@ data.py         reading and writing them
 statistics.py   intervals, best rates, values at a matched loss
 regret.py, intruders.py, starts.py, scaling.py, forgetting.py, fair_fight.py, four_bits.py   what the data sets say
 capacity.py     bits that an adapter remembers; larger.py: at higher ranks, and of facts
-second.py       a second scale, SmolLM2-135M, begun
+second.py       a second scale, SmolLM2-135M
 reward.py       learning from reward, by grpo.py, of the task in words.py
 page.py         the page of the book, from all of these
 

@@ -201,16 +201,24 @@ def of_kinds(data):
     return {kind: found[kind] for kind in KINDS if kind in found}
 
 
+def settled(data):
+    """The data set with the runs of those kinds alone whose searches are at their end, for all seeds."""
+    known = {key_of(run) for run in data["runs"]}
+    waiting = {kind_of(point) for point in plan(data["runs"]) if key_of(point) not in known}
+    return {**data, "runs": [run for run in data["runs"] if kind_of(run) not in waiting]}
+
+
 def best(data):
     """{kind: its runs at the rate that is best on validation text}."""
     return {kind: chosen(runs) for kind, runs in of_kinds(data).items()}
 
 
 def ratios(data):
-    """{label: interval of LoRA's best rate over full training's}, of three ranks and of batches."""
+    """{label: interval of LoRA's best rate over full training's}, of three ranks and of the batches that are there."""
     rates = {kind: best_rates(runs) for kind, runs in of_kinds(data).items()}
     pairs = {f"{kind}, batch of {ROWS}": (kind, "full") for kind in ("rank 4", "rank 15", "rank 64")}
     pairs |= {f"rank 15, batch of {rows}": (f"rank 15, {rows} rows", f"full, {rows} rows") for rows in (4, 32)}
+    pairs = {label: pair for label, pair in pairs.items() if rates.keys() >= set(pair)}
     return {label: interval([rates[a][s] / rates[b][s] for s in rates[b]]) for label, (a, b) in pairs.items()}
 
 
@@ -261,11 +269,6 @@ def forgotten(data):
     return found
 
 
-def is_whole(data):
-    """Are all runs of the plan made?"""
-    return {key_of(point) for point in plan(data["runs"])} == {key_of(run) for run in data["runs"]}
-
-
 def table(data):
     """{kind: {"rate", "edge", "prose", "part", "own"}}, of the kinds with the usual batch.
 
@@ -283,17 +286,17 @@ def table(data):
 
 
 def verdicts(data):
-    """Seven claims of the other sections, with the rules that they have there, and one more."""
+    """Claims of the other sections, with the rules that they have there, and one more, as far as kinds are settled."""
     regret = "[Schulman and Thinking Machines Lab, 2025](https://thinkingmachines.ai/blog/lora/)"
-    return [
-        _tenfold(data, regret),
-        _of_ranks(data, regret),
-        _of_places(data, regret),
-        _of_batches(data, regret),
-        _of_small_ones(data),
-        _of_forgetting(data),
-        *_of_relatives(data),
-    ]
+    data = settled(data)
+    there, found = set(of_kinds(data)), []
+    if there >= CORE.keys():
+        found += [_tenfold(data, regret), _of_ranks(data, regret), _of_places(data, regret)]
+    if there >= CORE.keys() | BATCHES.keys():
+        found.append(_of_batches(data, regret))
+    if there >= CORE.keys():
+        found += [_of_small_ones(data), _of_forgetting(data)]
+    return found + (_of_relatives(data) if there >= {"rank 15", *RELATIVES} else [])
 
 
 def _verdict(claim, who, numbers, rule, word, seen):
@@ -309,7 +312,7 @@ def _tenfold(data, who):
         numbers,
         "each ratio is between 5 and 20",
         decided(all(5 <= mean <= 20 for mean in means), all(not 5 <= mean <= 20 for mean in means)),
-        "",
+        "It lies above ten in each, at alpha = 32.",
     )
 
 
@@ -321,7 +324,7 @@ def _of_ranks(data, who):
         {"highest of the best rates of ranks 4, 15, 64 over the lowest": found},
         "that ratio's interval lies below 2",
         decided(below(found, 2), above(found, 2)),
-        "",
+        "The rates were tried a factor of 2 apart, and read between them.",
     )
 
 
@@ -333,7 +336,7 @@ def _of_places(data, who):
         {"attention behind MLP, part of the gain": attention, "MLP behind all layers, part of the gain": mlp},
         "attention's lag lies above 0, and the MLP's below 0.05 of the gain",
         decided(above(attention) and below(mlp, 0.05), below(attention) or above(mlp, 0.05)),
-        "",
+        "At equal size, each at its own best rate.",
     )
 
 
@@ -360,7 +363,7 @@ def _of_small_ones(data):
         {f"{kind}, part of full training's gain": pair for kind, pair in parts.items()},
         "rank 4, 0.9% of the parameters, has at least 0.95 of the gain, the whole interval",
         decided(above(parts["rank 4"], 0.95), below(parts["rank 4"], 0.95)),
-        "",
+        "Rank 64 has 14.5% of the parameters, rank 15 3.4%.",
     )
 
 
@@ -373,7 +376,8 @@ def _of_forgetting(data):
         {"full": full, **plain},
         "where half of full training's gain is learnt, each rank that gets there forgets less, the intervals apart",
         decided(all(_clear(full, p) for p in plain.values()), all(_clear(p, full) for p in plain.values())),
-        "",
+        "What is forgotten: how far the loss on the base's own answers rises. Each row is at half its best rate, the "
+        "lowest that all seeds tried. All ranks forget more.",
     )
 
 

@@ -80,8 +80,18 @@ def test_a_search_ends_where_the_best_rate_has_a_worse_one_on_either_side(best):
         ends = [run["validation"][-1] for run in runs]
         assert 0 < int(np.argmin(ends)) < len(ends) - 1
         assert abs(np.log2(runs[int(np.argmin(ends))]["rate"] / best)) <= 0.5
-    assert second.is_whole(data)
-    assert not second.is_whole({"runs": data["runs"][:-1]})
+    assert second.settled(data)["runs"] == data["runs"]
+
+
+def test_claims_are_decided_as_far_as_searches_are_at_their_end():
+    data = searched(losses(ends=GOOD))
+    every = [verdict.claim for verdict in verdicts(data)]
+    assert len(every) == 8
+    for missing, left in (("rank 15, 32 rows", every[:3] + every[4:]), ("HiRA", every[:6]), ("rank 4", every[6:])):
+        last = max(i for i, run in enumerate(data["runs"]) if kind_of(run) == missing)
+        some = {"runs": data["runs"][:last] + data["runs"][last + 1 :]}
+        assert missing not in second.of_kinds(second.settled(some))
+        assert [verdict.claim for verdict in verdicts(some)] == left
 
 
 def test_each_kind_has_runs_of_its_own():
