@@ -21,6 +21,12 @@ SETTINGS = {
     "QA-LoRA": {"use_qalora": True, "qalora_group_size": GROUP},
 }
 SMALL_PART, NOTHING = 0.05, 1e-4  # of the gain; nats per byte
+SEEN = (
+    "Rounding a model of this size costs an eighth of the gain.",
+    "No difference is seen.",
+    "To the last digit. The others lose a fifth of their gain or more when they are rounded again.",
+    "As trained it is behind; QLoRA loses more than that in merging. Its base is half as large again.",
+)
 
 
 def rounded(base, method):
@@ -29,9 +35,10 @@ def rounded(base, method):
     return quantize_model(base, **options[method]) if method in options else base
 
 
-def config(method):
+def config(method, fan_in_fan_out=True):
     """Rank 8, alpha 16, all linear layers."""
-    return LoraConfig(r=8, lora_alpha=16, target_modules="all-linear", fan_in_fan_out=True, **SETTINGS[method])
+    common = {"r": 8, "lora_alpha": 16, "target_modules": "all-linear", "fan_in_fan_out": fan_in_fan_out}
+    return LoraConfig(**common, **SETTINGS[method])
 
 
 def after(model, losses, method):
@@ -59,8 +66,8 @@ def merging(runs):
     return interval([run["merged"]["prose"] - final(run) for run in runs])
 
 
-def verdicts(data):
-    """Four claims."""
+def verdicts(data, where="", file="four_bits", seen=SEEN):
+    """Four claims. where: what they begin with; file: the data set; seen: a sentence for each."""
     best = trained(data)
     seeds = len(best[FLOAT])
     gain = data["base"]["prose"] - interval([final(run) for run in best[FLOAT]])[0]
@@ -71,27 +78,27 @@ def verdicts(data):
     merged = interval([ends["QA-LoRA"][seed] - ends["QLoRA"][seed] for seed in ends["QLoRA"]])
     return [
         Verdict(
-            "beside a base in 4 bits LoRA learns as well as beside one in floats",
+            f"{where}beside a base in 4 bits LoRA learns as well as beside one in floats",
             "[Dettmers et al., 2023](https://arxiv.org/abs/2305.14314)",
             {"QLoRA behind LoRA, part of the gain": cost},
             seeds,
             f"it lacks less than {SMALL_PART} of what LoRA gained",
             decided(below(cost, SMALL_PART), above(cost, SMALL_PART)),
-            "Rounding a model of this size costs an eighth of the gain.",
-            ("four_bits",),
+            seen[0],
+            (file,),
         ),
         Verdict(
-            "LoftQ's start makes it better than QLoRA",
+            f"{where}LoftQ's start makes it better than QLoRA",
             "[Li et al., 2023](https://arxiv.org/abs/2310.08659)",
             {"LoftQ minus QLoRA": loftq},
             seeds,
             "the difference in test loss lies below 0",
             decided(below(loftq), above(loftq)),
-            "No difference is seen.",
-            ("four_bits",),
+            seen[1],
+            (file,),
         ),
         Verdict(
-            "QA-LoRA merges into 4 bits without a loss, QLoRA does not",
+            f"{where}QA-LoRA merges into 4 bits without a loss, QLoRA does not",
             "[Xu et al., 2024](https://arxiv.org/abs/2309.14717)",
             {f"merging adds, {method}": pair for method, pair in added.items()},
             seeds,
@@ -100,17 +107,17 @@ def verdicts(data):
                 abs(added["QA-LoRA"][0]) < NOTHING and above(added["QLoRA"], NOTHING),
                 abs(added["QA-LoRA"][0]) >= NOTHING,
             ),
-            "To the last digit. The others lose a fifth of their gain or more when they are rounded again.",
-            ("four_bits",),
+            seen[2],
+            (file,),
         ),
         Verdict(
-            "merged into 4 bits, QA-LoRA is better than QLoRA",
+            f"{where}merged into 4 bits, QA-LoRA is better than QLoRA",
             "[Xu et al., 2024](https://arxiv.org/abs/2309.14717)",
             {"QA-LoRA minus QLoRA, both merged": merged},
             seeds,
             "the difference in test loss lies below 0",
             decided(below(merged), above(merged)),
-            "As trained it is behind; QLoRA loses more than that in merging. Its base is half as large again.",
-            ("four_bits",),
+            seen[3],
+            (file,),
         ),
     ]
