@@ -44,7 +44,7 @@ def hotswap_adapter(
     _check_places(before, old, new, folder)
     config, adapters = _with_left_out(tuner.model, config, old, new, folder)
     config.inference_mode = before.inference_mode
-    _swap(tuner, adapter_name, adapters, config)
+    _swap(model, tuner, adapter_name, adapters, config)
 
 
 def _check_alike(before, config, folder):
@@ -86,7 +86,7 @@ def _with_left_out(model, config, old, new, folder):
 
 
 @nn.all_or_nothing
-def _swap(tuner, name, adapters, config):
+def _swap(model, tuner, name, adapters, config):
     """Put these {layer: Adapter} in place of those called `name`, whose Parameters they take over with new numbers."""
     for target, layer in tuner.adapted.items():
         if name in layer.adapters:
@@ -95,6 +95,8 @@ def _swap(tuner, name, adapters, config):
             layer.set_adapters({**layer.adapters, name: new.train(old.training)})
     tuner._list_layers()
     tuner.peft_config = {**tuner.peft_config, name: config}
+    if "peft_config" in vars(model):  # there is no PeftModel: `inject_adapter_in_model`
+        model.peft_config = tuner.peft_config
 
 
 def _take_over(new, old):

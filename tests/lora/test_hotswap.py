@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from lora_helpers import gradients, logits_of, peft_model, refusal, relative, snapshot, some_ids, tiny_model
 
-from lora_np import BdLoraConfig, PeftModel, hotswap_adapter
+from lora_np import BdLoraConfig, LoraConfig, PeftModel, hotswap_adapter, inject_adapter_in_model
 
 
 @pytest.fixture
@@ -87,6 +87,14 @@ def test_all_that_the_new_one_is_comes_with_its_numbers(folder, before, after):
     np.testing.assert_array_equal(logits_of(model, ids), logits_of(expected, ids))
     assert [id(p) for p in model.parameters()] == parameters
     assert len(gradients(model)) == trained
+
+
+def test_a_model_without_a_peft_model(folder):
+    config = LoraConfig(r=4, target_modules=["c_attn"], init_lora_weights=False)
+    model, new = inject_adapter_in_model(config, tiny_model()), folder(r=2)
+    hotswap_adapter(model, new, "default")
+    assert model.peft_config["default"].r == 2
+    np.testing.assert_array_equal(logits_of(model), logits_of(PeftModel.from_pretrained(tiny_model(), new)))
 
 
 def test_mica_keeps_its_b_frozen(folder):
