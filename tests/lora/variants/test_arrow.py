@@ -114,6 +114,14 @@ def test_adapters_that_come_and_go(folders):
     assert relative(rows[1], logits_of(alone)[1]) < 1e-6
 
 
+def test_a_router_in_float16(folders):
+    model = create_arrow_model(tiny_llama(), folders[:3], ArrowConfig(top_k=3))
+    expected = logits_of(model)
+    model.to(dtype=np.float16)
+    assert logits_of(model).dtype == np.float16
+    assert relative(logits_of(model), expected) < 1e-2
+
+
 def test_it_comes_back_from_a_file_bit_for_bit(folders, tmp_path):
     model = create_arrow_model(tiny_llama(), folders[:2], ArrowConfig(top_k=1, router_temperature=2))
     model.save_pretrained(tmp_path / "all")
