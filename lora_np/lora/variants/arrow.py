@@ -58,7 +58,8 @@ class Arrow(OnWholeLayers):
             return pairs
         missing = [name for name in general if name not in self.neighbours]
         if missing or not general:
-            raise ValueError(f"arrow_config: use_gks needs general adapters; {', '.join(missing) or 'none'} is there")
+            lacks = f"{', '.join(missing)} is not there" if missing else "none is there"
+            raise ValueError(f"arrow_config: use_gks needs general adapters; {lacks}")
         others = [self.neighbours[name].matrices() for name in general]
         means = [sum(found[1:], found[0]) * (1 / len(found)) for found in zip(*others, strict=True)]
         if any(p.shape != mean.shape for pair in pairs for p, mean in zip(pair, means, strict=True)):
