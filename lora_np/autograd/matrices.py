@@ -10,9 +10,10 @@ from .tensor import needs_grad, record
 
 
 def inverse(a):
-    """Y = A⁻¹, A (..., n, n). From d(A⁻¹) = -A⁻¹ dA A⁻¹: dA = -Yᵀ dY Yᵀ. Saves Y."""
+    """Y = A⁻¹, A (..., n, n), found in float32 or better. From d(A⁻¹) = -A⁻¹ dA A⁻¹: dA = -Yᵀ dY Yᵀ. Saves Y."""
     x = operand(a)
-    y = array_module(x).linalg.inv(x)
+    y = array_module(x).linalg.inv(x.astype(np.result_type(x.dtype, np.float32), copy=False))
+    y = y.astype(x.dtype, copy=False)
     (need,) = needs_grad(a)
     kept = y.swapaxes(-1, -2) if need else None
     return record(y, (a,), lambda dy: (-(kept @ dy @ kept),))

@@ -77,7 +77,7 @@ def convert_to_lora(
     ΔW is what merging adds to each layer's weight: so DoRA and kinds that multiply W are converted too, which PEFT
     leaves out or takes for s·B A. modules_to_save come along. progressbar, compile_kwargs: PEFT's, of no effect.
     TypeError if the model has no such adapter beside linear layers; ValueError for a rank that a layer does not have,
-    and for an adapter that trains biases.
+    and for an adapter that trains biases, or changes them as (IA)³ does.
     """
     check_rank(rank)
     try:
@@ -114,7 +114,10 @@ def _delta(target, layer, adapter):
     weight, bias = arrays_of(base)
     exact = layer.oriented(weight).astype(np.float64)  # so that W + ΔW - W is ΔW
     original = exact if layer._original is None else layer.oriented(layer._original).astype(np.float64)
-    delta = adapter.merged(base, exact, bias)[0] - original
+    merged, new_bias = adapter.merged(base, exact, bias)
+    if bias is not None and (new_bias != bias).any():
+        raise ValueError(f"the adapter changes the bias of {target}, which LoRA's A and B cannot hold")
+    delta = merged - original
     return delta.astype(np.result_type(weight.dtype, np.float32))
 
 
@@ -132,7 +135,7 @@ def _as_lora(deltas: Mapping[str, Array], rank: float, like: Any = None) -> tupl
     config = LoraConfig(
         r=usual, lora_alpha=usual, target_modules=list(ranks), rank_pattern=others, alpha_pattern=dict(others)
     )
-    for name in ("base_model_name_or_path", "task_type", "fan_in_fan_out"):
+    for name in ("base_model_name_or_path", "task_type", "fan_in_fan_out", "layer_replication"):
         setattr(config, name, getattr(like, name, getattr(config, name)))
     arrays = {
         f"{PREFIX}{t}.lora_{letter}.weight": X for t, AB in made.items() for letter, X in zip("AB", AB, strict=True)

@@ -9,8 +9,8 @@ import numpy as np
 from .. import nn
 from ..autograd.float_types import in_16_bits
 from ..expect import A_MODEL, expect
-from .kinds import known
-from .layer import AdaptedLayer, LowRankAdapter
+from .kinds import known, peft_type_of
+from .layer import AdaptedLayer
 from .peft_config import PeftConfig
 from .peft_model import PeftModel
 from .state import set_peft_model_state_dict
@@ -83,12 +83,13 @@ def check_if_peft_model(model_name_or_path: StrPath) -> bool:
 
 @contextmanager
 def rescale_adapter_scale(model: nn.Module, multiplier: float) -> Iterator[None]:
-    """Inside this block every LoRA adapter's scaling is `multiplier` times what it was. For one thread."""
+    """Inside this block each LoRA or AdaLoRA adapter's scaling is `multiplier` times what it was. For one thread."""
     expect(model, nn.Module, "model", A_MODEL)
     if isinstance(multiplier, bool) or not isinstance(multiplier, (int, float)):
         raise TypeError(f"multiplier should be a number, got {multiplier!r}")
     layers = (module for module in model.modules() if isinstance(module, AdaptedLayer))
-    adapters = [a for layer in layers for a in layer.adapters.values() if isinstance(a, LowRankAdapter)]
+    held = [adapter for layer in layers for adapter in layer.adapters.values()]
+    adapters = [a for a in held if peft_type_of(a) in ("LORA", "ADALORA") and a.lora_alpha is not None]  # not tokens
     if not adapters:
         raise ValueError(f"this {type(model).__name__} has no LoRA adapters whose scale could be changed")
     before = [adapter.scaling for adapter in adapters]

@@ -246,6 +246,8 @@ class PeftModel(Persistent):
         configs = {new if name == old else name: config for name, config in self.peft_config.items()}
         self.base_model.peft_config = configs
         self.base_model.active_adapters = [new if name == old else name for name in self.active_adapters]
+        for router in [config.arrow_config for config in configs.values() if getattr(config, "arrow_config", None)]:
+            router.rename(old, new)
 
     @near_misses
     @nn.all_or_nothing

@@ -65,7 +65,7 @@ def fitted(config: Config, arrays: Mapping[str, Array], model: nn.Module, path: 
 
     Nothing is changed. ValueError, with the file's name, if it was trained on another base model.
     """
-    model = replicated(model, config)
+    config, model = config.as_stored(arrays), replicated(model, config)
     modules = own_modules(model)
     config.settle(model)
     train_heads(config, modules)

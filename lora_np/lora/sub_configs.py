@@ -102,6 +102,13 @@ class ArrowConfig(SubConfig):
         if self.rng_seed is not None and type(self.rng_seed) is not int:
             raise ValueError(f"rng_seed must be an integer or None, got {shortened(self.rng_seed)}")
 
+    def rename(self, old: str, new: str) -> None:
+        """An adapter has a new name."""
+        for name in ("task_adapter_names", "gks_adapter_names"):
+            known = getattr(self, name)
+            if known and old in known:
+                setattr(self, name, [new if adapter == old else adapter for adapter in known])
+
 
 @dataclass
 class KasaConfig(SubConfig):

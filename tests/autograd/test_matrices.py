@@ -33,6 +33,13 @@ def test_values(rng, xp):
     assert (Q[:, 0, 1:] != 0).all()
 
 
+def test_an_inverse_in_float16(rng):
+    a = (np.eye(3) + 0.1 * rng.standard_normal((2, 3, 3))).astype(np.float16)
+    found = inverse(Tensor(a))
+    assert found.dtype == np.float16
+    np.testing.assert_allclose(found.numpy(), np.linalg.inv(a.astype(np.float64)), atol=2e-3)
+
+
 def test_the_inverse_transform_is_a_sum_of_waves(rng, xp):
     c = rng.standard_normal(4)
     M, N = shape = 3, 5

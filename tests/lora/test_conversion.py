@@ -16,7 +16,7 @@ from lora_helpers import (
     tiny_model,
 )
 
-from lora_np import LoraConfig, PeftModel, VeraConfig, get_peft_model
+from lora_np import IA3Config, LoraConfig, PeftModel, VeraConfig, get_peft_model
 from lora_np.lora.conversion import convert_to_lora, extract_lora, nearest_lora, save_as_lora, write_lora
 
 BASES = {"gpt2": (tiny_model, ["c_attn", "mlp.c_proj"]), "llama": (tiny_llama, ["q_proj", "down_proj"])}
@@ -208,6 +208,26 @@ def test_what_can_not_be_converted_is_refused(tmp_path):
     with pytest.raises(ValueError, match="rank=17"):
         save_as_lora(tmp_path / "new", peft_model(), 17)
     assert not (tmp_path / "new").exists()
+
+
+def test_an_adapter_that_changes_biases_is_refused():
+    config = IA3Config(target_modules=["c_attn"], feedforward_modules=[], init_ia3_weights=False, fan_in_fan_out=True)
+    model = get_peft_model(tiny_model(), config)
+    assert "changes the bias of transformer.h.0.attn.c_attn" in refusal(ValueError, lambda: convert_to_lora(model, 16))
+
+
+def test_ia3_becomes_lora_where_there_is_no_bias_to_change(tmp_path):
+    config = IA3Config(target_modules=["q_proj", "down_proj"], feedforward_modules=["down_proj"])
+    model = perturbed(get_peft_model(tiny_llama(), config))
+    save_as_lora(tmp_path, model, 16)
+    assert relative(logits_of(PeftModel.from_pretrained(tiny_llama(), tmp_path)), logits_of(model)) < 1e-5
+
+
+@quietly
+def test_blocks_that_are_there_twice_are_so_in_the_file(tmp_path):
+    model = peft_model(["c_attn"], layer_replication=[(0, 2), (1, 2)])
+    save_as_lora(tmp_path, model, 4)
+    assert relative(logits_of(PeftModel.from_pretrained(tiny_model(), tmp_path)), logits_of(model)) < 1e-5
 
 
 def test_plain_lora_is_warned_of_and_the_file_says_what_it_is(tmp_path):

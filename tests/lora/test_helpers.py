@@ -5,6 +5,7 @@ import pytest
 from lora_helpers import logits_of, peft_model, refusal, tiny_llama, tiny_model
 
 from lora_np import (
+    AdaLoraConfig,
     LoraConfig,
     VeraConfig,
     cast_mixed_precision_params,
@@ -43,6 +44,24 @@ def test_scales_are_put_back_whatever_ends_the_block():
     assert not np.array_equal(logits_of(model), before)
     assert not block.__exit__(KeyboardInterrupt, KeyboardInterrupt(), None)
     np.testing.assert_array_equal(logits_of(model), before)
+
+
+@pytest.mark.parametrize(
+    "config",
+    [
+        LoraConfig(r=2, target_modules=["c_fc", "wte"], init_lora_weights=False, trainable_token_indices={"wpe": [1]}),
+        LoraConfig(r=2, target_modules=["wte"], init_lora_weights=False, use_dora=True),
+        LoraConfig(target_modules=["wte", "lm_head"], init_lora_weights=False, ensure_weight_tying=True),
+        AdaLoraConfig(init_r=3, target_modules=["c_fc"], init_lora_weights=False, total_step=5),
+    ],
+    ids=["embedding", "dora", "tied", "adalora"],
+)
+def test_every_kind_of_lora_is_rescaled(config):
+    model = get_peft_model(tiny_model(), config)
+    with rescale_adapter_scale(model, 0.5):
+        found = logits_of(model)
+    model.set_scale("default", 0.5)
+    np.testing.assert_array_equal(found, logits_of(model))
 
 
 @pytest.mark.parametrize("multiplier", ["2", None, True])

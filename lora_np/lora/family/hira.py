@@ -13,10 +13,14 @@ Source: Huang et al., 2025, "HiRA: Parameter-Efficient Hadamard High-Rank Adapta
 claim: better than LoRA and its relatives on commonsense reasoning, dialogue and mathematics, from as many numbers.
 
 PEFT's `get_delta_weight` gives B A; here, as for all kinds, it is what is added to W. `rank_pattern` counts here; PEFT
-0.21 makes all layers of a first adapter of rank r, so a file with other ranks is not one that it reads.
+0.21 makes all layers of a first adapter of rank r, so a file with other ranks is not one that it reads. Its own files,
+which name a rank_pattern and hold rank r, are read here as what they hold.
 """
 
+import dataclasses
+from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import Any, Self
 
 from ... import nn
 from ...autograd import Tensor, ops
@@ -66,6 +70,12 @@ class HiraConfig(PeftConfig):
         self.init_weights = False if kind is None else kind
         if not isinstance(kind, bool | None) and kind != "gaussian":
             raise ValueError(f"init_weights must be True, False or 'gaussian', got {shortened(kind)}")
+
+    def as_stored(self, arrays: Mapping[str, Any]) -> Self:
+        """Without rank_pattern where all matrices have rank r, as in PEFT's files, whatever that says."""
+        matrices = ("hira_A", "hira_embedding_A")
+        ranks = {len(array) for name, array in arrays.items() if any(part in matrices for part in name.split("."))}
+        return dataclasses.replace(self, rank_pattern={}) if ranks == {self.r} else self
 
     def rank_and_alpha(self, name: str) -> tuple[int, None]:
         """(r, None) of the layer with this dotted name."""

@@ -58,7 +58,8 @@ class Arrow(OnWholeLayers):
             return pairs
         missing = [name for name in general if name not in self.neighbours]
         if missing or not general:
-            raise ValueError(f"arrow_config: use_gks needs general adapters; {', '.join(missing) or 'none'} is there")
+            lacks = f"{', '.join(missing)} is not there" if missing else "none is there"
+            raise ValueError(f"arrow_config: use_gks needs general adapters; {lacks}")
         others = [self.neighbours[name].matrices() for name in general]
         means = [sum(found[1:], found[0]) * (1 / len(found)) for found in zip(*others, strict=True)]
         if any(p.shape != mean.shape for pair in pairs for p, mean in zip(pair, means, strict=True)):
@@ -81,9 +82,12 @@ class Arrow(OnWholeLayers):
 def direction(A: Array, B: Array) -> Array:
     """v (in,): the right singular vector of B A with the largest singular value; zeros where B A is zero.
 
-    With Aᵀ = Q R, B A = (B Rᵀ) Qᵀ, so that v = Q w, w the first right singular vector of B Rᵀ (out, r).
+    With Aᵀ = Q R, B A = (B Rᵀ) Qᵀ, so that v = Q w, w the first right singular vector of B Rᵀ (out, r). In float32 or
+    better.
     """
-    Q, R = np.linalg.qr(to_numpy(A).T)
-    small = to_numpy(B) @ R.T
+    dtype = np.result_type(A.dtype, np.float32)
+    A, B = (to_numpy(X).astype(dtype, copy=False) for X in (A, B))
+    Q, R = np.linalg.qr(A.T)
+    small = B @ R.T
     values, vectors = np.linalg.eigh(small.T @ small)  # (r, r): the largest is the last
     return Q @ vectors[:, -1] if values[-1] > 0 else np.zeros(len(Q), Q.dtype)

@@ -3,6 +3,7 @@
 import numpy as np
 import pytest
 from family_twins import (
+    BASES,
     OneLayer,
     adapted,
     assert_comes_back,
@@ -13,9 +14,18 @@ from family_twins import (
     losses_of_training,
     moved,
 )
-from lora_helpers import assert_merges, logits_of, perturbed, refusal, relative, tiny_llama, tiny_model
+from lora_helpers import (
+    assert_merges,
+    hugging_face_twin,
+    logits_of,
+    perturbed,
+    refusal,
+    relative,
+    tiny_llama,
+    tiny_model,
+)
 
-from lora_np import get_peft_model, nn
+from lora_np import PeftModel, get_peft_model, nn
 from lora_np.lora import HiraConfig
 
 EMBEDDINGS = {"gpt2": ["wte", "c_attn"], "llama": ["embed_tokens", "q_proj"]}
@@ -153,3 +163,17 @@ class TestAgainstPeft:
         config = peft.HiraConfig(r=3, target_modules=targets, init_weights=False, fan_in_fan_out=base == "gpt2")
         ours = assert_read_from_peft(config, base, tmp_path)
         assert {type(layer.base_layer) for _, layer in ours.base_model.layers()} >= {nn.Embedding}
+
+    @each_base
+    def test_a_rank_pattern_that_pefts_file_names_and_does_not_hold(self, base, tmp_path):
+        import peft
+
+        options = {"target_modules": EMBEDDINGS[base], "fan_in_fan_out": base == "gpt2"}
+        config = peft.HiraConfig(r=3, rank_pattern={EMBEDDINGS[base][1]: 2}, init_weights=False, **options)
+        theirs = peft.get_peft_model(hugging_face_twin(BASES[base][0]()), config).eval()
+        theirs.save_pretrained(tmp_path)
+        ours = PeftModel.from_pretrained(BASES[base][0](), tmp_path)
+        assert relative(logits_of(ours), logits_of(theirs.base_model.model)) < 2e-5
+        ours.save_pretrained(tmp_path / "again")
+        again = PeftModel.from_pretrained(BASES[base][0](), tmp_path / "again")
+        np.testing.assert_array_equal(logits_of(again), logits_of(ours))

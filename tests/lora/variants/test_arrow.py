@@ -114,6 +114,29 @@ def test_adapters_that_come_and_go(folders):
     assert relative(rows[1], logits_of(alone)[1]) < 1e-6
 
 
+def test_general_adapters_keep_their_part_under_a_new_name(folders, tmp_path):
+    model = create_arrow_model(tiny_llama(), folders[:3], ArrowConfig(use_gks=True, top_k=2), folders[3:])
+    expected = logits_of(model)
+    model.rename_adapter("gks_0", "general")
+    assert np.array_equal(logits_of(model), expected)
+    model.save_pretrained(tmp_path)
+    loaded = PeftModel.from_pretrained(tiny_llama(), tmp_path / "general", "general")
+    for name in ("task_0", "task_1", "task_2", "arrow_router"):
+        loaded.load_adapter(tmp_path / name, name)
+    loaded.set_adapter("arrow_router")
+    assert np.array_equal(logits_of(loaded), expected)
+    loaded.delete_adapter("general")
+    assert "general adapters; general is not there" in refusal(ValueError, lambda: logits_of(loaded))
+
+
+def test_a_router_in_float16(folders):
+    model = create_arrow_model(tiny_llama(), folders[:3], ArrowConfig(top_k=3))
+    expected = logits_of(model)
+    model.to(dtype=np.float16)
+    assert logits_of(model).dtype == np.float16
+    assert relative(logits_of(model), expected) < 1e-2
+
+
 def test_it_comes_back_from_a_file_bit_for_bit(folders, tmp_path):
     model = create_arrow_model(tiny_llama(), folders[:2], ArrowConfig(top_k=1, router_temperature=2))
     model.save_pretrained(tmp_path / "all")
