@@ -34,7 +34,8 @@ class TrainingArguments(ReadByTheirNames):
     loraplus_lr_ratio  how many times faster LoRA's B learns than the rest (LoRA+); 1 for equal rates
     max_grad_norm      gradients are scaled down together if their norm is larger; 0 turns this off
     accumulation       batches whose gradients are added up before each step (gradient_accumulation_steps)
-    eval_every         steps between evaluations (eval_steps; there is one before the first step and one after the last)
+    eval_every         steps between evaluations (eval_steps, or else logging_steps if eval_strategy="steps"; there is
+                       one before the first step and one after the last)
     checkpoint_every   steps between checkpoints, if a directory is given (save_steps); one is always written at the end
     load_best          in the end, and after Ctrl-C, the model has the weights of the evaluation with the lowest loss on
                        the first data set, not the last ones (load_best_model_at_end). What the run began with is
@@ -146,6 +147,7 @@ class TrainingArguments(ReadByTheirNames):
         expect_number(floor, "min_lr_ratio")
         if name != OWN and floor != TrainingArguments.min_lr_ratio:
             raise ValueError(f"min_lr_ratio={floor} goes with the default course, not with lr_scheduler_type={name!r}")
+        expect(self.lr_scheduler_kwargs, Mapping | None, "lr_scheduler_kwargs", "a dict, such as {'num_cycles': 2}")
         if name == OWN and self.lr_scheduler_kwargs:
             raise ValueError("lr_scheduler_kwargs needs an lr_scheduler_type")
         try:
