@@ -247,10 +247,12 @@ def epochs_done(data: Any, args: TrainingArguments, step: int) -> float:
 
 
 def check_given(
-    model: Any, data: Any, args: Any, evaluation: Any, directory: Any, identity: Any, communicator: Any
-) -> tuple[TrainingArguments, Any]:
-    """(arguments, directory) of a run. TypeError or ValueError that names an argument of `train` which is not what it
-    should be."""
+    model: Any, data: Any, args: Any, evaluation: Any, directory: Any, identity: Any, communicator: Any, resume: Any
+) -> tuple[TrainingArguments, Any, Any]:
+    """(arguments, the directory to write to, that of the checkpoint to go on from) of a run; None for no directory.
+
+    TypeError or ValueError that names an argument of `train` which is not what it should be.
+    """
     expect(model, Module, "model", A_MODEL)
     expect_method(data, "batch", "data", SOME_DATA)
     args = settled(model, data, args)
@@ -270,6 +272,10 @@ def check_given(
         raise ValueError(
             "load_best needs an evaluation that says which weights are best: train(evaluation={name: data})"
         )
-    if args.save_strategy == "no":
-        return args, None
-    return args, args.output_dir if directory is None else directory
+    folder = args.output_dir if directory is None else directory
+    source = resume if resume and not isinstance(resume, bool) else folder if resume else None
+    if source is not None:
+        expect_path(source, "resume", "True, or the path of the folder with the checkpoint")
+    elif resume:
+        raise ValueError("resume needs the directory that the checkpoint is in")
+    return args, None if args.save_strategy == "no" else folder, source

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from os import PathLike
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -22,6 +23,21 @@ from .predictions import EvalPrediction, Measured, PredictionOutput, answers, me
 
 BATCH_SIZE, LONGEST = 8, 1024  # Transformers' default, and the most tokens of an example
 NOT_HERE = "write a loop of your own around model(**batch).loss.backward() and optimizer.step()"
+# What a subclass of Transformers' Trainer says otherwise; nothing here would call it
+HOOKS = {
+    *(
+        "compute_loss",
+        "training_step",
+        "prediction_step",
+        "evaluation_loop",
+        "prediction_loop",
+        "optimizer_step",
+        "log",
+    ),
+    *("create_optimizer", "create_scheduler", "create_optimizer_and_scheduler", "get_decay_parameter_names"),
+    *("get_train_dataloader", "get_eval_dataloader", "get_test_dataloader", "_get_train_sampler", "_get_eval_sampler"),
+    *("_prepare_inputs", "_inner_training_loop", "_save", "_save_checkpoint", "_maybe_log_save_evaluate"),
+}
 
 
 class TrainOutput(NamedTuple):
@@ -73,14 +89,19 @@ class Trainer:
         self.history: dict[str, Any] = {}
         self.state = SimpleNamespace(global_step=0, epoch=0.0, log_history=[])
 
-    def train(self, resume_from_checkpoint: bool | str | None = None) -> TrainOutput:
-        """Train; with `resume_from_checkpoint`, go on from the checkpoint in output_dir, or in the folder it names."""
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if own := sorted(name for name in HOOKS if hasattr(cls, name)):
+            raise TypeError(f"{cls.__name__} has its own {own[0]}, which nothing calls here: {NOT_HERE}")
+
+    def train(self, resume_from_checkpoint: bool | str | PathLike[str] | None = None) -> TrainOutput:
+        """Train; with `resume_from_checkpoint`, go on from the checkpoint in output_dir, or in the folder it names.
+        Checkpoints are written to output_dir."""
         data = self._data(self.train_dataset, "train_dataset")
         held_out = self.eval_dataset if self.args.eval_strategy != "no" else None
         parts = held_out if isinstance(held_out, Mapping) else {"eval": held_out} if held_out is not None else {}
         evaluation = {name: self._measuring(part) for name, part in parts.items()}
-        folder = resume_from_checkpoint if isinstance(resume_from_checkpoint, str) else None
-        self.history = train(self.model, data, self.args, evaluation, folder, bool(resume_from_checkpoint))
+        self.history = train(self.model, data, self.args, evaluation, resume=resume_from_checkpoint or False)
         losses, rates = self.history["loss"], self.history["learning_rate"]
         entries: list[dict[str, Any]] = [
             {"step": i, "loss": a, "learning_rate": b} for i, (a, b) in enumerate(zip(losses, rates, strict=True), 1)

@@ -1,5 +1,7 @@
 """`Trainer`: Transformers' way to call `train`. tests/idioms/training.py compares it with Transformers' own."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from lora_helpers import hugging_face_twin, tiny_model
@@ -120,9 +122,35 @@ def test_it_goes_on_from_its_checkpoint(tmp_path):
     again = trainer(tmp_path)
     again.train(resume_from_checkpoint=True)
     assert again.history == whole.history
-    elsewhere = trainer(tmp_path / "elsewhere")
-    elsewhere.train(resume_from_checkpoint=str(tmp_path / "out"))
-    assert elsewhere.history == whole.history
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+@pytest.mark.parametrize("strategy", ["steps", "no"])
+def test_a_checkpoint_that_another_run_goes_on_from_stays_as_it_is(tmp_path, kind, strategy):
+    trainer(tmp_path).train()
+    file = tmp_path / "out" / "checkpoint.safetensors"
+    before = file.read_bytes()
+    longer = trainer(tmp_path / "elsewhere")
+    longer.args = TrainingArguments(tmp_path / "elsewhere" / "out", **{**FEW, "max_steps": 6}, save_strategy=strategy)
+    assert longer.train(resume_from_checkpoint=kind(tmp_path / "out")).global_step == 6
+    assert file.read_bytes() == before
+    assert (tmp_path / "elsewhere" / "out" / file.name).exists() is (strategy == "steps")
+
+
+def test_a_run_that_writes_nothing_goes_on(tmp_path):
+    trainer(tmp_path).train()
+    longer = trainer(tmp_path)
+    longer.args = TrainingArguments(tmp_path / "out", **{**FEW, "max_steps": 6}, save_strategy="no")
+    assert longer.train(resume_from_checkpoint=True).global_step == 6
+    with pytest.raises(TypeError, match="resume should be True, or the path of the folder with the checkpoint, got"):
+        longer.train(resume_from_checkpoint=3)
+
+
+@pytest.mark.parametrize("name", ["compute_loss", "training_step", "get_train_dataloader", "create_optimizer"])
+def test_what_a_subclass_would_say_in_vain_is_refused(name):
+    with pytest.raises(TypeError, match=f"Own has its own {name}, which nothing calls here: write a loop of your own"):
+        type("Own", (type("Mixin", (), {name: lambda self, *given: None}), Trainer), {})
+    assert issubclass(type("Own", (Trainer,), {"evaluate": lambda self: {}}), Trainer)
 
 
 def test_what_is_saved(tmp_path):
