@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from ..expect import expect_whole
+from ..expect import expect, expect_whole, wrong
 from ..models.output import IGNORED
 from .datasets import LABELS, TOKENS, expect_tokens
 from .evaluation import are_of_rows
@@ -81,7 +81,7 @@ class DataCollatorForSeq2Seq:
             width = batch["input_ids"].shape[1]
         labels: Array = np.full((len(features), width), self.label_pad_token_id, np.int64)
         for row, filled in zip(given, labels, strict=True):
-            own = np.asarray(row, np.int64)
+            own = _whole(row, "labels")
             filled[width - len(own) if self.tokenizer.padding_side == "left" else 0 :][: len(own)] = own
         return {**batch, "labels": labels}
 
@@ -131,9 +131,12 @@ class DataCollatorWithFlattening:
 
     def __call__(self, features: Features, return_tensors: str = "np") -> Batch:
         expect_tokens(features, "features")
-        ids = [np.asarray(row["input_ids"], np.int64) for row in features]
-        labels = [np.array(row.get("labels", own), np.int64) for row, own in zip(features, ids, strict=True)]
-        for own in labels:
+        ids = [_whole(row["input_ids"], "input_ids") for row in features]
+        given = [row["input_ids"] if row.get("labels") is None else row["labels"] for row in features]
+        labels = [_whole(own, "labels") for own in given]
+        for number, (row, own) in enumerate(zip(ids, labels, strict=True), 1):
+            if len(row) != len(own):
+                raise ValueError(f"features: row {number} has {len(row)} input_ids and {len(own)} labels")
             own[:1] = IGNORED
         batch = {"input_ids": np.concatenate(ids)[None], "labels": np.concatenate(labels)[None]}
         if self.return_position_ids:
@@ -144,6 +147,14 @@ class DataCollatorWithFlattening:
 def _arrays(return_tensors):
     """A model that learns is given arrays, also where Tensors are asked for."""
     return "np" if return_tensors == "pt" else return_tensors
+
+
+def _whole(numbers: Any, name: str) -> Array:
+    """Whole numbers as an array of their own. TypeError for others, which would be rounded."""
+    array = np.asarray(numbers)
+    if array.size and array.dtype.kind not in "iub":
+        raise TypeError(wrong(numbers, f"features: {name}", "whole numbers"))
+    return array.astype(np.int64)
 
 
 def _filled_up(tokenizer: Any, rows: Features, options: Mapping[str, Any]) -> Batch:
@@ -182,7 +193,7 @@ def default_data_collator(features: Features, return_tensors: str = "np") -> Bat
     if len({len(row["input_ids"]) for row in features}) > 1:
         raise ValueError(f"the rows have unlike lengths: {FILL_UP}")
     names = [name for name in INPUTS if features[0].get(name) is not None]
-    batch = {name: np.array([row[name] for row in features], np.int64) for name in names}
+    batch = {name: _whole([row[name] for row in features], name) for name in names}
     return {**batch, **_labels_of(features)}
 
 
@@ -224,6 +235,7 @@ class CollatedData:
 
     def _made(self, numbers: Any) -> Batch:
         made = self.collator([{k: v for k, v in self._rows[i].items() if k in (*READ, *LABELS)} for i in numbers])
+        expect(made, Mapping, "what data_collator returns", "a dict {name: array}")
         if self.needs_labels and made.get("labels") is None:
             raise ValueError(f"the rows have no labels: {FILL_UP}")
         batch = {name: np.asarray(made[name]) for name in READ if made.get(name) is not None}
@@ -239,9 +251,13 @@ def mask_is_idle(batch: Batch) -> bool:
     a mask, positions do not tell texts apart (`_texts_of`).
     """
     mask, labels = batch.get("attention_mask"), batch.get("labels")
-    if mask is None or "position_ids" in batch or (np.diff(mask, axis=1) > 0).any():
+    if mask is None or mask.shape != batch["input_ids"].shape or "position_ids" in batch:
         return False
-    return labels is None or are_of_rows(labels) or not ((mask[:, :-1] == 0) & (labels[:, 1:] != IGNORED)).any()
+    if (np.diff(mask, axis=1) > 0).any():
+        return False
+    if labels is None or are_of_rows(labels):
+        return True
+    return labels.shape == mask.shape and not ((mask[:, :-1] == 0) & (labels[:, 1:] != IGNORED)).any()
 
 
 def _texts_of(batch: Batch) -> Batch:

@@ -34,7 +34,7 @@ class Measured:
 
     compute   `EvalPrediction` -> {name: number}
     reduce    (logits, labels) of a batch, Tensors -> what is kept of the logits, an array or Tensor with a row for each
-              row, or a tuple of such; None to keep them all
+              row, or a tuple or dict of such; None to keep them all
     """
 
     def __init__(
@@ -92,14 +92,18 @@ def answers(model: Module, data: EvaluationData, reduce: Any = None) -> tuple[fl
 
 
 def _plain(found: Any) -> Any:
-    """An array of an array, a Tensor or a number; a tuple of a tuple or list of such."""
+    """An array of an array, a Tensor or a number; a tuple of a tuple or list of such, and a dict of a dict."""
+    if isinstance(found, Mapping):
+        return {name: _plain(part) for name, part in found.items()}
     if isinstance(found, tuple | list) and any(hasattr(part, "shape") for part in found):
         return tuple(map(_plain, found))
     return np.atleast_1d(found.numpy() if isinstance(found, Tensor) else np.asarray(found))
 
 
 def _joined(parts: list[Any]) -> Any:
-    """All rows of the batches as one array, or as a tuple of them; shorter rows are filled up with -100."""
+    """All rows of the batches as one array, a tuple or a dict of them; shorter rows are filled up with -100."""
+    if isinstance(parts[0], Mapping):
+        return {name: _joined([part[name] for part in parts]) for name in parts[0]}
     if isinstance(parts[0], tuple):
         return tuple(_joined(list(part)) for part in zip(*parts, strict=True))
     longest = max(array.shape[1] for array in parts) if parts[0].ndim > 1 else 0

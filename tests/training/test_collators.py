@@ -204,3 +204,35 @@ def test_positions_are_kept():
     collators = (DataCollatorForLanguageModeling, DataCollatorForSeq2Seq, DataCollatorWithPadding)
     for collator in (*[kind(tokenizer) for kind in collators], default_data_collator):
         assert collator(rows)["position_ids"].tolist() == [[3, 4]]
+
+
+@pytest.mark.parametrize("collator", [DataCollatorForSeq2Seq(ByteTokenizer()), DataCollatorWithFlattening()])
+def test_numbers_are_not_rounded(collator):
+    with pytest.raises(TypeError, match="features: labels should be whole numbers, got"):
+        collator([{"input_ids": [1, 2], "labels": [1, 2.5]}])
+
+
+@pytest.mark.parametrize("collator", [DataCollatorWithFlattening(), default_data_collator])
+def test_ids_are_not_rounded(collator):
+    with pytest.raises(TypeError, match="features: input_ids should be whole numbers, got"):
+        collator([{"input_ids": [1, 2.5], "labels": [1, 2]}])
+
+
+def test_labels_of_another_row_are_not_learnt():
+    rows = [{"input_ids": [1, 2, 3], "labels": [1, 2, 3, 4]}, {"input_ids": [1, 2, 3, 4], "labels": [1, 2, 3]}]
+    with pytest.raises(ValueError, match="features: row 1 has 3 input_ids and 4 labels"):
+        DataCollatorWithFlattening()(rows)
+
+
+@pytest.mark.parametrize("name", ["attention_mask", "labels"])
+def test_what_is_too_long_or_too_short_comes_to_the_model(name):
+    row = {"input_ids": [5, 6, 7], "attention_mask": [1, 1, 1], "labels": [5, 6, 7], name: [1, 1]}
+    made = data(default_data_collator, [row]).batch(0, 0)
+    assert made[name].shape == (1, 2)
+    with pytest.raises(ValueError, match=rf"{name}.*\(1, 2\)"):
+        GPT2LMHeadModel(GPT2Config(vocab_size=16, n_embd=16, n_layer=1, n_head=2, n_positions=16))(**made)
+
+
+def test_a_collator_that_returns_nothing():
+    with pytest.raises(TypeError, match="what data_collator returns should be a dict"):
+        data(lambda rows: None).batch(0, 0)
