@@ -170,7 +170,7 @@ class TrainingArguments(ReadByTheirNames):
             if ratio > 1:
                 raise ValueError(f"warmup_ratio is a part of the steps, from 0 to 1, got {ratio}")
             of_steps = math.ceil(ratio * self.steps)
-            warmup = of_steps if warmup is None else warmup
+            warmup = warmup or of_steps  # 0 is how Transformers says that the ratio decides
             object.__setattr__(self, "warmup_ratio", ratio if warmup == of_steps else None)  # warmup_steps wins
         warmup = default if warmup is None else warmup
         expect_whole(warmup, "warmup_steps", least=0)

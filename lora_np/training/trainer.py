@@ -116,10 +116,13 @@ class Trainer:
         mean = float(np.mean(losses))
         return TrainOutput(len(losses), mean, {"train_loss": mean})
 
-    def evaluate(self, eval_dataset: Any = None, metric_key_prefix: str = "eval") -> dict[str, float]:
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
         """{"eval_loss": the mean loss over all tokens that count, in nats}, and what `compute_metrics` measures.
 
         Of several data sets, {name: data}, eval_NAME_loss; the name of one of those that Trainer was given is enough.
+        ignore_keys: what Transformers would leave out of a model's outputs; here there is nothing but the logits.
         """
         given = self.eval_dataset if eval_dataset is None else eval_dataset
         if isinstance(given, str) and isinstance(self.eval_dataset, Mapping):
@@ -128,17 +131,17 @@ class Trainer:
                 raise ValueError(f"eval_dataset={given!r} is none of the data sets that Trainer was given: {names}")
             given = self.eval_dataset[given]
         if isinstance(given, Mapping):
-            each = [self.evaluate(part, f"{metric_key_prefix}_{name}") for name, part in given.items()]
+            each = [self.evaluate(part, None, f"{metric_key_prefix}_{name}") for name, part in given.items()]
             return {name: number for found in each for name, number in found.items()}
         data = self._measuring(given)
         found = measured(self.model, data, metric_key_prefix)
         return {f"{name}_loss" if name == metric_key_prefix else name: number for name, number in found.items()}
 
-    def predict(self, test_dataset: Any, metric_key_prefix: str = "test") -> PredictionOutput:
+    def predict(self, test_dataset: Any, ignore_keys: Any = None, metric_key_prefix: str = "test") -> PredictionOutput:
         """The logits of every row, in the order of the rows, with their labels and metrics if they have labels.
 
         Rows of input_ids, or of a language model also {"input_ids", "labels"}. Logits (N, classes), or (N, T, V) filled
-        up with -100. Keep of these what is needed: `preprocess_logits_for_metrics`.
+        up with -100. Keep of these what is needed: `preprocess_logits_for_metrics`. ignore_keys: as of `evaluate`.
         """
         data = self._data(test_dataset, "test_dataset", needs_labels=False, shows_logits=True)
         if not isinstance(data, CollatedData):

@@ -151,6 +151,7 @@ class TestTransformersNames:
             ({"warmup_steps": 0.03}, 3),
             ({"warmup_steps": 0.0}, 0),
             ({"warmup_steps": 5, "warmup_ratio": 0.1}, 5),  # as in Transformers
+            ({"warmup_steps": 0, "warmup_ratio": 0.1}, 10),
         ],
     )
     def test_the_rise(self, settings, expected):

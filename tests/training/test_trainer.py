@@ -236,6 +236,8 @@ def test_several_data_sets_are_evaluated_by_name(tmp_path):
     assert own.evaluate(parts) == found
     assert own.evaluate("b") == {"eval_loss": found["eval_b_loss"], "eval_rows": 4}
     assert own.evaluate(ROWS[:2])["eval_loss"] == found["eval_a_loss"]
+    by_place = own.evaluate(ROWS[:2], ["past_key_values"], "x"), own.predict(ROWS[:2], None, "x").metrics
+    assert by_place[0] == by_place[1] == {"x_loss": found["eval_a_loss"], "x_rows": 2}
     with pytest.raises(ValueError, match="eval_dataset='c' is none of the data sets that Trainer was given: 'a', 'b'"):
         own.evaluate("c")
 
