@@ -42,9 +42,10 @@ def _before_and_after(ax, evaluations, colours, unit):
 
 
 def _checked(history):
-    """(losses, evaluations, names of the data sets) of a history."""
+    """(losses, evaluations, names of what was measured in each) of a history."""
     if not isinstance(history, Mapping) or "loss" not in history:
         raise TypeError(wrong(history, "training_curves(history, title): history", "what train(...) returned"))
     evaluations = history.get("evaluation") or []
-    names = [name for name in evaluations[0] if name != "step"] if evaluations else []
+    first = evaluations[0] if evaluations else {}
+    names = [name for name in first if name != "step" and all(name in found for found in evaluations)]
     return list(history["loss"]), evaluations, names

@@ -34,7 +34,8 @@ class TrainingArguments(ReadByTheirNames):
     loraplus_lr_ratio  how many times faster LoRA's B learns than the rest (LoRA+); 1 for equal rates
     max_grad_norm      gradients are scaled down together if their norm is larger; 0 turns this off
     accumulation       batches whose gradients are added up before each step (gradient_accumulation_steps)
-    eval_every         steps between evaluations (eval_steps; there is one before the first step and one after the last)
+    eval_every         steps between evaluations (eval_steps, or else logging_steps if eval_strategy="steps"; there is
+                       one before the first step and one after the last)
     checkpoint_every   steps between checkpoints, if a directory is given (save_steps); one is always written at the end
     load_best          in the end, and after Ctrl-C, the model has the weights of the evaluation with the lowest loss on
                        the first data set, not the last ones (load_best_model_at_end). What the run began with is
@@ -146,6 +147,7 @@ class TrainingArguments(ReadByTheirNames):
         expect_number(floor, "min_lr_ratio")
         if name != OWN and floor != TrainingArguments.min_lr_ratio:
             raise ValueError(f"min_lr_ratio={floor} goes with the default course, not with lr_scheduler_type={name!r}")
+        expect(self.lr_scheduler_kwargs, Mapping | None, "lr_scheduler_kwargs", "a dict, such as {'num_cycles': 2}")
         if name == OWN and self.lr_scheduler_kwargs:
             raise ValueError("lr_scheduler_kwargs needs an lr_scheduler_type")
         try:
@@ -168,7 +170,7 @@ class TrainingArguments(ReadByTheirNames):
             if ratio > 1:
                 raise ValueError(f"warmup_ratio is a part of the steps, from 0 to 1, got {ratio}")
             of_steps = math.ceil(ratio * self.steps)
-            warmup = of_steps if warmup is None else warmup
+            warmup = warmup or of_steps  # 0 is how Transformers says that the ratio decides
             object.__setattr__(self, "warmup_ratio", ratio if warmup == of_steps else None)  # warmup_steps wins
         warmup = default if warmup is None else warmup
         expect_whole(warmup, "warmup_steps", least=0)
@@ -245,10 +247,12 @@ def epochs_done(data: Any, args: TrainingArguments, step: int) -> float:
 
 
 def check_given(
-    model: Any, data: Any, args: Any, evaluation: Any, directory: Any, identity: Any, communicator: Any
-) -> tuple[TrainingArguments, Any]:
-    """(arguments, directory) of a run. TypeError or ValueError that names an argument of `train` which is not what it
-    should be."""
+    model: Any, data: Any, args: Any, evaluation: Any, directory: Any, identity: Any, communicator: Any, resume: Any
+) -> tuple[TrainingArguments, Any, Any]:
+    """(arguments, the directory to write to, that of the checkpoint to go on from) of a run; None for no directory.
+
+    TypeError or ValueError that names an argument of `train` which is not what it should be.
+    """
     expect(model, Module, "model", A_MODEL)
     expect_method(data, "batch", "data", SOME_DATA)
     args = settled(model, data, args)
@@ -268,6 +272,10 @@ def check_given(
         raise ValueError(
             "load_best needs an evaluation that says which weights are best: train(evaluation={name: data})"
         )
-    if args.save_strategy == "no":
-        return args, None
-    return args, args.output_dir if directory is None else directory
+    folder = args.output_dir if directory is None else directory
+    source = resume if resume and not isinstance(resume, bool) else folder if resume else None
+    if source is not None:
+        expect_path(source, "resume", "True, or the path of the folder with the checkpoint")
+    elif resume:
+        raise ValueError("resume needs the directory that the checkpoint is in")
+    return args, None if args.save_strategy == "no" else folder, source

@@ -34,11 +34,12 @@ def rows_of(data: Any, name: str = "the data set") -> list[dict[str, Any]]:
             data = data.with_format(None)
         numbered = hasattr(data, "__len__") and hasattr(data, "__getitem__")
         return [dict(data[i]) for i in range(len(data))] if numbered else [dict(row) for row in data]
-    if isinstance(data, str | bytes | Mapping) or not isinstance(data, Iterable):
+    by_number = hasattr(data, "__len__") and hasattr(data, "__getitem__")  # as torch's Dataset has them
+    if isinstance(data, type | str | bytes | Mapping) or not (by_number or isinstance(data, Iterable)):
         raise TypeError(f"{name} should be {ROWS}, not {type(data).__name__}")
     if hasattr(data, "columns"):
         raise TypeError(f"{name} should be {ROWS}; of a table of pandas give table.to_dict('records')")
-    rows = list(data)
+    rows = list(data) if isinstance(data, Iterable) else [data[i] for i in range(len(data))]
     for number, row in enumerate(rows, 1):
         if not isinstance(row, Mapping):
             raise TypeError(f"{name}: row {number} should be a dict, not {type(row).__name__}")

@@ -12,7 +12,7 @@ class TrainingHistory(dict[str, Any]):
     """{"loss": [...], "learning_rate": [...], "evaluation": [...], ...}; see `train`.
 
     Shown, it is a table with a row for each evaluation, or for parts of a run without any, at most ten: the step, the
-    mean loss of the steps since the row before, and the evaluation's losses.
+    mean loss of the steps since the row before, and the evaluation's losses, with what else was measured.
     """
 
     def rows(self) -> tuple[Row, list[Row]]:
@@ -22,14 +22,14 @@ class TrainingHistory(dict[str, Any]):
             ends = sorted({math.ceil(len(losses) * (i + 1) / MOST_ROWS) for i in range(MOST_ROWS)})
             evaluations = [{"step": end} for end in ends if end]
         chosen = _spread(evaluations, MOST_ROWS)
-        names = [name for name in (chosen[0] if chosen else {}) if name != "step"]
+        names = [name for name in dict.fromkeys(name for found in chosen for name in found) if name != "step"]
         table, before = [], 0
         for found in chosen:
             step = found["step"]
             part = losses[before:step]
             loss = f"{sum(part) / len(part):.4f}" if part else "-"
             best = " *" if found == self.get("best") else ""
-            table.append([f"{step}{best}", loss, *[f"{found[name]:.4f}" for name in names]])
+            table.append([f"{step}{best}", loss, *[f"{found[name]:.4f}" if name in found else "-" for name in names]])
             before = step
         return ["step", "loss", *names], table
 

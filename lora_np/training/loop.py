@@ -133,7 +133,7 @@ def train(
     args: TrainingArguments | None = None,
     evaluation: Mapping[str, Any] | None = None,
     directory: str | PathLike[str] | None = None,
-    resume: bool = False,
+    resume: bool | str | PathLike[str] = False,
     progress: bool = True,
     identity: Mapping[str, Any] | None = None,
     communicator: Communicator | SoloCommunicator | None = None,
@@ -143,7 +143,8 @@ def train(
     model        called as model(input_ids=, labels=), with an output that has .loss
     data         has batch(seed, step) -> {"input_ids", "labels"}, each (B, T), such as `TextData` or `ExampleData`
     evaluation   {name: what `evaluate` takes}: each is evaluated every `eval_every` steps
-    directory    where the checkpoint goes; None for none. With `resume`, the run goes on from the one that is there.
+    directory    where the checkpoint goes; None for none. With `resume`, the run goes on from the one that is there, or
+                 in the directory that `resume` names, where it stays as it is.
     identity     {name: value} of what else must be the same when a run goes on, such as the data's fingerprint
     communicator several processes train together, each on its rows of every batch: see `parallel/processes.py`
     Returns {"loss": [...], "learning_rate": [...], "evaluation": [{"step":, name: loss, ...}], "interrupted": bool},
@@ -152,12 +153,11 @@ def train(
     Ctrl-C ends the run after the step in progress, with a checkpoint; a second Ctrl-C ends it at once. A loss or
     weights that are not finite are a FloatingPointError: the model then has the last good ones (`watch.py`).
     """
-    args, directory = check_given(model, data, args, evaluation, directory, identity, communicator)
+    args, directory, source = check_given(model, data, args, evaluation, directory, identity, communicator, resume)
     run = TrainingRun(model, args, identity, communicator)
-    if resume:
-        if directory is None:
-            raise ValueError("resume needs the directory that the checkpoint is in")
-        run.load(directory)
+    if source is not None:
+        run.load(source)
+        run.watch.saved_step = run.step if source == directory else None
     start_together(run, lambda: data.batch(args.seed, run.step * args.accumulation), progress)
     model.zero_grad()  # whoever looked at gradients before does not change the first step
     try:

@@ -149,6 +149,9 @@ def understood(first: tuple[Any, ...], given: Mapping[str, Any], fields: tuple[s
             found[target], said[target] = value, name
         elif name not in BETAS:
             _check_other(name, value, fields)
+    strategy, logged = found.get("eval_strategy"), given.get("logging_steps")
+    if getattr(strategy, "value", strategy) == "steps" and type(logged) is int and logged > 0:
+        found.setdefault("eval_every", logged)  # as in Transformers
     if found.get("num_train_epochs") is not None and found.setdefault("steps", 0):
         found["num_train_epochs"] = None  # as in Transformers, steps go before epochs; 0 is what is not known yet
     return found | _betas(given, found)

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from ..autograd import no_grad
+from ..autograd import Tensor, no_grad
 from ..models.output import IGNORED
 from ..nn import Module, evaluating
 from .evaluation import count_targets
@@ -33,7 +33,8 @@ class Measured:
     """Data to evaluate on, with a function that measures more than the loss: what `evaluate` and `train` read.
 
     compute   `EvalPrediction` -> {name: number}
-    reduce    (logits, labels) of a batch -> what is kept of the logits; None to keep them all
+    reduce    (logits, labels) of a batch, Tensors -> what is kept of the logits, an array or Tensor with a row for each
+              row, or a tuple or dict of such; None to keep them all
     """
 
     def __init__(
@@ -70,27 +71,42 @@ def _number(name: str, value: Any) -> float:
     return plain
 
 
-def answers(model: Module, data: EvaluationData, reduce: Any = None) -> tuple[float | None, Array, Array | None]:
+def answers(model: Module, data: EvaluationData, reduce: Any = None) -> tuple[float | None, Any, Array | None]:
     """(the mean loss, the logits of all rows, their labels), batch after batch; loss and labels None without labels.
 
-    Rows of tokens (B, T, ...) of unlike lengths are filled up on the right with -100.
+    Rows of tokens (B, T, ...) of unlike lengths are filled up on the right with -100. A tuple for a tuple that `reduce`
+    returns.
     """
     total, count, logits, labels = 0.0, 0, [], []
     with no_grad(), evaluating():
         for batch in data.batches(BATCH):
             out = model(**batch)
-            if "labels" in batch:
-                targets = count_targets(batch["labels"])
+            given = batch.get("labels")
+            if given is not None:
+                targets = count_targets(given)
                 total, count = total + (out.loss.item() * targets if targets else 0.0), count + targets
-                labels.append(np.asarray(batch["labels"]))
-            found = out.logits.numpy()
-            logits.append(np.asarray(found if reduce is None else reduce(found, batch.get("labels"))))
+                labels.append(np.asarray(given))
+            found = out.logits
+            logits.append(_plain(found if reduce is None else reduce(found, given if given is None else Tensor(given))))
     return total / count if count else None, _joined(logits), _joined(labels) if labels else None
 
 
-def _joined(arrays: list[Array]) -> Array:
-    """All rows as one array: those of a batch that is shorter are filled up with -100."""
-    longest = max(array.shape[1] for array in arrays) if arrays[0].ndim > 1 else 0
+def _plain(found: Any) -> Any:
+    """An array of an array, a Tensor or a number; a tuple of a tuple or list of such, and a dict of a dict."""
+    if isinstance(found, Mapping):
+        return {name: _plain(part) for name, part in found.items()}
+    if isinstance(found, tuple | list) and any(hasattr(part, "shape") for part in found):
+        return tuple(map(_plain, found))
+    return np.atleast_1d(found.numpy() if isinstance(found, Tensor) else np.asarray(found))
+
+
+def _joined(parts: list[Any]) -> Any:
+    """All rows of the batches as one array, a tuple or a dict of them; shorter rows are filled up with -100."""
+    if isinstance(parts[0], Mapping):
+        return {name: _joined([part[name] for part in parts]) for name in parts[0]}
+    if isinstance(parts[0], tuple):
+        return tuple(_joined(list(part)) for part in zip(*parts, strict=True))
+    longest = max(array.shape[1] for array in parts) if parts[0].ndim > 1 else 0
 
     def filled(array: Array) -> Array:
         if array.ndim < 2 or array.shape[1] == longest:
@@ -98,4 +114,4 @@ def _joined(arrays: list[Array]) -> Array:
         widths = [(0, 0), (0, longest - array.shape[1]), *[(0, 0)] * (array.ndim - 2)]
         return np.pad(array, widths, constant_values=IGNORED)
 
-    return np.concatenate([filled(array) for array in arrays])
+    return np.concatenate([filled(array) for array in parts])

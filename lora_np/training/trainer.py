@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from functools import partial
+from os import PathLike
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -13,7 +14,7 @@ from ..models.classification import SequenceClassifier
 from ..models.rope import context_length
 from ..nn import Module
 from .arguments import TrainingArguments, epochs_done
-from .collators import CollatedData, DataCollatorWithPadding, default_data_collator
+from .collators import CollatedData, DataCollatorWithPadding, default_data_collator, label_whole_rows
 from .datasets import rows_of
 from .evaluation import measured
 from .examples import ExampleData
@@ -22,6 +23,21 @@ from .predictions import EvalPrediction, Measured, PredictionOutput, answers, me
 
 BATCH_SIZE, LONGEST = 8, 1024  # Transformers' default, and the most tokens of an example
 NOT_HERE = "write a loop of your own around model(**batch).loss.backward() and optimizer.step()"
+# What a subclass of Transformers' Trainer says otherwise; nothing here would call it
+HOOKS = {
+    *(
+        "compute_loss",
+        "training_step",
+        "prediction_step",
+        "evaluation_loop",
+        "prediction_loop",
+        "optimizer_step",
+        "log",
+    ),
+    *("create_optimizer", "create_scheduler", "create_optimizer_and_scheduler", "get_decay_parameter_names"),
+    *("get_train_dataloader", "get_eval_dataloader", "get_test_dataloader", "_get_train_sampler", "_get_eval_sampler"),
+    *("_prepare_inputs", "_inner_training_loop", "_save", "_save_checkpoint", "_maybe_log_save_evaluate"),
+}
 
 
 class TrainOutput(NamedTuple):
@@ -42,8 +58,8 @@ class Trainer:
     Losses are means over all tokens that are predicted. (Transformers' Trainer also counts each row's first label,
     which no token precedes, unless that is -100.)
     compute_metrics    `EvalPrediction(predictions, label_ids)` -> {name: number}: what evaluations measure besides the
-                       loss, as eval_NAME. `preprocess_logits_for_metrics(logits, labels)` says what is kept of a
-                       batch's logits, which for a language model are B·T·V numbers
+                       loss, as eval_NAME. `preprocess_logits_for_metrics(logits, labels)`, given Tensors, says what is
+                       kept of a batch's logits, which for a language model are B·T·V numbers
     After `train()`: `history`, what `train` returns, and `state.log_history`, a dict for each step and evaluation; the
     losses of several data sets are eval_NAME_loss.
     """
@@ -73,14 +89,19 @@ class Trainer:
         self.history: dict[str, Any] = {}
         self.state = SimpleNamespace(global_step=0, epoch=0.0, log_history=[])
 
-    def train(self, resume_from_checkpoint: bool | str | None = None) -> TrainOutput:
-        """Train; with `resume_from_checkpoint`, go on from the checkpoint in output_dir, or in the folder it names."""
+    def __init_subclass__(cls, **options: Any) -> None:
+        super().__init_subclass__(**options)
+        if own := sorted(name for name in HOOKS if hasattr(cls, name)):
+            raise TypeError(f"{cls.__name__} has its own {own[0]}, which nothing calls here: {NOT_HERE}")
+
+    def train(self, resume_from_checkpoint: bool | str | PathLike[str] | None = None) -> TrainOutput:
+        """Train; with `resume_from_checkpoint`, go on from the checkpoint in output_dir, or in the folder it names.
+        Checkpoints are written to output_dir."""
         data = self._data(self.train_dataset, "train_dataset")
         held_out = self.eval_dataset if self.args.eval_strategy != "no" else None
         parts = held_out if isinstance(held_out, Mapping) else {"eval": held_out} if held_out is not None else {}
         evaluation = {name: self._measuring(part) for name, part in parts.items()}
-        folder = resume_from_checkpoint if isinstance(resume_from_checkpoint, str) else None
-        self.history = train(self.model, data, self.args, evaluation, folder, bool(resume_from_checkpoint))
+        self.history = train(self.model, data, self.args, evaluation, resume=resume_from_checkpoint or False)
         losses, rates = self.history["loss"], self.history["learning_rate"]
         entries: list[dict[str, Any]] = [
             {"step": i, "loss": a, "learning_rate": b} for i, (a, b) in enumerate(zip(losses, rates, strict=True), 1)
@@ -95,19 +116,34 @@ class Trainer:
         mean = float(np.mean(losses))
         return TrainOutput(len(losses), mean, {"train_loss": mean})
 
-    def evaluate(self, eval_dataset: Any = None, metric_key_prefix: str = "eval") -> dict[str, float]:
-        """{"eval_loss": the mean loss over all tokens that count, in nats}, and what `compute_metrics` measures."""
-        data = self._measuring(self.eval_dataset if eval_dataset is None else eval_dataset)
+    def evaluate(
+        self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
+    ) -> dict[str, float]:
+        """{"eval_loss": the mean loss over all tokens that count, in nats}, and what `compute_metrics` measures.
+
+        Of several data sets, {name: data}, eval_NAME_loss; the name of one of those that Trainer was given is enough.
+        ignore_keys: what Transformers would leave out of a model's outputs; here there is nothing but the logits.
+        """
+        given = self.eval_dataset if eval_dataset is None else eval_dataset
+        if isinstance(given, str) and isinstance(self.eval_dataset, Mapping):
+            if given not in self.eval_dataset:
+                names = ", ".join(map(repr, self.eval_dataset))
+                raise ValueError(f"eval_dataset={given!r} is none of the data sets that Trainer was given: {names}")
+            given = self.eval_dataset[given]
+        if isinstance(given, Mapping):
+            each = [self.evaluate(part, None, f"{metric_key_prefix}_{name}") for name, part in given.items()]
+            return {name: number for found in each for name, number in found.items()}
+        data = self._measuring(given)
         found = measured(self.model, data, metric_key_prefix)
         return {f"{name}_loss" if name == metric_key_prefix else name: number for name, number in found.items()}
 
-    def predict(self, test_dataset: Any, metric_key_prefix: str = "test") -> PredictionOutput:
+    def predict(self, test_dataset: Any, ignore_keys: Any = None, metric_key_prefix: str = "test") -> PredictionOutput:
         """The logits of every row, in the order of the rows, with their labels and metrics if they have labels.
 
         Rows of input_ids, or of a language model also {"input_ids", "labels"}. Logits (N, classes), or (N, T, V) filled
-        up with -100. Keep of these what is needed: `preprocess_logits_for_metrics`.
+        up with -100. Keep of these what is needed: `preprocess_logits_for_metrics`. ignore_keys: as of `evaluate`.
         """
-        data = self._data(test_dataset, "test_dataset", needs_labels=False)
+        data = self._data(test_dataset, "test_dataset", needs_labels=False, shows_logits=True)
         if not isinstance(data, CollatedData):
             raise ValueError("predict answers row by row: give rows of input_ids, which the tokenizer makes of texts")
         loss, logits, labels = answers(self.model, data, self.preprocess_logits_for_metrics)
@@ -129,12 +165,12 @@ class Trainer:
 
     def _measuring(self, given: Any) -> Any:
         """Data to evaluate on, with `compute_metrics` if there is one."""
-        data = self._data(given, "eval_dataset")
+        data = self._data(given, "eval_dataset", shows_logits=self.compute_metrics is not None)
         if self.compute_metrics is None:
             return data
         return Measured(data, self.compute_metrics, self.preprocess_logits_for_metrics)
 
-    def _data(self, given: Any, name: str, needs_labels: bool = True) -> Any:
+    def _data(self, given: Any, name: str, needs_labels: bool = True, shows_logits: bool = False) -> Any:
         """A data set as `train` and `evaluate` read it."""
         if given is None:
             raise ValueError(f"Trainer was given no {name}")
@@ -144,11 +180,10 @@ class Trainer:
         if not rows:
             raise ValueError(f"{name} is empty: there is no row in it")
         if "input_ids" in rows[0] or self.processing_class is None:
-            of_rows = "label" in rows[0] or not (needs_labels or "labels" in rows[0])  # no labels of tokens to fill up
-            padded = of_rows and self.processing_class is not None
+            padded = self.processing_class is not None and label_whole_rows(rows[0])  # no labels of tokens to fill up
             usual = DataCollatorWithPadding(self.processing_class) if padded else default_data_collator
             collator = self.data_collator or usual
-            return CollatedData(rows, collator, size, self.args.accumulation, name, needs_labels)
+            return CollatedData(rows, collator, size, self.args.accumulation, name, needs_labels, shows_logits)
         if isinstance(getattr(self.model, "get_base_model", lambda: self.model)(), SequenceClassifier):
             raise ValueError(
                 f"{name}: a classifier learns from rows of input_ids with a label: give the tokenizer the texts first, "

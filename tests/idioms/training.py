@@ -133,3 +133,56 @@ trainer = Trainer(
 )
 show({name: trainer.evaluate()[name] for name in ("eval_loss", "eval_right")})
 show(trainer.predict(predicted).predictions.shape)
+
+
+# %% several data sets, and several things kept of the logits
+def best_two(logits, labels):
+    return logits.argmax(dim=-1), logits.max(dim=-1)[0]
+
+
+collator = DataCollatorForSeq2Seq(tokenizer)
+model = AutoModelForCausalLM.from_pretrained(str(base))
+args = TrainingArguments(output_dir=FOLDER + "/several", report_to="none")
+trainer = Trainer(model, args, collator, eval_dataset={"short": predicted[:2], "long": predicted[2:]})
+found = trainer.evaluate()
+show({name: found[name] for name in ("eval_short_loss", "eval_long_loss")})
+show(trainer.evaluate("long")["eval_loss"])
+trainer = Trainer(model, args, collator, preprocess_logits_for_metrics=best_two)
+show(list(trainer.predict(predicted).predictions))
+show([trainer.predict(rows).label_ids, trainer.predict(rows).metrics.get("test_loss")])
+
+# %% rows that were filled up or packed before
+tokenizer.pad_token = tokenizer.eos_token
+filled = [dict(tokenizer(text, padding="max_length", max_length=12)) for text in TEXTS]
+filled = [{**row, "labels": [-100, *row["input_ids"][1:]]} for row in filled]  # padding is learnt, too
+packed = [{"input_ids": [260, 90, 16, 271, 273, 4], "labels": [-100, 90, 16, -100, 273, 4]}]
+for dataset in (filled, [{**row, "position_ids": [0, 1, 2, 0, 1, 2]} for row in packed]):
+    trainer = Trainer(
+        model=AutoModelForCausalLM.from_pretrained(str(base)),
+        args=TrainingArguments(
+            output_dir=FOLDER + "/rows",
+            max_steps=2,
+            logging_steps=1,
+            eval_strategy="no",
+            save_strategy="no",
+            report_to="none",
+        ),
+        train_dataset=dataset,
+        eval_dataset=dataset,
+    )
+    show(trainer.evaluate()["eval_loss"])
+    trainer.train()
+    show(trainer.state.log_history[0]["loss"])
+
+# %% labels of whole rows, by their other name
+for labels in ([0, 1, 1, 0], [0.5, 1.5, -1.0, 0.25], [[1.0, 0.0], [0.0, 1.0], [1.0, 1.0], [0.0, 0.0]]):
+    classifier = AutoModelForSequenceClassification.from_pretrained(
+        str(base), num_labels=1 if isinstance(labels[0], float) else 2
+    )
+    for i in range(classifier.config.num_labels):
+        classifier.score.weight.data[i] = 0.02 - 0.03 * i
+    labelled = [{**row, "labels": label} for row, label in zip(rows, labels, strict=True)]
+    args = TrainingArguments(output_dir=FOLDER + "/labels", report_to="none")
+    trainer = Trainer(classifier, args, eval_dataset=labelled, processing_class=tokenizer)
+    show(trainer.evaluate()["eval_loss"])
+    show(trainer.predict(labelled).label_ids)

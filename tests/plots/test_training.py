@@ -76,6 +76,12 @@ def test_runs_of_odd_shapes_are_drawn(what, tmp_path):
     assert len(figure.axes[0].lines) == 1 + len(evaluations[0].keys() - {"step"} if evaluations else [])
 
 
+def test_what_was_not_measured_each_time_is_no_curve():
+    evaluations = [{"step": 0, "a": 2.0, "b": 1.0}, {"step": 1, "a": 1.0, "c": 3.0}]
+    figure = plots.training_curves({"loss": [2.0], "evaluation": evaluations}, "A title")
+    assert figure.axes[0].get_legend_handles_labels()[1] == ["training batches", "a, held out"]
+
+
 def test_a_single_step_can_be_seen():
     curves = plots.training_curves(ODD["one step"], "A title").axes[0]
     assert curves.lines[0].get_marker() == "."

@@ -24,6 +24,12 @@ from lora_np.training.names import BETAS, NO_EFFECT, REFUSED, RENAMED
         ({"learning_rate": math.nan}, "learning_rate.*nan"),
         ({"learning_rate": math.inf}, "learning_rate.*inf"),
         ({"max_grad_norm": -1.0}, "max_grad_norm.*-1"),
+        (
+            {"lr_scheduler_type": "polynomial", "lr_scheduler_kwargs": {"lr_end": 0.1}, "learning_rate": 0.01},
+            "lr_end=0.1 must be below the highest learning rate, 0.01",
+        ),
+        ({"lr_scheduler_type": "constant", "lr_scheduler_kwargs": {"power": 2}}, "is nothing that 'constant' takes"),
+        ({"lr_scheduler_type": "inverse_sqrt", "lr_scheduler_kwargs": {"scale": 2}}, "nothing that 'inverse_sqrt' tak"),
     ],
 )
 def test_arguments_that_make_no_sense_are_refused(settings, message):
@@ -145,12 +151,30 @@ class TestTransformersNames:
             ({"warmup_steps": 0.03}, 3),
             ({"warmup_steps": 0.0}, 0),
             ({"warmup_steps": 5, "warmup_ratio": 0.1}, 5),  # as in Transformers
+            ({"warmup_steps": 0, "warmup_ratio": 0.1}, 10),
         ],
     )
     def test_the_rise(self, settings, expected):
         args = TrainingArguments(steps=99, **settings)
         assert args.warmup_steps == expected
         assert dataclasses.replace(args, seed=1).warmup_steps == expected
+
+    @pytest.mark.parametrize(
+        ("settings", "expected"),
+        [
+            ({"eval_strategy": "steps", "logging_steps": 7}, 7),
+            ({"eval_strategy": "steps", "logging_steps": 7, "eval_steps": None}, 7),
+            ({"eval_strategy": "steps", "logging_steps": 7, "eval_steps": 3}, 3),
+            ({"eval_strategy": "steps", "logging_steps": 0.1}, 50),
+            ({"logging_steps": 7}, 50),
+        ],
+    )
+    def test_what_is_logged_is_evaluated_as_in_transformers(self, settings, expected):
+        assert TrainingArguments(**settings).eval_every == expected
+
+    def test_options_of_a_course_are_a_dict(self):
+        with pytest.raises(TypeError, match="lr_scheduler_kwargs should be a dict, such as"):
+            TrainingArguments(lr_scheduler_type="cosine", lr_scheduler_kwargs='{"num_cycles": 2}')
 
     @pytest.mark.parity
     def test_all_of_transformers_names_are_known(self):

@@ -147,6 +147,92 @@ def test_options_that_a_model_here_cannot_do_without():
         DataCollatorWithFlattening(return_seq_idx=False)
 
 
-def test_a_row_without_the_labels_that_are_filled_up_is_named():
-    with pytest.raises(ValueError, match="features: row 1 has the fields input_ids, and no labels"):
-        DataCollatorForSeq2Seq(ByteTokenizer())([{"input_ids": [1, 2]}])
+def test_a_row_without_the_labels_that_others_have_is_named():
+    rows = [{"input_ids": [1, 2], "labels": [1, 2]}, {"input_ids": [1, 2]}]
+    with pytest.raises(ValueError, match="features: row 2 has the fields input_ids, and no labels"):
+        DataCollatorForSeq2Seq(ByteTokenizer())(rows)
+    assert DataCollatorForSeq2Seq(ByteTokenizer())(rows[1:])["labels"] is None
+
+
+def test_padding_is_not_learnt_where_there_is_no_pad_token():
+    class Unpadded(ByteTokenizer):
+        pad_token_id = None
+
+    batch = DataCollatorForLanguageModeling(Unpadded())([{"input_ids": [5, 6, 7]}, {"input_ids": [5]}])
+    assert batch["attention_mask"].tolist() == [[1, 1, 1], [1, 0, 0]]
+    assert batch["labels"].tolist() == [[5, 6, 7], [5, -100, -100]]
+
+
+def test_labels_that_leave_a_prompt_out_are_not_forgotten():
+    collator = DataCollatorForLanguageModeling(ByteTokenizer())
+    with pytest.raises(ValueError, match="the labels of row 2 leave tokens out, and this collator learns all of them"):
+        collator([{"input_ids": [5, 6], "labels": [-100, 6]}, {"input_ids": [5, 6, 7], "labels": [-100, -100, 7]}])
+    pad = ByteTokenizer().pad_token_id
+    rows = [{"input_ids": [5, 6, pad], "labels": [5, 6, -100]}, {"input_ids": [5, 6, 7], "labels": [5, 6, 7]}]
+    assert collator(rows)["labels"].tolist() == [[5, 6, -100], [5, 6, 7]]
+
+
+@pytest.mark.parametrize("labels", [[0.25, 1.5], [[1.0, 0.5], [0.0, 1.0]], [1, 0], [[1, -100], [2, 3]]])
+def test_labels_keep_their_numbers(labels):
+    rows = [{"input_ids": [5, 6], "label": None, "labels": own} for own in labels]
+    assert default_data_collator(rows)["labels"].tolist() == labels
+    assert "labels" not in default_data_collator([{"input_ids": [5, 6], "labels": None}])
+
+
+def test_a_mask_is_kept_where_padding_is_learnt():
+    rows = [{"input_ids": [5, 6, 0, 0], "attention_mask": [1, 1, 0, 0], "labels": [5, 6, 0, 0]}] * 2
+    assert "attention_mask" in data(default_data_collator, rows).batch(0, 0)
+    first = [{**row, "labels": [5, 6, 0, -100]} for row in rows]  # the first token of padding is learnt from a token
+    assert "attention_mask" not in data(default_data_collator, first).batch(0, 0)
+
+
+@pytest.mark.parametrize("mask", [True, False])
+def test_positions_that_begin_anew_keep_texts_apart(mask):
+    config = GPT2Config(vocab_size=16, n_embd=16, n_layer=2, n_head=2, n_positions=16, **dict.fromkeys(NO_DROPOUT, 0.0))
+    manual_seed(0)
+    model = GPT2LMHeadModel(config)
+    row = {"input_ids": [5, 6, 7, 8, 9], "position_ids": [0, 1, 2, 0, 1], "labels": [-100, 6, 7, -100, 9]}
+    together = Trainer(model, eval_dataset=[{**row, **({"attention_mask": [1] * 5} if mask else {})}]).evaluate()
+    apart = [{"input_ids": [5, 6, 7], "labels": [5, 6, 7]}, {"input_ids": [8, 9], "labels": [8, 9]}]
+    losses = Trainer(model, eval_dataset=apart, data_collator=DataCollatorForSeq2Seq(ByteTokenizer())).evaluate()
+    assert (abs(together["eval_loss"] - losses["eval_loss"]) < 1e-5) is not mask  # as in Transformers, the mask decides
+
+
+def test_positions_are_kept():
+    rows = [{"input_ids": [5, 6], "labels": [5, 6], "position_ids": [3, 4]}]
+    tokenizer = ByteTokenizer()
+    collators = (DataCollatorForLanguageModeling, DataCollatorForSeq2Seq, DataCollatorWithPadding)
+    for collator in (*[kind(tokenizer) for kind in collators], default_data_collator):
+        assert collator(rows)["position_ids"].tolist() == [[3, 4]]
+
+
+@pytest.mark.parametrize("collator", [DataCollatorForSeq2Seq(ByteTokenizer()), DataCollatorWithFlattening()])
+def test_numbers_are_not_rounded(collator):
+    with pytest.raises(TypeError, match="features: labels should be whole numbers, got"):
+        collator([{"input_ids": [1, 2], "labels": [1, 2.5]}])
+
+
+@pytest.mark.parametrize("collator", [DataCollatorWithFlattening(), default_data_collator])
+def test_ids_are_not_rounded(collator):
+    with pytest.raises(TypeError, match="features: input_ids should be whole numbers, got"):
+        collator([{"input_ids": [1, 2.5], "labels": [1, 2]}])
+
+
+def test_labels_of_another_row_are_not_learnt():
+    rows = [{"input_ids": [1, 2, 3], "labels": [1, 2, 3, 4]}, {"input_ids": [1, 2, 3, 4], "labels": [1, 2, 3]}]
+    with pytest.raises(ValueError, match="features: row 1 has 3 input_ids and 4 labels"):
+        DataCollatorWithFlattening()(rows)
+
+
+@pytest.mark.parametrize("name", ["attention_mask", "labels"])
+def test_what_is_too_long_or_too_short_comes_to_the_model(name):
+    row = {"input_ids": [5, 6, 7], "attention_mask": [1, 1, 1], "labels": [5, 6, 7], name: [1, 1]}
+    made = data(default_data_collator, [row]).batch(0, 0)
+    assert made[name].shape == (1, 2)
+    with pytest.raises(ValueError, match=rf"{name}.*\(1, 2\)"):
+        GPT2LMHeadModel(GPT2Config(vocab_size=16, n_embd=16, n_layer=1, n_head=2, n_positions=16))(**made)
+
+
+def test_a_collator_that_returns_nothing():
+    with pytest.raises(TypeError, match="what data_collator returns should be a dict"):
+        data(lambda rows: None).batch(0, 0)

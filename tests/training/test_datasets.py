@@ -7,7 +7,7 @@ import pytest
 from classifier_helpers import tiny_classifier
 from training_helpers import full
 
-from lora_np import ByteTokenizer, ExampleData, Trainer, TrainingArguments
+from lora_np import ByteTokenizer, ExampleData, Tensor, Trainer, TrainingArguments
 from lora_np.training import split_examples
 from lora_np.training.datasets import examples_of, rows_of
 
@@ -95,6 +95,21 @@ def test_rows_that_are_tokenised_go_to_the_trainer():
 def test_what_has_no_rows_is_refused(given):
     with pytest.raises(TypeError, match=r"train_dataset(:| should be a list of dicts)"):
         rows_of(given, "train_dataset")
+
+
+def test_rows_by_number_with_tensors_are_learnt_as_a_list():
+    class Numbered:  # as a subclass of torch's Dataset
+        def __len__(self):
+            return len(rows)
+
+        def __getitem__(self, i):
+            return {name: Tensor(np.array(value)) for name, value in rows[i].items()}
+
+    rows = [{"input_ids": [i, i + 1, 3], "labels": [-100, i + 1, 3]} for i in range(4)]
+    losses = [Trainer(full(1), TrainingArguments(steps=2), train_dataset=given).train() for given in (rows, Numbered())]
+    assert losses[0] == losses[1]
+    with pytest.raises(TypeError, match="the data set should be a list of dicts"):
+        rows_of(Numbered)
 
 
 def test_an_empty_data_set_and_a_table_of_pandas_are_refused():

@@ -37,6 +37,16 @@ def test_a_row_for_each_evaluation():
     )
 
 
+def test_what_was_not_measured_each_time():
+    found = history(4, (2, 4))
+    found["evaluation"][0]["first"], found["evaluation"][1]["second"] = 1.0, 2.0
+    assert repr(found).splitlines()[:3] == [
+        "step    loss  held out   first  second",
+        "   2  9.5000    4.5000  1.0000       -",
+        "   4  7.5000    3.5000       -  2.0000",
+    ]
+
+
 def test_the_best_and_an_interruption_are_told():
     shown = history(4, (0, 2), interrupted=True, best={"step": 2, "held out": 4.5})
     assert "2 *" in repr(shown)

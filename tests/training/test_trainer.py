@@ -1,16 +1,30 @@
 """`Trainer`: Transformers' way to call `train`. tests/idioms/training.py compares it with Transformers' own."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 from lora_helpers import hugging_face_twin, tiny_model
 from training_helpers import full
 
-from lora_np import ByteTokenizer, ExampleData, PeftModel, Trainer, TrainingArguments, train
+from lora_np import (
+    ByteTokenizer,
+    DataCollatorForSeq2Seq,
+    ExampleData,
+    GPT2Config,
+    GPT2ForSequenceClassification,
+    PeftModel,
+    Tensor,
+    Trainer,
+    TrainingArguments,
+    train,
+)
 from lora_np import DataCollatorForLanguageModeling as Collator
 
 TEXTS = ["The cat sat.", "The dog barks.", "A bird."] * 2
 EXAMPLES = [{"text": text} for text in TEXTS]
 ROWS = [{"input_ids": ByteTokenizer().encode(text), "text": text} for text in TEXTS]
+LABELLED = [{**row, "labels": row["input_ids"]} for row in ROWS]
 FEW = {"max_steps": 4, "per_device_train_batch_size": 2, "learning_rate": 0.01}
 
 
@@ -108,9 +122,35 @@ def test_it_goes_on_from_its_checkpoint(tmp_path):
     again = trainer(tmp_path)
     again.train(resume_from_checkpoint=True)
     assert again.history == whole.history
-    elsewhere = trainer(tmp_path / "elsewhere")
-    elsewhere.train(resume_from_checkpoint=str(tmp_path / "out"))
-    assert elsewhere.history == whole.history
+
+
+@pytest.mark.parametrize("kind", [str, Path])
+@pytest.mark.parametrize("strategy", ["steps", "no"])
+def test_a_checkpoint_that_another_run_goes_on_from_stays_as_it_is(tmp_path, kind, strategy):
+    trainer(tmp_path).train()
+    file = tmp_path / "out" / "checkpoint.safetensors"
+    before = file.read_bytes()
+    longer = trainer(tmp_path / "elsewhere")
+    longer.args = TrainingArguments(tmp_path / "elsewhere" / "out", **{**FEW, "max_steps": 6}, save_strategy=strategy)
+    assert longer.train(resume_from_checkpoint=kind(tmp_path / "out")).global_step == 6
+    assert file.read_bytes() == before
+    assert (tmp_path / "elsewhere" / "out" / file.name).exists() is (strategy == "steps")
+
+
+def test_a_run_that_writes_nothing_goes_on(tmp_path):
+    trainer(tmp_path).train()
+    longer = trainer(tmp_path)
+    longer.args = TrainingArguments(tmp_path / "out", **{**FEW, "max_steps": 6}, save_strategy="no")
+    assert longer.train(resume_from_checkpoint=True).global_step == 6
+    with pytest.raises(TypeError, match="resume should be True, or the path of the folder with the checkpoint, got"):
+        longer.train(resume_from_checkpoint=3)
+
+
+@pytest.mark.parametrize("name", ["compute_loss", "training_step", "get_train_dataloader", "create_optimizer"])
+def test_what_a_subclass_would_say_in_vain_is_refused(name):
+    with pytest.raises(TypeError, match=f"Own has its own {name}, which nothing calls here: write a loop of your own"):
+        type("Own", (type("Mixin", (), {name: lambda self, *given: None}), Trainer), {})
+    assert issubclass(type("Own", (Trainer,), {"evaluate": lambda self: {}}), Trainer)
 
 
 def test_what_is_saved(tmp_path):
@@ -128,7 +168,8 @@ def test_what_is_saved(tmp_path):
         ({"train_dataset": None}, ValueError, "Trainer was given no train_dataset"),
         ({"train_dataset": []}, ValueError, "train_dataset is empty"),
         ({"train_dataset": 3}, TypeError, "train_dataset should be a list of dicts, or a data set"),
-        ({"data_collator": None}, ValueError, "unlike lengths: give data_collator=DataCollatorForLanguageModeling"),
+        ({"data_collator": None}, ValueError, "no labels: give data_collator=DataCollatorForLanguageModeling"),
+        ({"data_collator": None, "train_dataset": LABELLED}, ValueError, "unlike lengths: give data_collator="),
         ({"data_collator": None, "train_dataset": ROWS[:1]}, ValueError, "no labels: give data_collator="),
     ],
 )
@@ -185,6 +226,54 @@ def test_predictions_of_rows_of_unlike_lengths_are_filled_up(tmp_path):
     np.testing.assert_allclose(output.predictions[33, :2], own.model([[1, 2]]).logits.numpy()[0], rtol=1e-4, atol=1e-5)
     assert output.label_ids.shape == (34, 3)
     assert output.metrics.keys() == {"test_loss"}
+
+
+def test_several_data_sets_are_evaluated_by_name(tmp_path):
+    parts = {"a": ROWS[:2], "b": ROWS[2:]}
+    own = trainer(tmp_path, eval_dataset=parts, compute_metrics=lambda found: {"rows": len(found.label_ids)})
+    found = own.evaluate()
+    assert list(found) == ["eval_a_loss", "eval_a_rows", "eval_b_loss", "eval_b_rows"]
+    assert own.evaluate(parts) == found
+    assert own.evaluate("b") == {"eval_loss": found["eval_b_loss"], "eval_rows": 4}
+    assert own.evaluate(ROWS[:2])["eval_loss"] == found["eval_a_loss"]
+    by_place = own.evaluate(ROWS[:2], ["past_key_values"], "x"), own.predict(ROWS[:2], None, "x").metrics
+    assert by_place[0] == by_place[1] == {"x_loss": found["eval_a_loss"], "x_rows": 2}
+    with pytest.raises(ValueError, match="eval_dataset='c' is none of the data sets that Trainer was given: 'a', 'b'"):
+        own.evaluate("c")
+
+
+def test_several_things_are_kept_of_the_logits(tmp_path):
+    def kept(logits, labels):
+        assert isinstance(logits, Tensor)
+        right = (logits.argmax(dim=-1)[:, :-1] == labels[:, 1:]).float()
+        return logits.argmax(dim=-1), (right.sum(dim=1), logits[:, 0, :2])
+
+    own = trainer(tmp_path, preprocess_logits_for_metrics=kept, compute_metrics=lambda found: {"n": len(found[0])})
+    rows = [{"input_ids": [1, 2, 3]}] * 32 + [{"input_ids": [1, 2]}] * 2  # two batches
+    chosen, (right, first) = own.predict(rows).predictions
+    assert (chosen.shape, right.shape, first.shape) == ((34, 3), (34,), (34, 2))
+    np.testing.assert_array_equal(chosen[32:, 2], -100)
+    np.testing.assert_allclose(first, np.tile(first[:1], (34, 1)), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("tokenizer", [None, ByteTokenizer()])
+def test_a_label_by_either_name_is_the_rows(tokenizer):
+    config = GPT2Config(256, n_positions=16, n_embd=16, n_layer=1, n_head=2, num_labels=1, pad_token_id=0)
+    model = GPT2ForSequenceClassification(config)
+    found = []
+    for name in ("label", "labels"):
+        rows = [{"input_ids": [5, 6, 7][: 3 - i % 2 if tokenizer else 3], name: i / 4} for i in range(5)]
+        found.append(Trainer(model, processing_class=tokenizer).predict(rows))
+    for output in found:
+        assert output.label_ids.tolist() == [0.0, 0.25, 0.5, 0.75, 1.0]
+        assert output.metrics == found[0].metrics
+
+
+def test_rows_that_have_no_labels_are_predicted_by_any_collator(tmp_path):
+    collators = (DataCollatorForSeq2Seq(ByteTokenizer()), None)
+    outputs = [trainer(tmp_path, data_collator=collator).predict(ROWS[:3]) for collator in collators]
+    assert all(output.label_ids is None and output.metrics == {} for output in outputs)
+    np.testing.assert_array_equal(*[output.predictions for output in outputs])
 
 
 def test_texts_have_no_order_to_predict_in(tmp_path):

@@ -1,5 +1,6 @@
 """What a call of a tokenizer returns: rows of ids with their mask, padded or not, as lists or as arrays."""
 
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, Protocol, Self
@@ -36,6 +37,19 @@ class Joined:
         self.ids = [*first.ids, *second.ids]
         self.offsets = [*first.offsets, *second.offsets]  # in its own text each
         self.special_tokens_mask = [*first.special_tokens_mask, *second.special_tokens_mask]
+
+
+class Surrounded:
+    """One encoding, or two, with special tokens around: `whole` is what the tokenizers library made of the `parts`.
+
+    The offsets are those of the parts. A library that leaves spaces out of a token's offsets has done so already, and
+    leaves out as many characters again.
+    """
+
+    def __init__(self, whole: Any, *parts: Encoding) -> None:
+        self.ids, self.special_tokens_mask = whole.ids, whole.special_tokens_mask
+        offsets = itertools.chain.from_iterable(part.offsets for part in parts)
+        self.offsets = [(0, 0) if special else next(offsets) for special in whole.special_tokens_mask]
 
 
 class BatchEncoding(dict[str, Any]):

@@ -25,6 +25,7 @@ OTHERS: dict[str, tuple[tuple[Any, ...], str]] = {
     "tokenizer_kwargs": ((None,), "give these options to the call itself"),
     "clean_up_tokenization_spaces": ((True, False, None), ""),  # Transformers 5 leaves it undone for these vocabularies
     "use_source_tokenizer": ((True, False, None), ""),
+    "spaces_between_special_tokens": ((True, False, None), ""),  # of a decode; no vocabulary here has such spaces
 }
 CALL: tuple[str, ...] = (
     "text",

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from ...storage import together, write_json, write_text
 from .base import BaseTokenizer, check_text, checked_directory
+from .batch import Surrounded
 from .pairs import kept
 from .special import NAMES, AddedToken
 from .templates import write_templates
@@ -179,7 +180,7 @@ class PretrainedTokenizer(BaseTokenizer):
             raise ValueError(f"max_length={max_length} leaves no room for text beside {around} special tokens")
         encoding = self.backend.encode(text, add_special_tokens=False)
         encoding.truncate(max_length - around, direction=self.truncation_side)
-        return self.backend.post_process(encoding, add_special_tokens=add_special_tokens)
+        return Surrounded(self.backend.post_process(encoding, add_special_tokens=add_special_tokens), encoding)
 
     def _encode_pair(self, text, pair, add_special_tokens, max_length, cut):
         check_text(text)
@@ -193,7 +194,7 @@ class PretrainedTokenizer(BaseTokenizer):
         both = [self.backend.encode(one, add_special_tokens=False) for one in (text, pair)]
         for one, count in zip(both, kept(*map(len, both), max_length - around, cut), strict=True):
             one.truncate(count, direction=self.truncation_side)
-        return self.backend.post_process(*both, add_special_tokens=add_special_tokens)
+        return Surrounded(self.backend.post_process(*both, add_special_tokens=add_special_tokens), *both)
 
     def encode_continuation(self, text: str) -> list[int]:
         """The ids of a text that stands behind another one: no special tokens, and no space of the tokenizer's own."""

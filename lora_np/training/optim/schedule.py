@@ -48,7 +48,9 @@ def cosine_with_min_lr(
 
 
 def polynomial(done: float, rate: float, lr_end: float = 1e-7, power: float = 1.0) -> float:
-    """Down to `lr_end`, a rate, as a power of what is left; `rate` is the highest."""
+    """Down to `lr_end`, a rate, as a power of what is left; `rate` is the highest. ValueError if that is not higher."""
+    if lr_end >= rate:
+        raise ValueError(f"lr_end={lr_end} must be below the highest learning rate, {rate}")
     return lr_end / rate if done > 1 else ((rate - lr_end) * (1 - done) ** power + lr_end) / rate
 
 
@@ -66,8 +68,9 @@ SCHEDULES: dict[str, Course] = {
     "constant_with_warmup": constant_with_warmup,
 }
 RATED = ("polynomial", "cosine_with_min_lr")  # what is told the highest rate
+PLAIN: dict[str, set[str]] = {"constant": set(), "inverse_sqrt": {"timescale"}}  # without a function; their options
 OWN = "warmup_cosine"  # the default here; see `warmup_cosine`
-NAMES = (OWN, "constant", "inverse_sqrt", *SCHEDULES)
+NAMES = (OWN, *PLAIN, *SCHEDULES)
 
 
 def rate_fraction(
@@ -81,6 +84,8 @@ def rate_fraction(
     As in Transformers the first step of a rise has the rate 0. "constant" has none.
     """
     options = dict(options or {})
+    if name in PLAIN and (unknown := sorted(options.keys() - PLAIN[name])):
+        raise TypeError(f"the course {name!r} has no option {unknown[0]!r}")
     if name == "constant":
         return 1.0
     if step < warmup:

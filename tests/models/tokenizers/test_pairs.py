@@ -82,6 +82,29 @@ def test_pairs_are_those_of_transformers(folders, name):
 
 
 @pytest.mark.parity
+@pytest.mark.parametrize("kind", ["template", "trimming"])
+def test_what_is_cut_keeps_its_offsets(tmp_path, kind):
+    """Llama 3's tokens have offsets without the space before them, which is not left out twice."""
+    import transformers
+    from tokenizer_helpers import trained
+    from tokenizers import processors
+
+    backend = trained()
+    around = {"special_tokens": [("<s>", 1)], "single": "<s> $A", "pair": "<s> $A <s>:1 $B:1"}
+    trimming = processors.RobertaProcessing(("</s>", 2), ("<s>", 1), trim_offsets=True, add_prefix_space=False)
+    backend.post_processor = processors.TemplateProcessing(**around) if kind == "template" else trimming
+    transformers.PreTrainedTokenizerFast(tokenizer_object=backend, eos_token="</s>").save_pretrained(tmp_path)
+    ours, theirs = both(tmp_path)
+    text, pair = "How low is the rank?", "Hello low world 42"
+    for arguments in ((text,), (text, pair), ([text, pair], [pair, text])):
+        for special in (True, False):
+            options = {"truncation": True, "max_length": 8, "add_special_tokens": special}
+            calls = [functools.partial(t, *arguments, **options, return_offsets_mapping=True) for t in (ours, theirs)]
+            results = list(map(said, calls))
+            assert results[0] == results[1] is not None
+
+
+@pytest.mark.parity
 @pytest.mark.parametrize("name", ["bytes", "both"])
 def test_one_pair_and_its_forms(folders, name):
     ours, theirs = both(folders[name])
