@@ -23,7 +23,12 @@ from .statistics import by, chosen, final, interval
 
 SEEDS, RATES = (0, 1, 2), (1e-3, 2e-3, 4e-3)
 STEPS, ROWS, LENGTH, SHOWN = 24, 8, 128, 32  # of a run; windows of a batch, their length; held out
-SEEN = ("", "", "", "")
+SEEN = (
+    "Rounding costs a fifth of the gain.",
+    "With three seeds no difference is seen.",
+    "To the last digit. QLoRA, rounded again, loses nine tenths of what it had learnt.",
+    "As trained it is not behind, either: its groups are of 16 numbers, and the base is a third larger for that.",
+)
 
 
 def plan(done=()):
@@ -107,12 +112,15 @@ def verdicts(data):
     return four_bits.verdicts({**data, "base": {"prose": starts[0]}}, "SmolLM2: ", "second_bits", SEEN)
 
 
-def rounding(data):
-    """{method: how far its base is behind the one in floats before training, in nats per token}."""
-    starts = {run["method"]: run["prose"][0] for run in data["runs"]}
-    return {method: start - starts[FLOAT] for method, start in starts.items()}
+def table(data):
+    """{method: {"rate", "edge", "bytes", "before", "after", "merged"}}: means of the test losses at the best rate.
 
-
-def gain(data):
-    """What LoRA gains beside the base in floats: an interval over seeds."""
-    return interval([run["prose"][0] - final(run) for run in four_bits.trained(data)[FLOAT]])
+    edge: is that the lowest or the highest of the rates?
+    """
+    found = {}
+    for method, runs in four_bits.trained(data).items():
+        row = {"rate": runs[0]["rate"], "edge": runs[0]["rate"] in (RATES[0], RATES[-1])}
+        row |= {"bytes": runs[0]["base_bytes"], "before": runs[0]["prose"][0]}
+        row["after"] = interval([final(run) for run in runs])[0]
+        found[method] = {**row, "merged": interval([run["merged"]["prose"] for run in runs])[0]}
+    return found

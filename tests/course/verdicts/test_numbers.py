@@ -394,6 +394,35 @@ def test_four_bits():
     check("Merged into 4 bits", {"QA-LoRA minus QLoRA, both merged": t95(merged["QA-LoRA"] - merged["QLoRA"])})
 
 
+def test_four_bits_at_the_second_scale():
+    data = read("second_bits")
+    best = {}
+    for method in ("float base", "QLoRA", "LoftQ", "QA-LoRA"):
+        first = runs(data, method=method, seed=0)
+        rate = min(first, key=lambda r: r["validation"][-1])["rate"]
+        best[method] = sorted(runs(data, method=method, rate=rate), key=lambda r: r["seed"])
+        assert [r["seed"] for r in best[method]] == [0, 1, 2]
+    ends = {method: np.array([r["prose"][-1] for r in found]) for method, found in best.items()}
+    merged = {method: np.array([r["merged"]["prose"] for r in found]) for method, found in best.items()}
+    gain = best["float base"][0]["prose"][0] - ends["float base"].mean()
+    check(
+        "SmolLM2: beside a base in 4",
+        {"QLoRA behind LoRA, part of the gain": t95((ends["QLoRA"] - ends["float base"]) / gain)},
+    )
+    check("SmolLM2: LoftQ's start", {"LoftQ minus QLoRA": t95(ends["LoftQ"] - ends["QLoRA"])})
+    adds = {f"merging adds, {method}": t95(merged[method] - ends[method]) for method in data_order(data)}
+    check("SmolLM2: QA-LoRA merges", adds)
+    check("SmolLM2: merged into 4 bits", {"QA-LoRA minus QLoRA, both merged": t95(merged["QA-LoRA"] - merged["QLoRA"])})
+    learnt = best["QLoRA"][0]["prose"][0] - ends["QLoRA"].mean()
+    assert 0.85 < (merged["QLoRA"] - ends["QLoRA"]).mean() / learnt < 0.95  # "nine tenths"
+    text = PAGE.partition("## A second scale")[2]
+    for method, found in best.items():
+        first = found[0]
+        edge = "*" * (first["rate"] in (1e-3, 4e-3))
+        cells = f"{first['rate']:g}{edge} | {first['base_bytes'] / 1e6:.0f} MB | {first['prose'][0]:.3f}"
+        assert f"| {method} | {cells} | {ends[method].mean():.3f} | {merged[method].mean():.3f} |" in text
+
+
 def tuned_merged(found):
     rates, validation = grid(found, "validation")
     best = [run for run in found if run["rate"] == rates[validation.mean(1).argmin()]]
