@@ -7,8 +7,7 @@ namespace {
 // table[i] = {address of A (r, in), of B (out, r), r, b, the bits of s_b as a double, its place in h}. Blocks begin at
 // the end of it: the cache still has what was written last. packed: may several numbers be read at once?
 constexpr int RANKS = 8;  // that a thread takes at a time
-constexpr int EACH = 4;   // tokens that a warp multiplies by A at a time
-constexpr int SUMS = EACH * RANKS / 32;  // of them, for each lane
+constexpr int EACH = 4;   // tokens that a warp multiplies by A at a time; EACH · RANKS is a warp
 constexpr int TILE = 4;   // tokens that a thread multiplies by COLUMNS columns of Bᵀ at a time
 constexpr int COLUMNS = 4;
 
@@ -36,12 +35,12 @@ __device__ __forceinline__ float sum_for_lane(float (&v)[32], int lane) {
     return v[0];
 }
 
-// x Aᵀ of EACH tokens: number i of a lane is rank k of token t, with 32 i + lane = t · RANKS + k. Summed over
-// start, start + step, ... and the lanes. What is beyond `tokens` or `ranks` repeats the last.
+// x Aᵀ of EACH tokens, rank k of token t in lane t · RANKS + k: summed over i = start, start + step, ... and the lanes.
+// What is beyond `tokens` or `ranks` repeats the last.
 template <int N>
-__device__ __forceinline__ void into_ranks(float (&own)[SUMS], const real* x, const float* A, int tokens, int ranks,
-                                           int fan_in, int start, int step) {
-    float sums[SUMS][32] = {};
+__device__ __forceinline__ float into_ranks(const real* x, const float* A, int tokens, int ranks, int fan_in, int start,
+                                            int step) {
+    float sums[EACH * RANKS] = {};
 #pragma unroll 1
     for (int i = start * N; i < fan_in; i += step * N) {
         Floats<N> token[EACH];
@@ -53,15 +52,14 @@ __device__ __forceinline__ void into_ranks(float (&own)[SUMS], const real* x, co
 #pragma unroll
             for (int t = 0; t < EACH; ++t)
 #pragma unroll
-                for (int n = 0; n < N; ++n) sums[t * RANKS / 32][(t * RANKS + k) % 32] += token[t].v[n] * a.v[n];
+                for (int n = 0; n < N; ++n) sums[t * RANKS + k] += token[t].v[n] * a.v[n];
         }
     }
-#pragma unroll
-    for (int i = 0; i < SUMS; ++i) own[i] = sum_for_lane(sums[i], threadIdx.x % 32);
+    return sum_for_lane(sums, threadIdx.x % 32);
 }
 
-// y += h Bᵀ for N columns, whose rows of B begin at B: TILE tokens at a time. Up to RANKS
-// numbers of a row of B stay in registers from one tile to the next.
+// y += h Bᵀ for N columns, whose rows of B begin at B: TILE tokens at a time. Up to RANKS numbers of a row of B stay in
+// registers from one tile to the next.
 template <int N>
 __device__ __forceinline__ void add_ranks(real* y, const float* h, const float* B, int r, int width, int tokens,
                                           int fan_out) {
@@ -159,7 +157,7 @@ __global__ void narrow_all(real* flat, const long long* table) {
 __global__ void __launch_bounds__(256, 2)
     lora_rows_in(const real* __restrict__ x, float* __restrict__ h, const long long* table, int T, int fan_in,
                  int width, int slices, int rounds, int packed) {
-    __shared__ float parts[8][SUMS][32];
+    __shared__ float parts[8][32];
     int entry = gridDim.y - 1 - blockIdx.y, from = blockIdx.z * RANKS;
     const long long* own = table + 6 * entry;
     int ranks = min(RANKS, (int)own[2] - from);
@@ -171,20 +169,18 @@ __global__ void __launch_bounds__(256, 2)
     for (int round = 0; round < rounds; ++round, group += together) {
         int t = group * EACH, tokens = min(EACH, T - t);
         const real* first = x + (own[3] * T + t) * fan_in;
-        float sums[SUMS] = {};
-        if (tokens > 0 && packed) into_ranks<4>(sums, first, A, tokens, ranks, fan_in, start, step);
-        if (tokens > 0 && !packed) into_ranks<1>(sums, first, A, tokens, ranks, fan_in, start, step);
-#pragma unroll
-        for (int s = 0; s < SUMS; ++s) parts[warp][s][lane] = sums[s];
-        if (slices > 1) __syncthreads();
-        for (int s = 0; slice == 0 && s < SUMS; ++s) {
-            int place = s * 32 + lane;
-            float sum = 0;
-            for (int i = 0; i < slices; ++i) sum += parts[warp + i][s][lane];
-            if (place / RANKS < tokens)
-                h[(own[5] * T + t + place / RANKS) * width + from + place % RANKS] =
-                    (float)__longlong_as_double(own[4]) * sum;
+        float sum = 0;
+        if (tokens > 0)
+            sum = packed ? into_ranks<4>(first, A, tokens, ranks, fan_in, start, step)
+                         : into_ranks<1>(first, A, tokens, ranks, fan_in, start, step);
+        if (slices > 1) {
+            parts[warp][lane] = sum;
+            __syncthreads();
+            for (int i = 1; slice == 0 && i < slices; ++i) sum += parts[warp + i][lane];
         }
+        if (slice == 0 && lane / RANKS < tokens)
+            h[(own[5] * T + t + lane / RANKS) * width + from + lane % RANKS] =
+                (float)__longlong_as_double(own[4]) * sum;
     }
 }
 
