@@ -128,7 +128,7 @@ class Rows:
         return known[is_evaluating()]
 
     def _by_address(self, layers, x):
-        """It, made now."""
+        """The `Way` of `beside` for these layers, made from the adapters as they are now; None if there is none."""
         tables = [self._adapters(layer) for layer in layers]
         adapters = [adapter for table in tables for adapter in table.values()]
         if len(self.places) == 1 or not adapters or not all(map(_stacks, adapters)) or not float32_or_16_bits([x]):
