@@ -29,8 +29,8 @@ SECOND_SCALE = "A second scale: SmolLM2-135M"
 HEAD = """# Verdicts: what LoRA really does, measured in small
 
 Claims of the field, tried on the small model of this book: 858,880 parameters, 128 wide, taught Python source first,
-English prose then. {runs} runs on an {device}, {dates}, with products in TF32, and the 600 of
-notebook 06. {few} more were made on two CPU cores: those in 4 bits, of capacity, of learning from reward, and a few of
+English prose then. {runs} runs on an {device}, {dates}, with products in TF32 ({exact} of
+SmolLM2 in float32), and the 600 of notebook 06. {few} more were made on two CPU cores: those in 4 bits, of capacity, of learning from reward, and a few of
 VB-LoRA. Those of capacity and of reward have data of their own and models smaller still, and their sections say which.
 Losses are in nats per byte. Nine claims are tried on [a second scale](#a-second-scale-smollm2-135m), too: SmolLM2-135M.
 
@@ -147,7 +147,9 @@ def page(found):
     elsewhere = shipped("family")["about"]["other_device"]["runs"]
     runs, few = runs - elsewhere, few + elsewhere
     dates = " and ".join(sorted({shipped(name)["about"]["date"] for name in ON_GPU}))
-    text = HEAD.format(runs=runs, few=few, device=shipped("curves")["about"]["device"], dates=dates)
+    data, device = shipped("second"), shipped("curves")["about"]["device"]
+    exact = len(data["runs"]) - data["about"]["other_precision"]["runs"]
+    text = HEAD.format(runs=runs, few=few, exact=exact, device=device, dates=dates)
     for verdicts in found.values():
         text += "".join(f"| {v.claim} | {v.verdict} |\n" for v in verdicts)
     for heading, verdicts in found.items():

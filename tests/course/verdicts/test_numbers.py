@@ -598,6 +598,7 @@ def test_the_table_of_the_second_scale():
         assert lowest == best[0]["rate"] / 2  # as the page says
     about, starts = read("second")["about"], [r["own"][0] for r in read("second")["runs"] if r["seed"] == 0]
     assert "3 seeds, 102\nruns" in text
+    assert "(72 of\nSmolLM2 in float32)" in PAGE
     assert starts.count(min(starts)) == about["other_precision"]["runs"] == 30  # TF32 rounds otherwise
 
 
