@@ -30,8 +30,9 @@ HEAD = """# Verdicts: what LoRA really does, measured in small
 
 Claims of the field, tried on the small model of this book: 858,880 parameters, 128 wide, taught Python source first,
 English prose then. {runs} runs on an {device}, {dates}, with products in TF32 ({exact} of
-SmolLM2 in float32), and the 600 of notebook 06. {few} more were made on two CPU cores: those in 4 bits, of capacity, of learning from reward, and a few of
-VB-LoRA. Those of capacity and of reward have data of their own and models smaller still, and their sections say which.
+SmolLM2 in float32), and the 600 of notebook 06. {few} more were made on two CPU cores: those in 4 bits, of capacity, of
+learning from reward, and a few of VB-LoRA. Those of capacity and of reward have data of their own and models smaller
+still, and their sections say which.
 Losses are in nats per byte. Nine claims are tried on [a second scale](#a-second-scale-smollm2-135m), too: SmolLM2-135M.
 
 Read them for what they are. **A verdict is about this model and this task**: a model three or four orders of magnitude
