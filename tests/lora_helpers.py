@@ -354,8 +354,15 @@ def rows_as_on_a_gpu(monkeypatch):
             if update is not None:
                 y_b += h_b @ update[1].T
 
+    def rows_swiglu(gate, up, h, layers):
+        for i, y in enumerate((gate, up)):
+            rows_out(y, h, layers, i)
+        gate[...] = gate / (1 + np.exp(-gate)) * up
+
+    kernels = {"ready": ready, "in": rows_in, "out": rows_out, "swiglu": rows_swiglu}
+
     def implementation(name, arrays):
-        return {"lora_rows_ready": ready, "lora_rows_in": rows_in, "lora_rows_out": rows_out}[name]
+        return kernels[name.removeprefix("lora_rows_")]
 
     for name, value in (
         ("on_gpu", lambda x: True),

@@ -81,9 +81,10 @@ OPERATIONS = {
     "add": Operation(elementary, cuda=float32_or_16_bits),
     "matmul": Operation(elementary, cuda=float32_or_16_bits),
     "lora_rows_into": Operation(fused.rows),
-    "lora_rows_ready": Operation(None, cuda=float32_or_16_bits),  # this one and the next two where NumPy has the above
+    "lora_rows_ready": Operation(None, cuda=float32_or_16_bits),  # this and the next three where NumPy has the above
     "lora_rows_in": Operation(None, cuda=float32_or_16_bits),
     "lora_rows_out": Operation(None, cuda=float32_or_16_bits),
+    "lora_rows_swiglu": Operation(None, cuda=float32_or_16_bits),
     "sum_groups": Operation(elementary, cuda=any_dtype),
     "erf": Operation(elementary, cuda=any_dtype),
     "nf4_values": Operation(None, cuda=any_dtype),  # in NumPy by nn/nf4.py itself

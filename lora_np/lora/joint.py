@@ -24,13 +24,13 @@ def part_of(layer: LoraLinear) -> Any:
     return *plain[:2], *adapter.matrices(), adapter.scaling
 
 
-def in_rows(layers: Sequence[LoraLinear], x: Any) -> Any:
-    """The results of these layers where rows have adapters of their own; None where they have none, or others."""
+def in_rows(layers: Sequence[LoraLinear], x: Any, then: Any) -> Any:
+    """then(the results of these layers) where rows have adapters of their own; None where they have none, or others."""
     calls = [this_call(layer.owner) for layer in layers]
     rows = calls[0].rows
     if rows is None or any(call.disabled or call.rows is not rows for call in calls):
         return None
-    return None if any("forward" in vars(layer) for layer in layers) else rows.beside(list(layers), x)
+    return None if any("forward" in vars(layer) for layer in layers) else rows.beside(list(layers), x, then)
 
 
 PARTS[LoraLinear] = part_of

@@ -32,7 +32,7 @@ from .types import Array, Input
 _weights = attrgetter("lora_A.weight", "lora_B.weight")  # of an adapter
 _array = attrgetter("data")
 
-Way = Callable[[Any, Any], Any]  # (layer, x) -> what the layer gives for x; or of several layers at once, or None
+Way = Callable[..., Any]  # (layer, x) -> what the layer gives for x; or (layers, x, then) for several; or None
 
 
 class Group(NamedTuple):
@@ -75,9 +75,9 @@ class Rows:
         """An `AdaptedLayer`'s result where row i of the batch x goes through the adapter names[i]."""
         if x.ndim == 1:  # positions, which are the same for every row
             x = np.broadcast_to(x, (len(self.names), len(x)))
-        found = self.beside([layer], x) if on_gpu(data(x)) else None
+        found = self.beside([layer], x, lambda y: y) if on_gpu(data(x)) else None
         if found is not None:
-            return found[0]
+            return found
         known = {} if is_grad_enabled() else self._known_now()
         once = not self.keep or math.prod(x.shape[1:-1]) > 1  # as a prompt is: stacks would be used once
         way = known.get((id(layer), x.dtype, once))
@@ -93,15 +93,15 @@ class Rows:
             known[id(layer), x.dtype, once] = way
         return way(layer, x)
 
-    def beside(self, layers: list[Any], x: Input) -> list[Tensor] | None:
-        """[forward(layer, x) for each of these layers] on a GPU, in fewer passes over the x that all read.
+    def beside(self, layers: list[Any], x: Input, then: Callable[..., Any]) -> Any:
+        """then(forward(layer, x) of each of these layers) on a GPU, in fewer passes over the x that all read.
 
-        None where that is not possible: where gradients are recorded, or adapters are no plain ones in float32.
+        None where that is not possible: where gradients are recorded, or adapters are no plain ones, or in float64.
         """
         if is_grad_enabled():
             return None
         way = self._way_by_address(layers, data(x))
-        return None if way is None else way(layers, x)
+        return None if way is None else way(layers, x, then)
 
     def _way_by_address(self, layers, x):
         """The `Way` of `beside`, or None."""
@@ -134,7 +134,7 @@ class Rows:
         if len(self.places) == 1 or not adapters or not all(map(_stacks, adapters)) or not float32_or_16_bits([x]):
             return None
         weights = _weights_of(adapters)
-        if any(weight.dtype != np.float32 for weight in weights):
+        if not float32_or_16_bits([weight.data for weight in weights]):
             return None
         return partial(_at_once, implementation("lora_rows_ready", (x,))(list(map(self._updates, tables))), weights)
 
@@ -195,16 +195,21 @@ def _row_by_row(updates, dtype, weights, layer, x):
     return record(out, weights, None).astype(base.dtype)  # gradient checkpointing asks what was read
 
 
-def _at_once(ready, weights, layers, x):
-    """The same on a GPU: all rows at once, and nothing has to be moved for it."""
-    array, found = data(x), []
+def _at_once(ready, weights, layers, x, then):
+    """The same on a GPU: all rows at once, and nothing has to be moved for it. SwiGLU comes with the updates."""
+    array, found, joint = data(x), [], then is F.swiglu
     h = implementation("lora_rows_in", (array,))(array, ready)
     for i, layer in enumerate(layers):
         base = layer.forward_with([], x)
         y = base.data.astype(array.dtype, copy=False)
-        implementation("lora_rows_out", (y,))(y, h, ready, i)
-        found.append(record(y, weights, None).astype(base.dtype))
-    return found
+        if not joint:
+            implementation("lora_rows_out", (y,))(y, h, ready, i)
+        found.append((record(y, weights, None), base.dtype))
+    if joint:
+        (gate, kind), (up, _) = found
+        implementation("lora_rows_swiglu", (gate.data, up.data))(gate.data, up.data, h, ready)
+        return gate.astype(kind)
+    return then(*[y.astype(kind) for y, kind in found])
 
 
 def grouped(adapters: list[Any], places: list[list[int]], batch: int, dtype: Any) -> list[Group]:

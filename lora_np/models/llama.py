@@ -184,16 +184,16 @@ class LlamaMLP(nn.Module):
         self.down_proj = nn.Linear(inner, C, bias)
         self.activation = config.hidden_act
 
-    def expand(self, x: Tensor) -> tuple[Any, Any]:
-        """x (B, T, C) -> what gates and what is gated, (B, T, inner) each."""
-        gate, up = nn.beside(x, self.gate_proj, self.up_proj)
-        return gate, up
+    def expand(self, x: Tensor, gated: Any) -> Any:
+        """x (B, T, C) -> gated(what gates, what is gated), all (B, T, inner)."""
+        return nn.beside(x, self.gate_proj, self.up_proj, then=gated)
+
+    def gated(self, gate: Any, up: Any) -> Any:
+        """activation(gate) ∘ up."""
+        return ACTIVATIONS[self.activation](gate) * up
 
     def forward(self, x: Tensor) -> Tensor:
-        gate, up = self.expand(x)
-        if self.activation in ("silu", "swish"):
-            return self.down_proj(F.swiglu(gate, up))
-        return self.down_proj(ACTIVATIONS[self.activation](gate) * up)
+        return self.down_proj(self.expand(x, F.swiglu if self.activation in ("silu", "swish") else self.gated))
 
 
 class LlamaDecoderLayer(nn.Module):

@@ -83,10 +83,10 @@ class Phi3MLP(LlamaMLP):
         self.down_proj = nn.Linear(inner, C, bias=False)
         self.activation = config.hidden_act
 
-    def expand(self, x: Tensor) -> tuple[Any, Any]:
+    def expand(self, x: Tensor, gated: Any) -> Any:
         y = self.gate_up_proj(x)
         inner = y.shape[-1] // 2
-        return y[..., :inner], y[..., inner:]
+        return gated(y[..., :inner], y[..., inner:])
 
 
 class Phi3DecoderLayer(LlamaDecoderLayer):

@@ -15,21 +15,30 @@ PARTS: dict[type, Callable[[Any], Any]] = {
     Linear: lambda layer: (layer.weight, layer.bias, None, None, 0.0),
     Linear4bit: lambda layer: None if layer.fan_in_fan_out else (layer.operand, layer.bias, None, None, 0.0),
 }
-# {class: (layers, x) -> [layer(x) for each layer]}, or None where it is to be done in another way
-TOGETHER: dict[type, Callable[[Any, Any], Any]] = {}
+# {class: (layers, x, then) -> then(layer(x) of each layer)}, or None where it is to be done in another way
+TOGETHER: dict[type, Callable[[Any, Any, Any], Any]] = {}
 
 
-def beside(x: Any, *layers: Any) -> list[Any]:
-    """[layer(x) for each layer]; on a GPU in fewer passes, where each is plain or has one plain adapter beside it."""
+def together(*results: Any) -> Any:
+    """The results as they are."""
+    return results
+
+
+def beside(x: Any, *layers: Any, then: Callable[..., Any] = together) -> Any:
+    """then(layer(x) of each layer); on a GPU in fewer passes, where each is plain or has one plain adapter beside it.
+
+    then: what becomes of the results, which nobody else uses; a pass may take it along.
+    """
     if float32_or_16_bits([data(x)]):
         kind = type(layers[0])
-        own = TOGETHER[kind](layers, x) if kind in TOGETHER and all(type(layer) is kind for layer in layers) else None
+        alike = kind in TOGETHER and all(type(layer) is kind for layer in layers)
+        own = TOGETHER[kind](layers, x, then) if alike else None
         if own is not None:
             return own
         parts = [PARTS[type(layer)](layer) if type(layer) in PARTS else None for layer in layers]
         if all(part is not None and _suits(part) for part in parts):
-            return linears(x, parts)
-    return [layer(x) for layer in layers]
+            return then(*linears(x, parts))
+    return then(*[layer(x) for layer in layers])
 
 
 def _suits(part):

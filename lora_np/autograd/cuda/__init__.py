@@ -23,7 +23,7 @@ from .nf4 import nf4_values
 from .norm import layer_norm_backward, layer_norm_forward, rms_norm_backward, rms_norm_forward
 from .optim import adamw, add_shares, clip
 from .rotary import rotary_backward, rotary_forward
-from .rows import lora_rows_in, lora_rows_out, lora_rows_ready
+from .rows import lora_rows_in, lora_rows_out, lora_rows_ready, lora_rows_swiglu
 from .texts import text_attention_backward, text_attention_forward
 
 __all__ = [
@@ -52,6 +52,7 @@ __all__ = [
     "lora_rows_in",
     "lora_rows_out",
     "lora_rows_ready",
+    "lora_rows_swiglu",
     "matmul",
     "nf4_values",
     "rms_norm_backward",

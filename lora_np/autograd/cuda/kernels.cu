@@ -122,11 +122,13 @@ __device__ void gelu_numbers_back(const real* dy, const real* x, real* dx, long 
 }
 
 template <int N>
+__device__ Floats<N> swiglu(Floats<N> gate, Floats<N> up) {
+    return each(gate, [&](float g, int j) { return __fdividef(g, 1.0f + EXP(-g)) * up.v[j]; });
+}
+
+template <int N>
 __device__ void swiglu_numbers(const real* gate, const real* up, real* y, long long packs) {
-    for (long long i = first_index(); i < packs; i += stride()) {
-        Floats<N> u = get<N>(up, i);
-        put<N>(y, i, each(get<N>(gate, i), [&](float g, int j) { return g / (1.0f + EXP(-g)) * u.v[j]; }));
-    }
+    for (long long i = first_index(); i < packs; i += stride()) put<N>(y, i, swiglu(get<N>(gate, i), get<N>(up, i)));
 }
 
 template <int N>

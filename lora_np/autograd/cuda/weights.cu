@@ -4,11 +4,13 @@ namespace {
 
 // y_b += s_b x_b A_bᵀ B_bᵀ for rows b that each have matrices of their own: first h = s x Aᵀ, then y += h Bᵀ.
 // x (B, T, in) and y (B, T, out); A, B and h (entries, T, width) are in float32, width is a multiple of RANKS.
-// table[i] = {address of A (r, in), of B (out, r), r, b, the bits of s_b as a double, its place in h}. Blocks begin at
-// the end of it: the cache still has what was written last. packed: may several numbers be read at once?
+// table[i] = {address of A (r, in), of B (out, r), r, b, the bits of s_b as a double, its place in h}; r is 0 where
+// there is no adapter. Blocks begin at the end: the cache still has what was written last. packed: may several numbers
+// be read at once?
 constexpr int RANKS = 8;  // that a thread takes at a time
 constexpr int EACH = 4;   // tokens that a warp multiplies by A at a time; EACH · RANKS is a warp
 constexpr int TILE = 4;   // tokens that a thread multiplies by COLUMNS columns of Bᵀ at a time
+constexpr int PAIRS = 2;  // the same where there are two y
 constexpr int COLUMNS = 4;
 
 // N numbers of a matrix in float32.
@@ -58,36 +60,27 @@ __device__ __forceinline__ float into_ranks(const real* x, const float* A, int t
     return sum_for_lane(sums, threadIdx.x % 32);
 }
 
-// y += h Bᵀ for N columns, whose rows of B begin at B: TILE tokens at a time. Up to RANKS numbers of a row of B stay in
-// registers from one tile to the next.
-template <int N>
-__device__ __forceinline__ void add_ranks(real* y, const float* h, const float* B, int r, int width, int tokens,
-                                          int fan_out) {
+// N columns of an adapter's Bᵀ, for TOKENS tokens at a time. Up to RANKS numbers of each stay in registers from one time
+// to the next.
+template <int N, int TOKENS>
+struct Columns {
+    const float *h, *B;  // of the first token, and of the first column, a row of B
+    int r, width;
     Numbers<4> b[N][RANKS / 4];
-#pragma unroll 1
-    for (int first = 0; first < tokens; first += TILE, y += TILE * fan_out, h += TILE * width) {
-        Floats<N> sums[TILE];
-#pragma unroll
-        for (int t = 0; t < TILE; ++t)
-            if (first + t < tokens) sums[t] = get<N>(y + t * fan_out, 0);
+
+    __device__ __forceinline__ Columns(const long long* entry, const float* h, int t, int T, int column, int width)
+        : h(h + (entry[5] * T + t) * width), B((const float*)entry[1] + column * entry[2]), r(entry[2]), width(width) {}
+
+    // sums += h Bᵀ for the tokens from `first`; what is beyond `tokens` repeats the last, so that nothing branches.
+    __device__ __forceinline__ void add_to(Floats<N> (&sums)[TOKENS], int first, int tokens) {
 #pragma unroll 1
         for (int from = 0; from < r; from += RANKS) {
+            if (!first || r > RANKS) read(from);
 #pragma unroll
-            for (int i = 0; i < N * RANKS; ++i) {
-                int n = i / RANKS, k = i % RANKS;
-                if (first && r <= RANKS) continue;
-                if (N > 1 && r % RANKS == 0) {
-                    if (k % 4 == 0) b[n][k / 4] = numbers<4>(B + (n * r + from + k));
-                } else {
-                    b[n][k / 4].v[k % 4] = from + k < r ? B[n * r + from + k] : 0;
-                }
-            }
-#pragma unroll
-            for (int t = 0; t < TILE; ++t) {
-                if (first + t >= tokens) break;
+            for (int t = 0; t < TOKENS; ++t) {
 #pragma unroll
                 for (int k = 0; k < RANKS; k += 4) {
-                    Numbers<4> own = numbers<4>(h + (t * width + from + k));
+                    Numbers<4> own = numbers<4>(h + (min(first + t, tokens - 1) * width + from + k));
 #pragma unroll
                     for (int n = 0; n < N; ++n)
 #pragma unroll
@@ -95,9 +88,63 @@ __device__ __forceinline__ void add_ranks(real* y, const float* h, const float* 
                 }
             }
         }
+    }
+
+    __device__ __forceinline__ void read(int from) {
+#pragma unroll
+        for (int i = 0; i < N * RANKS; ++i) {
+            int n = i / RANKS, k = i % RANKS;
+            if (N > 1 && r % RANKS == 0) {
+                if (k % 4 == 0) b[n][k / 4] = numbers<4>(B + (n * r + from + k));
+            } else {
+                b[n][k / 4].v[k % 4] = from + k < r ? B[n * r + from + k] : 0;
+            }
+        }
+    }
+};
+
+// N columns of TOKENS tokens of y from `first`, of which there are `tokens`; the others stay as they are.
+template <int N, int TOKENS>
+__device__ __forceinline__ void get_tokens(Floats<N> (&x)[TOKENS], const real* y, int first, int tokens, int fan_out) {
+#pragma unroll
+    for (int t = 0; t < TOKENS; ++t)
+        if (first + t < tokens) x[t] = get<N>(y + (first + t) * fan_out, 0);
+}
+
+// y += h Bᵀ of a row, for N columns of `tokens` tokens from t.
+template <int N>
+__device__ __forceinline__ void add_ranks(real* y, const float* h, const long long* entry, int T, int fan_out,
+                                          int width, int t, int column, int tokens) {
+    Columns<N, TILE> own(entry, h, t, T, column, width);
+    y += (entry[3] * T + t) * fan_out + column;
+#pragma unroll 1
+    for (int first = 0; first < tokens; first += TILE) {
+        Floats<N> sums[TILE];
+        get_tokens(sums, y, first, tokens, fan_out);
+        own.add_to(sums, first, tokens);
 #pragma unroll
         for (int t = 0; t < TILE; ++t)
-            if (first + t < tokens) put<N>(y + t * fan_out, 0, sums[t]);
+            if (first + t < tokens) put<N>(y + (first + t) * fan_out, 0, sums[t]);
+    }
+}
+
+// gate = silu(gate + h Bᵀ) ∘ (up + h Bᵀ) in the same way; their entries lie one behind the other.
+template <int N>
+__device__ __forceinline__ void swiglu_ranks(real* gate, const real* up, const float* h, const long long* entry, int T,
+                                             int fan_out, int width, int t, int column, int tokens) {
+    Columns<N, PAIRS> own(entry, h, t, T, column, width), other(entry + 6, h, t, T, column, width);
+    long long begin = (entry[3] * T + t) * fan_out + column;
+    gate += begin, up += begin;
+#pragma unroll 1
+    for (int first = 0; first < tokens; first += PAIRS) {
+        Floats<N> g[PAIRS], u[PAIRS];
+        get_tokens(g, gate, first, tokens, fan_out);
+        get_tokens(u, up, first, tokens, fan_out);
+        own.add_to(g, first, tokens);
+        other.add_to(u, first, tokens);
+#pragma unroll
+        for (int t = 0; t < PAIRS; ++t)
+            if (first + t < tokens) put<N>(gate + (first + t) * fan_out, 0, swiglu(g[t], u[t]));
     }
 }
 
@@ -188,19 +235,28 @@ __global__ void __launch_bounds__(256, 2)
 __global__ void __launch_bounds__(256, 2)
     lora_rows_out(real* __restrict__ y, const float* __restrict__ h, const long long* table, int T, int fan_out,
                   int width, int each, int packed) {
-    int entry = gridDim.y - 1 - blockIdx.y, across = fan_out / (packed ? COLUMNS : 1);
+    int across = fan_out / (packed ? COLUMNS : 1);
     int i = (int)((gridDim.x - 1 - blockIdx.x) * blockDim.x) + threadIdx.x, t = i / across * each;
     if (t >= T) return;
-    const long long* own = table + 6 * entry;
-    const float* B = (const float*)own[1];
-    int r = (int)own[2], column = i % across * (packed ? COLUMNS : 1), tokens = min(each, T - t);
-    y += (own[3] * T + t) * fan_out + column;
-    h += (own[5] * T + t) * width;
-    B += (long long)column * r;
+    const long long* entry = table + 6 * (gridDim.y - 1 - blockIdx.y);
     if (packed)
-        add_ranks<COLUMNS>(y, h, B, r, width, tokens, fan_out);
+        add_ranks<COLUMNS>(y, h, entry, T, fan_out, width, t, i % across * COLUMNS, min(each, T - t));
     else
-        add_ranks<1>(y, h, B, r, width, tokens, fan_out);
+        add_ranks<1>(y, h, entry, T, fan_out, width, t, i % across, min(each, T - t));
+}
+
+// gate = silu(gate + h Bᵀ) ∘ (up + h Bᵀ); table has two entries for each row, its gate's and its up's.
+__global__ void __launch_bounds__(256, 2)
+    lora_rows_swiglu(real* __restrict__ gate, const real* __restrict__ up, const float* __restrict__ h,
+                     const long long* table, int T, int fan_out, int width, int each, int packed) {
+    int across = fan_out / (packed ? COLUMNS : 1);
+    int i = (int)((gridDim.x - 1 - blockIdx.x) * blockDim.x) + threadIdx.x, t = i / across * each;
+    if (t >= T) return;
+    const long long* entry = table + 12 * (gridDim.y - 1 - blockIdx.y);
+    if (packed)
+        swiglu_ranks<COLUMNS>(gate, up, h, entry, T, fan_out, width, t, i % across * COLUMNS, min(each, T - t));
+    else
+        swiglu_ranks<1>(gate, up, h, entry, T, fan_out, width, t, i % across, min(each, T - t));
 }
 
 // out[i] = values[code i] * the largest number of its block. Two codes to a byte, the first in the high four bits; each

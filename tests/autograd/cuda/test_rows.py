@@ -55,6 +55,31 @@ def test_rows_in_and_out(tokens, kinds, turned, widths, dtype):
         np.testing.assert_allclose(there[1 + i].astype(np.float32).get(), expected, rtol=rtol, atol=1e-3)
 
 
+@pytest.mark.parametrize("tokens", [(), (7,), (3, 13)])
+@pytest.mark.parametrize("kinds", [[(8, 2.0)], [None, (8, 0.5), (3, 1.0), (33, 0.25)], [None]])
+@pytest.mark.parametrize("widths", [(5, 11), (136, 1032)])
+@pytest.mark.parametrize("dtype", ["float32", "float16", "bfloat16"])
+def test_swiglu_of_rows(tokens, kinds, widths, dtype):
+    """Of two layers that read one x; some rows have an adapter for one of them only, some for none."""
+    import cupy
+
+    from lora_np.autograd import cuda
+    from lora_np.autograd.conversion import as_dtype
+
+    rng, (fan_in, fan_out) = np.random.default_rng(0), widths
+    shapes = [(len(kinds), *tokens, width) for width in (fan_in, fan_out, fan_out)]
+    there = [cupy.asarray(rng.standard_normal(shape), np.float32).astype(as_dtype(dtype)) for shape in shapes]
+    x, *ys = (array.astype(np.float32).get().astype(np.float64) for array in there)
+    given = [some_updates(rng, own, fan_in, fan_out) for own in (kinds, kinds[::-1])]
+    ready = cuda.lora_rows_ready([[on_the_gpu(update, False) for update in updates] for updates in given])
+    cuda.lora_rows_swiglu(there[1], there[2], cuda.lora_rows_in(there[0], ready), ready)
+    for y, updates in zip(ys, given, strict=True):
+        fused.lora_rows_into(y, y.copy(), x, updates)
+    expected, _ = fused.swiglu_forward(*ys, needs=(False, False))
+    rtol = {"float32": 1e-4, "float16": 2**-10, "bfloat16": 2**-8}[dtype]
+    np.testing.assert_allclose(there[1].astype(np.float32).get(), expected, rtol=rtol, atol=1e-3 + rtol)
+
+
 def on_the_gpu(update, turned):
     import cupy
 
