@@ -76,7 +76,8 @@ def steps(run: Run) -> Iterator[np.ndarray]:
 
 def choose(run: Run, logits: np.ndarray) -> np.ndarray:
     """One id for each row of logits (B, V): the most likely, or drawn at random."""
-    scores = run.processed(logits.astype(np.float64))
+    exact = bool(run.processors) or run.options.do_sample  # else numbers are compared, and no more
+    scores = run.processed(logits.astype(np.float64) if exact else logits)
     return draw(scores, run.rng) if run.options.do_sample else scores.argmax(axis=-1)
 
 

@@ -76,6 +76,7 @@ class Run:
             with no_grad(), evaluating(), self.in_call():
                 out = self.model(text.ids[:, start:], past_key_values=self.cache, logits_to_keep=1, **options)
                 logits = out.logits.numpy()[:, -1]
+        logits = logits.astype(np.result_type(logits.dtype, np.float32), copy=False)  # NumPy is slow in 16 bits
         if not self.options.remove_invalid_values:
             check_logits(logits)
         if self.asks_for("output_logits"):
