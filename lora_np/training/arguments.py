@@ -46,6 +46,7 @@ class TrainingArguments(ReadByTheirNames):
     warmup_ratio       the part of the steps that the rise takes, instead of warmup_steps
     num_train_epochs   instead of steps: how often all rows of the data are seen
     per_device_train_batch_size   rows of a batch where `Trainer` makes the batches; elsewhere the data has its own
+    per_device_eval_batch_size    rows of a batch in evaluations, and in `Trainer.predict`
     output_dir         the directory, if `train` is given none
     eval_strategy, save_strategy   "steps", "epoch" (once for each pass over the data) or "no"
     optim              the optimizer, by Transformers' name: adamw_torch, adamw_8bit (its state in 8 bits) or
@@ -77,6 +78,7 @@ class TrainingArguments(ReadByTheirNames):
     num_train_epochs: float | None = None
     per_device_train_batch_size: int | None = None
     optim: str = "adamw"
+    per_device_eval_batch_size: int = dataclasses.field(default=32, metadata=ASIDE)
     output_dir: Any = dataclasses.field(default=None, metadata=ASIDE)
     eval_strategy: str | None = dataclasses.field(default=None, metadata=ASIDE)
     save_strategy: str | None = dataclasses.field(default=None, metadata=ASIDE)
@@ -116,6 +118,7 @@ class TrainingArguments(ReadByTheirNames):
             expect_number(self.num_train_epochs, "num_train_epochs", positive=True)
         if self.per_device_train_batch_size is not None:
             expect_whole(self.per_device_train_batch_size, "per_device_train_batch_size")
+        expect_whole(self.per_device_eval_batch_size, "per_device_eval_batch_size")
         if self.output_dir is not None:
             expect_path(self.output_dir, "output_dir", "the path of a folder")
         for name in ("eval_strategy", "save_strategy"):

@@ -112,7 +112,7 @@ class TrainingRun:
         """Append {"step":, name: loss} to the history, and keep the weights if these are the best so far."""
         self.watch.settle()
         with self.watch.evaluating():
-            losses = {k: v for name, held in evaluation.items() for k, v in measured(self.model, held, name).items()}
+            losses = measured(self.model, evaluation, self.args.per_device_eval_batch_size)
         self.history["evaluation"].append({"step": self.step, **losses})
         if self.args.load_best:
             self.best.compare(self.history["evaluation"])

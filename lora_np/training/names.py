@@ -25,7 +25,7 @@ NO_EFFECT = {
     *("remove_unused_columns", "overwrite_output_dir", "save_total_limit", "save_safetensors", "save_only_model"),
     *("do_train", "do_eval", "do_predict", "prediction_loss_only", "skip_memory_metrics", "local_rank"),
     *("ddp_find_unused_parameters", "ddp_backend", "ddp_timeout", "use_cpu", "no_cuda"),
-    *("per_device_eval_batch_size", "eval_accumulation_steps", "full_determinism", "gradient_checkpointing_kwargs"),
+    *("eval_accumulation_steps", "full_determinism", "gradient_checkpointing_kwargs"),
     *(
         "include_num_input_tokens_seen",
         "length_column_name",

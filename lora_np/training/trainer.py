@@ -133,8 +133,8 @@ class Trainer:
         if isinstance(given, Mapping):
             each = [self.evaluate(part, None, f"{metric_key_prefix}_{name}") for name, part in given.items()]
             return {name: number for found in each for name, number in found.items()}
-        data = self._measuring(given)
-        found = measured(self.model, data, metric_key_prefix)
+        data = {metric_key_prefix: self._measuring(given)}
+        found = measured(self.model, data, self.args.per_device_eval_batch_size)
         return {f"{name}_loss" if name == metric_key_prefix else name: number for name, number in found.items()}
 
     def predict(self, test_dataset: Any, ignore_keys: Any = None, metric_key_prefix: str = "test") -> PredictionOutput:
@@ -146,7 +146,9 @@ class Trainer:
         data = self._data(test_dataset, "test_dataset", needs_labels=False, shows_logits=True)
         if not isinstance(data, CollatedData):
             raise ValueError("predict answers row by row: give rows of input_ids, which the tokenizer makes of texts")
-        loss, logits, labels = answers(self.model, data, self.preprocess_logits_for_metrics)
+        loss, logits, labels = answers(
+            self.model, data, self.args.per_device_eval_batch_size, self.preprocess_logits_for_metrics
+        )
         metrics = {} if loss is None else {f"{metric_key_prefix}_loss": loss}
         if self.compute_metrics is not None and labels is not None:
             metrics |= metrics_of(self.compute_metrics, EvalPrediction(logits, labels), metric_key_prefix)

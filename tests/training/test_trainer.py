@@ -116,6 +116,35 @@ def test_an_epoch_ends_as_in_transformers(tmp_path, size, accumulation):
         np.testing.assert_allclose([e[name] for e in ours], [e[name] for e in theirs], rtol=2e-4)
 
 
+@pytest.mark.parity
+@pytest.mark.parametrize("compute", [None, lambda found: {"rows": len(found.label_ids)}])
+def test_evaluations_have_batches_of_the_size_that_transformers_makes(tmp_path, compute):
+    import torch
+    import transformers
+
+    def sizes(kind, arguments, model, made):
+        def collator(rows):
+            found.extend([len(rows)] if len(rows) < 7 else [])  # those of 7 are trained on
+            return {name: made([row[name] for row in rows]) for name in ("input_ids", "labels")}
+
+        found = []
+        options = {"per_device_eval_batch_size": 3, "eval_strategy": "steps", "eval_steps": 2, "eval_on_start": True}
+        options |= {"max_steps": 2, "per_device_train_batch_size": 7, "save_strategy": "no", "disable_tqdm": True}
+        args = arguments(tmp_path, **options, report_to="none", use_cpu=True)
+        rows = [{"input_ids": [i, i + 1, 3 * i], "labels": [-100, i + 1, 3 * i]} for i in range(1, 8)]
+        own = kind(model, args, collator, rows, rows, compute_metrics=compute)
+        own.train()
+        own.evaluate()
+        own.predict(rows)
+        return found
+
+    model = tiny_model()
+    twin = hugging_face_twin(model)
+    ours = sizes(Trainer, TrainingArguments, model, np.array)
+    assert ours == sizes(transformers.Trainer, transformers.TrainingArguments, twin, torch.tensor)
+    assert ours == [3, 3, 1] * 4
+
+
 def test_it_goes_on_from_its_checkpoint(tmp_path):
     whole = trainer(tmp_path)
     whole.train()
