@@ -54,7 +54,7 @@ class TrainingRun:
         self.optimizer = OPTIMIZERS[args.optim](groups, betas=args.betas, eps=args.adam_epsilon)  # AdamW, mostly
         self.highest_rates = [group["lr"] for group in self.optimizer.param_groups]
         self.history: History = {"loss": [], "learning_rate": [], "evaluation": []}
-        self.watch, self.best, self.after_step = Watch(self), Best(self.trainable), step_hook(model)
+        self.watch, self.best, self.after_step = Watch(self), Best(self.trainable, args), step_hook(model)
         self.is_joint = args.accumulation > 1 or self.communicator.size > 1
         self.recorded = recorded_step(model, self.optimizer, args.max_grad_norm, self.communicator)
 

@@ -14,6 +14,7 @@ from ..models.classification import SequenceClassifier
 from ..models.rope import context_length
 from ..nn import Module
 from .arguments import TrainingArguments, epochs_done
+from .best import best_of, value_of
 from .collators import CollatedData, DataCollatorWithPadding, default_data_collator, label_whole_rows
 from .datasets import rows_of
 from .evaluation import measured
@@ -22,6 +23,7 @@ from .loop import train
 from .predictions import EvalPrediction, Measured, PredictionOutput, answers, metrics_of
 
 BATCH_SIZE, LONGEST = 8, 1024  # Transformers' default, and the most tokens of an example
+NO_BEST = dict.fromkeys(("best_metric", "best_global_step", "best_model_checkpoint"))
 NOT_HERE = "write a loop of your own around model(**batch).loss.backward() and optimizer.step()"
 # What a subclass of Transformers' Trainer says otherwise; nothing here would call it
 HOOKS = {
@@ -61,7 +63,9 @@ class Trainer:
                        loss, as eval_NAME. `preprocess_logits_for_metrics(logits, labels)`, given Tensors, says what is
                        kept of a batch's logits, which for a language model are B·T·V numbers
     After `train()`: `history`, what `train` returns, and `state.log_history`, a dict for each step and evaluation; the
-    losses of several data sets are eval_NAME_loss.
+    losses of several data sets are eval_NAME_loss. `state.best_metric` and `state.best_global_step` are of the best
+    evaluation, that of the beginning among them (step 0); with `load_best`, its weights are in the checkpoint in the
+    folder `state.best_model_checkpoint`, from which runs go on.
     """
 
     def __init__(
@@ -87,7 +91,7 @@ class Trainer:
         self.train_dataset, self.eval_dataset = train_dataset, eval_dataset
         self.compute_metrics, self.preprocess_logits_for_metrics = compute_metrics, preprocess_logits_for_metrics
         self.history: dict[str, Any] = {}
-        self.state = SimpleNamespace(global_step=0, epoch=0.0, log_history=[])
+        self.state = SimpleNamespace(global_step=0, epoch=0.0, log_history=[], **NO_BEST)
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -112,9 +116,23 @@ class Trainer:
             entries.append({names[name]: number for name, number in evaluated.items()})
         done = partial(epochs_done, data, self.args)
         log = [{**entry, "epoch": done(entry["step"])} for entry in sorted(entries, key=lambda e: e["step"])]
-        self.state = SimpleNamespace(global_step=len(losses), epoch=done(len(losses)), log_history=log)
+        self.state = SimpleNamespace(
+            global_step=len(losses), epoch=done(len(losses)), log_history=log, **self._best(evaluation)
+        )
         mean = float(np.mean(losses))
         return TrainOutput(len(losses), mean, {"train_loss": mean})
+
+    def _best(self, evaluation: Mapping[str, Any]) -> dict[str, Any]:
+        """What `state` says of the best evaluation."""
+        if not evaluation:
+            return dict(NO_BEST)
+        best, saved = best_of(self.history["evaluation"], self.args), self.args.save_strategy != "no"
+        folder = self.args.output_dir if self.args.load_best and saved else None
+        return {
+            "best_metric": value_of(best, self.args.metric_for_best_model),
+            "best_global_step": best["step"],
+            "best_model_checkpoint": None if folder is None else str(folder),
+        }
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"

@@ -145,6 +145,66 @@ def test_evaluations_have_batches_of_the_size_that_transformers_makes(tmp_path, 
     assert ours == [3, 3, 1] * 4
 
 
+@pytest.mark.parity
+@pytest.mark.parametrize(
+    ("metric", "given", "best"),
+    [
+        ("accuracy", {}, 2),
+        ("eval_accuracy", {"greater_is_better": False}, 1),
+        ("rows_loss", {}, 4),
+        ("rows_loss", {"greater_is_better": True}, 1),
+        (None, {}, 4),
+    ],
+)
+def test_the_best_weights_are_those_that_transformers_finds(tmp_path, metric, given, best):
+    """Of equal values the first; each batch has all rows, so that their order changes nothing."""
+    import torch
+    import transformers
+
+    def run(kind, arguments, model, folder, array):
+        options = {"max_steps": 4, "per_device_train_batch_size": 4, "learning_rate": 0.01, "optim": "adamw_torch"}
+        options |= {"eval_strategy": "steps", "eval_steps": 1, "save_steps": 1, "lr_scheduler_type": "linear"}
+        options |= {"eval_on_start": True, "disable_tqdm": True, "report_to": "none", "use_cpu": True}
+        args = arguments(folder, **options, **given, load_best_model_at_end=True, metric_for_best_model=metric)
+        values = iter([(0.6, 8), (0.5, 9), (0.75, 7), (0.5, 7), (0.75, 6), (0.0, 0)])
+
+        def measured(found):
+            return dict(zip(("accuracy", "rows_loss"), next(values), strict=True))
+
+        rows = [{"input_ids": [i, i + 1, 6 * i], "labels": [-100, i + 1, 6 * i]} for i in range(1, 5)]
+
+        def collator(rows):
+            return {name: array([row[name] for row in rows]) for name in ("input_ids", "labels")}
+
+        own = kind(model, args, collator, rows, rows, compute_metrics=measured)
+        own.train()
+        state, args = own.state, own.args
+        assert state.best_model_checkpoint.startswith(str(folder))
+        told = args.metric_for_best_model, args.greater_is_better, state.best_metric, state.best_global_step
+        return told, own.evaluate()["eval_loss"]
+
+    model = tiny_model()
+    twin = hugging_face_twin(model)
+    ours = run(Trainer, TrainingArguments, model, tmp_path / "ours", np.array)
+    theirs = run(transformers.Trainer, transformers.TrainingArguments, twin, tmp_path / "theirs", torch.tensor)
+    assert ours[0][:2] == theirs[0][:2]
+    assert ours[0][3] == theirs[0][3]
+    np.testing.assert_allclose([ours[0][2], ours[1]], [theirs[0][2], theirs[1]], rtol=1e-4)
+    assert ours[0][3] == best
+
+
+def test_a_measure_that_there_is_not_is_named(tmp_path):
+    own = trainer(tmp_path, eval_dataset={"a": ROWS[:3], "b": ROWS}, compute_metrics=lambda found: {"rows": 1})
+    for metric in ("rows", "b_row"):
+        own.args = TrainingArguments(**FEW, metric_for_best_model=metric)
+        with pytest.raises(ValueError, match=f"'{metric}' was not measured; there is a, a_rows, b, b_rows"):
+            own.train()
+    for metric, name in (("b_rows", "b_rows"), ("eval_b_loss", "b"), ("loss", "a"), (None, "a")):
+        own.args = TrainingArguments(**FEW, metric_for_best_model=metric)
+        own.train()
+        assert own.state.best_metric in [entry[name] for entry in own.history["evaluation"]]
+
+
 def test_it_goes_on_from_its_checkpoint(tmp_path):
     whole = trainer(tmp_path)
     whole.train()
