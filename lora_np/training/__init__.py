@@ -7,6 +7,7 @@ trainer.py, collators.py and datasets.py are for who comes from Transformers: th
 
 from ..aliases import moved_names
 from .arguments import TrainingArguments
+from .callbacks import EarlyStoppingCallback, TrainerCallback, TrainerControl, TrainerState
 from .checkpoint import CheckpointError
 from .collators import (
     DataCollatorForLanguageModeling,
@@ -56,6 +57,7 @@ __all__ = [
     "DataCollatorForSeq2Seq",
     "DataCollatorWithFlattening",
     "DataCollatorWithPadding",
+    "EarlyStoppingCallback",
     "EvalPrediction",
     "ExampleData",
     "GaLoreAdamW",
@@ -65,6 +67,9 @@ __all__ = [
     "RecordedStep",
     "TextData",
     "Trainer",
+    "TrainerCallback",
+    "TrainerControl",
+    "TrainerState",
     "TrainingArguments",
     "accuracy",
     "clip_grad_norm_",
