@@ -57,7 +57,7 @@ def save_checkpoint(run: "TrainingRun", directory: str | PathLike[str], is_last:
     run.watch.check_weights()
     if run.communicator.rank == 0:
         arrays = {f"{MODEL}{name}": p.data for name, p in run.trainable.items()}
-        for name, value in run.optimizer.state_dict().items():
+        for name, value in run.optimizer.numbered_state().items():
             arrays[f"{OPTIMIZER}{name}"] = np.asarray(value) if isinstance(value, int) else value
         arrays |= {f"{BEST}{name}": array for name, array in run.best.weights.items()}
         arrays |= {f"{ADAPTERS}{name}": to_numpy(array) for name, array in run_state(run.model).items()}
