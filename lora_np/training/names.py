@@ -41,6 +41,10 @@ NO_EFFECT = {
 }
 TORCH = "it is about torch: leave it out"
 BFLOAT16 = "the model's dtype says it: from_pretrained(name, dtype='bfloat16'); leave it out"
+SMOOTHED = (
+    "the model computes its plain cross-entropy without holding the logits; in a loop of your own, "
+    "lora_np.nn.functional.cross_entropy has label_smoothing"
+)
 FLOAT32 = "everything is computed in float32 here: leave it out"
 # {name: (the values that change nothing, what to say to others)}
 REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
@@ -59,7 +63,7 @@ REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     "fsdp": ((None, "", []), "processes train together by lora_np.training.parallel"),
     "torch_compile": ((False, None), "there is no torch here: leave it out"),
     "use_liger_kernel": ((False, None), "the operations here are fused already: leave it out"),
-    "label_smoothing_factor": ((0, None), "the loss is the plain cross-entropy: leave it out"),
+    "label_smoothing_factor": ((0, None), SMOOTHED),
     "neftune_noise_alpha": ((None, 0), "no noise is added to embeddings: leave it out"),
     "group_by_length": (
         (False, None),
