@@ -2,7 +2,8 @@
 
 Read in this order: loop.py (a step, and what repeats it), optim/adamw.py, data.py, examples.py and labelled.py (what a
 batch is made of), evaluation.py; then parallel/, for what is beyond one process or one plain step. names.py,
-trainer.py, collators.py and datasets.py are for who comes from Transformers: they lead to the same loop.
+trainer.py, callbacks.py and callback_handler.py, collators.py and datasets.py are for who comes from Transformers:
+they lead to the same loop.
 """
 
 from ..aliases import moved_names
