@@ -81,4 +81,5 @@ def losses_of(model, optimizer, steps=12):
 
 def as_in_a_file(state):
     """A state as it comes back from a file: arrays of their own, a number of steps as an array."""
-    return {name: np.array(value) for name, value in state.items()}
+    arrays = {i: {name: np.array(value) for name, value in own.items()} for i, own in state["state"].items()}
+    return {**state, "state": arrays}

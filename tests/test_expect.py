@@ -87,8 +87,13 @@ CASES |= {
     for name in ("learning_rate", "warmup_steps", "min_lr_ratio", "weight_decay", "max_grad_norm", "seed", "steps")
 }
 CASES |= {
-    f"TrainingArguments: {name}": (lambda x, name=name: lora_np.TrainingArguments(**{name: x}), [])
-    for name in ("betas", "load_best")
+    f"TrainingArguments: {name}": (lambda x, name=name: lora_np.TrainingArguments(**{name: x}), allowed)
+    for name, allowed in {
+        "betas": [],
+        "load_best": [],
+        "metric_for_best_model": ["None", "text"],
+        "greater_is_better": ["None"],
+    }.items()
 }
 VALUES = {"None": None, "text": "text", "number": 3, "list": [1, 2], "dict": {"a": 1}, "a class": lora_np.LoraConfig}
 

@@ -13,7 +13,7 @@ from .kinds import known, peft_type_of
 from .layer import AdaptedLayer
 from .peft_config import PeftConfig
 from .peft_model import PeftModel
-from .state import set_peft_model_state_dict
+from .state import set_peft_model_state_dict, tuner_of
 from .types import StrPath
 
 
@@ -26,8 +26,9 @@ def inject_adapter_in_model(
 ) -> Any:
     """Put an adapter into `model`, in place, and return the model itself with no PeftModel around it.
 
-    The adapter takes part and is trained; the rest is frozen. `model.peft_config` has the configuration, as in PEFT,
-    for `get_peft_model_state_dict` and its like. state_dict: numbers for the adapter, without "base_model.model.".
+    The adapter takes part and is trained; the rest is frozen, also adapters that were injected before. (PEFT leaves
+    those without gradients, but marked as trained.) `model.peft_config` has the configurations, as in PEFT, for
+    `get_peft_model_state_dict` and its like. state_dict: numbers for the adapter, without "base_model.model.".
     ValueError for a kind whose layers train tensors together: these have no place in the model.
     """
     kind = getattr(peft_config, "peft_type", None)
@@ -36,8 +37,13 @@ def inject_adapter_in_model(
             f"the layers of a {kind} adapter train tensors together, which have no place in a model "
             "without a PeftModel around it: use get_peft_model(model, config)"
         )
-    tuner = PeftModel(model, peft_config, adapter_name).base_model
-    model.peft_config = tuner.peft_config
+    if isinstance(model, nn.Module) and isinstance(vars(model).get("peft_config"), dict):  # not the first
+        around = PeftModel.around(tuner_of(model))
+        around.add_adapter(adapter_name, peft_config)
+        around.set_adapter(adapter_name, peft_config.inference_mode)
+    else:
+        around = PeftModel(model, peft_config, adapter_name)
+    model.peft_config = around.peft_config
     if state_dict is not None:
         set_peft_model_state_dict(model, state_dict, adapter_name)
     return model

@@ -22,14 +22,20 @@ __all__ = [
 ]
 
 
-def cross_entropy(input, target, ignore_index=-100, reduction="mean"):  # noqa: A002  torch's name
+def cross_entropy(input, target, ignore_index=-100, reduction="mean", label_smoothing=0.0):  # noqa: A002  torch's name
     """-ln softmax(input)[target] of each row: their mean ("mean"), their sum, or each ("none", 0 where it is ignored).
 
     input (N, V), target (N,) integers in [0, V) or `ignore_index`. Logits (B, T, V): `logits.view(-1, V)` first.
+    label_smoothing: the part ε of each target that all V classes share, (1 - ε)·(the above) - ε·mean ln softmax(input).
     """
-    if reduction == "mean":
+    if not 0 <= label_smoothing <= 1:
+        raise ValueError(f"label_smoothing is a part of each target, from 0 to 1, got {label_smoothing}")
+    if reduction == "mean" and not label_smoothing:
         return F.cross_entropy(_rows(input), target, ignore_index)
-    return nll_loss(log_softmax(_rows(input), -1), target, ignore_index, reduction)
+    logs = log_softmax(_rows(input), -1)
+    if label_smoothing:
+        logs = (1 - label_smoothing) * logs + label_smoothing * logs.mean(-1, keepdim=True)
+    return nll_loss(logs, target, ignore_index, reduction)
 
 
 def nll_loss(input, target, ignore_index=-100, reduction="mean"):  # noqa: A002  torch's name

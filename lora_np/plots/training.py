@@ -10,22 +10,45 @@ from .style import CYCLE, GREY, MARKERS, new_figure
 def training_curves(history, title, unit="nats per byte"):
     """A figure of one run: the training loss with the held-out losses at each evaluation, and before against after.
 
-    history: what `train` returned. Of a run without an evaluation the curve alone. TypeError for something else.
+    history: what `train` returned. Of a run without an evaluation the curve alone. What `compute_metrics` measured is
+    no loss: it has a panel for each name, as for the accuracy of all data sets. TypeError for something else.
     """
     losses, evaluations, names = _checked(history)
-    figure, (curves, *bars) = new_figure(columns=2 if names else 1, width=5.2)
+    wholes = {name: _measured_on(name, names) for name in names}
+    measured = {}  # {accuracy: {data set: its accuracy's name in the evaluations}}
+    for name, whole in wholes.items():
+        if whole is not None:
+            measured.setdefault(name.removeprefix(f"{whole}_"), {})[whole] = name
+    names = [name for name, whole in wholes.items() if whole is None]
+    figure, (curves, *others) = new_figure(columns=1 + bool(names) + len(measured), width=5.2)
     steps = range(1, len(losses) + 1)
     single = {"marker": "."} if len(losses) == 1 else {}  # one point makes no line
     curves.plot(steps, losses, color=GREY, linewidth=0.8, label="training batches", **single)
     colours = dict(zip(names, itertools.cycle(CYCLE)))
-    for (name, colour), marker in zip(colours.items(), itertools.cycle(MARKERS)):
-        at = [e["step"] for e in evaluations]
-        curves.plot(at, [e[name] for e in evaluations], color=colour, marker=marker, label=f"{name}, held out")
-    curves.set(title=title, xlabel="optimizer step", ylabel=f"loss ({unit})")
-    curves.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, frameon=False)
-    for ax in bars:
+    _held_out(curves, evaluations, {name: name for name in names}, colours)
+    curves.set(title=title, ylabel=f"loss ({unit})")
+    for ax in others[:1]:
         _before_and_after(ax, evaluations, colours, unit)
+    for ax, (what, named) in zip(others[1:], measured.items(), strict=True):
+        _held_out(ax, evaluations, named, colours)
+        ax.set(title=f"Held-out {what}", ylabel=what)
+    for ax in (curves, *others[1:]):
+        ax.set_xlabel("optimizer step")
+        ax.legend(loc="upper center", bbox_to_anchor=(0.5, -0.16), ncols=2, frameon=False)
     return figure
+
+
+def _held_out(ax, evaluations, names, colours):
+    """A curve of {data set: what was measured on it, by its name in the evaluations}."""
+    for marker, (whole, colour) in zip(itertools.cycle(MARKERS), colours.items()):
+        if whole in names:
+            at, values = [e["step"] for e in evaluations], [e[names[whole]] for e in evaluations]
+            ax.plot(at, values, color=colour, marker=marker, label=f"{whole}, held out")
+
+
+def _measured_on(name, names):
+    """The data set on which this was measured besides the loss, as eval_accuracy on eval; None for a loss."""
+    return min((whole for whole in names if name.startswith(f"{whole}_")), key=len, default=None)
 
 
 def _before_and_after(ax, evaluations, colours, unit):

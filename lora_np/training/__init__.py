@@ -2,11 +2,13 @@
 
 Read in this order: loop.py (a step, and what repeats it), optim/adamw.py, data.py, examples.py and labelled.py (what a
 batch is made of), evaluation.py; then parallel/, for what is beyond one process or one plain step. names.py,
-trainer.py, collators.py and datasets.py are for who comes from Transformers: they lead to the same loop.
+trainer.py, callbacks.py and callback_handler.py, collators.py and datasets.py are for who comes from Transformers:
+they lead to the same loop.
 """
 
 from ..aliases import moved_names
 from .arguments import TrainingArguments
+from .callbacks import EarlyStoppingCallback, TrainerCallback, TrainerControl, TrainerState
 from .checkpoint import CheckpointError
 from .collators import (
     DataCollatorForLanguageModeling,
@@ -56,6 +58,7 @@ __all__ = [
     "DataCollatorForSeq2Seq",
     "DataCollatorWithFlattening",
     "DataCollatorWithPadding",
+    "EarlyStoppingCallback",
     "EvalPrediction",
     "ExampleData",
     "GaLoreAdamW",
@@ -65,6 +68,9 @@ __all__ = [
     "RecordedStep",
     "TextData",
     "Trainer",
+    "TrainerCallback",
+    "TrainerControl",
+    "TrainerState",
     "TrainingArguments",
     "accuracy",
     "clip_grad_norm_",

@@ -37,15 +37,18 @@ class TrainingArguments(ReadByTheirNames):
     eval_every         steps between evaluations (eval_steps, or else logging_steps if eval_strategy="steps"; there is
                        one before the first step and one after the last)
     checkpoint_every   steps between checkpoints, if a directory is given (save_steps); one is always written at the end
-    load_best          in the end, and after Ctrl-C, the model has the weights of the evaluation with the lowest loss on
-                       the first data set, not the last ones (load_best_model_at_end). What the run began with is
-                       evaluated too. The checkpoint holds both
+    load_best          in the end, and after Ctrl-C, the model has the weights of the best evaluation, not the last ones
+                       (load_best_model_at_end). What the run began with is evaluated too. The checkpoint holds both
+    metric_for_best_model   what is lowest at the best evaluation, or highest with greater_is_better: the loss on the
+                       first data set, or what `compute_metrics` measures. Of a name that does not end with "loss" the
+                       highest is the best, if nothing else is said
     lr_scheduler_type  Transformers' name of another course of the learning rate: linear, cosine, cosine_with_restarts,
                        cosine_with_min_lr, polynomial, constant, constant_with_warmup, inverse_sqrt, with
                        lr_scheduler_kwargs as there. Without warmup_steps these have no rise
     warmup_ratio       the part of the steps that the rise takes, instead of warmup_steps
     num_train_epochs   instead of steps: how often all rows of the data are seen
     per_device_train_batch_size   rows of a batch where `Trainer` makes the batches; elsewhere the data has its own
+    per_device_eval_batch_size    rows of a batch in evaluations, and in `Trainer.predict`
     output_dir         the directory, if `train` is given none
     eval_strategy, save_strategy   "steps", "epoch" (once for each pass over the data) or "no"
     optim              the optimizer, by Transformers' name: adamw_torch, adamw_8bit (its state in 8 bits) or
@@ -70,6 +73,8 @@ class TrainingArguments(ReadByTheirNames):
     checkpoint_every: int = 100
     seed: int = 0
     load_best: bool = False
+    metric_for_best_model: str = "loss"
+    greater_is_better: bool = False
     adam_epsilon: float = 1e-8
     lr_scheduler_type: str = OWN
     lr_scheduler_kwargs: Mapping[str, Any] | None = None
@@ -77,6 +82,7 @@ class TrainingArguments(ReadByTheirNames):
     num_train_epochs: float | None = None
     per_device_train_batch_size: int | None = None
     optim: str = "adamw"
+    per_device_eval_batch_size: int = dataclasses.field(default=32, metadata=ASIDE)
     output_dir: Any = dataclasses.field(default=None, metadata=ASIDE)
     eval_strategy: str | None = dataclasses.field(default=None, metadata=ASIDE)
     save_strategy: str | None = dataclasses.field(default=None, metadata=ASIDE)
@@ -104,7 +110,8 @@ class TrainingArguments(ReadByTheirNames):
             expect_number(beta, "each of betas")
             if beta >= 1:
                 raise ValueError(f"each of betas must be below 1, got {beta}")
-        for name in ("load_best", "gradient_checkpointing"):
+        expect(self.metric_for_best_model, str, "metric_for_best_model", "the name of what is measured")
+        for name in ("load_best", "greater_is_better", "gradient_checkpointing"):
             expect(getattr(self, name), bool, name, "True or False")
         self._check_amounts()
         self._settle_optimizer()
@@ -116,6 +123,7 @@ class TrainingArguments(ReadByTheirNames):
             expect_number(self.num_train_epochs, "num_train_epochs", positive=True)
         if self.per_device_train_batch_size is not None:
             expect_whole(self.per_device_train_batch_size, "per_device_train_batch_size")
+        expect_whole(self.per_device_eval_batch_size, "per_device_eval_batch_size")
         if self.output_dir is not None:
             expect_path(self.output_dir, "output_dir", "the path of a folder")
         for name in ("eval_strategy", "save_strategy"):

@@ -26,6 +26,7 @@ CHECKPOINT = "checkpoint.safetensors"
 OPTIMIZER, MODEL, BEST, ADAPTERS = "optimizer.", "model.", "best.", "adapters."  # how the names in the file begin
 # Arguments that older checkpoints do not name, and what they were
 ADDED = {"load_best": False, "adam_epsilon": 1e-8, "lr_scheduler_type": "warmup_cosine", "optim": "adamw"}
+ADDED |= {"metric_for_best_model": "loss", "greater_is_better": False}
 ADDED |= dict.fromkeys(("lr_scheduler_kwargs", "warmup_ratio", "num_train_epochs", "per_device_train_batch_size"))
 # When a run is made longer, these may follow from its length; they change nothing that is done already
 WITH_LENGTH = ("steps", "warmup_steps", "eval_every", "checkpoint_every")
@@ -56,7 +57,7 @@ def save_checkpoint(run: "TrainingRun", directory: str | PathLike[str], is_last:
     run.watch.check_weights()
     if run.communicator.rank == 0:
         arrays = {f"{MODEL}{name}": p.data for name, p in run.trainable.items()}
-        for name, value in run.optimizer.state_dict().items():
+        for name, value in run.optimizer.numbered_state().items():
             arrays[f"{OPTIMIZER}{name}"] = np.asarray(value) if isinstance(value, int) else value
         arrays |= {f"{BEST}{name}": array for name, array in run.best.weights.items()}
         arrays |= {f"{ADAPTERS}{name}": to_numpy(array) for name, array in run_state(run.model).items()}
@@ -82,7 +83,7 @@ def load_checkpoint(run: "TrainingRun", directory: str | PathLike[str]) -> None:
         step, history = _checked_progress(run, metadata)
         weights = _fitting(MODEL, arrays, run.trainable)
         has_best = run.args.load_best and history["evaluation"]
-        best = Best(run.trainable, _fitting(BEST, arrays, run.trainable) if has_best else None)
+        best = Best(run.trainable, run.args, _fitting(BEST, arrays, run.trainable) if has_best else None)
         optimizer_state = _optimizer_state(run.optimizer, arrays, step)
     except ValueError as error:
         raise ValueError(f"{path} {error}") from None

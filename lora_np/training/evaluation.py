@@ -1,7 +1,7 @@
 """How good a model is on data that it was not trained on, and what counts in a batch."""
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from ..autograd import no_grad
@@ -45,9 +45,13 @@ def evaluate(model: Module, data: Array | tuple[Array, Array] | EvaluationData, 
     return total / count
 
 
-def measured(model: Module, data: Any, name: str) -> dict[str, float]:
-    """{name: the loss of `evaluate`}, and what else such data measure (`predictions.Measured`)."""
-    return data.measured(model, name) if hasattr(data, "measured") else {name: evaluate(model, data)}
+def measured(model: Module, evaluation: Mapping[str, Any], batch_size: int) -> dict[str, float]:
+    """{name: the loss of `evaluate`} of each {name: data}, and what else such data measure (`predictions.Measured`)."""
+    found: dict[str, float] = {}
+    for name, data in evaluation.items():
+        own = hasattr(data, "measured")
+        found |= data.measured(model, name, batch_size) if own else {name: evaluate(model, data, batch_size)}
+    return found
 
 
 def _all_batches(data: Array | tuple[Array, Array] | EvaluationData, batch_size: int) -> Iterator[Batch]:

@@ -10,11 +10,11 @@ parallel/        one step from several batches or processes; a step that a GPU h
 
 import threading
 from collections.abc import Mapping, Sequence
-from os import PathLike
 from typing import Any
 
 from ..autograd import manual_seed
 from ..lora.in_training import step_hook
+from ..lora.types import StrPath
 from ..nn import Module
 from ..refusals import refuses_here
 from .arguments import TrainingArguments, check_given
@@ -28,7 +28,7 @@ from .parallel.joint_step import joint_gradients
 from .parallel.processes import Communicator, SoloCommunicator, start_together
 from .parallel.recorded import recorded_step
 from .progress import Progress
-from .protocols import Batch, History, TrainingData
+from .protocols import Batch, History, Tell, TrainingData
 from .watch import SETTLE_EVERY, Watch
 
 __all__ = ["CHECKPOINT", "TrainingArguments", "TrainingRun", "evaluate", "train"]
@@ -46,15 +46,16 @@ class TrainingRun:
         args: TrainingArguments,
         identity: Mapping[str, Any] | None = None,
         communicator: Communicator | SoloCommunicator | None = None,
+        tell: Tell = lambda event, run: None,
     ) -> None:
-        self.model, self.args, self.step = model, args, 0
+        self.model, self.args, self.step, self.tell, self.stop = model, args, 0, tell, threading.Event()
         self.identity, self.communicator = identity or {}, communicator or SoloCommunicator()
         self.trainable = {name: p for name, p in model.named_parameters() if p.requires_grad}
         groups = parameter_groups(model, args.learning_rate, args.weight_decay, args.loraplus_lr_ratio)
         self.optimizer = OPTIMIZERS[args.optim](groups, betas=args.betas, eps=args.adam_epsilon)  # AdamW, mostly
         self.highest_rates = [group["lr"] for group in self.optimizer.param_groups]
         self.history: History = {"loss": [], "learning_rate": [], "evaluation": []}
-        self.watch, self.best, self.after_step = Watch(self), Best(self.trainable), step_hook(model)
+        self.watch, self.best, self.after_step = Watch(self), Best(self.trainable, args), step_hook(model)
         self.is_joint = args.accumulation > 1 or self.communicator.size > 1
         self.recorded = recorded_step(model, self.optimizer, args.max_grad_norm, self.communicator)
 
@@ -110,18 +111,19 @@ class TrainingRun:
 
     def evaluate(self, evaluation: Mapping[str, Any]) -> None:
         """Append {"step":, name: loss} to the history, and keep the weights if these are the best so far."""
-        self.watch.settle()
         with self.watch.evaluating():
-            losses = {k: v for name, held in evaluation.items() for k, v in measured(self.model, held, name).items()}
+            losses = measured(self.model, evaluation, self.args.per_device_eval_batch_size)
         self.history["evaluation"].append({"step": self.step, **losses})
         if self.args.load_best:
             self.best.compare(self.history["evaluation"])
+        self.tell("on_evaluate", self)
 
-    def save(self, directory: str | PathLike[str], is_last: bool = True) -> None:
+    def save(self, directory: StrPath, is_last: bool = True) -> None:
         """Write a checkpoint: see `save_checkpoint`."""
         save_checkpoint(self, directory, is_last)
+        self.tell("on_save", self)
 
-    def load(self, directory: str | PathLike[str]) -> None:
+    def load(self, directory: StrPath) -> None:
         """Go on from a checkpoint: see `load_checkpoint`."""
         load_checkpoint(self, directory)
 
@@ -132,11 +134,12 @@ def train(
     data: TrainingData,
     args: TrainingArguments | None = None,
     evaluation: Mapping[str, Any] | None = None,
-    directory: str | PathLike[str] | None = None,
-    resume: bool | str | PathLike[str] = False,
+    directory: StrPath | None = None,
+    resume: bool | StrPath = False,
     progress: bool = True,
     identity: Mapping[str, Any] | None = None,
     communicator: Communicator | SoloCommunicator | None = None,
+    tell: Tell = lambda event, run: None,
 ) -> History:
     """Train what is not frozen in `model` on `data`; returns the history.
 
@@ -147,6 +150,7 @@ def train(
                  in the directory that `resume` names, where it stays as it is.
     identity     {name: value} of what else must be the same when a run goes on, such as the data's fingerprint
     communicator several processes train together, each on its rows of every batch: see `parallel/processes.py`
+    tell         called as tell("on_step_end", run), and so on: see `callback_handler.py`
     Returns {"loss": [...], "learning_rate": [...], "evaluation": [{"step":, name: loss, ...}], "interrupted": bool},
     and with `load_best` "best", the evaluation whose weights the model has.
 
@@ -154,7 +158,7 @@ def train(
     weights that are not finite are a FloatingPointError: the model then has the last good ones (`watch.py`).
     """
     args, directory, source = check_given(model, data, args, evaluation, directory, identity, communicator, resume)
-    run = TrainingRun(model, args, identity, communicator)
+    run = TrainingRun(model, args, identity, communicator, tell)
     if source is not None:
         run.load(source)
         run.watch.saved_step = run.step if source == directory else None
@@ -162,8 +166,9 @@ def train(
     model.zero_grad()  # whoever looked at gradients before does not change the first step
     try:
         model.train()
-        with stop_on_interrupt() as stop:
-            _run_steps(run, data, evaluation or {}, directory, progress, stop)
+        shown = progress and run.communicator.rank == 0
+        with stop_on_interrupt() as run.stop, Progress(run.step, args.steps, shown) as bar:
+            _run_steps(run, data, evaluation or {}, directory, bar)
     except FloatingPointError as error:
         raise run.watch.go_back(error, directory) from None
     finally:
@@ -175,32 +180,27 @@ def train(
 
 
 def _run_steps(
-    run: TrainingRun,
-    data: TrainingData,
-    evaluation: Mapping[str, Any],
-    directory: str | PathLike[str] | None,
-    progress: bool,
-    stop: threading.Event,
+    run: TrainingRun, data: TrainingData, evaluation: Mapping[str, Any], directory: StrPath | None, bar: Progress
 ) -> None:
-    """Steps until the end or until `stop` is set, with evaluations and checkpoints in between."""
-    args, stopping = run.args, False
+    """Steps until the end or until `run.stop` is set, with evaluations and checkpoints in between."""
+    args, ending = run.args, run.step == run.args.steps
     run.watch.keep()
-    with Progress(run.step, args.steps, progress and run.communicator.rank == 0) as bar:
-        if run.step == 0 and evaluation:
+    run.tell("on_train_begin", run)
+    if run.step == 0 and evaluation:
+        with bar.aside("evaluating"):
+            run.evaluate(evaluation)
+    while not ending:
+        run.tell("on_step_begin", run)
+        bar.count(run.one_step(data))
+        if (last := run.step == args.steps) or len(run.watch.pending) in (0, SETTLE_EVERY):  # on the CPU none
+            run.watch.settle()
+            bar.show(run.history["loss"][-1])
+        run.tell("on_step_end", run)
+        if evaluation and (run.step % args.eval_every == 0 or last):
             with bar.aside("evaluating"):
                 run.evaluate(evaluation)
-        while run.step < args.steps and not stopping:
-            bar.count(run.one_step(data))
-            last, stopping = run.step == args.steps, run.communicator.any(stop.is_set())
-            waiting = len(run.watch.pending)  # on the CPU none
-            if last or stopping or waiting in (0, SETTLE_EVERY):
-                run.watch.settle()
-                bar.show(run.history["loss"][-1])
-            if evaluation and (run.step % args.eval_every == 0 or last):
-                with bar.aside("evaluating"):
-                    run.evaluate(evaluation)
-            if last or stopping:
-                run.watch.check_weights()
-            if directory and (run.step % args.checkpoint_every == 0 or last or stopping):
-                run.save(directory, last or stopping)
-            bar.next_step()
+        if ending := last or run.communicator.any(run.stop.is_set()):
+            run.watch.check_weights()
+        if directory and (run.step % args.checkpoint_every == 0 or ending):
+            run.save(directory, ending)
+        bar.next_step()

@@ -25,7 +25,7 @@ NO_EFFECT = {
     *("remove_unused_columns", "overwrite_output_dir", "save_total_limit", "save_safetensors", "save_only_model"),
     *("do_train", "do_eval", "do_predict", "prediction_loss_only", "skip_memory_metrics", "local_rank"),
     *("ddp_find_unused_parameters", "ddp_backend", "ddp_timeout", "use_cpu", "no_cuda"),
-    *("per_device_eval_batch_size", "eval_accumulation_steps", "full_determinism", "gradient_checkpointing_kwargs"),
+    *("eval_accumulation_steps", "full_determinism", "gradient_checkpointing_kwargs"),
     *(
         "include_num_input_tokens_seen",
         "length_column_name",
@@ -41,8 +41,11 @@ NO_EFFECT = {
 }
 TORCH = "it is about torch: leave it out"
 BFLOAT16 = "the model's dtype says it: from_pretrained(name, dtype='bfloat16'); leave it out"
+SMOOTHED = (
+    "the model computes its plain cross-entropy without holding the logits; in a loop of your own, "
+    "lora_np.nn.functional.cross_entropy has label_smoothing"
+)
 FLOAT32 = "everything is computed in float32 here: leave it out"
-ONE_LOSS = "the best weights are those with the lowest loss on the first data set: leave it out"
 # {name: (the values that change nothing, what to say to others)}
 REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     "fp16": ((False, None), FLOAT32),
@@ -60,10 +63,8 @@ REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     "fsdp": ((None, "", []), "processes train together by lora_np.training.parallel"),
     "torch_compile": ((False, None), "there is no torch here: leave it out"),
     "use_liger_kernel": ((False, None), "the operations here are fused already: leave it out"),
-    "label_smoothing_factor": ((0, None), "the loss is the plain cross-entropy: leave it out"),
+    "label_smoothing_factor": ((0, None), SMOOTHED),
     "neftune_noise_alpha": ((None, 0), "no noise is added to embeddings: leave it out"),
-    "metric_for_best_model": (("loss", "eval_loss", None), ONE_LOSS),
-    "greater_is_better": ((False, None), ONE_LOSS),
     "group_by_length": (
         (False, None),
         "rows are drawn in a random order; ExampleData(packing=True) leaves little padding",
@@ -152,6 +153,10 @@ def understood(first: tuple[Any, ...], given: Mapping[str, Any], fields: tuple[s
     strategy, logged = found.get("eval_strategy"), given.get("logging_steps")
     if getattr(strategy, "value", strategy) == "steps" and type(logged) is int and logged > 0:
         found.setdefault("eval_every", logged)  # as in Transformers
+    if found.get("metric_for_best_model", found) is None:
+        del found["metric_for_best_model"]
+    if found.get("greater_is_better") is None:  # as in Transformers
+        found["greater_is_better"] = not str(found.get("metric_for_best_model", "loss")).endswith("loss")
     if found.get("num_train_epochs") is not None and found.setdefault("steps", 0):
         found["num_train_epochs"] = None  # as in Transformers, steps go before epochs; 0 is what is not known yet
     return found | _betas(given, found)

@@ -11,8 +11,6 @@ from ..nn import Module, evaluating
 from .evaluation import count_targets
 from .protocols import Array, Batch, EvaluationData
 
-BATCH = 32
-
 
 class EvalPrediction(NamedTuple):
     """What `compute_metrics` is given: `logits, labels = eval_prediction`."""
@@ -48,9 +46,9 @@ class Measured:
     def batches(self, batch_size: int) -> Iterator[Batch]:
         return self.data.batches(batch_size)
 
-    def measured(self, model: Module, name: str) -> dict[str, float]:
+    def measured(self, model: Module, name: str, batch_size: int) -> dict[str, float]:
         """{name: loss, name_metric: number, ...}. TypeError for a metric that is no number."""
-        loss, logits, labels = answers(model, self.data, self.reduce)
+        loss, logits, labels = answers(model, self.data, batch_size, self.reduce)
         if loss is None:
             raise ValueError(f"{name}: there is no label that counts to evaluate on")
         return {name: loss, **metrics_of(self.compute, EvalPrediction(logits, labels), name)}
@@ -71,7 +69,9 @@ def _number(name: str, value: Any) -> float:
     return plain
 
 
-def answers(model: Module, data: EvaluationData, reduce: Any = None) -> tuple[float | None, Any, Array | None]:
+def answers(
+    model: Module, data: EvaluationData, batch_size: int, reduce: Any = None
+) -> tuple[float | None, Any, Array | None]:
     """(the mean loss, the logits of all rows, their labels), batch after batch; loss and labels None without labels.
 
     Rows of tokens (B, T, ...) of unlike lengths are filled up on the right with -100. A tuple for a tuple that `reduce`
@@ -79,7 +79,7 @@ def answers(model: Module, data: EvaluationData, reduce: Any = None) -> tuple[fl
     """
     total, count, logits, labels = 0.0, 0, [], []
     with no_grad(), evaluating():
-        for batch in data.batches(BATCH):
+        for batch in data.batches(batch_size):
             out = model(**batch)
             given = batch.get("labels")
             if given is not None:

@@ -1,6 +1,6 @@
 """What training asks of what it is given, as types: the words of the signatures in this folder."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any, Protocol
 
 from numpy.typing import NDArray
@@ -9,6 +9,7 @@ Array = NDArray[Any]  # of NumPy; on a GPU the same of CuPy, which looks alike
 Batch = dict[str, Array]  # {"input_ids", "labels"}, (B, T) each; a label of -100 is not learnt
 Documents = dict[str, str]  # {name: text}
 Example = dict[str, Any]  # see examples.py
+Tell = Callable[[str, Any], object]  # is told ("on_step_end", the run); see callback_handler.py
 History = dict[str, Any]  # {"loss": [...], "learning_rate": [...], "evaluation": [{"step":, name: loss, ...}]}
 
 

@@ -1,19 +1,17 @@
 """`Trainer`, under Transformers' names: a way to call `train`."""
 
 from collections.abc import Callable, Mapping
-from functools import partial
 from os import PathLike
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any, NamedTuple
-
-import numpy as np
 
 from ..expect import A_MODEL, expect
 from ..models.classification import SequenceClassifier
 from ..models.rope import context_length
 from ..nn import Module
-from .arguments import TrainingArguments, epochs_done
+from .arguments import TrainingArguments
+from .callback_handler import CallbackHandler
+from .callbacks import TrainerState
 from .collators import CollatedData, DataCollatorWithPadding, default_data_collator, label_whole_rows
 from .datasets import rows_of
 from .evaluation import measured
@@ -60,8 +58,11 @@ class Trainer:
     compute_metrics    `EvalPrediction(predictions, label_ids)` -> {name: number}: what evaluations measure besides the
                        loss, as eval_NAME. `preprocess_logits_for_metrics(logits, labels)`, given Tensors, says what is
                        kept of a batch's logits, which for a language model are B·T·V numbers
+    callbacks          objects or classes that are told how far training has come, and may end it: `TrainerCallback`
     After `train()`: `history`, what `train` returns, and `state.log_history`, a dict for each step and evaluation; the
-    losses of several data sets are eval_NAME_loss.
+    losses of several data sets are eval_NAME_loss. `state.best_metric` and `state.best_global_step` are of the best
+    evaluation, that of the beginning among them (step 0); with `load_best`, its weights are in the checkpoint in the
+    folder `state.best_model_checkpoint`, from which runs go on.
     """
 
     def __init__(
@@ -74,6 +75,7 @@ class Trainer:
         processing_class: Any = None,
         *,
         compute_metrics: Callable[[Any], Mapping[str, Any]] | None = None,
+        callbacks: Any = None,
         preprocess_logits_for_metrics: Callable[[Any, Any], Any] | None = None,
         tokenizer: Any = None,
         **others: Any,
@@ -87,7 +89,10 @@ class Trainer:
         self.train_dataset, self.eval_dataset = train_dataset, eval_dataset
         self.compute_metrics, self.preprocess_logits_for_metrics = compute_metrics, preprocess_logits_for_metrics
         self.history: dict[str, Any] = {}
-        self.state = SimpleNamespace(global_step=0, epoch=0.0, log_history=[])
+        self.callback_handler = CallbackHandler(
+            callbacks, self.args, model=model, processing_class=self.processing_class
+        )
+        self.callback_handler.tell("on_init_end")
 
     def __init_subclass__(cls, **options: Any) -> None:
         super().__init_subclass__(**options)
@@ -101,20 +106,20 @@ class Trainer:
         held_out = self.eval_dataset if self.args.eval_strategy != "no" else None
         parts = held_out if isinstance(held_out, Mapping) else {"eval": held_out} if held_out is not None else {}
         evaluation = {name: self._measuring(part) for name, part in parts.items()}
-        self.history = train(self.model, data, self.args, evaluation, resume=resume_from_checkpoint or False)
-        losses, rates = self.history["loss"], self.history["learning_rate"]
-        entries: list[dict[str, Any]] = [
-            {"step": i, "loss": a, "learning_rate": b} for i, (a, b) in enumerate(zip(losses, rates, strict=True), 1)
-        ]
-        for evaluated in self.history["evaluation"]:
-            kinds = {name: f"{name}_loss" if name in parts else name for name in evaluated}
-            names = {n: k if k == "step" or k.startswith("eval_") else f"eval_{k}" for n, k in kinds.items()}
-            entries.append({names[name]: number for name, number in evaluated.items()})
-        done = partial(epochs_done, data, self.args)
-        log = [{**entry, "epoch": done(entry["step"])} for entry in sorted(entries, key=lambda e: e["step"])]
-        self.state = SimpleNamespace(global_step=len(losses), epoch=done(len(losses)), log_history=log)
-        mean = float(np.mean(losses))
-        return TrainOutput(len(losses), mean, {"train_loss": mean})
+        handler, resume = self.callback_handler, resume_from_checkpoint or False
+        handler.start(self.args, data, parts, train_dataloader=data, eval_dataloader=evaluation)
+        self.history = train(self.model, data, self.args, evaluation, resume=resume, tell=handler)
+        mean = handler.end()
+        return TrainOutput(self.state.global_step, mean, {"train_loss": mean})
+
+    @property
+    def state(self) -> TrainerState:
+        """How far the last `train()` has come, and its log."""
+        return self.callback_handler.state
+
+    def add_callback(self, callback: Any) -> None:
+        """One `TrainerCallback` more, or its class."""
+        self.callback_handler.add(callback)
 
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
@@ -133,9 +138,11 @@ class Trainer:
         if isinstance(given, Mapping):
             each = [self.evaluate(part, None, f"{metric_key_prefix}_{name}") for name, part in given.items()]
             return {name: number for found in each for name, number in found.items()}
-        data = self._measuring(given)
-        found = measured(self.model, data, metric_key_prefix)
-        return {f"{name}_loss" if name == metric_key_prefix else name: number for name, number in found.items()}
+        data = {metric_key_prefix: self._measuring(given)}
+        found = measured(self.model, data, self.args.per_device_eval_batch_size)
+        numbers = {f"{name}_loss" if name == metric_key_prefix else name: number for name, number in found.items()}
+        self.callback_handler.evaluated(numbers)
+        return numbers
 
     def predict(self, test_dataset: Any, ignore_keys: Any = None, metric_key_prefix: str = "test") -> PredictionOutput:
         """The logits of every row, in the order of the rows, with their labels and metrics if they have labels.
@@ -146,10 +153,13 @@ class Trainer:
         data = self._data(test_dataset, "test_dataset", needs_labels=False, shows_logits=True)
         if not isinstance(data, CollatedData):
             raise ValueError("predict answers row by row: give rows of input_ids, which the tokenizer makes of texts")
-        loss, logits, labels = answers(self.model, data, self.preprocess_logits_for_metrics)
+        loss, logits, labels = answers(
+            self.model, data, self.args.per_device_eval_batch_size, self.preprocess_logits_for_metrics
+        )
         metrics = {} if loss is None else {f"{metric_key_prefix}_loss": loss}
         if self.compute_metrics is not None and labels is not None:
             metrics |= metrics_of(self.compute_metrics, EvalPrediction(logits, labels), metric_key_prefix)
+        self.callback_handler.tell("on_predict", metrics=metrics)
         return PredictionOutput(logits, labels, metrics)
 
     def save_model(self, output_dir: str | None = None) -> None:

@@ -83,7 +83,8 @@ class Watch:
 
     @contextlib.contextmanager
     def evaluating(self) -> Iterator[None]:
-        """Around an evaluation: says at which step a loss is not finite."""
+        """Around an evaluation: looks at the losses before it, and says at which step one of it is not finite."""
+        self.settle()
         try:
             yield
         except FloatingPointError as error:

@@ -11,8 +11,10 @@ from transformers import (
     DataCollatorForLanguageModeling,
     DataCollatorForSeq2Seq,
     DataCollatorWithFlattening,
+    EarlyStoppingCallback,
     EvalPrediction,
     Trainer,
+    TrainerCallback,
     TrainingArguments,
 )
 
@@ -69,6 +71,44 @@ show(trainer.evaluate()["eval_loss"])
 trainer.save_model(FOLDER + "/adapter")
 saved = PeftModel.from_pretrained(AutoModelForCausalLM.from_pretrained(str(base)), FOLDER + "/adapter")
 show(saved(**tokenizer(TEXTS[1], return_tensors="pt")).logits.detach().numpy())
+
+
+# %% stopping early, and a callback of one's own
+class Watching(TrainerCallback):
+    def on_step_end(self, args, state, control, **kwargs):
+        show(state.global_step)
+
+    def on_evaluate(self, args, state, control, metrics, **kwargs):
+        if state.global_step:
+            show(metrics["eval_loss"])
+
+
+trainer = Trainer(
+    model=AutoModelForCausalLM.from_pretrained(str(base)),
+    args=TrainingArguments(
+        output_dir=FOLDER + "/early",
+        per_device_train_batch_size=3,
+        max_steps=12,
+        learning_rate=5e-2,
+        lr_scheduler_type="constant",
+        eval_strategy="steps",
+        eval_steps=1,
+        save_strategy="steps",
+        save_steps=1,
+        load_best_model_at_end=True,
+        metric_for_best_model="eval_loss",
+        greater_is_better=False,
+        report_to="none",
+    ),
+    data_collator=DataCollatorForSeq2Seq(tokenizer),
+    train_dataset=predicted[1:],
+    eval_dataset=predicted[:1],
+    callbacks=[EarlyStoppingCallback(early_stopping_patience=2)],
+)
+trainer.add_callback(Watching)
+trainer.train()
+show([trainer.state.global_step, trainer.state.best_global_step, trainer.state.best_metric])
+show(trainer.evaluate()["eval_loss"])
 
 # %% rows one behind the other
 show({k: np.asarray(v).tolist() for k, v in DataCollatorWithFlattening(return_seq_idx=True)(rows[:3]).items()})

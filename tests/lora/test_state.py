@@ -2,9 +2,20 @@
 
 import numpy as np
 import pytest
-from lora_helpers import logits_of, peft_model, refusal, snapshot, tiny_model
+from lora_helpers import (
+    gradients,
+    hugging_face_twin,
+    logits_of,
+    peft_model,
+    refusal,
+    relative,
+    snapshot,
+    some_ids,
+    tiny_model,
+)
 
 from lora_np import (
+    LoHaConfig,
     LoraConfig,
     PeftModel,
     VeraConfig,
@@ -86,6 +97,57 @@ def test_not_while_it_is_merged():
 
 def test_a_model_without_adapters_is_refused():
     assert "has no adapters" in refusal(ValueError, lambda: get_peft_model_state_dict(tiny_model()))
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("targets", [["c_attn"], ["c_fc"], ["c_attn", "c_fc"]])
+def test_a_second_adapter_is_injected_as_in_peft(targets):
+    """It alone takes part, also in layers that only the first has."""
+    import peft
+    import torch
+
+    model = tiny_model()
+    twin = hugging_face_twin(model)
+    for name, layers in (("default", ["c_attn", "mlp.c_proj"]), ("other", targets)):
+        options = {"r": 3, "target_modules": layers, "fan_in_fan_out": True, "init_lora_weights": False}
+        inject_adapter_in_model(LoraConfig(**options), model, name)
+        peft.inject_adapter_in_model(peft.LoraConfig(**options), twin, name)
+    values = dict(model.named_parameters())
+    assert values.keys() == {name for name, _ in twin.named_parameters()}
+    with torch.no_grad():
+        for name, p in twin.named_parameters():
+            p.copy_(torch.tensor(values[name].data))
+    ids = some_ids(model.config)
+    expected = twin(input_ids=torch.tensor(ids), labels=torch.tensor(ids))
+    expected.loss.backward()
+    assert relative(logits_of(model), expected.logits.detach()) < 2e-5
+    found, theirs = gradients(model), {name: p.grad for name, p in twin.named_parameters() if p.grad is not None}
+    assert found.keys() == theirs.keys()
+    assert all(".other." in name for name in found)
+    for name, gradient in found.items():
+        assert relative(gradient, theirs[name]) < 2e-5
+    assert model.peft_config.keys() == twin.peft_config.keys()
+    assert get_peft_model_state_dict(model, adapter_name="other").keys() == {
+        name.replace(".other", "") for name in values if ".other." in name
+    }
+
+
+def test_what_cannot_be_injected_beside_another_is_refused_and_nothing_changes():
+    config = LoraConfig(target_modules=["c_attn"], fan_in_fan_out=True)
+    model = inject_adapter_in_model(config, tiny_model())
+    before = snapshot(model)
+    for other, name, message in (
+        (config, "default", "there is an adapter 'default' already"),
+        (LoHaConfig(target_modules=["c_fc"]), "other", "one model takes adapters of one kind, not LORA beside LOHA"),
+        (LoraConfig(target_modules=["nope"]), "other", "no layer matches 'nope'"),
+    ):
+        assert message in refusal(
+            ValueError, lambda other=other, name=name: inject_adapter_in_model(other, model, name)
+        )
+    assert list(model.peft_config) == ["default"]
+    assert snapshot(model) == before
+    with pytest.raises(ValueError, match="this model has adapters already"):
+        inject_adapter_in_model(config, peft_model(["c_attn"]), "other")
 
 
 def test_a_model_with_an_injected_adapter():

@@ -13,6 +13,8 @@ LOSSES = {
     "cross_entropy, sum": lambda F, z, t: F.cross_entropy(z, t, reduction="sum"),
     "cross_entropy of each": lambda F, z, t: F.cross_entropy(z, t, reduction="none"),
     "cross_entropy, another label ignored": lambda F, z, t: F.cross_entropy(z[2:], t[2:], ignore_index=3),
+    "cross_entropy, smoothed": lambda F, z, t: F.cross_entropy(z, t, label_smoothing=0.2),
+    "cross_entropy of each, smoothed": lambda F, z, t: F.cross_entropy(z, t, reduction="none", label_smoothing=1.0),
     "nll_loss": lambda F, z, t: F.nll_loss(F.log_softmax(z, dim=-1), t),
     "mse_loss": lambda F, z, t: F.mse_loss(z, z * 0.5 + 1),
     "mse_loss, sum": lambda F, z, t: F.mse_loss(z, z * 0.5 + 1, reduction="sum"),
@@ -27,6 +29,7 @@ LOSSES = {
 CRITERIA = {
     "CrossEntropyLoss": lambda nn, z, t: nn.CrossEntropyLoss()(z, t),
     "CrossEntropyLoss of each": lambda nn, z, t: nn.CrossEntropyLoss(ignore_index=0, reduction="none")(z[2:], t[2:]),
+    "CrossEntropyLoss, smoothed": lambda nn, z, t: nn.CrossEntropyLoss(label_smoothing=0.1)(z, t),
     "NLLLoss": lambda nn, z, t: nn.NLLLoss()(z, t),
     "MSELoss": lambda nn, z, t: nn.MSELoss()(z, z * 2),
     "MSELoss, sum": lambda nn, z, t: nn.MSELoss(reduction="sum")(z, z * 2),
@@ -70,6 +73,11 @@ def test_losses_as_layers_like_torch(xp, rng, name):
 @pytest.mark.parametrize(
     ("call", "error", "message"),
     [
+        (
+            lambda F: F.cross_entropy(Tensor(np.zeros((1, 2))), Tensor([0]), label_smoothing=2),
+            ValueError,
+            "from 0 to 1, got 2",
+        ),
         (lambda F: F.cross_entropy(Tensor(np.zeros((1, 2, 3))), Tensor([[0, 1]])), ValueError, r"\(N, V\), got shape"),
         (lambda F: F.nll_loss(Tensor([[0.0]]), Tensor([0]), reduction="max"), ValueError, "'mean', 'sum' or 'none'"),
         (lambda F: F.mse_loss(Tensor([0.0]), Tensor([0.0]), "max"), ValueError, "'mean', 'sum' or 'none'"),

@@ -25,6 +25,20 @@ def test_the_curves_are_the_historys():
     assert curves.get_xlabel()
 
 
+def test_what_is_no_loss_has_a_panel_of_its_own():
+    """As Trainer measures: eval_NAME, or of several data sets DATA_NAME, whose names may begin alike."""
+    first = {"eval": 3.0, "eval_accuracy": 0.25, "eval_rows": 7, "b": 2.0, "b_accuracy": 0.5}
+    history = {"loss": [3.0, 2.0], "evaluation": [{"step": 0, **first}, {"step": 2, **first, "eval_accuracy": 0.75}]}
+    curves, bars, accuracy, rows = plots.training_curves(history, "A title").axes
+    lines = {ax: [(line.get_label(), line.get_ydata()[-1]) for line in ax.lines] for ax in (curves, accuracy, rows)}
+    assert lines[curves] == [("training batches", 2.0), ("eval, held out", 3.0), ("b, held out", 2.0)]
+    assert lines[accuracy] == [("eval, held out", 0.75), ("b, held out", 0.5)]
+    assert lines[rows] == [("eval, held out", 7)]
+    assert [bar.get_height() for bar in bars.patches] == [3.0, 3.0, 2.0, 2.0]
+    assert (accuracy.get_ylabel(), rows.get_ylabel()) == ("accuracy", "rows")
+    assert accuracy.lines[1].get_color() == curves.lines[2].get_color()
+
+
 def test_the_legend_hides_no_curve():
     figure = plots.training_curves(HISTORY, "A title")
     figure.draw_without_rendering()

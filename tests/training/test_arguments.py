@@ -109,6 +109,7 @@ class TestTransformersNames:
             ({"betas": (0.9, 0.99), "adam_beta2": 0.9}, r"betas=\(0.9, 0.99\) and adam_beta1, adam_beta2"),
             ({"bf16": True}, "bf16=True is not possible here: the model's dtype says it"),
             ({"fp16": True}, "fp16=True is not possible here"),
+            ({"label_smoothing_factor": 0.1}, r"label_smoothing_factor=0.1 is not .*cross_entropy has label_smoothing"),
             ({"optim": "adafactor"}, "optim='adafactor' is not possible here: .*AdamW"),
             ({"optim": ["adamw"]}, r"optim=\['adamw'\] is not possible here"),
             ({"optim": "galore_adamw", "optim_args": "rank=4"}, "optim_args='rank=4' is not possible here"),

@@ -36,7 +36,7 @@ def test_the_best_weights_are_loaded_in_the_end(tmp_path, make):
     last, best = make(), make()
     history = run(last, **WORSE)
     again = run(best, tmp_path, **WORSE, load_best=True)
-    found = best_of(history["evaluation"])
+    found = best_of(history["evaluation"], TrainingArguments())
     assert again == {**history, "best": found}
     losses = [entry["held out"] for entry in history["evaluation"]]
     assert found["held out"] == min(losses) == evaluate(best, held_out()) < losses[-1] == evaluate(last, held_out())
@@ -72,14 +72,14 @@ def test_of_several_data_sets_the_first_counts_and_of_equal_losses_the_earliest(
         {"step": 5, "a": 1.0, "b": 2.0},
         {"step": 9, "a": 1.0, "b": 0.0},
     ]
-    assert best_of(evaluations) is evaluations[1]
+    assert best_of(evaluations, TrainingArguments()) is evaluations[1]
 
 
 def test_a_run_that_only_makes_it_worse_leaves_what_there_was():
     model, untouched = full(), full()
     args = TrainingArguments(**{**ARGS, "learning_rate": 10.0, "warmup_steps": 0, "load_best": True})
     history = train(model, text_data(), args, {"held out": held_out()}, progress=False)
-    assert best_of(history["evaluation"])["step"] == 0
+    assert best_of(history["evaluation"], TrainingArguments())["step"] == 0
     assert weights(model) == weights(untouched)
 
 

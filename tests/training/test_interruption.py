@@ -11,6 +11,7 @@ from concurrent.futures import ThreadPoolExecutor
 import interruption_helpers
 import pytest
 from training_helpers import (
+    ARGS,
     FILE,
     MODELS,
     CallsBefore,
@@ -21,9 +22,12 @@ from training_helpers import (
     run,
     saved_step,
     stop,
+    text_data,
     tiny,
     weights,
 )
+
+from lora_np import TrainingArguments, train
 
 
 @pytest.mark.parametrize("step", [6, 99], ids=["broken off", "to the end"])
@@ -68,6 +72,23 @@ def test_ctrl_c_ends_the_run_after_the_step_in_progress(tmp_path, kind):
     assert partial["loss"] == history["loss"][:7]
     assert run(model, tmp_path, resume=True) == history
     assert weights(model) == weights(whole)
+
+
+def test_ctrl_c_during_an_evaluation_ends_the_run_behind_it(tmp_path):
+    class Held:
+        calls = 0
+
+        def batches(self, batch_size):
+            self.calls += 1
+            if self.calls == 2:  # at step 5; the first is before the first step
+                signal.raise_signal(signal.SIGINT)
+            yield from text_data().batches(batch_size)
+
+    args = TrainingArguments(**ARGS)
+    history = train(lora(), text_data(), args, {"held out": Held()}, tmp_path, progress=False)
+    assert [entry["step"] for entry in history["evaluation"]] == [0, 5]
+    assert len(history["loss"]) == saved_step(tmp_path) == 5
+    assert history["interrupted"]
 
 
 def interrupted_twice(directory):

@@ -111,9 +111,98 @@ def test_an_epoch_ends_as_in_transformers(tmp_path, size, accumulation):
     other = Theirs(twin, transformers.TrainingArguments(tmp_path, **options), train_dataset=rows)
     own.train()
     other.train()
-    ours, theirs = own.state.log_history, [entry for entry in other.state.log_history if "loss" in entry]
+    ours, theirs = ([entry for entry in one.state.log_history if "loss" in entry] for one in (own, other))
     for name in ("loss", "epoch", "learning_rate"):
         np.testing.assert_allclose([e[name] for e in ours], [e[name] for e in theirs], rtol=2e-4)
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("compute", [None, lambda found: {"rows": len(found.label_ids)}])
+def test_evaluations_have_batches_of_the_size_that_transformers_makes(tmp_path, compute):
+    import torch
+    import transformers
+
+    def sizes(kind, arguments, model, made):
+        def collator(rows):
+            found.extend([len(rows)] if len(rows) < 7 else [])  # those of 7 are trained on
+            return {name: made([row[name] for row in rows]) for name in ("input_ids", "labels")}
+
+        found = []
+        options = {"per_device_eval_batch_size": 3, "eval_strategy": "steps", "eval_steps": 2, "eval_on_start": True}
+        options |= {"max_steps": 2, "per_device_train_batch_size": 7, "save_strategy": "no", "disable_tqdm": True}
+        args = arguments(tmp_path, **options, report_to="none", use_cpu=True)
+        rows = [{"input_ids": [i, i + 1, 3 * i], "labels": [-100, i + 1, 3 * i]} for i in range(1, 8)]
+        own = kind(model, args, collator, rows, rows, compute_metrics=compute)
+        own.train()
+        own.evaluate()
+        own.predict(rows)
+        return found
+
+    model = tiny_model()
+    twin = hugging_face_twin(model)
+    ours = sizes(Trainer, TrainingArguments, model, np.array)
+    assert ours == sizes(transformers.Trainer, transformers.TrainingArguments, twin, torch.tensor)
+    assert ours == [3, 3, 1] * 4
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize(
+    ("metric", "given", "best"),
+    [
+        ("accuracy", {}, 2),
+        ("eval_accuracy", {"greater_is_better": False}, 1),
+        ("rows_loss", {}, 4),
+        ("rows_loss", {"greater_is_better": True}, 1),
+        (None, {}, 4),
+    ],
+)
+def test_the_best_weights_are_those_that_transformers_finds(tmp_path, metric, given, best):
+    """Of equal values the first; each batch has all rows, so that their order changes nothing."""
+    import torch
+    import transformers
+
+    def run(kind, arguments, model, folder, array):
+        options = {"max_steps": 4, "per_device_train_batch_size": 4, "learning_rate": 0.01, "optim": "adamw_torch"}
+        options |= {"eval_strategy": "steps", "eval_steps": 1, "save_steps": 1, "lr_scheduler_type": "linear"}
+        options |= {"eval_on_start": True, "disable_tqdm": True, "report_to": "none", "use_cpu": True}
+        args = arguments(folder, **options, **given, load_best_model_at_end=True, metric_for_best_model=metric)
+        values = iter([(0.6, 8), (0.5, 9), (0.75, 7), (0.5, 7), (0.75, 6), (0.0, 0)])
+
+        def measured(found):
+            return dict(zip(("accuracy", "rows_loss"), next(values), strict=True))
+
+        rows = [{"input_ids": [i, i + 1, 6 * i], "labels": [-100, i + 1, 6 * i]} for i in range(1, 5)]
+
+        def collator(rows):
+            return {name: array([row[name] for row in rows]) for name in ("input_ids", "labels")}
+
+        own = kind(model, args, collator, rows, rows, compute_metrics=measured)
+        own.train()
+        state, args = own.state, own.args
+        assert state.best_model_checkpoint.startswith(str(folder))
+        told = args.metric_for_best_model, args.greater_is_better, state.best_metric, state.best_global_step
+        return told, own.evaluate()["eval_loss"]
+
+    model = tiny_model()
+    twin = hugging_face_twin(model)
+    ours = run(Trainer, TrainingArguments, model, tmp_path / "ours", np.array)
+    theirs = run(transformers.Trainer, transformers.TrainingArguments, twin, tmp_path / "theirs", torch.tensor)
+    assert ours[0][:2] == theirs[0][:2]
+    assert ours[0][3] == theirs[0][3]
+    np.testing.assert_allclose([ours[0][2], ours[1]], [theirs[0][2], theirs[1]], rtol=1e-4)
+    assert ours[0][3] == best
+
+
+def test_a_measure_that_there_is_not_is_named(tmp_path):
+    own = trainer(tmp_path, eval_dataset={"a": ROWS[:3], "b": ROWS}, compute_metrics=lambda found: {"rows": 1})
+    for metric in ("rows", "b_row"):
+        own.args = TrainingArguments(**FEW, metric_for_best_model=metric)
+        with pytest.raises(ValueError, match=f"'{metric}' was not measured; there is a, a_rows, b, b_rows"):
+            own.train()
+    for metric, name in (("b_rows", "b_rows"), ("eval_b_loss", "b"), ("loss", "a"), (None, "a")):
+        own.args = TrainingArguments(**FEW, metric_for_best_model=metric)
+        own.train()
+        assert own.state.best_metric in [entry[name] for entry in own.history["evaluation"]]
 
 
 def test_it_goes_on_from_its_checkpoint(tmp_path):
@@ -178,7 +267,7 @@ def test_what_cannot_be_trained_on_is_named(tmp_path, changes, error, message):
         trainer(tmp_path, **changes).train()
 
 
-@pytest.mark.parametrize("name", ["callbacks", "compute_loss_func", "optimizers", "model_init"])
+@pytest.mark.parametrize("name", ["compute_loss_func", "optimizers", "model_init"])
 def test_what_there_is_not_is_refused_by_name(tmp_path, name):
     with pytest.raises(TypeError, match=f"Trainer has no '{name}': write a loop of your own"):
         trainer(tmp_path, **{name: [print]})

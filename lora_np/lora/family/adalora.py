@@ -21,7 +21,8 @@ claim: better than LoRA at equal budgets on GLUE, SQuAD and summaries, most of a
 
 Differences from PEFT: a triplet whose λ is not zero is saved, also where it was not chosen last (PEFT drops it, and the
 file is another model); a frozen adapter and a disabled one leave the loss as it is (PEFT fails, or adds the term); a
-budget of all triplets drops none (PEFT fails); what PEFT silently ignores is refused.
+budget of all triplets drops none (PEFT fails); what PEFT silently ignores is refused, but for `use_rslora`, of which
+a warning tells.
 """
 
 from collections.abc import Mapping, Sequence
@@ -49,7 +50,7 @@ from ..types import Array, Layer
 from .triplets import Triplets, allocate
 
 OF_LORA = Unused("it is for LoraConfig: AdaLoRA begins and trains in its own way", (False, [], {}))
-OWN_SCALE = "AdaLoRA's scale is lora_alpha / init_r"
+OWN_SCALE = "its scale is lora_alpha / init_r"
 OF_LORA_ALONE = (
     *("loftq_config", "eva_config", "corda_config", "lora_ga_config", "velora_config", "alora_invocation_tokens"),
     *("use_qalora", "monteclora_config", "layer_replication", "target_parameters", "use_bdlora", "arrow_config"),
@@ -57,7 +58,6 @@ OF_LORA_ALONE = (
 )
 NOT_IN_ADALORA = {
     "use_dora": Unused("DoRA does not go with AdaLoRA"),
-    "use_rslora": Unused(OWN_SCALE),
     "alpha_pattern": Unused(f"{OWN_SCALE} in all layers", ({},)),
     "lora_bias": Unused("AdaLoRA's branch has no bias"),
     "trainable_token_indices": Unused("with AdaLoRA no rows of an embedding are trained; LoraConfig has it", ([], {})),
@@ -67,7 +67,7 @@ NOT_IN_ADALORA = {
 
 @dataclass
 class AdaLoraConfig(LoraConfig):
-    """The settings of an AdaLoRA adapter; see `LoraConfig` for the others. `r` does nothing.
+    """The settings of an AdaLoRA adapter; see `LoraConfig` for the others. `r` and `use_rslora` do nothing.
 
     target_r     triplets that a layer has at the end, on average; if more than init_r, none is dropped
     init_r       triplets that each layer has at first
@@ -107,6 +107,8 @@ class AdaLoraConfig(LoraConfig):
         self.rank_pattern = self._checked(pattern)
         if self.r != 8:
             warn("AdaLoRA does not use r: init_r is the rank at first, and target_r that at the end")
+        if self.use_rslora:
+            warn(f"AdaLoRA does not use use_rslora: {OWN_SCALE}")
 
     def _check_schedule(self):
         for name in ("tinit", "tfinal"):

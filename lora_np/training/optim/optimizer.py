@@ -8,7 +8,7 @@ import numpy as np
 from ...autograd import Tensor
 from ...autograd.devices import array_module, to_device
 from ...autograd.in_place import outdate
-from ...expect import expect_number
+from ...expect import expect, expect_number
 from ...keywords import unknown_keyword
 from ...nn.module import clear_gradients
 from ...nn.utils import parameters_in
@@ -16,6 +16,7 @@ from ..protocols import Array
 
 CHANGE_NOTHING = ("foreach", "fused", "capturable", "differentiable")  # in torch they say how, not what
 OFF = ("amsgrad", "maximize", "nesterov", "dampening")
+A_STATE = 'what state_dict() gives, {"state": ..., "param_groups": ...}'
 Group = dict[str, Any]  # {"params": [...], "lr": ..., ...}: parameters and their settings
 State = dict[str, Any]  # what an optimizer keeps for one parameter: {"step": 3, "m": array, ...}
 Forms = dict[str, tuple[tuple[int, ...], Any]]  # {name: (shape, dtype)} of these arrays; of "step" neither is read
@@ -109,18 +110,49 @@ class Optimizer:
             lines += [f"    {name}: {group[name]}" for name in sorted(group) if name != "params"]
         return "\n".join([f"{type(self).__name__} (", *lines, ")"])
 
-    def state_dict(self) -> dict[str, Array | int]:
-        """{"number.name": array or int}: the state of each parameter, by its number in `parameters()`."""
-        order = enumerate(self.parameters())
-        return {f"{i}.{name}": value for i, p in order for name, value in self.state.get(id(p), {}).items()}
+    def state_dict(self) -> dict[str, Any]:
+        """{"state": {number: {name: array or int}}, "param_groups": [{"params": [number, ...], "lr": ..., ...}]}.
 
-    def load_state_dict(self, state: dict[str, Array]) -> None:
-        """Take over a state written by `state_dict`. ValueError, and nothing changed, if it does not fit."""
-        self.state = self.checked_state(state)
+        As in torch: parameters are numbered as in `parameters()`, and the arrays are the optimizer's own, no copies.
+        """
+        numbers = {id(p): i for i, p in enumerate(self.parameters())}
+        state = {i: dict(self.state[key]) for key, i in numbers.items() if key in self.state}
+        groups = [{**group, "params": [numbers[id(p)] for p in group["params"]]} for group in self.param_groups]
+        return {"state": state, "param_groups": groups}
 
-    def checked_state(self, state: dict[str, Array]) -> dict[int, State]:
-        """A state written by `state_dict`, as `self.state` holds it. ValueError if it does not fit or is not finite."""
-        owners = [(p, self.state_forms(p, group)) for group in self.param_groups for p in group["params"]]
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
+        """Take over a copy of what `state_dict` gave, learning rates and other settings included.
+
+        ValueError, and nothing changed, if it does not fit.
+        """
+        expect(state_dict, Mapping, "state_dict", A_STATE)
+        if not {"state", "param_groups"} <= state_dict.keys():
+            raise ValueError(f"state_dict should be {A_STATE}; it has {', '.join(map(str, state_dict))!r:.80}")
+        sizes, own = ([len(g["params"]) for g in gs] for gs in (state_dict["param_groups"], self.param_groups))
+        if sizes != own:
+            raise ValueError(
+                f"the state_dict is of groups of {sizes} parameters, and this optimizer has groups of {own}"
+            )
+        groups = []
+        for group, saved in zip(self.param_groups, state_dict["param_groups"], strict=True):
+            groups.append({**group, **saved, "params": group["params"]})
+            self._check_settings(groups[-1], {"params", "initial_lr", *self.defaults})
+        arrays = {f"{i}.{name}": v for i, values in state_dict["state"].items() for name, v in values.items()}
+        new = self.checked_state(arrays, groups)
+        copies = {key: {n: v if isinstance(v, int) else v.copy() for n, v in s.items()} for key, s in new.items()}
+        self.state, self.param_groups = copies, groups
+
+    def numbered_state(self) -> dict[str, Array | int]:
+        """{"number.name": array or int}: the state of each parameter, as a file has it."""
+        state = self.state_dict()["state"]
+        return {f"{i}.{name}": value for i, values in state.items() for name, value in values.items()}
+
+    def checked_state(self, state: Mapping[str, Array], groups: list[Group] | None = None) -> dict[int, State]:
+        """A `numbered_state`, as `self.state` holds it. ValueError if it does not fit, or is not finite.
+
+        groups: those whose settings count, if they are not those that there are.
+        """
+        owners = [(p, self.state_forms(p, group)) for group in groups or self.param_groups for p in group["params"]]
         new: dict[int, State] = {}
         for key, value in state.items():
             number, _, name = key.partition(".")

@@ -264,8 +264,8 @@ def test_update_and_allocate_needs_gradients_and_the_steps_before():
         ({"rank_pattern": [True]}, "rank_pattern must be a dict from names"),
         ({"rank_pattern": {"q.lora_E": [True]}}, "init_r = 12 times True or False"),
         ({"use_dora": True}, "DoRA does not go with AdaLoRA"),
-        ({"use_rslora": True}, "AdaLoRA's scale is lora_alpha / init_r"),
-        ({"alpha_pattern": {"q": 3}}, "AdaLoRA's scale is lora_alpha / init_r"),
+        ({"use_rslora": 1}, "use_rslora must be True or False, got 1"),
+        ({"alpha_pattern": {"q": 3}}, "its scale is lora_alpha / init_r in all layers"),
         ({"lora_bias": True}, "AdaLoRA's branch has no bias"),
         ({"trainable_token_indices": [1]}, "no rows of an embedding are trained"),
         ({"ensure_weight_tying": True}, "AdaLoRA adapts no embeddings"),
@@ -288,9 +288,11 @@ def test_what_is_for_lora_alone_is_refused_whatever_lora_can_do(field):
     assert field in AdaLoraConfig.unsupported
 
 
-def test_r_is_not_used_and_says_so():
-    with pytest.warns(UserWarning, match="does not use r"):
-        AdaLoraConfig(r=4, total_step=3)
+@pytest.mark.parametrize("options", [{"r": 4}, {"use_rslora": True}], ids=str)
+def test_what_is_not_used_says_so(options):
+    (name,) = options
+    with pytest.warns(UserWarning, match=f"AdaLoRA does not use {name}:"):
+        AdaLoraConfig(total_step=3, **options)
 
 
 def test_embeddings_are_refused_and_biases_go_with_it():
@@ -309,6 +311,18 @@ class TestAgainstPeft:
     def test_logits_and_gradients_of_our_files_there(self, base, dtype, tmp_path):
         model = moved(AdaLoraConfig, base, dtype, init_r=5, total_step=10)
         assert_equal_in_peft(model, base, tmp_path, dtype)  # without a task, both without the term in the loss
+
+    @pytest.mark.filterwarnings("ignore:AdaLoRA does not use use_rslora")
+    def test_rslora_changes_nothing_in_either(self, tmp_path):
+        import peft
+
+        settings = {"init_r": 3, "lora_alpha": 6, "use_rslora": True, "total_step": 10}
+        model = moved(AdaLoraConfig, "llama", **settings)
+        assert_equal_in_peft(model, "llama", tmp_path / "ours")
+        plain = moved(AdaLoraConfig, "llama", **{**settings, "use_rslora": False})
+        np.testing.assert_array_equal(logits_of(model), logits_of(plain))
+        config = peft.AdaLoraConfig(target_modules=BASES["llama"][1], init_lora_weights=False, **settings)
+        assert_read_from_peft(config, "llama", tmp_path / "theirs")
 
     @each_base
     def test_their_files_here(self, base, tmp_path):

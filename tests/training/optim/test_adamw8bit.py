@@ -100,9 +100,9 @@ def test_saved_state_continues_identically_and_what_does_not_fit_is_refused(rng)
     for found, expected in zip(*runs, strict=True):
         np.testing.assert_array_equal(found, expected)
     with pytest.raises(ValueError, match=r"'0\.m' is uint8 .* should be float32"):
-        AdamW([Parameter(p.data) for p in begin]).load_state_dict({"0.m": optimizer.state_dict()["0.m"]})
+        AdamW([Parameter(p.data) for p in begin]).checked_state(optimizer.numbered_state())
     with pytest.raises(ValueError, match="incomplete: m_absmax, v, v_absmax is missing"):
-        optimizer.load_state_dict({name: state[name] for name in ("0.step", "0.m")})
+        optimizer.checked_state({name: optimizer.numbered_state()[name] for name in ("0.step", "0.m")})
 
 
 @pytest.mark.parametrize(

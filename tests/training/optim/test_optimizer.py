@@ -112,9 +112,9 @@ def test_a_step_writes_into_the_weight_and_has_no_hand_in_the_gradient(xp, kind,
     assert float(abs(array - 1).min()) > 1e-6
     assert p.grad is grad
     assert float(abs(grad - 0.5).max()) == 0
-    state = {name: np.array(to_numpy(value)) for name, value in optimizer.state_dict().items()}
+    state = {name: np.array(to_numpy(value)) for name, value in optimizer.numbered_state().items()}
     grad += 100
-    for name, value in optimizer.state_dict().items():
+    for name, value in optimizer.numbered_state().items():
         np.testing.assert_array_equal(to_numpy(value), state[name])
 
 
@@ -150,7 +150,7 @@ def test_parameters_without_gradient_are_passed_over(rng, kind, settings):
         params[0].grad, params[2].grad = g[0], g[2]
         optimizer.step()
     assert params[1].data.tobytes() == before
-    assert {key.partition(".")[0] for key in optimizer.state_dict()} == {"0", "2"}
+    assert set(optimizer.state_dict()["state"]) == {0, 2}
     assert len(optimizer.state) == 2
 
 
@@ -258,7 +258,9 @@ def test_saved_state_continues_identically(rng, xp, kind, settings):
     optimizer = kind(params, lr=0.1, weight_decay=0.1, **settings)
     steps(optimizer, params, grads[:4], xp)
 
-    saved = {k: v if isinstance(v, int) else np.array(to_numpy(v)) for k, v in optimizer.state_dict().items()}
+    state = optimizer.state_dict()
+    arrays = {i: {n: np.array(to_numpy(v)) for n, v in values.items()} for i, values in state["state"].items()}
+    saved = {**state, "state": arrays}
     copies = parameters([p.data for p in params], xp)
     other = kind(copies, lr=0.1, weight_decay=0.1, **settings)
     other.load_state_dict(saved)
@@ -277,10 +279,11 @@ def test_a_step_count_survives_as_an_array(rng):
     """Safetensors hold arrays only, so `step` comes back as one."""
     (p,) = parameters([np.zeros(3)])
     optimizer = AdamW([p])
-    optimizer.load_state_dict({"0.step": np.asarray(7), "0.m": np.zeros(3), "0.v": np.ones(3)})
+    state = {"step": np.asarray(7), "m": np.zeros(3), "v": np.ones(3)}
+    optimizer.load_state_dict({**optimizer.state_dict(), "state": {0: state}})
     p.grad = np.ones(3)
     optimizer.step()
-    step = optimizer.state_dict()["0.step"]
+    step = optimizer.state_dict()["state"][0]["step"]
     assert (step, type(step)) == (8, int)
 
 
@@ -299,12 +302,94 @@ def test_state_that_does_not_fit_is_refused_and_nothing_changes(state, message):
     (p,) = parameters([np.zeros(3)])
     optimizer = AdamW([p])
     steps(optimizer, [p], [[np.ones(3)]])
-    before = {name: np.array(value) for name, value in optimizer.state_dict().items()}
+    before = {name: np.array(value) for name, value in optimizer.numbered_state().items()}
     with pytest.raises(ValueError, match=message):
-        optimizer.load_state_dict(state)
-    assert optimizer.state_dict().keys() == before.keys()
-    for name, value in optimizer.state_dict().items():
+        optimizer.checked_state(state)
+    if all(key.partition(".")[0].isdigit() for key in state):
+        with pytest.raises(ValueError, match=message):
+            optimizer.load_state_dict({**optimizer.state_dict(), "state": nested(state)})
+    assert optimizer.numbered_state().keys() == before.keys()
+    for name, value in optimizer.numbered_state().items():
         np.testing.assert_array_equal(value, before[name])
+
+
+def nested(state):
+    """{number: {name: value}} of {"number.name": value}."""
+    found = {}
+    for key, value in state.items():
+        number, _, name = key.partition(".")
+        found.setdefault(int(number), {})[name] = value
+    return found
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize(("kind", "settings"), OPTIMIZERS)
+def test_a_state_holds_and_restores_what_torchs_does(rng, kind, settings):
+    """Groups with rates of their own, one of which a schedule has changed; then ten steps with other settings given."""
+    import torch
+
+    def run(optim, leaf, array):
+        def made(**given):
+            params = [leaf(array(w)) for w in begin]
+            return optim(
+                [{"params": params[:2], "lr": 0.3}, {"params": params[2:]}], lr=0.1, **settings, **given
+            ), params
+
+        def take(optimizer, params, steps):
+            for step in steps:
+                for p, g in zip(params, step, strict=True):
+                    p.grad = array(g)
+                optimizer.step()
+
+        first, params = made(weight_decay=0.2)
+        take(first, params, grads[:3])
+        first.param_groups[0]["lr"] = 0.05
+        second, others = made()
+        for p, q in zip(params, others, strict=True):
+            q.data[...] = p.data
+        second.load_state_dict(first.state_dict())
+        take(second, others, grads[3:])
+        return [first.state_dict(), second.state_dict()], [p.detach().numpy() for p in (*params, *others)]
+
+    begin, grads = starts(rng), gradients(rng, 10)
+    ours, weights = run(kind, Parameter, np.array)
+    theirs, expected = run(getattr(torch.optim, kind.__name__), torch.nn.Parameter, torch.tensor)
+    for own, other in zip(ours, theirs, strict=True):
+        assert own.keys() == other.keys()
+        assert own["state"].keys() == other["state"].keys()
+        for group, oracle in zip(own["param_groups"], other["param_groups"], strict=True):
+            assert group.items() <= oracle.items()
+    for found, array in zip(weights, expected, strict=True):
+        np.testing.assert_allclose(found, array, rtol=1e-10, atol=1e-12)
+
+
+def test_a_state_that_was_loaded_is_a_copy(rng):
+    """In torch two optimizers then write into the same arrays."""
+    first, second = (AdamW(parameters(starts(rng)), lr=0.1) for _ in range(2))
+    steps(first, first.parameters(), gradients(rng, 1))
+    second.load_state_dict(first.state_dict())
+    before = first.state_dict()["state"][0]["m"].copy()
+    steps(second, second.parameters(), gradients(rng, 1))
+    np.testing.assert_array_equal(first.state_dict()["state"][0]["m"], before)
+
+
+def test_a_state_of_other_groups_or_another_form_is_refused():
+    params = parameters([np.zeros(3), np.zeros(2)])
+    optimizer, other = AdamW(params), AdamW([{"params": params[:1]}, {"params": params[1:]}])
+    with pytest.raises(ValueError, match=r"of groups of \[1, 1\] parameters, and this optimizer has groups of \[2\]"):
+        optimizer.load_state_dict(other.state_dict())
+    with pytest.raises(ValueError, match=r"state_dict should be what state_dict\(\) gives.*it has '0.m'"):
+        optimizer.load_state_dict({"0.m": np.zeros(3)})
+    with pytest.raises(TypeError, match="state_dict should be what state_dict"):
+        optimizer.load_state_dict(None)
+    state = optimizer.state_dict()
+    for changes, message in (
+        ({"lr": -1}, "learning rate"),
+        ({"momentum": 0.9}, "unknown settings for AdamW: momentum"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            optimizer.load_state_dict({**state, "param_groups": [{**state["param_groups"][0], **changes}]})
+    assert optimizer.state_dict() == state
 
 
 def one_leaf():
