@@ -8,7 +8,7 @@ from ..autograd.random import random_seed
 from .accepted import adapter_folder
 from .config import LoraConfig
 from .files import read_adapter
-from .model_adapter import new_adapter
+from .model_adapter import new_adapter, targeted
 from .names import check_known
 from .state import tuner_of
 from .types import StrPath
@@ -76,10 +76,9 @@ def _with_left_out(model, config, old, new, folder):
         raise RuntimeError(f"hotswap_adapter: {folder} leaves out {odd[0]}, which cannot start anew: {INSTEAD}")
     if not left_out:
         return config, new.adapters
-    own = [name for name, a in new.adapters.items() if not isinstance(a, OnParameter | TokenAdapter)]
     changes = dict.fromkeys(("exclude_modules", "layers_to_transform", "layers_pattern"))
     changes |= {} if config.init_lora_weights == "mica" else PLAIN_START
-    whole = dataclasses.replace(config, target_modules=[*own, *left_out], **changes)
+    whole = dataclasses.replace(config, target_modules=[*targeted(new.adapters), *left_out], **changes)
     with random_seed(0):  # of other numbers that are drawn, none changes
         fresh = new_adapter(model, whole).adapters
     return whole, {name: new.adapters.get(name, adapter) for name, adapter in fresh.items()}

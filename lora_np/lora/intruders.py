@@ -21,6 +21,7 @@ from .combine import truncated_svd
 from .model_adapter import PREFIX
 from .state import set_peft_model_state_dict
 from .variants import EmbeddingAdapter
+from .weighted import names_of_matrices
 
 if TYPE_CHECKING:
     from .peft_model import PeftModel
@@ -66,7 +67,7 @@ def reduce_intruder_dimension(
         layer = peft_model.base_model.adapted[target]
         reduced, count = _reduced(layer, adapter, top_k, threshold_epsilon, mitigation_lambda)
         say(f"{PREFIX}{target}: " + (f"Intruders: {count}" if count else "No intruders"))
-        names = [name for X in layer.matrices(old_adapter_name) for name, p in adapter.tensors().items() if p is X]
+        names = names_of_matrices(adapter)
         arrays |= {f"{PREFIX}{target}.{name}": X for name, X in zip(names, reduced, strict=True)}
     peft_model.add_adapter(new_adapter_name, dataclasses.replace(peft_model.peft_config[old_adapter_name]))
     set_peft_model_state_dict(peft_model, arrays, new_adapter_name)

@@ -180,6 +180,12 @@ def new_adapter(
     return ModelAdapter(adapters, copies, shared, biases, config=config)
 
 
+def targeted(adapters: Mapping[str, Adapter]) -> list[str]:
+    """Those of {layer's name: Adapter} that target_modules means; target_parameters and trainable_token_indices name
+    the others."""
+    return [name for name, adapter in adapters.items() if not isinstance(adapter, OnParameter | TokenAdapter)]
+
+
 def _following(targets, tied):
     """The targets, of which those that are in {head: embedding} take over the embedding's adapter, rank and alpha."""
     ranks = {target.name: (target.r, target.lora_alpha) for target in targets}

@@ -288,7 +288,7 @@ class PeftModel(Persistent):
         """Add an adapter that combines others; see `combine.combine` for the kinds and their options.
 
         Its scaling is 1 in every layer (lora_alpha = r, or √r with use_rslora). A layer that has only some of the
-        adapters combines those. Only plain LoRA on linear layers can be combined, and (IA)³, which is added up.
+        adapters combines those. Only plain LoRA can be combined, and (IA)³, which is added up.
         svd_full_matrices and svd_driver are PEFT's: how an SVD is computed, which changes nothing in its result.
         """
         svd = {"svd_rank": svd_rank, "svd_clamp": svd_clamp}

@@ -172,6 +172,10 @@ def warn_of_unused(config: PeftConfig, modules: Mapping[str, Any], targets: Coll
             warn(f"{field} has entries that match no adapted layer: {', '.join(unused)}")
     if config.ensure_weight_tying and not tied_pairs(modules):
         warn("ensure_weight_tying: this model has no head that is tied to an embedding")
+    elif config.ensure_weight_tying and not any(
+        (tied_targets(config, modules), tied_copies(config, modules), config.trainable_token_indices)
+    ):
+        warn(f"ensure_weight_tying: target_modules and modules_to_save name none of {', '.join(EMBEDDINGS)}")
     left_out = config.exclude_modules
     if not left_out:
         return

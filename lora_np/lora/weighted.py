@@ -8,11 +8,12 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from .combine import combine, combined_rank
+from .combine import SVD_KINDS, combine, combined_rank
 from .config import LoraConfig
 from .lora_model import LoraModel
 from .model_adapter import PREFIX
 from .types import Array
+from .variants.embedding import EmbeddingAdapter
 from .written import PLAIN_START
 
 
@@ -28,8 +29,9 @@ def combined(
 
     configs: {adapter: its config}. options: those of `combine.combine`. A layer that has only some of the adapters
     combines those. One adapter alone is only scaled, as in PEFT, whatever the kind; but an `svd_rank` with "svd" is
-    heeded. ValueError if an adapter is more than plain LoRA on linear layers, or for the reasons of `combine.combine`.
-    Those of a kind that `adds_up`, (IA)³, are added up.
+    heeded. Without one, the SVD kinds have in every layer the largest rank that the configs name, as in PEFT.
+    ValueError if an adapter is more than plain LoRA, on linear layers and embeddings, or for the reasons of
+    `combine.combine`. Those of a kind that `adds_up`, (IA)³, are added up.
     """
     if not adapters or len(adapters) != len(weights):
         raise ValueError(f"{len(adapters)} adapters and {len(weights)} weights: give each adapter a weight")
@@ -43,18 +45,36 @@ def combined(
     found = {adapter: tuner.adapter(adapter).adapters for adapter in adapters}
     if all(adapter.adds_up for own in found.values() for adapter in own.values()):
         return _added_up(configs[adapters[0]], found, weights, kind)
+    for own in found.values():
+        _check_plain(own)
     if len(adapters) == 1 and not (kind == "svd" and options.get("svd_rank")):
         combined_rank(kind, [1])  # refuses an unknown kind
         kind = "linear"
-    made = {}
+    if kind in SVD_KINDS and options.get("svd_rank") is None:
+        options = {**options, "svd_rank": max(r for a in adapters for r in _ranks_in(configs[a]))}
+    made, arrays = {}, dict[str, Array]()
     for target, layer in tuner.layers():
         present = [(a, w) for a, w in zip(adapters, weights, strict=True) if a in layer.adapters]
         if present:
             made[target] = _combine_in(target, layer, present, kind, options)
-    arrays = {
-        f"{PREFIX}{t}.lora_{letter}.weight": X for t, AB in made.items() for letter, X in zip("AB", AB, strict=True)
-    }
+            names = names_of_matrices(layer.adapters[present[0][0]])
+            arrays |= {f"{PREFIX}{target}.{name}": X for name, X in zip(names, made[target], strict=True)}
     return _config(configs[adapters[0]], {target: len(A) for target, (A, _) in made.items()}), arrays
+
+
+def _check_plain(own):
+    for target, adapter in own.items():
+        if adapter.initial is not None or not (adapter.plain or type(adapter) is EmbeddingAdapter):
+            raise ValueError(f"only plain LoRA can be combined; {target} has something else")
+
+
+def names_of_matrices(adapter: Any) -> list[str]:
+    """The names of A and B in a file, behind the layer's."""
+    return [name for X in adapter.matrices() for name, p in adapter.tensors().items() if p is X]
+
+
+def _ranks_in(config):
+    return [config.r, *config.rank_pattern.values()]
 
 
 def _added_up(like, found, weights, kind):
@@ -76,8 +96,6 @@ def _added_up(like, found, weights, kind):
 def _combine_in(target, layer, present, kind, options):
     """(A, B) of the combination in one layer; `present` lists (adapter, weight)."""
     found = [layer.adapters[a] for a, _ in present]
-    if not all(adapter.plain and adapter.initial is None for adapter in found):
-        raise ValueError(f"only plain LoRA on linear layers can be combined; {target} has something else")
     svd_rank = options.get("svd_rank")
     combined_rank(kind, [adapter.r for adapter in found], svd_rank)  # refuses unequal ranks by name
     matrices = [adapter.matrices() for adapter in found]

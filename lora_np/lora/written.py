@@ -8,13 +8,12 @@ from typing import Any
 from .. import nn
 from .adapter import Adapter
 from .init import NITER
-from .model_adapter import PREFIX
+from .model_adapter import PREFIX, targeted
 from .peft_config import PeftConfig
 from .starts.prepared import PREPARED
 from .targets import is_shorthand, targets_of
 from .types import Array
 from .variants import PartialProjection
-from .variants.parameter import OnParameter
 
 PLAIN_START = {"init_lora_weights": True, "eva_config": None, "corda_config": None, "lora_ga_config": None}
 
@@ -57,7 +56,7 @@ def as_written(
     if any(isinstance(adapter, PartialProjection) for adapter in adapters.values()):
         changes = _targets_as_layers(config, adapters)
     elif is_shorthand(config.target_modules):
-        own = [name for name, adapter in adapters.items() if not isinstance(adapter, OnParameter)]
+        own = targeted(adapters)
         changes = {"target_modules": _names(config, model, own) if own else []}
     ranks = _ranks(adapters, arrays)
     if any(ranks[target] != adapter.r for target, adapter in adapters.items()):
@@ -107,7 +106,7 @@ def _targets_as_layers(config, adapters):
     """The fields that name layers, with "c_attn", which a file holds whole, in the place of "c_attn.q" and the like."""
     if config.exclude_modules:  # it may have left out parts in some of the layers: name the layers one by one
         return {
-            "target_modules": list(adapters),
+            "target_modules": targeted(adapters),
             **dict.fromkeys(("exclude_modules", "layers_to_transform", "layers_pattern")),
         }
     parts = {part for adapter in adapters.values() if isinstance(adapter, PartialProjection) for part in adapter.names}

@@ -9,6 +9,7 @@ from lora_helpers import (
     refusal,
     relative,
     snapshot,
+    tiny_llama,
     tiny_model,
 )
 
@@ -122,7 +123,7 @@ def test_only_plain_lora_is_combined(second):
     model = adapters(second=second)
     before = snapshot(model)
     message = refusal(ValueError, lambda: model.add_weighted_adapter(["default", "other"], [1, 1], "sum", "cat"))
-    assert "only plain LoRA on linear layers" in message
+    assert "only plain LoRA can be combined" in message
     assert snapshot(model) == before
 
 
@@ -331,3 +332,36 @@ def test_an_svd_rank_of_numpys_is_one():
     assert "svd_rank = True" in refusal(
         ValueError, lambda: model.add_weighted_adapter(["default", "other"], [1, 1], "no", "svd", svd_rank=True)
     )
+
+
+PRUNING = {"density": 0.6}
+WITH_EMBEDDINGS = [("linear", {}), ("cat", {}), ("svd", {}), ("ties", PRUNING), ("magnitude_prune_svd", PRUNING)]
+RANKS = [{"r": 4}, {"r": 2, "rank_pattern": {"layers.0.self_attn.q_proj": 5}}]  # PEFT's "svd" has 5 in each layer
+
+
+@pytest.mark.parity
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("second", RANKS, ids=str)
+@pytest.mark.parametrize(("kind", "options"), WITH_EMBEDDINGS, ids=[kind for kind, _ in WITH_EMBEDDINGS])
+def test_embeddings_and_layers_of_other_ranks_are_combined_as_in_peft(tmp_path, kind, options, second):
+    targets = ["embed_tokens", "q_proj", "down_proj"]
+    model = peft_model(targets, tiny_llama(tie_word_embeddings=False))
+    other = {"target_modules": targets, "lora_alpha": 3, "init_lora_weights": False, **second}
+    model.add_adapter("other", LoraConfig(**other))
+    model.save_pretrained(tmp_path)
+    twin = load_in_peft(tiny_llama(tie_word_embeddings=False), tmp_path)
+    twin.load_adapter(tmp_path / "other", "other")
+    combine = lambda one: one.add_weighted_adapter(["default", "other"], [0.7, -0.4], "sum", kind, **options)  # noqa: E731
+    if second["r"] != 4 and kind in ("linear", "ties"):
+        assert "equal rank" in refusal(ValueError, lambda: combine(model))
+        return
+    for one in (model, twin):
+        combine(one)
+        one.set_adapter("sum")
+    assert relative(logits_of(model), logits_of(twin)) < 2e-5
+    for name, layer in model.base_model.layers():
+        theirs = twin.get_submodule(f"base_model.model.{name}").get_delta_weight("sum").detach().numpy()
+        assert relative(layer.oriented(layer.delta_weight("sum")), theirs) < 1e-4, name
+    model.save_pretrained(tmp_path, selected_adapters=["sum"])
+    loaded = PeftModel.from_pretrained(tiny_llama(tie_word_embeddings=False), tmp_path / "sum")
+    np.testing.assert_array_equal(logits_of(loaded), logits_of(model))

@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from lora_helpers import load_in_peft, logits_of, peft_model, peft_twin, relative, tiny_llama, tiny_model
+from lora_helpers import load_in_peft, logits_of, peft_model, peft_twin, perturbed, relative, tiny_llama, tiny_model
 
 from lora_np import LoraConfig, PeftModel
 
@@ -71,3 +71,31 @@ def test_peft_writes_names_too(tmp_path, case):
     peft_twin(base(), LoraConfig(**fields)).save_pretrained(tmp_path)
     theirs = json.loads((tmp_path / "adapter_config.json").read_text())["target_modules"]
     assert isinstance(theirs, list)
+
+
+BESIDE = {  # what names layers of its own, beside a word for layers or parts of them
+    "rows": {"trainable_token_indices": [1, 5]},
+    "rows and usual ones": {"target_modules": None, "trainable_token_indices": [1, 5]},
+    "rows and parts": {
+        "target_modules": ["c_attn.q", "c_fc"],
+        "exclude_modules": ["h.0.mlp.c_fc"],
+        "trainable_token_indices": [1, 5],
+    },
+    "a parameter and parts": {
+        "target_modules": ["c_attn.q"],
+        "exclude_modules": ["h.0.attn.c_attn.q"],
+        "target_parameters": ["c_fc.weight"],
+    },
+}
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("case", BESIDE)
+def test_layers_that_other_settings_name_are_not_among_the_targets(tmp_path, case):
+    fields = {"target_modules": "all-linear", **BESIDE[case]}
+    model = perturbed(peft_model(fields.pop("target_modules"), **fields))
+    model.save_pretrained(tmp_path)
+    expected = logits_of(model)
+    assert relative(logits_of(PeftModel.from_pretrained(tiny_model(), tmp_path)), expected) < 1e-6
+    if "target_parameters" not in fields:  # PEFT has none of them on a Conv1D
+        assert relative(logits_of(load_in_peft(tiny_model(), tmp_path)), expected) < 1e-5

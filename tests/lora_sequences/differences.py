@@ -16,7 +16,7 @@ REFUSED_HERE = [
     ("would change a weight that", "PEFT takes a part out of the other layer's weight too"),
     ("is merged into the weights", "PEFT unmerges in silence, or saves and trains merged weights; here you are told"),
     ("does not go with modules_to_save", "PEFT has mixed batches through several copies of a module, here not"),
-    ("only plain LoRA on linear layers can be combined", "PEFT leaves out what is not A and B, in silence"),
+    ("only plain LoRA can be combined", "PEFT leaves out what is not A and B, in silence"),
     ("trains modules whole", "PEFT leaves the trained module out of the combination, in silence"),
     ("needs even ranks", "PEFT ignores the initialisation where all targets are embeddings"),
     ("needs the base weights, and an adapter's init", "PEFT takes what PiSSA left of the weight for the base model's"),

@@ -38,14 +38,14 @@ from ..call import calling
 from ..kinds import make_adapter
 from ..layer import AdaptedLayer, LowRankAdapter
 from ..lora_model import LoraModel
-from ..model_adapter import PREFIX
+from ..model_adapter import PREFIX, targeted
 from ..names import check_known
 from ..state import tuner_of
 from ..targets import own_modules, targets_of
 from ..types import Array
+from ..variants.parameter import OnParameter
 from ..variants.projection import PartialProjection
 from ..variants.tied import TiedLora
-from ..variants.tokens import TokenAdapter
 from .config import EvaConfig
 from .gather import gather
 from .search import LayerInputs, Search
@@ -139,7 +139,7 @@ def _targeted(model, config):
 def _is_linear(layer: AdaptedLayer, name: str) -> bool:
     """Has the layer an adapter of this name whose A (r, in) looks at its inputs?"""
     adapter = layer.adapters.get(name)
-    return isinstance(adapter, LowRankAdapter) and not isinstance(adapter, (PartialProjection, TiedLora))
+    return isinstance(adapter, LowRankAdapter) and not isinstance(adapter, PartialProjection | TiedLora | OnParameter)
 
 
 def initialize_lora_eva_weights(
@@ -184,6 +184,7 @@ def _put(model: Any, tuner: LoraModel, name: str, found: dict[str, Array]) -> No
     layers = {target: layer for target, layer in tuner.layers() if name in layer.adapters}
     missing = [target for target, layer in layers.items() if target not in found and _is_linear(layer, name)]
     _check_shapes({target: layer for target, layer in layers.items() if _is_linear(layer, name)}, found)
+    named = targeted({target: layer.adapters[name] for target, layer in layers.items()})
     ranks: dict[str, int] = {}
     alphas: dict[str, float] = {}
     targets: list[str] = []
@@ -200,7 +201,7 @@ def _put(model: Any, tuner: LoraModel, name: str, found: dict[str, Array]) -> No
         elif target in missing:
             new = _made(config, layer, Target(target, layer.base_layer, r, alpha), new)
         layer.set_adapters({**layer.adapters, name: new})
-        if not isinstance(new, TokenAdapter):  # trainable_token_indices name those
+        if target in named:
             targets.append(target)
             ranks |= {target: r} if r != config.r else {}
             alphas |= {target: alpha} if alpha != config.lora_alpha else {}

@@ -330,3 +330,15 @@ class TestAgainstPeft:
         perturbed(ours).save_pretrained(tmp_path / "ours")
         back = load_in_peft(MAKE[base](), tmp_path / "ours")
         assert relative(logits_of(back, ids), logits_of(ours)) < 2e-5
+
+
+@pytest.mark.parity
+def test_layers_that_other_settings_name_are_left_to_them(tmp_path):
+    """A weight among target_parameters starts as by default; PEFT reads the file, in which target_modules lack it."""
+    options = {"target_parameters": ["up_proj.weight"], "trainable_token_indices": [3]}
+    model = perturbed(initialized("llama", **options))
+    assert not [name for name in model.peft_config["default"].target_modules if "up_proj" in name or "embed" in name]
+    model.save_pretrained(tmp_path)
+    expected = logits_of(model)
+    np.testing.assert_array_equal(logits_of(PeftModel.from_pretrained(MAKE["llama"](), tmp_path)), expected)
+    assert relative(logits_of(load_in_peft(MAKE["llama"](), tmp_path)), expected) < 1e-5

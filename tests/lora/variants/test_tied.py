@@ -70,10 +70,11 @@ def test_embedding_and_head_are_trained_as_one(options):
     assert plain.config.tie_word_embeddings
 
 
-def test_with_names_that_peft_does_not_know_nothing_is_tied():
-    model = get_peft_model(
-        tiny_model(), LoraConfig(target_modules=["wte", "c_attn"], ensure_weight_tying=True, fan_in_fan_out=True)
-    )
+def test_with_names_that_peft_does_not_know_nothing_is_tied_and_a_warning_says_so():
+    with pytest.warns(UserWarning, match="target_modules and modules_to_save name none of embed_tokens, lm_head"):
+        model = get_peft_model(
+            tiny_model(), LoraConfig(target_modules=["wte", "c_attn"], ensure_weight_tying=True, fan_in_fan_out=True)
+        )
     assert "lm_head" not in model.base_model.adapted
 
 
