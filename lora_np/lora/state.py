@@ -8,6 +8,7 @@ from ..autograd import Tensor
 from ..autograd.tensor import data
 from ..expect import A_MODEL, expect, wrong
 from ..nn.module import LoadResult
+from ..refusals import warn
 from ..storage import read_safetensors
 from .accepted import accept, adapter_folder, expect_embeddings
 from .call import Owner
@@ -51,17 +52,22 @@ def get_peft_model_state_dict(
     unwrap_compiled: bool = False,
     save_embedding_layers: bool | str = "auto",
 ) -> dict[str, Tensor]:
-    """{name in PEFT's files: Tensor} of one adapter. The arrays in them are the model's own, and not copies.
+    """{name in PEFT's files: Tensor} of one adapter: what its file would hold. The arrays in them are the model's own,
+    and not copies, but for those that a file has in another form (AdaLoRA's, VB-LoRA's, parts of a projection).
 
     model: a PeftModel, or one from `inject_adapter_in_model`, whose names have no "base_model.model." in front.
-    state_dict: what `model.state_dict()` gave, to take the numbers from there. The other keywords are PEFT's.
+    state_dict: what `model.state_dict()` gave, to take the numbers from there, in the form in which they are trained.
+    The other keywords are PEFT's.
     """
     expect_embeddings(save_embedding_layers)
     tuner = tuner_of(model)
-    own = tensors_of(tuner, adapter_name)[1]
-    own |= {PREFIX + name: p for name, p in embedding_weights(tuner.model, save_embedding_layers).items()}
-    found = {name: Tensor(p.data) for name, p in own.items()}
-    if state_dict is not None:
+    adapter, own = tensors_of(tuner, adapter_name)
+    bases = {PREFIX + name: p for name, p in embedding_weights(tuner.model, save_embedding_layers).items()}
+    if state_dict is None:
+        arrays = adapter.saved_arrays() | {name: p.data for name, p in bases.items()}
+        found = {name: Tensor(array) for name, array in arrays.items()}
+    else:
+        own |= bases
         expect(state_dict, Mapping, "state_dict", "what model.state_dict() gives")
         places = {id(p): name for name, p in (*model.named_parameters(), *model.named_buffers())}
         absent = [places[id(p)] for p in own.values() if places[id(p)] not in state_dict]
@@ -82,7 +88,8 @@ def set_peft_model_state_dict(
     """Copy {name in PEFT's files: array or Tensor} into one adapter.
 
     The result names the adapter's tensors that were not among them (missing_keys), and those that are no tensors of
-    the adapter (unexpected_keys). ValueError for wrong shapes, or with ignore_mismatched_sizes they stay as they are.
+    the adapter (unexpected_keys). ValueError for wrong shapes; with ignore_mismatched_sizes those stay as they are, a
+    warning says so, and they are among the missing_keys.
     """
     tuner = tuner_of(model)
     if tuner.merged:
@@ -93,13 +100,16 @@ def set_peft_model_state_dict(
     prefix, state = _prefix(model), _arrays(peft_model_state_dict)
     given = without_names({prefix + name: array for name, array in state.items()}, own)
     given = adapter.read(given, "peft_model_state_dict")
-    wrong = [name for name in given if name in own and tuple(given[name].shape) != own[name].shape]
-    if wrong and not ignore_mismatched_sizes:
-        shapes = f"{tuple(given[wrong[0]].shape)} instead of {own[wrong[0]].shape}"
-        raise ValueError(f"{wrong[0]} has shape {shapes}: this is another adapter's state ({len(wrong)} do not fit)")
-    adapter.incoming = {name: given[name] for name in given if name in own and name not in wrong}
+    odd = [name for name in given if name in own and tuple(given[name].shape) != own[name].shape]
+    if odd:
+        what = f"{odd[0]} has shape {tuple(given[odd[0]].shape)} instead of {own[odd[0]].shape}"
+        if not ignore_mismatched_sizes:
+            raise ValueError(f"{what}: this is another adapter's state ({len(odd)} do not fit)")
+        warn(f"ignore_mismatched_sizes: {what} and stays as it is ({len(odd)} do not fit)")
+    adapter.incoming = {name: given[name] for name in given if name in own and name not in odd}
     adapter.fill()
-    return LoadResult([name for name in trained if name not in given], [name for name in given if name not in own])
+    missing = [name for name in trained if name not in given or name in odd]
+    return LoadResult(missing, [name for name in given if name not in own and name not in adapter.saved_arrays()])
 
 
 def load_peft_weights(

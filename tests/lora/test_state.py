@@ -5,19 +5,25 @@ import pytest
 from lora_helpers import (
     gradients,
     hugging_face_twin,
+    load_in_peft,
     logits_of,
     peft_model,
+    peft_twin,
+    perturbed,
     refusal,
     relative,
     snapshot,
     some_ids,
+    tiny_llama,
     tiny_model,
 )
 
 from lora_np import (
+    AdaLoraConfig,
     LoHaConfig,
     LoraConfig,
     PeftModel,
+    VBLoRAConfig,
     VeraConfig,
     get_peft_model,
     get_peft_model_state_dict,
@@ -47,6 +53,75 @@ def test_it_is_what_the_file_holds(tmp_path, options):
         assert state.keys() == held.keys()
         for name, array in held.items():
             np.testing.assert_array_equal(state[name].data, array)
+
+
+def with_dropped_triplets():
+    """A model with AdaLoRA, after a choice."""
+    config = AdaLoraConfig(
+        total_step=3,
+        tinit=0,
+        tfinal=1,
+        deltaT=1,
+        init_r=4,
+        target_r=2,
+        target_modules=["c_attn"],
+        task_type="CAUSAL_LM",
+    )
+    model = perturbed(get_peft_model(tiny_model(), config))
+    for step in range(3):
+        gradients(model)
+        model.update_and_allocate(step)
+    return model
+
+
+def adapted(config, model=None):
+    return perturbed(get_peft_model(model or tiny_model(), config))
+
+
+OTHER_FORMS = {  # files of these hold other arrays than those that are trained
+    "a tied head": lambda: adapted(
+        LoraConfig(target_modules=["embed_tokens"], ensure_weight_tying=True), tiny_llama(tie_word_embeddings=True)
+    ),
+    "parts": lambda: adapted(LoraConfig(r=2, target_modules=["c_attn.q", "c_attn.v"], fan_in_fan_out=True)),
+    "dropped triplets": with_dropped_triplets,
+    "the largest logits": lambda: adapted(
+        VBLoRAConfig(target_modules=["c_attn"], num_vectors=8, vector_length=4, save_only_topk_weights=True)
+    ),
+}
+
+
+@pytest.mark.parametrize("case", OTHER_FORMS)
+def test_it_has_the_form_that_the_file_has_and_is_taken_back(tmp_path, case):
+    model = OTHER_FORMS[case]()
+    model.save_pretrained(tmp_path)
+    held, _ = read_safetensors(tmp_path / "adapter_model.safetensors")
+    state = get_peft_model_state_dict(model)
+    assert {name: tensor.shape for name, tensor in state.items()} == {name: a.shape for name, a in held.items()}
+    assert all(np.array_equal(state[name].data, array) for name, array in held.items())
+    expected = logits_of(model)
+    for p in model.parameters():
+        if p.requires_grad and case != "dropped triplets":  # which λ are zero says which triplets a file has
+            p.data = p.data + 1
+    assert set_peft_model_state_dict(model, held) == ([], [])
+    assert relative(logits_of(model), expected) < 1e-6
+
+
+def test_a_whole_projection_does_not_go_into_parts_of_it():
+    model, whole = OTHER_FORMS["parts"](), adapted(LoraConfig(r=4, target_modules=["c_attn"], fan_in_fan_out=True))
+    before, state = snapshot(model), get_peft_model_state_dict(whole)
+    message = refusal(ValueError, lambda: set_peft_model_state_dict(model, state))
+    assert "is for more than the parts q, v" in message
+    assert snapshot(model) == before
+
+
+@pytest.mark.parity
+def test_of_a_tied_head_it_has_pefts_names():
+    import peft
+
+    model = OTHER_FORMS["a tied head"]()
+    twin = peft_twin(tiny_llama(tie_word_embeddings=True), model.peft_config["default"])
+    theirs = peft.get_peft_model_state_dict(twin, save_embedding_layers=False)
+    assert get_peft_model_state_dict(model).keys() == theirs.keys()
 
 
 @pytest.mark.parametrize("options", KINDS)
@@ -84,8 +159,30 @@ def test_other_shapes_are_refused_or_left():
     message = refusal(ValueError, lambda: set_peft_model_state_dict(model, state))
     assert "has shape (7, 16) instead of (4, 16)" in message
     assert snapshot(model) == before
-    assert set_peft_model_state_dict(model, state, ignore_mismatched_sizes=True) == ([], [])
+    with pytest.warns(UserWarning, match=r"ignore_mismatched_sizes: .* has shape .* stays as it is \(4 do not fit\)"):
+        result = set_peft_model_state_dict(model, state, ignore_mismatched_sizes=True)
+    assert result == (list(state), [])
     assert snapshot(model) == before
+
+
+@pytest.mark.parity
+def test_peft_counts_other_shapes_among_the_missing(tmp_path):
+    import peft
+    import torch
+
+    model = random_model()
+    model.save_pretrained(tmp_path)
+    twin, state = load_in_peft(tiny_model(), tmp_path), get_peft_model_state_dict(model)
+    first = next(iter(state))
+    arrays = {name: value.data for name, value in state.items()} | {first: state[first].data[:2]}
+    with pytest.warns(UserWarning, match="ignore_mismatched_sizes"):
+        found = set_peft_model_state_dict(model, arrays, ignore_mismatched_sizes=True)
+    with pytest.warns(UserWarning, match="ignore_mismatched_sizes"):
+        theirs = peft.set_peft_model_state_dict(
+            twin, {name: torch.tensor(array) for name, array in arrays.items()}, ignore_mismatched_sizes=True
+        )
+    assert [name for name in theirs.missing_keys if "lora_" in name] == [first.replace(".weight", ".default.weight")]
+    assert found.missing_keys == [first]
 
 
 def test_not_while_it_is_merged():

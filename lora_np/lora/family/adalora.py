@@ -35,7 +35,7 @@ from ... import nn
 from ...autograd import Tensor
 from ...autograd import functional as F
 from ...autograd.arrangement import stack
-from ...autograd.devices import array_module
+from ...autograd.devices import array_module, to_device
 from ...autograd.dispatch import matmul
 from ...autograd.ops import mul
 from ...autograd.tensor import record
@@ -222,6 +222,18 @@ class AdaLoraAdapter(Adapter):
         if kept is None:
             return arrays
         return {name: array[:, kept] if name == "lora_B" else array[kept] for name, array in arrays.items()}
+
+    def read(self, arrays: dict[str, Array], prefix: str) -> None:
+        """Put the triplets that a file had of this adapter in their places, among those that are dropped (λ = 0)."""
+        kept, own = self.triplets.kept(self.lora_E.data), self.tensors()
+        if kept is None:
+            return
+        for name, p in own.items():
+            array, whole = arrays.get(prefix + name), p.data.copy()
+            places = (slice(None), kept) if name == "lora_B" else (kept,)
+            if array is not None and array.shape == whole[places].shape != whole.shape:
+                whole[places] = to_device(array, p.device)
+                arrays[prefix + name] = whole
 
     @classmethod
     def loss_term(cls, config: AdaLoraConfig, adapters: Sequence["AdaLoraAdapter"]) -> Tensor | None:

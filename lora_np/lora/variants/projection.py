@@ -12,7 +12,7 @@ import numpy as np
 
 from ...autograd import Tensor
 from ...autograd import functional as F
-from ...autograd.devices import array_module
+from ...autograd.devices import array_module, to_numpy
 from ...autograd.dispatch import matmul
 from ...autograd.shape_ops import concatenate
 from ..adapter import Target
@@ -50,6 +50,20 @@ class PartialProjection(LowRankAdapter):
 
     def saved_arrays(self) -> dict[str, Array]:
         return {**super().saved_arrays(), "lora_B.weight": self.whole(self.lora_B.weight).data}
+
+    def read(self, arrays: dict[str, Array], prefix: str) -> None:
+        """The blocks B_i of a B (out, n·r) that is whole, as a file has it. ValueError if it has others too."""
+        name = f"{prefix}lora_B.weight"
+        own, B = self.lora_B.weight, arrays.get(name)
+        if B is None or B.shape != (sum(self.names.values()), len(self.chosen) * own.shape[1]):
+            return
+        numbered = np.arange(1.0, own.size + 1).reshape(own.shape)  # whole, they say which entry of B is which here
+        places, B = self.whole(Tensor(numbered)).data.astype(int), to_numpy(B)
+        if B[places == 0].any():
+            raise ValueError(f"{name} is for more than the parts {', '.join(self.chosen)}")
+        blocks = np.empty(own.size, B.dtype)
+        blocks[places[places > 0] - 1] = B[places > 0]
+        arrays[name] = blocks.reshape(own.shape)
 
     def pairs(self) -> list[tuple[slice, slice]]:
         """[(rows of A, rows of lora_B)]: those of each A_i and its B_i."""
