@@ -14,6 +14,8 @@ from .starts.prepared import PREPARED
 from .targets import is_shorthand, targets_of
 from .types import Array
 from .variants import PartialProjection
+from .variants.parameter import OnParameter
+from .variants.tokens import TokenAdapter
 
 PLAIN_START = {"init_lora_weights": True, "eva_config": None, "corda_config": None, "lora_ga_config": None}
 
@@ -58,11 +60,12 @@ def as_written(
     elif is_shorthand(config.target_modules):
         own = targeted(adapters)
         changes = {"target_modules": _names(config, model, own) if own else []}
-    ranks = _ranks(adapters, arrays)
-    if any(ranks[target] != adapter.r for target, adapter in adapters.items()):
+    ranked = {name: adapter for name, adapter in adapters.items() if not isinstance(adapter, TokenAdapter)}
+    ranks = _ranks(ranked, arrays)
+    if any(ranks[target] != adapter.r for target, adapter in ranked.items()):
         if as_plain_lora:
             changes |= PLAIN_START
-        changes |= _grown(config, adapters, ranks)
+        changes |= _grown(config, ranked, ranks)
     return dataclasses.replace(config, **{**changes, **config.in_file_of(adapters)}, inference_mode=True)
 
 
@@ -88,11 +91,12 @@ def _grown(config, adapters, ranks):
     alphas = {t: adapter.lora_alpha * _alpha_growth(config, growths[t]) for t, adapter in adapters.items()}
     growth = next(iter(growths.values())) if len(set(growths.values())) == 1 else 1.0
     r, alpha = round(config.r * growth), config.lora_alpha * _alpha_growth(config, growth)
+    names = {t: f"{t}.weight" if isinstance(adapter, OnParameter) else t for t, adapter in adapters.items()}
     return {
         "r": r,
         "lora_alpha": alpha,
-        "rank_pattern": {re.escape(t): own for t, own in ranks.items() if own != r},
-        "alpha_pattern": {re.escape(t): own for t, own in alphas.items() if own != alpha},
+        "rank_pattern": {re.escape(names[t]): own for t, own in ranks.items() if own != r},
+        "alpha_pattern": {re.escape(names[t]): own for t, own in alphas.items() if own != alpha},
     }
 
 

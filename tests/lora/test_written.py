@@ -81,6 +81,13 @@ BESIDE = {  # what names layers of its own, beside a word for layers or parts of
         "exclude_modules": ["h.0.mlp.c_fc"],
         "trainable_token_indices": [1, 5],
     },
+    "rows and a part of the base": {"init_lora_weights": "pissa", "trainable_token_indices": [1, 5]},
+    "a parameter of its own rank and parts": {
+        "target_modules": ["c_attn.q", "c_attn.v"],
+        "target_parameters": ["c_fc.weight"],
+        "rank_pattern": {"c_fc.weight": 3},
+        "alpha_pattern": {"c_fc.weight": 5},
+    },
     "a parameter and parts": {
         "target_modules": ["c_attn.q"],
         "exclude_modules": ["h.0.attn.c_attn.q"],
@@ -94,7 +101,7 @@ BESIDE = {  # what names layers of its own, beside a word for layers or parts of
 def test_layers_that_other_settings_name_are_not_among_the_targets(tmp_path, case):
     fields = {"target_modules": "all-linear", **BESIDE[case]}
     model = perturbed(peft_model(fields.pop("target_modules"), **fields))
-    model.save_pretrained(tmp_path)
+    model.save_pretrained(tmp_path, as_plain_lora="init_lora_weights" in fields)
     expected = logits_of(model)
     assert relative(logits_of(PeftModel.from_pretrained(tiny_model(), tmp_path)), expected) < 1e-6
     if "target_parameters" not in fields:  # PEFT has none of them on a Conv1D
