@@ -21,6 +21,7 @@ from .combine import truncated_svd
 from .model_adapter import PREFIX
 from .state import set_peft_model_state_dict
 from .variants import EmbeddingAdapter
+from .variants.tokens import TokenAdapter
 from .weighted import names_of_matrices
 
 if TYPE_CHECKING:
@@ -49,9 +50,10 @@ def reduce_intruder_dimension(
     mitigation_lambda   λ, what is left of each: 1 changes nothing, 0 takes them out whole
     logging_sink        called with a line for each layer; None for silence
 
-    For plain LoRA on linear layers and embeddings; its modules_to_save are copied. (PEFT compares the vectors on the
-    input's side where the layer stores W as (in, out), as GPT-2's do, and cannot use the result there, nor beside an
-    embedding: here W is always (out, in). On Linear layers the numbers are PEFT's.) ValueError for other kinds.
+    For plain LoRA on linear layers and embeddings; its modules_to_save and the rows of trainable_token_indices are
+    copied. (PEFT begins these anew. It compares the vectors on the input's side where the layer stores W as (in, out),
+    as GPT-2's do, and cannot use the result there, nor beside an embedding: here W is always (out, in). On Linear
+    layers the numbers are PEFT's.) ValueError for other kinds.
     """
     check_intruder_settings(top_k, threshold_epsilon)
     expect_number(mitigation_lambda, "mitigation_lambda")
@@ -61,7 +63,8 @@ def reduce_intruder_dimension(
     peft_model._refuse_change("reducing intruder dimensions")
     own = peft_model.base_model.adapter(old_adapter_name)
     arrays = own.saved_arrays()
-    for target, adapter in own.adapters.items():
+    updates = {target: adapter for target, adapter in own.adapters.items() if not isinstance(adapter, TokenAdapter)}
+    for target, adapter in updates.items():
         if not (adapter.plain or type(adapter) is EmbeddingAdapter) or adapter.initial is not None:
             raise ValueError(f"only plain LoRA has its intruder dimensions reduced; {target} has something else")
         layer = peft_model.base_model.adapted[target]

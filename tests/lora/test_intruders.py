@@ -90,6 +90,16 @@ def test_where_nothing_intrudes_it_is_a_copy_and_modules_that_are_trained_whole_
     np.testing.assert_array_equal(logits_of(model), expected)
 
 
+def test_rows_that_are_trained_come_along():
+    model = peft_model(["q_proj"], tiny_llama(), trainable_token_indices=[1, 5])
+    rows = model.base_model.adapted["model.embed_tokens"].adapters["default"].trainable_tokens_delta
+    rows.data = rows.data + 1
+    expected = logits_of(model)
+    reduce_intruder_dimension(model, new_adapter_name="other", logging_sink=None, threshold_epsilon=0.01)
+    assert model.active_adapters == ["other"]
+    np.testing.assert_array_equal(logits_of(model), expected)
+
+
 def test_a_rescaled_adapter_is_taken_as_it_is_scaled():
     model, other = with_intruders(), with_intruders()
     model.set_scale("default", 0.5)
