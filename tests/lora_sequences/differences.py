@@ -96,11 +96,6 @@ OTHER_COMBINATION = [
         lambda kind, configs, svd_rank: "svd" in kind and len(configs) == 1 and svd_rank is not None,
         "PEFT ignores svd_rank where there is one adapter; here that makes an adapter smaller",
     ),
-    (
-        "ranks",
-        lambda kind, configs, svd_rank: "svd" in kind and svd_rank is None and len({c.r for c in configs}) > 1,
-        "PEFT takes the largest rank of all that are named; here of those that the layer has",
-    ),
 ]
 
 OTHER_COMBINED_LAYERS = [
