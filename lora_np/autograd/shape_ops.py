@@ -131,10 +131,11 @@ def check_ids(ids, size, what="token id"):
             raise IndexError(f"{what} {wrong} is out of range: there are {size}, numbered 0 to {size - 1}")
 
 
-def embedding(weight, ids):
+def embedding(weight, ids, padding_idx=None):
     """y = weight[ids]: one row of weight (V, C) for each id; ids (...) -> y (..., C).
 
-    dweight: row v is the sum of dy over all places where the id is v. On a CPU, rows in bfloat16 become float32.
+    dweight: row v is the sum of dy over all places where the id is v, and row padding_idx is 0, as in PyTorch. On a
+    CPU, rows in bfloat16 become float32.
     """
     table, ids = operand(weight), data(ids)
     ids, shape, kind = ids if is_array(ids) else np.asarray(ids), table.shape, table.dtype
@@ -142,7 +143,10 @@ def embedding(weight, ids):
     ids = beside(ids, table, refresh=getattr(ids, "now", None))  # positions, in a recorded step
 
     def backward(dy):
-        return (_sum_rows(dy.reshape(-1, shape[1]), ids.reshape(-1), shape[0]).astype(kind, copy=False),)
+        dweight = _sum_rows(dy.reshape(-1, shape[1]), ids.reshape(-1), shape[0]).astype(kind, copy=False)
+        if padding_idx is not None:
+            dweight[padding_idx] = 0
+        return (dweight,)
 
     return record(widened(table[ids]), (weight,), backward)
 

@@ -27,7 +27,8 @@ class ModelConfig(NamedFields):
     The types of the fields say what a file may hold (storage/fields.py); None may stand where it is the default.
     ValueError, with the field's name, for anything else.
 
-    pad_token_id   the token that fills short rows; a classifier reads the last that is none
+    pad_token_id   the token that fills short rows; a classifier reads the last that is none. Its row of the embedding
+                   gets no gradient there, as in Transformers, but in GPT-2 and GPT-NeoX
     num_labels     how many numbers a classifier gives for each text: the length of id2label
     id2label, label2id     {number: name} of the classes, and the other way round
     problem_type   which loss it is trained with; see `classification.py`

@@ -213,12 +213,18 @@ class LlamaDecoderLayer(nn.Module):
         return x + self.mlp(self.post_attention_layernorm(x))
 
 
+def padding_row(config: LlamaConfig) -> int | None:
+    """Which row of the embedding gets no gradient, as in Transformers: pad_token_id's, from behind if it is below 0."""
+    row, rows = config.pad_token_id, config.vocab_size
+    return row % rows if row is not None and -rows <= row < rows else None
+
+
 class LlamaModel(nn.Module):
     """Token embedding, the blocks, a last norm: ids (B, T) -> hidden states (B, T, C)."""
 
     def __init__(self, config: LlamaConfig, parts: Any = None) -> None:
         parts = LlamaForCausalLM if parts is None else parts
-        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size)
+        self.embed_tokens = nn.Embedding(config.vocab_size, config.hidden_size, padding_row(config))
         self.layers = nn.ModuleList(parts.Layer(config, layer, parts) for layer in range(config.num_hidden_layers))
         self.norm = parts.Norm(config.hidden_size, config.rms_norm_eps)
         self.rotary_emb = parts.Positions(config)

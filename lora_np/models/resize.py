@@ -42,6 +42,8 @@ def resize_token_embeddings(
             parameter = getattr(layer, name)
             parameter.data, parameter.grad = array, None
     embedding.num_embeddings = count
+    if embedding.padding_idx is not None and embedding.padding_idx >= count:
+        embedding.padding_idx = None
     if head is not None:
         head.out_features = count
     model.config.vocab_size, model.resized = count, True

@@ -65,9 +65,9 @@ def mse_loss(input, target, reduction="mean"):  # noqa: A002  torch's name
     return squares if reduction == "none" else getattr(squares, reduction)()
 
 
-def embedding(input, weight):  # noqa: A002  torch's name
-    """weight[input]: one row of weight (V, C) for each id."""
-    return shape_ops.embedding(weight, input)
+def embedding(input, weight, padding_idx=None):  # noqa: A002  torch's name
+    """weight[input]: one row of weight (V, C) for each id. Row padding_idx gets no gradient."""
+    return shape_ops.embedding(weight, input, padding_idx)
 
 
 def dropout(input, p=0.5, training=True):  # noqa: A002  torch's name

@@ -48,12 +48,12 @@ class Conv1D(Module):
 
 
 class Embedding(Module):
-    """y = weight[ids]. weight (num_embeddings, embedding_dim), standard normal at first."""
+    """y = weight[ids]. weight (num_embeddings, embedding_dim), standard normal; row padding_idx gets no gradient."""
 
     fan_in_fan_out = True  # a product with one-hot rows: (in, out)
 
-    def __init__(self, num_embeddings, embedding_dim):
-        self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
+    def __init__(self, num_embeddings, embedding_dim, padding_idx=None):
+        self.num_embeddings, self.embedding_dim, self.padding_idx = num_embeddings, embedding_dim, padding_idx
         self.weight = Parameter(normal((num_embeddings, embedding_dim), 1.0))
 
     @property
@@ -67,7 +67,7 @@ class Embedding(Module):
         return self.embedding_dim
 
     def forward(self, ids):
-        return embedding(self.weight, ids)
+        return embedding(self.weight, ids, self.padding_idx)
 
 
 class LayerNorm(Module):

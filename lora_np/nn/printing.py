@@ -59,7 +59,8 @@ def _(layer: Conv1D):
 
 @facts.register
 def _(layer: Embedding):
-    return f"{layer.num_embeddings}, {layer.embedding_dim}"
+    padding = "" if layer.padding_idx is None else f", padding_idx={layer.padding_idx}"
+    return f"{layer.num_embeddings}, {layer.embedding_dim}{padding}"
 
 
 @facts.register

@@ -113,3 +113,22 @@ def test_masks_and_positions_reach_the_model_under_the_adapter():
     positions = np.maximum(mask.cumsum(1) - 1, 0)
     found = model(ids, attention_mask=mask, position_ids=positions).logits.data
     assert relative(found[0, 4:], model(ids[:1, 4:]).logits.data[0]) < 2e-6
+
+
+OF_AN_EMBEDDING = [
+    {"target_modules": ["embed_tokens"]},
+    {"target_modules": ["embed_tokens"], "use_dora": True},
+    {"target_modules": ["q_proj"], "modules_to_save": ["embed_tokens"]},
+    {"target_modules": ["q_proj"], "trainable_token_indices": [4, 29]},
+    {"target_modules": ["q_proj"], "trainable_token_indices": [4]},
+    {"target_modules": [], "target_parameters": ["embed_tokens.weight"]},
+]
+
+
+@pytest.mark.parity
+@pytest.mark.filterwarnings("ignore::UserWarning")
+@pytest.mark.parametrize("options", OF_AN_EMBEDDING, ids=str)
+def test_where_the_model_has_a_token_for_padding_its_row_gets_pefts_gradient(options):
+    model = tiny_llama(pad_token_id=29, tie_word_embeddings=False)
+    assert 29 in some_ids(model.config)
+    assert_equal_to_peft(config_of(options), model)

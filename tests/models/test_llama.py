@@ -112,6 +112,22 @@ def configs(draw):
 
 
 @pytest.mark.parity
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize("pad_token_id", [29, 0])
+def test_the_embeddings_row_of_padding_gets_its_gradient_from_a_tied_head_alone(pad_token_id, tied):
+    model = tiny_llama(pad_token_id=pad_token_id, tie_word_embeddings=tied)
+    assert pad_token_id in some_ids(model.config, batch=3)
+    assert_is_transformers(model)
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("pad_token_id", [None, 3, -1])
+def test_which_row_is_paddings_is_transformers(pad_token_id):
+    model = tiny_llama(pad_token_id=pad_token_id)
+    assert model.model.embed_tokens.padding_idx == hugging_face_twin(model).model.embed_tokens.padding_idx
+
+
+@pytest.mark.parity
 @settings(fuzz, max_examples=15)
 @given(configs(), st.integers(0, 1000))
 def test_any_config_is_transformers(changes, seed):

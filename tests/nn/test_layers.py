@@ -68,6 +68,23 @@ def test_embedding_picks_rows(xp, rng):
     np.testing.assert_array_equal(Tensor(layer.weight.grad).numpy(), np.repeat(counts[:, None], 3, axis=1))
 
 
+@pytest.mark.parity
+@pytest.mark.parametrize("padding_idx", [None, 0, 4])
+def test_the_row_of_padding_gets_no_gradient_as_in_torch(padding_idx):
+    import torch
+
+    ours, theirs = nn.Embedding(7, 3, padding_idx), torch.nn.Embedding(7, 3, padding_idx)
+    theirs.weight.data = torch.tensor(ours.weight.data)
+    ids = np.array([[0, 4, 4], [2, 0, 6]])
+    (ours(ids) ** 2).sum().backward()
+    (theirs(torch.tensor(ids)) ** 2).sum().backward()
+    np.testing.assert_allclose(ours.weight.grad, theirs.weight.grad, atol=1e-6)
+    y = nn.functional.embedding(ids, ours.weight, padding_idx)
+    ours.weight.grad = None
+    (y**2).sum().backward()
+    np.testing.assert_allclose(ours.weight.grad, theirs.weight.grad, atol=1e-6)
+
+
 @pytest.mark.parametrize("bad", [[-1], [7], [[0, 1], [2, 70]]])
 def test_embedding_refuses_ids_out_of_range(bad):
     with pytest.raises(IndexError, match="out of range: there are 7"):

@@ -14,6 +14,7 @@ from lora_np import GPT2Config, GPT2LMHeadModel, LoraConfig, get_peft_model, nn
         (lambda nn: nn.Linear(3, 2), lambda nn: nn.Linear(3, 2)),
         (lambda nn: nn.Linear(3, 2, bias=False), lambda nn: nn.Linear(3, 2, bias=False)),
         (lambda nn: nn.Embedding(5, 4), lambda nn: nn.Embedding(5, 4)),
+        (lambda nn: nn.Embedding(5, 4, padding_idx=2), lambda nn: nn.Embedding(5, 4, padding_idx=2)),
         (lambda nn: nn.LayerNorm(4, 1e-6), lambda nn: nn.LayerNorm(4, 1e-6)),
         (lambda nn: nn.ModuleList([]), lambda nn: nn.ModuleList([])),
         (

@@ -16,7 +16,8 @@ class EmbeddingAdapter(Adapter):
     """What is added to the look-up: s·A[:, ids]ᵀ Bᵀ, with A (r, vocabulary) and B (dim, r).
 
     Here A is initialised with zeros, and B is normal, whatever way of `init_lora_weights` the linear layers are
-    initialised in, as in PEFT; only with False both are normal. There is no dropout: ids cannot be dropped.
+    initialised in, as in PEFT; only with False both are normal. There is no dropout: ids cannot be dropped. A's column
+    of the embedding's padding_idx gets no gradient, as its row in W.
     """
 
     idle_if_zero = "lora_embedding_B"
@@ -24,7 +25,7 @@ class EmbeddingAdapter(Adapter):
     def __init__(self, config: Config, target: Target) -> None:
         self.config, self.r, self.lora_alpha = config, target.r, target.lora_alpha
         self.scaling = config.scaling_of(target.r, target.lora_alpha)
-        layer = target.layer
+        layer, self.padding_idx = target.layer, target.layer.padding_idx
         A, B = (target.r, layer.in_features), (layer.out_features, target.r)
         self.lora_embedding_A = nn.Parameter(nn.zeros(A) if config.init_lora_weights else nn.normal(A, 1.0))
         self.lora_embedding_B = nn.Parameter(nn.normal(B, 1.0))
@@ -48,7 +49,7 @@ class EmbeddingAdapter(Adapter):
     def branch(self, ids: Array) -> Tensor:
         """s·A[:, ids]ᵀ Bᵀ (..., dim)."""
         A, B = self.matrices()
-        return F.linear(embedding(transpose(A), ids), B) * self.scaling
+        return F.linear(embedding(transpose(A), ids, self.padding_idx), B) * self.scaling
 
     def delta_weight(self) -> Array:
         A, B = self.matrices()

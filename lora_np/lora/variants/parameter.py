@@ -14,8 +14,10 @@ from typing import Any
 from ... import nn
 from ...autograd import Tensor
 from ...autograd import functional as F
+from ...autograd.devices import beside
 from ...autograd.dispatch import matmul
-from ...autograd.shape_ops import embedding
+from ...autograd.shape_ops import embedding, where
+from ...autograd.tensor import data
 from ..adapter import Target
 from ..kinds import is_adaptable
 from ..layer import LowRankAdapter
@@ -45,7 +47,11 @@ class OnParameter(LowRankAdapter):
         """s·B(A(x)) for W as (out, in), s·(x B) A for Wᵀ; x are ids where it is an embedding's."""
         A, B = self.matrices()
         if isinstance(layer, nn.Embedding):
-            return F.linear(embedding(B, x), A, None, True) * self.scaling
+            found = F.linear(embedding(B, x), A, None, True) * self.scaling
+            if layer.padding_idx is None:
+                return found
+            padding = beside(data(x), found.data) == layer.padding_idx  # W's row gets no gradient, so these get none
+            return where(padding[..., None], found.detach(), found)
         if layer.fan_in_fan_out:
             return F.linear(F.linear(x, B, None, True), A, None, True) * self.scaling
         return self.branch(x)

@@ -50,6 +50,7 @@ class TokenAdapter(Adapter):
             return put_columns(y, small(x), self.indices)
         places = np.full(self.rows, -1)
         places[self.indices] = np.arange(len(self.indices))
+        small.padding_idx = None if layer.padding_idx not in self.indices else int(places[layer.padding_idx])
         found = beside(places, base.data)[beside(data(x), base.data)]
         return where((found >= 0)[..., None], small(found.clip(0)), y.astype(self.trainable_tokens_delta.dtype))
 
