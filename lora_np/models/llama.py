@@ -214,9 +214,9 @@ class LlamaDecoderLayer(nn.Module):
 
 
 def padding_row(config: LlamaConfig) -> int | None:
-    """Which row of the embedding gets no gradient, as in Transformers: pad_token_id's, from behind if it is below 0."""
-    row, rows = config.pad_token_id, config.vocab_size
-    return row % rows if row is not None and -rows <= row < rows else None
+    """Which row of the embedding gets no gradient, as in Transformers: pad_token_id's, the last for -1."""
+    row = config.pad_token_id
+    return row if row is not None and row < config.vocab_size else None
 
 
 class LlamaModel(nn.Module):

@@ -53,11 +53,14 @@ def _undrawn(shape):
     return _initialisation.array(0, shape) if is_weightless() else np.empty(shape, np.float32)
 
 
-def normal(shape, std, mean=0.0):
-    """A float32 array of independent normal numbers from the seeded generator (`manual_seed`)."""
+def normal(shape, std, mean=0.0, zero_row=None):
+    """A float32 array of independent normal numbers from the seeded generator (`manual_seed`), but for a row of 0."""
     if _initialisation.kind != "drawn":
         return _undrawn(shape)
-    return (generator().standard_normal(shape, dtype=np.float32) * np.float32(std)) + np.float32(mean)
+    found = (generator().standard_normal(shape, dtype=np.float32) * np.float32(std)) + np.float32(mean)
+    if zero_row is not None:
+        found[zero_row] = 0
+    return found
 
 
 def uniform(shape, bound):

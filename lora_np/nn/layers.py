@@ -48,13 +48,19 @@ class Conv1D(Module):
 
 
 class Embedding(Module):
-    """y = weight[ids]. weight (num_embeddings, embedding_dim), standard normal; row padding_idx gets no gradient."""
+    """y = weight[ids]. weight (num_embeddings, embedding_dim), standard normal.
+
+    Row padding_idx, from behind if it is below 0, begins as 0 and gets no gradient. ValueError if there is no such row.
+    """
 
     fan_in_fan_out = True  # a product with one-hot rows: (in, out)
 
     def __init__(self, num_embeddings, embedding_dim, padding_idx=None):
-        self.num_embeddings, self.embedding_dim, self.padding_idx = num_embeddings, embedding_dim, padding_idx
-        self.weight = Parameter(normal((num_embeddings, embedding_dim), 1.0))
+        if padding_idx is not None and not -num_embeddings <= padding_idx < num_embeddings:
+            raise ValueError(f"padding_idx={padding_idx} is no row of an embedding with {num_embeddings}")
+        self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
+        self.padding_idx = None if padding_idx is None else padding_idx % num_embeddings
+        self.weight = Parameter(normal((num_embeddings, embedding_dim), 1.0, zero_row=self.padding_idx))
 
     @property
     def in_features(self):

@@ -124,7 +124,11 @@ def test_the_embeddings_row_of_padding_gets_its_gradient_from_a_tied_head_alone(
 @pytest.mark.parametrize("pad_token_id", [None, 3, -1])
 def test_which_row_is_paddings_is_transformers(pad_token_id):
     model = tiny_llama(pad_token_id=pad_token_id)
-    assert model.model.embed_tokens.padding_idx == hugging_face_twin(model).model.embed_tokens.padding_idx
+    twin = hugging_face_twin(model)
+    assert model.model.embed_tokens.padding_idx == twin.model.embed_tokens.padding_idx
+    new, theirs = LlamaForCausalLM(model.config), type(twin)(twin.config)
+    weights = new.model.embed_tokens.weight.data, theirs.model.embed_tokens.weight.detach().numpy()
+    np.testing.assert_array_equal(*[(weight == 0).all(axis=1) for weight in weights])
 
 
 @pytest.mark.parity

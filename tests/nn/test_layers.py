@@ -69,11 +69,13 @@ def test_embedding_picks_rows(xp, rng):
 
 
 @pytest.mark.parity
-@pytest.mark.parametrize("padding_idx", [None, 0, 4])
+@pytest.mark.parametrize("padding_idx", [None, 0, 4, -1])
 def test_the_row_of_padding_gets_no_gradient_as_in_torch(padding_idx):
     import torch
 
     ours, theirs = nn.Embedding(7, 3, padding_idx), torch.nn.Embedding(7, 3, padding_idx)
+    assert ours.padding_idx == theirs.padding_idx
+    np.testing.assert_array_equal((ours.weight.data == 0).all(axis=1), (theirs.weight == 0).all(dim=1))
     theirs.weight.data = torch.tensor(ours.weight.data)
     ids = np.array([[0, 4, 4], [2, 0, 6]])
     (ours(ids) ** 2).sum().backward()
@@ -83,6 +85,12 @@ def test_the_row_of_padding_gets_no_gradient_as_in_torch(padding_idx):
     ours.weight.grad = None
     (y**2).sum().backward()
     np.testing.assert_allclose(ours.weight.grad, theirs.weight.grad, atol=1e-6)
+
+
+@pytest.mark.parametrize("bad", [7, -8])
+def test_padding_is_a_row_of_the_embedding(bad):
+    with pytest.raises(ValueError, match=f"padding_idx={bad} is no row of an embedding with 7"):
+        nn.Embedding(7, 3, bad)
 
 
 @pytest.mark.parametrize("bad", [[-1], [7], [[0, 1], [2, 70]]])
