@@ -1,5 +1,6 @@
 """The best weights of a run: those of the evaluation with the lowest loss, or another measure."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -35,8 +36,12 @@ def best_of(evaluations: Sequence[Evaluation], args: TrainingArguments) -> Evalu
 
     The weights that a run began with are evaluated too: if training only made them worse, they are the best.
     """
-    choose = max if args.greater_is_better else min
-    return choose(evaluations, key=lambda evaluation: value_of(evaluation, args.metric_for_best_model))
+    return min(evaluations, key=lambda evaluation: badness(value_of(evaluation, args.metric_for_best_model), args))
+
+
+def badness(value: float, args: TrainingArguments) -> float:
+    """What was measured, or with greater_is_better -that: the lower, the better. Nothing is worse than NaN."""
+    return math.inf if math.isnan(value) else -value if args.greater_is_better else value
 
 
 def value_of(evaluation: Evaluation, metric: str) -> float:
@@ -48,7 +53,7 @@ def value_of(evaluation: Evaluation, metric: str) -> float:
     short = metric.removeprefix("eval_")
     names = [name for full in (f"eval_{short}", short) for name in (full, full.removesuffix("_loss"))]
     if short == "loss":
-        names = [next(iter(found))] if metric == short else [*names, next(iter(found))]
+        names = list(found)[:1] if metric == short else [*names, *list(found)[:1]]
     for name in names:
         if name in found:
             return found[name]

@@ -1,5 +1,6 @@
 """From a run to its callbacks: what `train(tell=...)` says becomes Transformers' calls, and the state that they see."""
 
+import math
 from collections.abc import Collection, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -59,6 +60,7 @@ class CallbackHandler:
     def __call__(self, event: str, run: "TrainingRun") -> None:
         """Tell of this event; the run ends if a callback asks for that."""
         self.history, self.state.max_steps = run.history, run.args.steps
+        self.state.num_train_epochs = math.ceil(epochs_done(self.data, self.args, run.args.steps))
         self.state.global_step, self.state.epoch = run.step, epochs_done(self.data, self.args, run.step)
         if self.args.load_best and run.watch.saved_step is not None:
             self.state.best_model_checkpoint = str(self.args.output_dir)
@@ -78,8 +80,6 @@ class CallbackHandler:
         self.tell("on_train_begin")
 
     def _on_step_begin(self, run: "TrainingRun") -> None:
-        if self._epoch_is_over():
-            self._end_epoch()
         if not self.in_epoch:
             self.in_epoch = True
             self.tell("on_epoch_begin")
@@ -99,6 +99,10 @@ class CallbackHandler:
     def _on_save(self, run: "TrainingRun") -> None:
         if run.watch.saved_step == run.step:  # else it could not be written
             self.tell("on_save")
+
+    def _on_step_over(self, run: "TrainingRun") -> None:
+        if self._epoch_is_over():
+            self._end_epoch()
 
     def end(self) -> float:
         """The run is over: tell, and return the mean loss of its steps."""

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from ..expect import expect_number, expect_whole
-from .best import value_of
+from .best import badness, value_of
 
 UNTOLD = ("on_pre_optimizer_step", "on_optimizer_step", "on_substep_end", "on_prediction_step", "on_push_begin")
 
@@ -16,6 +16,7 @@ class TrainerState:
     epoch: float = 0.0
     global_step: int = 0
     max_steps: int = 0
+    num_train_epochs: int = 0
     log_history: list[dict[str, Any]] = field(default_factory=list)
     best_metric: float | None = None
     best_global_step: int | None = None
@@ -58,7 +59,8 @@ class EarlyStoppingCallback(TrainerCallback):
     """Ends a run after so many evaluations that are not better than the best before by more than a threshold.
 
     What is looked at is args.metric_for_best_model. As in Transformers, the last evaluation's weights stay, unless the
-    arguments have load_best_model_at_end. The evaluation before the first step counts as one to be better than.
+    arguments have load_best_model_at_end. The evaluation before the first step counts as one to be better than. What
+    `Trainer.evaluate` measures under another prefix than "eval" does not count.
     """
 
     def __init__(self, early_stopping_patience: int = 1, early_stopping_threshold: float | None = 0.0) -> None:
@@ -72,9 +74,12 @@ class EarlyStoppingCallback(TrainerCallback):
             raise ValueError("EarlyStoppingCallback needs an evaluation: give Trainer an eval_dataset")
 
     def on_evaluate(self, args: Any, state: TrainerState, control: Any, metrics: Any = None, **about: Any) -> None:
-        value, best = value_of(metrics, args.metric_for_best_model), state.best_metric
-        better = best is None or (value > best if args.greater_is_better else value < best)
-        if better and (best is None or abs(value - best) > self.early_stopping_threshold):
+        try:
+            value = value_of({k: v for k, v in metrics.items() if k.startswith("eval_")}, args.metric_for_best_model)
+        except ValueError:  # the run itself says so, if it is its evaluation
+            return
+        best = state.best_metric
+        if best is None or badness(best, args) - badness(value, args) > self.early_stopping_threshold:
             self.early_stopping_patience_counter = 0
         else:
             self.early_stopping_patience_counter += 1

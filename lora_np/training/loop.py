@@ -199,8 +199,11 @@ def _run_steps(
         if evaluation and (run.step % args.eval_every == 0 or last):
             with bar.aside("evaluating"):
                 run.evaluate(evaluation)
+        if directory and (run.step % args.checkpoint_every == 0 or last):
+            run.save(directory, last)
+        run.tell("on_step_over", run)
         if ending := last or run.communicator.any(run.stop.is_set()):
             run.watch.check_weights()
-        if directory and (run.step % args.checkpoint_every == 0 or ending):
-            run.save(directory, ending)
+            if directory and run.watch.saved_step != run.step:
+                run.save(directory)
         bar.next_step()

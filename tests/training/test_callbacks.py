@@ -79,6 +79,7 @@ def test_callbacks_are_told_what_transformers_tells_them(tmp_path, options):
     assert told == expected
     assert own.state.global_step == other.state.global_step
     assert own.state.max_steps == other.state.max_steps
+    assert own.state.num_train_epochs == other.state.num_train_epochs
     for name in ("eval_loss", "loss", "train_loss"):
         logs = [[entry[name] for entry in one.state.log_history if name in entry] for one in (own, other)]
         assert len(logs[0]) == len(logs[1]) > 0
@@ -86,7 +87,8 @@ def test_callbacks_are_told_what_transformers_tells_them(tmp_path, options):
 
 @pytest.mark.parity
 @pytest.mark.parametrize(
-    ("event", "step"), [("on_step_end", 3), ("on_step_begin", 2), ("on_log", 4), ("on_evaluate", 2)]
+    ("event", "step"),
+    [("on_step_end", 3), ("on_step_begin", 2), ("on_log", 4), ("on_evaluate", 2), ("on_save", 2), ("on_epoch_end", 2)],
 )
 def test_a_run_ends_where_transformers_ends_it(tmp_path, event, step):
     """But for the evaluation and the checkpoint, which here are those of the last step."""
@@ -152,6 +154,36 @@ def test_where_losses_are_known_later_the_log_is_the_same(tmp_path, monkeypatch)
     steps = [[entry for entry in one if entry[0] != "on_log"] for one in told]
     assert steps[0] == steps[1]
     assert told[0] != told[1]
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("nans", [[0], [0, 1], [2, 3]])
+def test_no_accuracy_is_worse_than_nan(tmp_path, nans):
+    """As a correlation is, of what is the same for all rows."""
+    import transformers
+
+    values = [float("nan") if i in nans else a for i, a in enumerate(ACCURACIES)]
+    kind = transformers.EarlyStoppingCallback
+    expected = stopped(theirs(tmp_path / "theirs", [kind(2)], **EARLY), values)
+    assert stopped(ours(tmp_path / "ours", [EarlyStoppingCallback(2)], **EARLY), values) == expected
+
+
+@pytest.mark.parametrize("metric", ["loss", "eval_loss", "accuracy"])
+def test_evaluations_under_another_name_do_not_end_a_run(tmp_path, metric):
+    """Of a callback that looks at other data meanwhile; and after the run, of a test."""
+    other = [{"input_ids": [7, 8, 9], "labels": [-100, 20, 25]}]
+
+    class Other(TrainerCallback):
+        def on_step_end(self, args, state, control, **about):
+            own.evaluate(other, metric_key_prefix="train")
+
+    early = EarlyStoppingCallback(2)
+    own = ours(tmp_path, [early, Other], **{**EARLY, "metric_for_best_model": metric})
+    own.compute_metrics = lambda found: {"accuracy": own.state.global_step * (len(found.label_ids) - 1)}
+    own.train()
+    assert own.state.global_step == 9
+    assert own.evaluate(other, metric_key_prefix="test")["test_accuracy"] == 0
+    assert early.early_stopping_patience_counter == 0
 
 
 def test_what_the_run_began_with_is_one_to_be_better_than(tmp_path):
