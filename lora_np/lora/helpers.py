@@ -17,6 +17,7 @@ from .state import set_peft_model_state_dict, tuner_of
 from .types import StrPath
 
 
+@nn.all_or_nothing
 def inject_adapter_in_model(
     peft_config: PeftConfig,
     model: Any,

@@ -247,6 +247,20 @@ def test_what_cannot_be_injected_beside_another_is_refused_and_nothing_changes()
         inject_adapter_in_model(config, peft_model(["c_attn"]), "other")
 
 
+@pytest.mark.parametrize("names", [["first"], ["first", "second"]])
+def test_an_adapter_whose_numbers_do_not_fit_is_not_injected(names):
+    config, model = LoraConfig(target_modules=["c_attn"], fan_in_fan_out=True), tiny_model()
+    *before, last = names
+    for name in before:
+        inject_adapter_in_model(config, model, name)
+    state, as_it_was = {"transformer.h.0.attn.c_attn.lora_A.weight": np.ones((3, 3), np.float32)}, snapshot(model)
+    message = refusal(ValueError, lambda: inject_adapter_in_model(config, model, last, state_dict=state))
+    assert "has shape (3, 3) instead of (8, 16)" in message
+    assert snapshot(model) == as_it_was
+    assert list(getattr(model, "peft_config", {})) == before
+    inject_adapter_in_model(config, model, last)
+
+
 def test_a_model_with_an_injected_adapter():
     model = random_model()
     state = {n.removeprefix("base_model.model."): t for n, t in get_peft_model_state_dict(model).items()}
