@@ -13,6 +13,7 @@ from ..autograd.devices import array_module, to_device
 from ..autograd.dispatch import float32_or_16_bits
 from ..autograd.tensor import data
 from ..expect import expect_number
+from ..nn.beside import has_forward_of
 from .call import this_call
 from .types import Array, Layer
 
@@ -35,9 +36,9 @@ def arrays_of(layer: Layer) -> tuple[Array, Array | None]:
 
 def fuses(adapter: Any, layer: Layer, x: Any) -> bool:
     """May the layer's result and the adapter's update be one operation? On a GPU also where the layer is in 4 bits."""
-    if isinstance(layer, nn.Linear4bit):
+    if has_forward_of(layer, nn.Linear4bit):
         return adapter.plain and float32_or_16_bits([data(x)])
-    return isinstance(layer, (nn.Linear, nn.Conv1D))
+    return has_forward_of(layer, nn.Linear, nn.Conv1D)
 
 
 def operand(layer: Layer) -> Any:

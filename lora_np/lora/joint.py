@@ -3,18 +3,18 @@
 from collections.abc import Sequence
 from typing import Any
 
-from ..nn.beside import PARTS, TOGETHER
+from ..nn.beside import PARTS, TOGETHER, part_of
 from .call import this_call
 from .layer import LoraAdapter, LoraLinear
 
 
-def part_of(layer: LoraLinear) -> Any:
+def with_adapter(layer: LoraLinear) -> Any:
     """(weight, bias, A, B, scaling); None where other than one plain adapter without dropout takes part."""
-    call, base = this_call(layer.owner), layer.base_layer
-    if call.disabled or call.rows is not None or type(base) not in PARTS or "forward" in vars(layer):
+    call = this_call(layer.owner)
+    if call.disabled or call.rows is not None:
         return None
     names = [] if layer.merged_adapters else [name for name in layer.active_adapters if name in layer.adapters]
-    plain = PARTS[type(base)](base)
+    plain = part_of(layer.base_layer)
     if plain is None or not names:
         return plain
     adapter: Any = layer.adapters[names[0]]
@@ -33,5 +33,5 @@ def in_rows(layers: Sequence[LoraLinear], x: Any, then: Any) -> Any:
     return None if any("forward" in vars(layer) for layer in layers) else rows.beside(list(layers), x, then)
 
 
-PARTS[LoraLinear] = part_of
+PARTS[LoraLinear] = with_adapter
 TOGETHER[LoraLinear] = in_rows

@@ -35,10 +35,20 @@ def beside(x: Any, *layers: Any, then: Callable[..., Any] = together) -> Any:
         own = TOGETHER[kind](layers, x, then) if alike else None
         if own is not None:
             return own
-        parts = [PARTS[type(layer)](layer) if type(layer) in PARTS else None for layer in layers]
+        parts = list(map(part_of, layers))
         if all(part is not None and _suits(part) for part in parts):
             return then(*linears(x, parts))
     return then(*[layer(x) for layer in layers])
+
+
+def part_of(layer: Any) -> Any:
+    """What `PARTS` says of a layer; None for one of another class, or with a `forward` of its own."""
+    return PARTS[type(layer)](layer) if type(layer) in PARTS and "forward" not in vars(layer) else None
+
+
+def has_forward_of(layer: Any, *kinds: type) -> bool:
+    """Is the layer's `forward` that of one of these classes, replaced neither by a class derived from it nor in it?"""
+    return "forward" not in vars(layer) and any(type(layer).forward is kind.forward for kind in kinds)
 
 
 def _suits(part):

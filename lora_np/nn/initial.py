@@ -63,6 +63,15 @@ def normal(shape, std, mean=0.0, zero_row=None):
     return found
 
 
+def padding_row(padding_idx, rows):
+    """padding_idx as a number from 0, if it is one from behind as -1. ValueError if there is no such row."""
+    if padding_idx is None:
+        return None
+    if not -rows <= padding_idx < rows:
+        raise ValueError(f"padding_idx={padding_idx} is no row of an embedding with {rows}")
+    return padding_idx % rows
+
+
 def uniform(shape, bound):
     """A float32 array of independent numbers, uniform in [-bound, bound), from the seeded generator."""
     if _initialisation.kind != "drawn":

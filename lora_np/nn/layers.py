@@ -6,7 +6,7 @@ The numbers they begin with are drawn in `initial.py`.
 from ..autograd import functional as F
 from ..autograd import ops
 from ..autograd.shape_ops import embedding
-from .initial import filled, normal, uniform, uninitialized  # noqa: F401 (imported from here before)
+from .initial import filled, normal, padding_row, uniform, uninitialized  # noqa: F401 (imported from here before)
 from .module import Module, Parameter
 
 
@@ -48,18 +48,13 @@ class Conv1D(Module):
 
 
 class Embedding(Module):
-    """y = weight[ids]. weight (num_embeddings, embedding_dim), standard normal.
-
-    Row padding_idx, from behind if it is below 0, begins as 0 and gets no gradient. ValueError if there is no such row.
-    """
+    """y = weight[ids]. weight (num_embeddings, embedding_dim), standard normal; row padding_idx is 0, untrained."""
 
     fan_in_fan_out = True  # a product with one-hot rows: (in, out)
 
     def __init__(self, num_embeddings, embedding_dim, padding_idx=None):
-        if padding_idx is not None and not -num_embeddings <= padding_idx < num_embeddings:
-            raise ValueError(f"padding_idx={padding_idx} is no row of an embedding with {num_embeddings}")
         self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
-        self.padding_idx = None if padding_idx is None else padding_idx % num_embeddings
+        self.padding_idx = padding_row(padding_idx, num_embeddings)
         self.weight = Parameter(normal((num_embeddings, embedding_dim), 1.0, zero_row=self.padding_idx))
 
     @property

@@ -123,10 +123,6 @@ class TrainingRun:
         save_checkpoint(self, directory, is_last)
         self.tell("on_save", self)
 
-    def load(self, directory: StrPath) -> None:
-        """Go on from a checkpoint: see `load_checkpoint`."""
-        load_checkpoint(self, directory)
-
 
 @refuses_here
 def train(
@@ -160,7 +156,7 @@ def train(
     args, directory, source = check_given(model, data, args, evaluation, directory, identity, communicator, resume)
     run = TrainingRun(model, args, identity, communicator, tell)
     if source is not None:
-        run.load(source)
+        load_checkpoint(run, source)
         run.watch.saved_step = run.step if source == directory else None
     start_together(run, lambda: data.batch(args.seed, run.step * args.accumulation), progress)
     model.zero_grad()  # whoever looked at gradients before does not change the first step

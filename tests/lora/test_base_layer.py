@@ -1,9 +1,11 @@
 """What PEFT's users call on an adapted layer."""
 
+import numpy as np
 import pytest
 from lora_helpers import tiny_model
 
-from lora_np import LoraConfig, get_peft_model
+from lora_np import LoraConfig, Tensor, get_peft_model, nn
+from lora_np.lora import inject_adapter_in_model
 from lora_np.lora.layer import AdaptedLayer
 
 OPTIONS = {"r": 4, "lora_alpha": 12, "target_modules": ["c_attn"], "fan_in_fan_out": True}
@@ -86,3 +88,16 @@ def test_the_nearest_attribute_is_known_to_python():
 def test_the_layer_itself():
     _, layer = model_and_layer()
     assert layer.get_base_layer() is layer.base_layer
+
+
+def test_a_layer_that_computes_something_else_does_so_under_an_adapter():
+    """A class derived from Linear: its forward is called, and not only its weight read."""
+
+    class Doubled(nn.Linear):
+        def forward(self, x):
+            return super().forward(x) * 2.0
+
+    model, x = nn.Sequential(Doubled(6, 4)), np.ones((2, 6), np.float32)
+    expected = model(Tensor(x)).numpy()
+    adapted = inject_adapter_in_model(LoraConfig(r=2, target_modules=["0"]), model)
+    np.testing.assert_array_equal(adapted(Tensor(x)).numpy(), expected)

@@ -36,6 +36,7 @@ from lora_np import (
     TrainingArguments,
     get_peft_model,
 )
+from lora_np.training.checkpoint import load_checkpoint
 from lora_np.training.loop import TrainingRun
 
 DEVICES = ["cpu", pytest.param("cuda", marks=pytest.mark.gpu)]
@@ -367,9 +368,9 @@ def test_resuming_that_is_broken_off_at_any_line_has_changed_nothing(tmp_path, e
     a_run = TrainingRun(lora(1), TrainingArguments(**settings))
     a_run.one_step(text_data())
     before = everything_of(a_run)
-    for at in points_of(lambda: TrainingRun(lora(1), TrainingArguments(**settings)).load(tmp_path)):
-        if interrupted(lambda: a_run.load(tmp_path), at, error):
+    for at in points_of(lambda: load_checkpoint(TrainingRun(lora(1), TrainingArguments(**settings)), tmp_path)):
+        if interrupted(lambda: load_checkpoint(a_run, tmp_path), at, error):
             assert everything_of(a_run) == before, f"line {at}"
-    a_run.load(tmp_path)
+    load_checkpoint(a_run, tmp_path)
     assert a_run.step == 4
     assert everything_of(a_run)[0] != before[0]
