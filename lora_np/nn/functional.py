@@ -48,7 +48,10 @@ def nll_loss(input, target, ignore_index=-100, reduction="mean"):  # noqa: A002 
     each = -_rows(input).gather(-1, places.unsqueeze(-1)).squeeze(-1).masked_fill(~counted, 0.0)
     if reduction == "none":
         return each
-    return each.sum() * (1 / int(counted.sum()) if reduction == "mean" else 1)
+    count = int(counted.sum()) if reduction == "mean" else 1
+    if not count:
+        raise ValueError(f"the loss has nothing to average: every target is {ignore_index}, the value that is ignored")
+    return each.sum() * (1 / count)
 
 
 def _rows(x):

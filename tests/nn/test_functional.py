@@ -79,6 +79,12 @@ def test_losses_as_layers_like_torch(xp, rng, name):
             "from 0 to 1, got 2",
         ),
         (lambda F: F.cross_entropy(Tensor(np.zeros((1, 2, 3))), Tensor([[0, 1]])), ValueError, r"\(N, V\), got shape"),
+        (
+            lambda F: F.cross_entropy(Tensor(np.zeros((1, 2))), Tensor([-100]), label_smoothing=0.1),
+            ValueError,
+            "nothing to average: every target is -100",
+        ),
+        (lambda F: F.nll_loss(Tensor([[0.0]]), Tensor([0]), ignore_index=0), ValueError, "every target is 0"),
         (lambda F: F.nll_loss(Tensor([[0.0]]), Tensor([0]), reduction="max"), ValueError, "'mean', 'sum' or 'none'"),
         (lambda F: F.mse_loss(Tensor([0.0]), Tensor([0.0]), "max"), ValueError, "'mean', 'sum' or 'none'"),
         (lambda F: F.nll_loss(Tensor([[0.0]]), Tensor([1])), IndexError, "target 1 is out of range"),
