@@ -280,6 +280,11 @@ def check_given(
         raise ValueError(
             "load_best needs an evaluation that says which weights are best: train(evaluation={name: data})"
         )
+    metric = args.metric_for_best_model
+    if args.greater_is_better and {metric, metric.removeprefix("eval_")} & set(evaluation or ()):
+        raise ValueError(
+            f"metric_for_best_model={metric!r} is a data set, of whose loss the lowest is the best: write {metric}_loss"
+        )
     folder = args.output_dir if directory is None else directory
     source = resume if resume and not isinstance(resume, bool) else folder if resume else None
     if source is not None:

@@ -48,6 +48,21 @@ def test_the_best_weights_are_loaded_in_the_end(tmp_path, make):
         assert file[f"best.{name}"].tobytes() == weights(best)[name]
 
 
+def test_the_highest_loss_is_not_the_best():
+    """The name of a data set does not end with "loss", so greater_is_better would be True."""
+    with pytest.raises(ValueError, match=r"'held out' is a data set, of whose loss .*: write held out_loss"):
+        run(lora(), **WORSE, load_best=True, metric_for_best_model="held out")
+    histories = [
+        run(lora(), **WORSE, load_best=True, **told)
+        for told in (
+            {},
+            {"metric_for_best_model": "held out_loss"},
+            {"metric_for_best_model": "held out", "greater_is_better": False},
+        )
+    ]
+    assert histories[0] == histories[1] == histories[2]
+
+
 @pytest.mark.parametrize("broken_off", [3, 9, 13])
 def test_a_run_that_goes_on_knows_the_best_of_before(tmp_path, broken_off):
     whole, model = lora(), lora(1)
