@@ -236,6 +236,22 @@ def listed(pieces: Mapping[str, Mapping[str, Any]]) -> dict[str, nn.Module]:
     return tables
 
 
+def deeper(own: dict[str, Any]) -> dict[str, Any]:
+    """What a layer holds, by name: where rows are trained (variants/tokens.py), one step deeper, as in PEFT."""
+    return {"token_adapter": Under(own)} if "trainable_tokens_delta" in own else own
+
+
+class Under(nn.Module):
+    """What has its place under one more name."""
+
+    def __init__(self, own: dict[str, Any]) -> None:
+        self.own = own
+
+    def held(self) -> dict[str, Any]:
+        """What was given."""
+        return self.own
+
+
 def acquainted(adapters: dict[str, Adapter]) -> dict[str, Adapter]:
     """The adapters of one layer, by name, of which those that ask for it know the others."""
     for adapter in adapters.values():

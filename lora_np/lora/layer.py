@@ -15,7 +15,7 @@ from ..autograd import Tensor
 from ..autograd import functional as F
 from ..autograd.devices import array_module
 from ..autograd.dispatch import matmul
-from .adapter import Adapter, Matrix, PerAdapter, Target, acquainted, in_order, inputs_of, listed
+from .adapter import Adapter, Matrix, PerAdapter, Target, acquainted, deeper, in_order, inputs_of, listed
 from .base_layer import AsInPeft, arrays_of, fuses, kept_arrays, operand, oriented, put_arrays, reduced, with_arrays
 from .call import Owner, this_call
 from .kinds import make_adapter
@@ -186,7 +186,7 @@ class AdaptedLayer(AsInPeft, nn.Module):
 
     def held(self) -> dict[str, nn.Module]:
         """The layer and what the adapters hold, under PEFT's names: the adapter's comes last, `lora_A.default`."""
-        return {"base_layer": self.base_layer, **listed({name: a.pieces() for name, a in self.adapters.items()})}
+        return deeper({"base_layer": self.base_layer, **listed({n: a.pieces() for n, a in self.adapters.items()})})
 
     def __getattr__(self, attribute):
         """What adapters have: `layer.lora_A["default"]`, `layer.matrices("default")`; or `weight`, the base layer's."""

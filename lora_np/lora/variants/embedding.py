@@ -1,7 +1,5 @@
 """LoRA on an embedding: a look-up is a product with a one-hot row, so W + s·B A works there too."""
 
-from typing import Any
-
 from ... import nn
 from ...autograd import Tensor
 from ...autograd import functional as F
@@ -61,19 +59,3 @@ class EmbeddingAdapter(Adapter):
 
 class LoraEmbedding(AdaptedLayer):
     """An Embedding with adapters beside it: y = W[ids] + Σ s·A[:, ids]ᵀ Bᵀ. ids (...) -> y (..., dim)."""
-
-    def held(self) -> dict[str, Any]:
-        """As for every layer; where rows are trained (tokens.py), one step deeper, as in PEFT."""
-        own = super().held()
-        return {"token_adapter": Under(own)} if "trainable_tokens_delta" in own else own
-
-
-class Under(nn.Module):
-    """What has its place under one more name."""
-
-    def __init__(self, own: dict[str, Any]) -> None:
-        self.own = own
-
-    def held(self) -> dict[str, Any]:
-        """What was given."""
-        return self.own
