@@ -17,6 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from .. import nn
 from ..autograd import Tensor, changes, is_grad_enabled
 from ..autograd import functional as F
 from ..autograd.devices import on_gpu
@@ -24,6 +25,7 @@ from ..autograd.dispatch import float32_or_16_bits, implementation
 from ..autograd.shape_ops import concatenate, stack_padded
 from ..autograd.tensor import data, record
 from ..autograd.threads import run_in_threads, shard_count
+from ..nn.beside import has_forward_of
 from ..nn.mode import is_evaluating
 from .adapter import Adapter
 from .invocations import for_rows
@@ -31,6 +33,7 @@ from .types import Array, Input
 
 _weights = attrgetter("lora_A.weight", "lora_B.weight")  # of an adapter
 _array = attrgetter("data")
+FORGETFUL = nn.Linear, nn.Conv1D, nn.Linear4bit, nn.GroupedLinear4bit  # nobody else has what their forward gives
 
 Way = Callable[..., Any]  # (layer, x) -> what the layer gives for x; or (layers, x, then) for several; or None
 
@@ -201,7 +204,7 @@ def _at_once(ready, weights, layers, x, then):
     h = implementation("lora_rows_in", (array,))(array, ready)
     for i, layer in enumerate(layers):
         base = layer.forward_with([], x)
-        y = base.data.astype(array.dtype, copy=False)
+        y = base.data.astype(array.dtype, copy=not has_forward_of(layer.base_layer, *FORGETFUL))
         if not joint:
             implementation("lora_rows_out", (y,))(y, h, ready, i)
         found.append((record(y, weights, None), base.dtype))

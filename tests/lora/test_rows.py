@@ -397,6 +397,17 @@ class TestCalls:
         np.testing.assert_array_equal(self.text(model), expected[1])
         assert made or adapters == "embeddings"
 
+    def test_as_on_a_gpu_what_a_layer_has_kept_of_its_results_stays(self, monkeypatch):
+        """Of one whose forward was replaced to look at them."""
+        model, results = many("llama", "alike"), []
+        layer = model.get_submodule("base_model.model.model.layers.0.mlp.gate_proj.base_layer")
+        forward = layer.forward
+        layer.forward = lambda x: results.append(forward(x)) or results[-1]
+        expected = self.logits(model)
+        rows_as_on_a_gpu(monkeypatch)
+        assert relative(self.logits(model), expected) < 2e-5
+        assert relative(results[1].data, results[0].data) < 2e-5
+
     def text(self, model):
         return model.generate(some_ids(model.config, len(NAMES), 4), adapter_names=NAMES, max_new_tokens=4)
 
