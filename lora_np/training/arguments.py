@@ -7,15 +7,15 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, cast
 
-from ..expect import A_MODEL, expect, expect_list, expect_method, expect_number, expect_path, expect_whole
+from ..expect import A_MODEL, expect, expect_method, expect_number, expect_path, expect_whole
 from ..nn import Module
 from ..settings import changed_settings
 from .evaluation import expect_evaluated
 from .names import ReadByTheirNames, understood
 from .optim import OPTIMIZERS, SAME
+from .optim.optimizer import expect_betas
 from .optim.schedule import NAMES, OWN, rate_fraction, warmup_cosine
 
-TWO_BETAS = "two numbers in [0, 1), the first for the mean and the second for the squares"
 SOME_DATA = "a data set with batch(seed, step), such as TextData or ExampleData (others go to Trainer)"
 STRATEGIES = ("no", "steps", "epoch")
 
@@ -104,12 +104,7 @@ class TrainingArguments(ReadByTheirNames):
             expect_number(getattr(self, name), name, positive=True)
         for name in ("weight_decay", "max_grad_norm"):
             expect_number(getattr(self, name), name)
-        if len(expect_list(self.betas, "betas", TWO_BETAS)) != 2:
-            raise ValueError(f"betas should be {TWO_BETAS}, got {self.betas!r}")
-        for beta in self.betas:
-            expect_number(beta, "each of betas")
-            if beta >= 1:
-                raise ValueError(f"each of betas must be below 1, got {beta}")
+        expect_betas(self.betas)
         expect(self.metric_for_best_model, str, "metric_for_best_model", "the name of what is measured")
         for name in ("load_best", "greater_is_better", "gradient_checkpointing"):
             expect(getattr(self, name), bool, name, "True or False")

@@ -6,9 +6,9 @@ from typing import Any
 import numpy as np
 
 from ...autograd import Tensor
-from ...autograd.devices import array_module, to_device
+from ...autograd.devices import array_module, is_array, to_device
 from ...autograd.in_place import outdate
-from ...expect import expect, expect_number
+from ...expect import expect, expect_list, expect_number
 from ...keywords import unknown_keyword
 from ...nn.module import clear_gradients
 from ...nn.utils import parameters_in
@@ -16,7 +16,8 @@ from ..protocols import Array
 
 CHANGE_NOTHING = ("foreach", "fused", "capturable", "differentiable")  # in torch they say how, not what
 OFF = ("amsgrad", "maximize", "nesterov", "dampening")
-A_STATE = 'what state_dict() gives, {"state": ..., "param_groups": ...}'
+A_STATE = 'what state_dict() gives, {"state": {0: {...}, ...}, "param_groups": [{"params": [0, ...], ...}, ...]}'
+TWO_BETAS = "two numbers in [0, 1), the first for the mean and the second for the squares"
 Group = dict[str, Any]  # {"params": [...], "lr": ..., ...}: parameters and their settings
 State = dict[str, Any]  # what an optimizer keeps for one parameter: {"step": 3, "m": array, ...}
 Forms = dict[str, tuple[tuple[int, ...], Any]]  # {name: (shape, dtype)} of these arrays; of "step" neither is read
@@ -65,8 +66,10 @@ class Optimizer:
             hint = _hint(type(self).__name__, min(unknown), sorted(known))
             raise ValueError(f"unknown settings for {type(self).__name__}: {', '.join(sorted(unknown))}; {hint}")
         expect_number(group["lr"], "the learning rate")
-        if not all(0 <= beta < 1 for beta in group.get("betas", ())):
-            raise ValueError(f"betas must be in [0, 1), got {group['betas']}")
+        for name in {"eps", "weight_decay", "momentum"} & set(group):
+            expect_number(group[name], name)
+        if "betas" in group:
+            expect_betas(group["betas"])
 
     def parameters(self) -> list[Tensor]:
         """Every parameter, in the order in which `state_dict` numbers them."""
@@ -126,7 +129,7 @@ class Optimizer:
         ValueError, and nothing changed, if it does not fit.
         """
         expect(state_dict, Mapping, "state_dict", A_STATE)
-        if not {"state", "param_groups"} <= state_dict.keys():
+        if not _is_whole(state_dict):
             raise ValueError(f"state_dict should be {A_STATE}; it has {', '.join(map(str, state_dict))!r:.80}")
         sizes, own = ([len(g["params"]) for g in gs] for gs in (state_dict["param_groups"], self.param_groups))
         if sizes != own:
@@ -171,6 +174,25 @@ class Optimizer:
         return new
 
 
+def expect_betas(betas: Any) -> None:
+    """TypeError or ValueError unless these are what AdamW is told about its two means."""
+    if len(expect_list(betas, "betas", TWO_BETAS)) != 2:
+        raise ValueError(f"betas should be {TWO_BETAS}, got {betas!r}")
+    for beta in betas:
+        expect_number(beta, "each of betas")
+        if beta >= 1:
+            raise ValueError(f"each of betas must be below 1, got {beta}")
+
+
+def _is_whole(state_dict: Mapping[str, Any]) -> bool:
+    """Has it the form of what `state_dict` gives, whatever the numbers are?"""
+    state, groups = state_dict.get("state"), state_dict.get("param_groups")
+    if not isinstance(state, Mapping) or not isinstance(groups, list | tuple):
+        return False
+    listed = all(isinstance(group, Mapping) and isinstance(group.get("params"), list | tuple) for group in groups)
+    return listed and all(isinstance(values, Mapping) for values in state.values())
+
+
 def check_options(name: str, options: Mapping[str, Any], known: Iterable[str] = ()) -> None:
     """Of what torch's optimizers can be told, some changes no number; the rest is refused unless it is off.
 
@@ -197,6 +219,8 @@ def _fitting(key: str, value: Array, p: Tensor, shape: tuple[int, ...], dtype: A
         if np.ndim(value) or np.asarray(value).dtype.kind not in "iu" or value < 0:
             raise ValueError(f"optimizer state {key!r} should be a whole number of steps, got {value!r:.40}")
         return int(value)
+    if not is_array(value):
+        raise ValueError(f"optimizer state {key!r} should be an array, got {value!r:.40}")
     if value.shape != shape or value.dtype != dtype:
         raise ValueError(
             f"optimizer state {key!r} is {value.dtype} of shape {value.shape}, here it should be {dtype} of {shape}"

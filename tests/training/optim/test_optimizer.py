@@ -231,6 +231,10 @@ WEIGHT = Parameter(np.ones(3))
         pytest.param(lambda: AdamW([WEIGHT], betas=(0.9, 1.0)), "betas.*1.0", id="beta-one"),
         pytest.param(lambda: AdamW([WEIGHT], betas=(-0.1, 0.9)), "betas.*-0.1", id="beta-negative"),
         pytest.param(lambda: AdamW([{"params": [WEIGHT], "betas": (0.9, 1.0)}]), "betas.*1.0", id="beta-in-group"),
+        pytest.param(lambda: AdamW([WEIGHT], betas=(0.9,)), r"betas should be two numbers.*\(0.9,\)", id="one-beta"),
+        pytest.param(lambda: AdamW([WEIGHT], eps=float("nan")), "eps must not be negative, got nan", id="eps"),
+        pytest.param(lambda: AdamW([WEIGHT], weight_decay=-1), "weight_decay must not be negative", id="decay"),
+        pytest.param(lambda: SGD([WEIGHT], momentum=-0.9), "momentum must not be negative", id="momentum"),
     ],
 )
 def test_settings_that_make_no_sense_are_refused(make, message):
@@ -382,6 +386,18 @@ def test_a_state_of_other_groups_or_another_form_is_refused():
         optimizer.load_state_dict({"0.m": np.zeros(3)})
     with pytest.raises(TypeError, match="state_dict should be what state_dict"):
         optimizer.load_state_dict(None)
+    whole = optimizer.state_dict()
+    for changes in (
+        {"state": []},
+        {"state": {0: 1}},
+        {"param_groups": 3},
+        {"param_groups": [{}]},
+        {"param_groups": [3]},
+    ):
+        with pytest.raises(ValueError, match="state_dict should be what state_dict"):
+            optimizer.load_state_dict({**whole, **changes})
+    with pytest.raises(ValueError, match=r"optimizer state '0.v' should be an array, got \[0, 0, 0\]"):
+        optimizer.load_state_dict({**whole, "state": {0: {"step": 1, "v": [0, 0, 0]}}})
     state = optimizer.state_dict()
     for changes, message in (
         ({"lr": -1}, "learning rate"),
