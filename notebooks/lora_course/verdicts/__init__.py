@@ -9,7 +9,7 @@ statistics.py   intervals, best rates, values at a matched loss
 regret.py, intruders.py, starts.py, scaling.py, forgetting.py, fair_fight.py, four_bits.py   what the data sets say
 capacity.py     bits that an adapter remembers; larger.py: at higher ranks, and of facts
 second.py       a second scale, SmolLM2-135M
-second_bits.py  4 bits there
+second_bits.py  4 bits there; second_rank.py: the rank of full training's update
 reward.py       learning from reward, by grpo.py, of the task in words.py
 page.py         the page of the book, from all of these
 

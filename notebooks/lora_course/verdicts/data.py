@@ -32,6 +32,8 @@ RESULTS = {
     "heard",
     "entropy",
     "remembered",
+    "energy",
+    "cut",
 }
 
 

@@ -17,13 +17,14 @@ from . import (
     scaling,
     second,
     second_bits,
+    second_rank,
     starts,
 )
 from .data import shipped
 
 PAGE = Path(__file__).parents[2] / "book" / "verdicts.md"
 ON_GPU = ("curves", "placement", "batch", "starts", "scaling", "protected", "family", "times", "larger", "second")
-ON_CPU = ("four_bits", "capacity", "reward", "second_bits")
+ON_CPU = ("four_bits", "capacity", "reward", "second_bits", "second_rank")
 NAMES = ON_GPU + ON_CPU
 SECOND_SCALE = "A second scale: SmolLM2-135M"
 HEAD = """# Verdicts: what LoRA really does, measured in small
@@ -33,7 +34,8 @@ English prose then. {runs} runs on an {device}, {dates}, with products in TF32 (
 SmolLM2 in float32), and the 600 of notebook 06. {few} more were made on two CPU cores: those in 4 bits, of capacity, of
 learning from reward, and a few of VB-LoRA. Those of capacity and of reward have data of their own and models smaller
 still, and their sections say which.
-Losses are in nats per byte. Nine claims are tried on [a second scale](#a-second-scale-smollm2-135m), too: SmolLM2-135M.
+Losses are in nats per byte. Thirteen claims are tried on [a second scale](#a-second-scale-smollm2-135m), too:
+SmolLM2-135M.
 
 Read them for what they are. **A verdict is about this model and this task**: a model three or four orders of magnitude
 smaller than those the claims were made about, and runs of 40 to 640 steps. What holds here may not hold there, nor the
@@ -74,7 +76,7 @@ TinyLoRA's, rank 2, shared by all layers. Two CPU cores, in one thread; five see
 FRONT = "No other one has both a lower loss and less forgotten than these"
 SECOND = """
 SmolLM2-135M, as `lora-np fetch smollm2` brings it, learns the prose that the small model learns: 48 steps of 8 windows
-of 256 tokens (with 4 rows, 96), a cosine, alpha = 32 at every rank, losses in nats per token. {seeds} seeds, {count}
+of 256 tokens (96 steps of 4, 12 of 32), a cosine, alpha = 32 at every rank, losses in nats per token. {seeds} seeds, {count}
 runs, NVIDIA H200, {tf32} of the first seed's in TF32, all others in float32. The rates go up and down by factors of 2,
 for each seed, until the best one has a worse one on either side; a * would mark one that has not.
 
@@ -95,13 +97,23 @@ before, by another rule, and is the base in floats here.
 
 | base and adapter | best rate | bytes of the base | loss before | loss after | merged into 4 bits |
 |---|---|---|---|---|---|
-{bits}"""
+{bits}
+The rank of full training's update: the same steps with all of the model trained, at the rate of the table above. In
+each linear layer all but the k strongest directions of its ΔW are cut off. What is left of the gain:
+
+| all else | {cuts} |
+|---|{bars}|
+{cut}
+The energy of the 150 matrices with 576 singular values, the squares of these, on average:
+
+| | in the first 8 directions | directions for half | directions for nine tenths |
+|---|---|---|---|
+{energy}"""
 FOOT = """## What was not done
 
-- On SmolLM2 batches of 32 rows with LoRA, and LoRA+, DoRA and HiRA, are planned and not made: `python -m
-  lora_course.verdicts second --device cuda` would make them, and their rules are in `second.py`. In 4
-  bits the best rate is the highest that was tried, but for QA-LoRA. On the small model 4 bits are tried with runs of 60
-  steps and 4 rows; QA-LoRA's best rate there is the lowest that was tried.
+- On SmolLM2 three relatives are tried, at one rank. In 4 bits the best rate is the highest that was tried, but for
+  QA-LoRA. On the small model 4 bits are tried with runs of 60 steps and 4 rows; QA-LoRA's best rate there is the lowest
+  that was tried.
 - **Capacity**: its end was not reached at width 64, nor at rank 16, where four times the strings bring more than twice
   the bits.
 - The relatives were compared at one size. VB-LoRA and HRA have no time of a step: theirs could not be recorded when the
@@ -127,7 +139,11 @@ def all_verdicts():
         "4 bits": four_bits.verdicts(data["four_bits"]),
         "Capacity": [*capacity.verdicts(data["capacity"]), *larger.verdicts(data["larger"])],
         "Learning from reward": reward.verdicts(data["reward"]),
-        SECOND_SCALE: [*second.verdicts(data["second"]), *second_bits.verdicts(data["second_bits"])],
+        SECOND_SCALE: [
+            *second.verdicts(data["second"]),
+            *second_bits.verdicts(data["second_bits"]),
+            *second_rank.verdicts(data["second_rank"]),
+        ],
     }
 
 
@@ -188,7 +204,19 @@ def _second():
     counts = {"seeds": len({run["seed"] for run in data["runs"]}), "count": len(data["runs"])}
     tf32 = data["about"]["other_precision"]["runs"]
     rates = ", ".join(f"{rate:g}" for rate in second_bits.RATES)
-    return SECOND.format(rows=rows, bits=lines, tf32=tf32, rates=rates, question=second.QUESTION, **counts)
+    known = {"rows": rows, "bits": lines, "tf32": tf32, "rates": rates, "question": second.QUESTION}
+    return SECOND.format(**known, **counts, **_rank())
+
+
+def _rank():
+    found = second_rank.table(shipped("second_rank"))
+    left = zip(("as in the base", "as trained"), zip(*found["cut"].values(), strict=True), strict=True)
+    lines = (f"| {where} | {' | '.join(f'{part:.0%}' for part in parts)} |\n" for where, parts in left)
+    names = {"update": "ΔW", "weight": "W", "random": "random numbers"}
+    spectra = (f"| {names[name]} | {s:.0%} | {h:.0f} | {n:.0f} |\n" for name, (s, h, n) in found["energy"].items())
+    cuts = " | ".join("all" if k == "all" else f"k = {k}" for k in found["cut"])
+    text = {"cuts": cuts, "bars": "|".join(["---"] * len(found["cut"])), "cut": "".join(lines)}
+    return {**text, "energy": "".join(spectra)}
 
 
 def _table():

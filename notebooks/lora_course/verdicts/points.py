@@ -3,7 +3,7 @@
 Points are listed in the order in which they are worth making: a command that is stopped early has made the first ones.
 """
 
-from . import capacity, family, four_bits, larger, reward, second, second_bits
+from . import capacity, family, four_bits, larger, reward, second, second_bits, second_rank
 
 SEEDS = (0, 1, 2, 3, 4)
 FIRST_SEEDS = (0, 1, 2)  # of all data sets, before any has the others
@@ -160,6 +160,7 @@ PLANS = {  # name: what gives its points, those that follow from earlier runs in
     "reward": reward.plan,
     "second": second.plan,
     "second_bits": second_bits.plan,
+    "second_rank": second_rank.plan,
     "larger": larger.plan,
 }
 
@@ -178,7 +179,8 @@ def settings(name, point, small=False):
 
 def small_plan(name, done=()):
     """A few points of a data set, of one seed: to see that all of it works, not what it says."""
-    own = {"capacity": capacity, "reward": reward, "second": second, "larger": larger, "second_bits": second_bits}
+    own = {"capacity": capacity, "reward": reward, "second": second, "larger": larger}
+    own |= {"second_bits": second_bits, "second_rank": second_rank}
     if name in own:
         return own[name].small_plan()
     points = [point for point in PLANS[name]() if point["seed"] == 0]

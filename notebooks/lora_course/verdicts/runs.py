@@ -21,7 +21,7 @@ from lora_np.training.pretrain import CONFIG
 
 from ..adaptation import PROSE, Adaptation
 from ..sweep import TARGETS
-from . import capacity, family, four_bits, reward, second, second_bits
+from . import capacity, family, four_bits, reward, second, second_bits, second_rank
 from .along import look_along
 from .points import settings
 
@@ -35,6 +35,7 @@ OWN = {  # data sets with models and data of their own
     "reward": reward.run,
     "second": second.run,
     "second_bits": second_bits.run,
+    "second_rank": second_rank.run,
 }
 
 

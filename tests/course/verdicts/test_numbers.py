@@ -513,7 +513,10 @@ def test_bits_of_larger_adapters():
 SECOND = {"full": ("full", None, None, None), "MLP, rank 24": ("LoRA", 24, "MLP", None)}
 SECOND |= {f"rank {r}": ("LoRA", r, "all linear", None) for r in (4, 15, 64)}
 SECOND |= {"attention, rank 40": ("LoRA", 40, "attention", None), "full, 4 rows": ("full", None, None, 4)}
-SECOND["rank 15, 4 rows"] = ("LoRA", 15, "all linear", 4)
+SECOND |= {f"rank 15, {rows} rows": ("LoRA", 15, "all linear", rows) for rows in (4, 32)}
+SECOND["full, 32 rows"] = ("full", None, None, 32)
+RELATIVES = {name: (name, 15, "all linear", None) for name in ("LoRA+", "DoRA", "HiRA")}
+SECOND |= RELATIVES
 
 
 def of_second(kind):
@@ -568,7 +571,8 @@ def test_the_second_scale():
     ranks = ("rank 4", "rank 15", "rank 64")
     rates = {kind: best_of_each_seed(kind) for kind in SECOND}
     numbers = {f"{kind}, batch of 8": t95(rates[kind] / rates["full"]) for kind in ranks}
-    numbers["rank 15, batch of 4"] = t95(rates["rank 15, 4 rows"] / rates["full, 4 rows"])
+    for rows in (4, 32):
+        numbers[f"rank 15, batch of {rows}"] = t95(rates[f"rank 15, {rows} rows"] / rates[f"full, {rows} rows"])
     check("SmolLM2: LoRA's best rate", numbers)
     three = np.array([rates[kind] for kind in ranks])
     label = "highest of the best rates of ranks 4, 15, 64 over the lowest"
@@ -580,6 +584,14 @@ def test_the_second_scale():
     parts = {kind: t95(1 - (ends_at_best(kind) - full) / gained("full")) for kind in ranks}
     check("SmolLM2: with under 1%", {f"{kind}, part of full training's gain": pair for kind, pair in parts.items()})
     check("SmolLM2: LoRA forgets less", {kind: t95(risen(kind)) for kind in ("full", *ranks)})
+    names = {4: ", 4 rows", 8: "", 32: ", 32 rows"}
+    gaps = {rows: ends_at_best("rank 15" + name) - ends_at_best("full" + name) for rows, name in names.items()}
+    numbers = {f"rank 15 minus full, batch of {rows}": t95(gap) for rows, gap in gaps.items()}
+    check("SmolLM2: larger batches", {**numbers, "gap at 32 minus gap at 4": t95(gaps[32] - gaps[4])})
+    behind = {name: ends_at_best(name) - whole for name in RELATIVES}
+    check("SmolLM2: some relative", {f"{name} minus LoRA": t95(found) for name, found in behind.items()})
+    percent = {name: t95(100 * found / whole.mean()) for name, found in behind.items()}
+    check("SmolLM2: once each has", {f"{name}, % of LoRA's loss": pair for name, pair in percent.items()})
 
 
 def test_the_table_of_the_second_scale():
@@ -587,7 +599,7 @@ def test_the_table_of_the_second_scale():
     cell = r" \| (.+?)"
     lines = re.findall(rf"^\| (.+?){cell}{cell}{cell}{cell} \|$", text, re.MULTILINE)
     rows = {line[0]: line[1:] for line in lines}
-    for kind in [kind for kind in SECOND if "rows" not in kind]:
+    for kind in [kind for kind in SECOND if "rows" not in kind and kind not in RELATIVES]:
         best = at_best(kind)
         rates = sorted({r["rate"] for r in of_second(kind)})
         assert rates[0] < best[0]["rate"] < rates[-1]
@@ -597,9 +609,33 @@ def test_the_table_of_the_second_scale():
         lowest = min(r for r in rates if {0, 1, 2} == {run["seed"] for run in of_second(kind) if run["rate"] == r})
         assert lowest == best[0]["rate"] / 2  # as the page says
     about, starts = read("second")["about"], [r["own"][0] for r in read("second")["runs"] if r["seed"] == 0]
-    assert "3 seeds, 102\nruns" in text
-    assert "(72 of\nSmolLM2 in float32)" in PAGE
+    assert "3 seeds, 144\nruns" in text
+    assert "(114 of\nSmolLM2 in float32)" in PAGE
     assert starts.count(min(starts)) == about["other_precision"]["runs"] == 30  # TF32 rounds otherwise
+
+
+def test_the_rank_of_an_update_at_the_second_scale():
+    data = read("second_rank")
+    best = sorted(runs(data), key=lambda r: r["seed"])
+    assert [(r["rate"], r["seed"]) for r in best] == [(2e-4, 0), (2e-4, 1), (2e-4, 2)]
+    gains = np.array([r["prose"][0] - r["prose"][-1] for r in best])
+    left = {
+        k: np.array([[r["prose"][0] - x for x in r["cut"][k]] for r in best]) / gains[:, None] for k in best[0]["cut"]
+    }
+    numbers = {f"cut to {k}, all else as trained, part of the gain": t95(left[k][:, 1]) for k in ("1", "8", "64")}
+    bits = read("second_bits")
+    lora_rate = min(runs(bits, method="float base", seed=0), key=lambda r: r["validation"][-1])["rate"]
+    lora = [r["prose"][0] - r["prose"][-1] for r in runs(bits, method="float base", rate=lora_rate)]
+    numbers["LoRA of rank 8 on the same batches, part of the gain"] = t95(np.array(lora) / gains.mean())
+    directions = [r["energy"]["update"][2] for r in best]
+    numbers["directions of 576 for nine tenths of ΔW's energy"] = t95(directions)
+    check("SmolLM2: the update of full", numbers)
+    text = PAGE.partition("## A second scale")[2]
+    for i, where in enumerate(("as in the base", "as trained")):
+        assert f"| {where} | {' | '.join(f'{part[:, i].mean():.0%}' for part in left.values())} |" in text
+    for name, shown in (("update", "ΔW"), ("weight", "W"), ("random", "random numbers")):
+        share, half, most = np.mean([r["energy"][name] for r in best], axis=0)
+        assert f"| {shown} | {share:.0%} | {half:.0f} | {most:.0f} |" in text
 
 
 def taught(method, teacher):
