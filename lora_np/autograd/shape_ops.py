@@ -8,7 +8,7 @@ import numpy as np
 from .broadcasting import operand, operands, unbroadcast
 from .devices import array_module, beside, host_can_read, is_array
 from .dispatch import sum_groups
-from .float_types import widened
+from .float_types import is_narrow, widened
 from .tensor import data, needs_grad, record
 
 
@@ -50,12 +50,12 @@ def getitem(a, index):
     basic = all(i is None or i is Ellipsis or isinstance(i, (int, slice)) for i in parts)
 
     def backward(dy):
-        da = xp.zeros(shape, dy.dtype)
+        da = xp.zeros(shape, np.float32 if is_narrow(dy) else dy.dtype)  # in 16 bits sums stand still, see wide.py
         if basic:
             da[index] = dy
         else:
             xp.add.at(da, index, dy)
-        return (da,)
+        return (da.astype(dy.dtype, copy=False),)
 
     return record(x[index], (a,), backward)
 

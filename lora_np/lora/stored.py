@@ -24,6 +24,7 @@ import numpy as np
 
 from .. import nn
 from ..autograd.devices import to_numpy
+from ..autograd.float_types import precision, widened
 from .model_adapter import BASE_WEIGHT, PREFIX
 from .peft_config import PeftConfig
 from .replication import replicated
@@ -225,8 +226,8 @@ def _bases(config, arrays, modules, adapted, path):
 def _is_equal(own: Any, array: Array) -> bool:
     """Is this, of the same shape, the Parameter's array, but for the rounding of an addition and a subtraction?"""
     with np.errstate(all="ignore"):
-        ours, theirs = to_numpy(own.data), array.astype(own.dtype)
-        allowed = 8 * np.finfo(ours.dtype).eps * np.abs(ours).max(initial=0)
+        ours, theirs = widened(to_numpy(own.data)), widened(array.astype(own.dtype))
+        allowed = 8 * precision(own.dtype) * np.abs(ours).max(initial=0)
         return bool((np.abs(ours - theirs) <= allowed).all())
 
 
