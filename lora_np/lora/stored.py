@@ -24,7 +24,6 @@ import numpy as np
 
 from .. import nn
 from ..autograd.devices import to_numpy
-from ..autograd.float_types import precision, widened
 from .model_adapter import BASE_WEIGHT, PREFIX
 from .peft_config import PeftConfig
 from .replication import replicated
@@ -224,10 +223,14 @@ def _bases(config, arrays, modules, adapted, path):
 
 
 def _is_equal(own: Any, array: Array) -> bool:
-    """Is this, of the same shape, the Parameter's array, but for the rounding of an addition and a subtraction?"""
+    """Is this, of the same shape, the Parameter's array, but for the rounding of an addition and a subtraction?
+
+    In 16 bits, where such a rounding is as large as what is learnt, it has to be the very same.
+    """
     with np.errstate(all="ignore"):
-        ours, theirs = widened(to_numpy(own.data)), widened(array.astype(own.dtype))
-        allowed = 8 * precision(own.dtype) * np.abs(ours).max(initial=0)
+        wide = np.result_type(own.dtype, np.float32)
+        ours, theirs = to_numpy(own.data).astype(wide), array.astype(own.dtype).astype(wide)
+        allowed = 8 * np.finfo(wide).eps * np.abs(ours).max(initial=0)
         return bool((np.abs(ours - theirs) <= allowed).all())
 
 

@@ -149,7 +149,7 @@ def pair_in_float32(forward, backward, kept=(), promoted=False):
 
 
 def narrow_pair(name, x, functions):
-    """The pair of the operation `name` where some inputs are in 16 bits, the first being x. functions: its plain pair."""
+    """The pair of an operation whose first input is x, where some are in 16 bits. functions: its plain pair."""
     in_blocks = name in PAIRS and isinstance(x, np.ndarray) and (x.dtype == np.float32 or in_16_bits(x.dtype))
     if in_blocks and x.dtype == np.float32:
         return PAIRS[name]
