@@ -68,6 +68,11 @@ class PretrainedModel(FilesOfModel):
         """Keep what the backward pass needs, as usual."""
         self.gradient_checkpointing = False
 
+    @property
+    def is_loaded_in_4bit(self) -> bool:
+        """Are some of its layers in 4 bits?"""
+        return any(isinstance(module, nn.FourBitLayer) for module in self.modules())
+
     def fitting_state(self, state: dict[str, Any], resized: bool) -> tuple[dict[str, Any], list[str]]:
         """(what of a file's state is for this model, names that the file lacks and `draw_head` gives new weights to).
 
