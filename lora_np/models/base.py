@@ -83,9 +83,6 @@ class CausalLM(GenerationMixin, PretrainedModel):
         """Is a text of `length` tokens to be read from its start, though a cache holds the first `held`? (Phi-3)"""
         return False
 
-    def enable_input_require_grads(self) -> None:
-        """What Transformers' models need before checkpointing with a frozen base; here there is nothing to do."""
-
     def get_output_embeddings(self) -> nn.Module:
         """The head: the layer that turns hidden states into logits."""
         return self.lm_head
