@@ -34,9 +34,11 @@ def in_16_bits(dtype):
     return dtype.itemsize == 2 and is_floating(dtype)
 
 
-def precision(dtype):
-    """The distance from 1 to the next larger number of a type of floating-point numbers."""
-    return 2.0**-7 if is_bfloat16(dtype) else float(np.finfo(dtype).eps)
+def finfo(dtype):
+    """What NumPy's function of this name says of a type of floats, a dtype or a name, for bfloat16 as well."""
+    if str(dtype) in NAMES or (not isinstance(dtype, str) and is_bfloat16(np.dtype(dtype))):
+        return require("ml_dtypes", "bfloat16", EXTRA).finfo(bfloat16())
+    return np.finfo(dtype)
 
 
 def is_narrow(array):

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from ..autograd import no_grad
-from ..autograd.float_types import in_16_bits, precision, widened
+from ..autograd.float_types import finfo, in_16_bits, widened
 from ..extras import MissingPackageError
 from ..lora import PeftModel
 from ..lora.analysis import format_parameter_table
@@ -85,8 +85,8 @@ def merge_difference(peft_model: PeftModel, ids: np.ndarray) -> float:
         peft_model.unmerge_adapter()
     difference = float(np.abs(merged - unmerged).max())
     weights = peft_model.get_base_model().dtype  # in 16 bits W + ΔW is rounded to that, which is most of the difference
-    step = 32 * precision(weights) if in_16_bits(weights) else 1e3 * precision(unmerged.dtype)
-    allowed = step * float(np.abs(unmerged).max())
+    step = 32 * finfo(weights).eps if in_16_bits(weights) else 1e3 * finfo(unmerged.dtype).eps
+    allowed = float(step) * float(np.abs(unmerged).max())
     if not difference <= allowed:
         raise RuntimeError(f"merged and unmerged logits differ by {difference:.1e}, more than rounding ({allowed:.1e})")
     return difference
