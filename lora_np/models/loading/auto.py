@@ -115,7 +115,9 @@ def load_any(
     model = load_model(path, None, dataclasses.replace(wanted, changes=changes, dtype=dtype))
     model.config.name_or_path = str(name_or_path)
     device = wanted_device(device, place)
-    return quantized(model, bits, device).to(device=device, dtype=dtype)
+    model = quantized(model, bits, device).to(device=device, dtype=dtype)
+    model.config.weights_dtype = model.dtype
+    return model
 
 
 def refuse_adapter(path: Path, name: str | PathLike) -> None:
@@ -142,7 +144,9 @@ def make_any(call: str, config: ModelConfig, wanted: Wanted, **options: Any) -> 
     language_model = classes_at(config.to_dict(), "config")[1]
     fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
     changes = said_of_labels(changes_of(call, type(config), options))
-    return wanted.head(language_model)(type(config)(**with_changes(fields, changes))).to(dtype=dtype)
+    model = wanted.head(language_model)(type(config)(**with_changes(fields, changes))).to(dtype=dtype)
+    model.config.weights_dtype = model.dtype
+    return model
 
 
 class AutoModelForCausalLM:
