@@ -54,5 +54,6 @@ def unbroadcast(dy, shape):
         return dy
     extra = dy.ndim - len(shape)
     axes = tuple(range(extra)) + tuple(i + extra for i, n in enumerate(shape) if n == 1 and dy.shape[i + extra] != 1)
-    wide = np.float32 if is_narrow(dy) else dy.dtype  # in 16 bits sums stand still, see wide.py
-    return dy.sum(axis=axes, dtype=wide).astype(dy.dtype, copy=False).reshape(shape)
+    if is_narrow(dy):  # in 16 bits sums stand still, see wide.py
+        return dy.sum(axis=axes, dtype=np.float32).astype(dy.dtype).reshape(shape)
+    return dy.sum(axis=axes).reshape(shape)
