@@ -50,7 +50,7 @@ def of_method(name):
     return function
 
 
-METHODS = ("abs", "transpose", "permute", "reshape", "clone", *methods.MATHEMATICS)
+METHODS = ("abs", "transpose", "permute", "reshape", "clone", "is_floating_point", *methods.MATHEMATICS)
 CREATED = ("tensor", "as_tensor", "from_numpy", "zeros", "ones", "full", "arange", "eye", "rand", "randn", "randint")
 CREATED += ("multinomial", "zeros_like", "ones_like", "full_like", "randn_like")
 NAMES = {
