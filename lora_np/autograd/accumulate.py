@@ -44,11 +44,12 @@ class Gradients(dict):
 
 
 def add_to_leaf(leaf, d):
-    """Add `d` to `leaf.grad`. A leaf that is gone needs no gradient: nobody can ask for it.
+    """Add `d`, in the leaf's dtype, to `leaf.grad`. A leaf that is gone needs no gradient: nobody can ask for it.
 
     Several threads may go back to one leaf at once: no part of their gradients is lost.
     """
     if leaf is not None:
+        d = d.astype(leaf.dtype, copy=False)  # beside wider numbers it came in their dtype
         with locks.leaves:
             leaf.grad = d if leaf.grad is None else operator.iadd(leaf.grad, d)
 

@@ -3,6 +3,7 @@
 import numpy as np
 
 from .devices import device_of, is_array, on_gpu
+from .float_types import is_floating, is_narrow
 from .tensor import Tensor
 
 
@@ -13,10 +14,12 @@ def operand(x):
     return x if isinstance(x, (int, float)) or is_array(x) else Tensor(x).data
 
 
-def operands(a, b, name):
+def operands(a, b, name, floats=False):
     """The arrays of two inputs, once it is known that they broadcast and live in one place.
 
-    NumPy's scalars become Python numbers: a float64 one would turn a float32 array into float64.
+    NumPy's scalars become Python numbers: a float64 one would turn a float32 array into float64. Integers do not change
+    the dtype of floats either, as in torch: beside these they become of that dtype, beside a Python float, and where
+    the result is none of integers (`floats`), float32.
     """
     x, y = operand(a), operand(b)
     x = x.item() if isinstance(x, np.generic) else x
@@ -27,7 +30,16 @@ def operands(a, b, name):
         np.broadcast_shapes(np.shape(x), np.shape(y))
     except ValueError:
         raise ValueError(f"{name}: shapes {np.shape(x)} and {np.shape(y)} do not broadcast") from None
-    return x, y
+    return _as_floats(x, y, floats), _as_floats(y, x, floats)
+
+
+def _as_floats(x, other, floats):
+    """An array of integers or booleans in the dtype that floats beside it have; anything else as it is."""
+    if not is_array(x) or x.dtype.kind not in "iub":
+        return x
+    beside_floats = is_array(other) and is_floating(other.dtype)
+    kind = other.dtype if beside_floats else np.float32 if floats or isinstance(other, float) else x.dtype
+    return x.astype(kind, copy=False)
 
 
 def check_same_device(a, b, name):
@@ -42,4 +54,6 @@ def unbroadcast(dy, shape):
         return dy
     extra = dy.ndim - len(shape)
     axes = tuple(range(extra)) + tuple(i + extra for i, n in enumerate(shape) if n == 1 and dy.shape[i + extra] != 1)
+    if is_narrow(dy):  # in 16 bits sums stand still, see wide.py
+        return dy.sum(axis=axes, dtype=np.float32).astype(dy.dtype).reshape(shape)
     return dy.sum(axis=axes).reshape(shape)

@@ -14,7 +14,7 @@ import numpy as np
 
 from . import elementary, fused
 from .devices import on_gpu
-from .float_types import in_16_bits, is_bfloat16, seen
+from .float_types import in_16_bits
 from .lazy import Lazy
 
 
@@ -110,18 +110,11 @@ def pair(name, arrays):
     """(forward, backward) of an operation for these arrays."""
     module = module_of(name, arrays)
     functions = getattr(module, f"{name}_forward"), getattr(module, f"{name}_backward")
-    return _beside_bfloat16(name, arrays, functions) if seen.bfloat16 and module is fused else functions
-
-
-def _beside_bfloat16(name, arrays, functions):
-    """The pair for arrays of which some may be in bfloat16, which neither NumPy's functions nor CuPy's know well."""
-    if not any(x is not None and is_bfloat16(x.dtype) for x in arrays):
+    if module is not fused or 2 not in [None if x is None else x.dtype.itemsize for x in arrays]:
         return functions
-    from .fused import stored
+    from .fused.stored import narrow_pair  # what NumPy and CuPy compute in 16 bits is slow, and overflows
 
-    if name in stored.PAIRS and isinstance(arrays[0], np.ndarray) and arrays[0].dtype == np.float32:
-        return stored.PAIRS[name]
-    return stored.pair_in_float32(*functions)
+    return narrow_pair(name, arrays[0], functions)
 
 
 def implementation(name, arrays):

@@ -1,7 +1,8 @@
 """Types of floating-point numbers: NumPy's, and bfloat16, which the package ml_dtypes adds to it.
 
-A bfloat16 is the upper half of a float32: its range, with 8 bits of precision. Weights are stored in it. On a CPU they
-are turned into float32 where they are used (`fused/stored.py`), since processors with NumPy have no such product; on a
+A bfloat16 is the upper half of a float32: its range, with 8 bits of precision. Weights are stored in it. A float16 has
+11 bits of precision, and nothing above 65504. On a CPU both are turned into float32 where they are used
+(`fused/stored.py`), since processors with NumPy have no such product, and sums in 16 bits overflow or stand still; on a
 GPU the products themselves are in 16 bits, and add up in float32 (`cuda/`).
 """
 
@@ -13,24 +14,14 @@ NAMES = ("bfloat16", "bf16")
 EXTRA = "bf16"  # in pyproject.toml
 
 
-class _Seen:
-    bfloat16 = False
-
-
-seen = _Seen()  # while no bfloat16 has been seen, nobody needs to look for one
-
-
 def bfloat16():
     """The dtype bfloat16. MissingPackageError, with the command that brings it, without ml_dtypes."""
-    seen.bfloat16 = True
     return np.dtype(require("ml_dtypes", "bfloat16", EXTRA).bfloat16)
 
 
 def is_bfloat16(dtype):
     """Is this dtype bfloat16?"""
-    found = dtype.kind == "V" and dtype.name == "bfloat16"
-    seen.bfloat16 = seen.bfloat16 or found
-    return found
+    return dtype.kind == "V" and dtype.name == "bfloat16"
 
 
 def is_floating(dtype):
@@ -41,6 +32,18 @@ def is_floating(dtype):
 def in_16_bits(dtype):
     """Is this float16 or bfloat16?"""
     return dtype.itemsize == 2 and is_floating(dtype)
+
+
+def finfo(dtype):
+    """What NumPy's function of this name says of a type of floats, a dtype or a name, for bfloat16 as well."""
+    if str(dtype) in NAMES or (not isinstance(dtype, str) and is_bfloat16(np.dtype(dtype))):
+        return require("ml_dtypes", "bfloat16", EXTRA).finfo(bfloat16())
+    return np.finfo(dtype)
+
+
+def is_narrow(array):
+    """Is this a NumPy array in float16 or bfloat16?"""
+    return isinstance(array, np.ndarray) and in_16_bits(array.dtype)
 
 
 def widened(array):

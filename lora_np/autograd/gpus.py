@@ -18,6 +18,11 @@ def device_count():
         return 0
 
 
+def is_bf16_supported(including_emulation=True):
+    """Is there a GPU on which models can be in bfloat16? (Older ones compute with it, too, by other instructions.)"""
+    return is_available()
+
+
 def empty_cache():
     """Give memory that is kept for later arrays back to the GPU."""
     if is_available():

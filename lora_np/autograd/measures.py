@@ -6,6 +6,7 @@ from .devices import array_module
 from .ops import axes_of, mean, sum
 from .ops import max as largest
 from .tensor import data, record
+from .wide import in_float32
 
 
 def abs(a):
@@ -24,6 +25,7 @@ def clamp(a, min=None, max=None):  # noqa: A002  torch's names
     return record(y, (a,), lambda dy: (dy * (x == y),))
 
 
+@in_float32
 def norm(a, p=2, dim=None, keepdim=False):
     """y = (Σ |a|^p)^(1/p) over `dim` (None: all), p = 1, 2 (also "fro") or infinity. Saves a and y.
 
@@ -42,6 +44,7 @@ def norm(a, p=2, dim=None, keepdim=False):
     return record(y.reshape(shape), (a,), lambda dy: (x * (dy.reshape(y.shape) / xp.where(y == 0, 1, y)),))
 
 
+@in_float32
 def std(a, dim=None, unbiased=True, keepdim=False, correction=None):
     """The square root of Σ (a - mean)² / (n - correction) over `dim`; the correction is 1, or 0 if not `unbiased`."""
     n = math.prod(a.shape[i] for i in axes_of(dim, a.ndim))
@@ -49,6 +52,7 @@ def std(a, dim=None, unbiased=True, keepdim=False, correction=None):
     return norm(a - mean(a, dim, True), 2, dim, keepdim) * (1 / math.sqrt(freedom) if freedom > 0 else math.nan)
 
 
+@in_float32
 def var(a, dim=None, unbiased=True, keepdim=False, correction=None):
     """The square of `std`."""
     return std(a, dim, unbiased, keepdim, correction) ** 2

@@ -15,6 +15,7 @@ from .broadcasting import check_same_device, operand, operands, unbroadcast
 from .devices import array_module
 from .random import generator
 from .tensor import needs_grad, record
+from .wide import in_float32
 
 
 def add(a, b):
@@ -58,7 +59,7 @@ def mul(a, b):
 
 def div(a, b):
     """y = a / b. da = dy / b, db = -dy y / b. Saves b, and y if db is needed."""
-    x, denominator = operands(a, b, "div")
+    x, denominator = operands(a, b, "div", floats=True)
     need_a, need_b = needs_grad(a, b)
     shape_a, shape_b = np.shape(x), np.shape(denominator)
     y = x / denominator
@@ -154,11 +155,11 @@ def _kept_shape(shape, axes):
     return tuple(1 if i in axes else n for i, n in enumerate(shape))
 
 
+@in_float32
 def sum(a, axis=None, keepdims=False):
     """y = the sum of a over `axis` (an int, a tuple, or None for all). da = dy, repeated. Nothing is saved."""
     x = operand(a)
-    xp, shape = array_module(x), x.shape
-    axes = axes_of(axis, x.ndim)
+    xp, shape, axes = array_module(x), x.shape, axes_of(axis, x.ndim)
 
     def backward(dy):
         return (xp.broadcast_to(dy.reshape(_kept_shape(shape, axes)), shape),)
@@ -166,12 +167,11 @@ def sum(a, axis=None, keepdims=False):
     return record(x.sum(axis=axes, keepdims=keepdims), (a,), backward)
 
 
+@in_float32
 def mean(a, axis=None, keepdims=False):
     """y = the mean of a over `axis`. da = dy / n, repeated, n being the number of values averaged."""
     shape = np.shape(operand(a))
-    n = 1
-    for i in axes_of(axis, len(shape)):
-        n *= shape[i]
+    n = math.prod(shape[i] for i in axes_of(axis, len(shape)))
     if n == 0:
         raise ValueError(f"mean: nothing to average in shape {shape} over axis {axis}")
     return sum(a, axis, keepdims) * (1.0 / n)

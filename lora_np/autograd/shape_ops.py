@@ -8,7 +8,7 @@ import numpy as np
 from .broadcasting import operand, operands, unbroadcast
 from .devices import array_module, beside, host_can_read, is_array
 from .dispatch import sum_groups
-from .float_types import widened
+from .float_types import is_bfloat16, is_narrow, widened
 from .tensor import data, needs_grad, record
 
 
@@ -50,12 +50,12 @@ def getitem(a, index):
     basic = all(i is None or i is Ellipsis or isinstance(i, (int, slice)) for i in parts)
 
     def backward(dy):
-        da = xp.zeros(shape, dy.dtype)
+        da = xp.zeros(shape, np.float32 if is_narrow(dy) else dy.dtype)  # in 16 bits sums stand still, see wide.py
         if basic:
             da[index] = dy
         else:
             xp.add.at(da, index, dy)
-        return (da,)
+        return (da.astype(dy.dtype, copy=False),)
 
     return record(x[index], (a,), backward)
 
@@ -105,6 +105,7 @@ def where(condition, a, b):
     """y = a where `condition` holds, else b. da = dy where it holds, db = dy where it does not."""
     mask = operand(condition)
     x, y = operands(a, b, "where")
+    x, y = _number_beside(x, y), _number_beside(y, x)
     xp = array_module(mask)
     need_a, need_b = needs_grad(a, b)
     shape_a, shape_b = np.shape(x), np.shape(y)
@@ -115,6 +116,13 @@ def where(condition, a, b):
         return da, db
 
     return record(xp.where(mask, x, y), (a, b), backward)
+
+
+def _number_beside(x, other):
+    """A Python number in the dtype of the array beside it: NumPy does not know that it would fit into bfloat16."""
+    if isinstance(x, (int, float)) and not isinstance(other, (int, float)) and is_bfloat16(other.dtype):
+        return other.dtype.type(x)
+    return x
 
 
 def check_ids(ids, size, what="token id"):

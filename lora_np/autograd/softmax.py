@@ -5,6 +5,7 @@ from .float_types import is_floating
 from .ops import axes_of
 from .shape_ops import astype
 from .tensor import data, record
+from .wide import in_float32
 
 
 def softmax(a, dim, dtype=None):
@@ -12,7 +13,11 @@ def softmax(a, dim, dtype=None):
 
     dtype: a is turned into this before. The largest a_i is subtracted from all first, so that nothing overflows.
     """
-    a = _floats(a, dtype, "softmax")
+    return _softmax(_floats(a, dtype, "softmax"), dim)
+
+
+@in_float32
+def _softmax(a, dim):
     axis = axes_of(dim, a.ndim)
     y = _exponentials(data(a), axis)
     y /= y.sum(axis=axis, keepdims=True)
@@ -21,13 +26,18 @@ def softmax(a, dim, dtype=None):
 
 def log_softmax(a, dim, dtype=None):
     """y_i = a_i - ln Σ_j e^(a_j) along the axis `dim`. da_i = dy_i - e^(y_i) Σ_j dy_j. Saves y."""
-    a = _floats(a, dtype, "log_softmax")
+    return _log_softmax(_floats(a, dtype, "log_softmax"), dim)
+
+
+@in_float32
+def _log_softmax(a, dim):
     axis, xp = axes_of(dim, a.ndim), array_module(data(a))
     y = data(a) - data(a).max(axis=axis, keepdims=True)
     y -= xp.log(xp.exp(y).sum(axis=axis, keepdims=True))
     return record(y, (a,), lambda dy: (dy - xp.exp(y) * dy.sum(axis=axis, keepdims=True),))
 
 
+@in_float32
 def logsumexp(a, dim, keepdim=False):
     """y = ln Σ_j e^(a_j) over the axis `dim`. da_i = dy e^(a_i - y). Saves a and y."""
     a = _floats(a, None, "logsumexp")

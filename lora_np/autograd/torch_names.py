@@ -9,6 +9,7 @@ import numpy as np
 from . import comparison, creation, gpus, methods, ops, shape_ops
 from .arrangement import cat, chunk, flatten, split, squeeze, stack, unsqueeze
 from .devices import Device
+from .float_types import finfo
 from .grad_mode import enable_grad, is_grad_enabled, no_grad, set_grad_enabled
 from .tensor import Tensor
 
@@ -49,7 +50,7 @@ def of_method(name):
     return function
 
 
-METHODS = ("abs", "transpose", "permute", "reshape", "clone", *methods.MATHEMATICS)
+METHODS = ("abs", "transpose", "permute", "reshape", "clone", "is_floating_point", *methods.MATHEMATICS)
 CREATED = ("tensor", "as_tensor", "from_numpy", "zeros", "ones", "full", "arange", "eye", "rand", "randn", "randint")
 CREATED += ("multinomial", "zeros_like", "ones_like", "full_like", "randn_like")
 NAMES = {
@@ -73,6 +74,6 @@ NAMES = {
     "inf": np.inf,
     "nan": np.nan,
     "pi": np.pi,
-    "finfo": np.finfo,
+    "finfo": finfo,
     "iinfo": np.iinfo,
 }

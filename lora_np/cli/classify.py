@@ -15,6 +15,7 @@ from typing import Any
 import numpy as np
 
 from ..autograd import manual_seed
+from ..autograd.float_types import in_16_bits
 from ..lora import PeftModel
 from ..lora.analysis import format_parameter_table
 from ..models import AutoModelForSequenceClassification, AutoTokenizer
@@ -113,10 +114,14 @@ def _classifier(data: Labelled, options: FinetuneOptions, tokenizer: BaseTokeniz
 
 
 def _adapted(model: Any, options: ResolvedOptions) -> PeftModel:
-    """The classifier with a fresh adapter."""
+    """The classifier with a fresh adapter, in float32 beside a base in 16 bits, and so is the new head."""
     if options.gradient_checkpointing:
         model.gradient_checkpointing_enable()
-    return with_new_adapter(model, options, "SEQ_CLS")
+    peft_model = with_new_adapter(model, options, "SEQ_CLS")
+    for p in peft_model.parameters():
+        if p.requires_grad and in_16_bits(p.dtype):
+            p.data = p.data.astype(np.float32)
+    return peft_model
 
 
 def _report(

@@ -4,9 +4,12 @@ import contextlib
 from collections.abc import Callable
 from typing import Any
 
+import numpy as np
+
 from ..autograd.threads import shard_count
 from ..costs.memory import METHODS, memory
 from ..costs.step_memory import estimate_step_memory
+from ..models.loading.options import wanted_dtype
 from .options import FinetuneOptions
 
 
@@ -30,6 +33,10 @@ def memory_line(fields: dict[str, Any], options: FinetuneOptions, longest: int |
         )
     except ValueError as error:
         return f"No estimate of the memory: {error}"
+    stored = (
+        parts["weights"] * (wanted_dtype(options.dtype) or np.dtype(np.float32)).itemsize // 4
+    )  # counted in float32
+    parts |= {"weights": stored, "total": parts["total"] - parts["weights"] + stored}
     weights, activations, total = (f"{parts[name] / 1e6:.0f}" for name in ("weights", "activations", "total"))
     trained = (parts["adapters"] + parts["gradients"] + parts["optimizer"]) / 1e6
     again = ", blocks computed again" if options.gradient_checkpointing else ""

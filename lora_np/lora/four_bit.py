@@ -44,12 +44,15 @@ def _errors(quantized, weight, summed):
 def requantized(layers: Mapping[str, Any], merged: Mapping[str, tuple[Any, Any]]) -> dict[str, tuple[Any, Any]]:
     """{name: (weight, bias)} to be put into these layers, weights of 4-bit layers in 4 bits; warns of what that loses.
 
-    ValueError, with the layer's name, for a weight that cannot be quantised.
+    A weight to which nothing is added stays as it is. ValueError, with the layer's name, for one that cannot be
+    quantised.
     """
     found, errors = dict(merged), {}
     for name, (weight, bias) in merged.items():
         base = layers[name].base_layer
-        if isinstance(base, nn.Linear4bit):
+        if isinstance(base, nn.Linear4bit) and (weight == base.weight.data).all():
+            found[name] = base.quantized, bias
+        elif isinstance(base, nn.Linear4bit):
             try:
                 quantized = base.quantized_like(weight)
             except ValueError as error:

@@ -183,7 +183,7 @@ class LoraModel(Tuner):
             if not layer.chosen(names):
                 continue
             if not all(layer.adapters[own].can_merge_into(layer.base_layer) for own in layer.chosen(names)):
-                raise ValueError(f"{name} is in 4 bits with zero points, which take only QA-LoRA's update")
+                raise ValueError(f"{name} has zero points, which take only QA-LoRA's update, of groups like theirs")
             if id(layer.base_layer.weight) in shared:
                 raise ValueError(
                     f"{name} shares its weight with another layer, which merging would change too: untie_weights() "

@@ -223,10 +223,14 @@ def _bases(config, arrays, modules, adapted, path):
 
 
 def _is_equal(own: Any, array: Array) -> bool:
-    """Is this, of the same shape, the Parameter's array, but for the rounding of an addition and a subtraction?"""
+    """Is this, of the same shape, the Parameter's array, but for the rounding of an addition and a subtraction?
+
+    In 16 bits, where such a rounding is as large as what is learnt, it has to be the very same.
+    """
     with np.errstate(all="ignore"):
-        ours, theirs = to_numpy(own.data), array.astype(own.dtype)
-        allowed = 8 * np.finfo(ours.dtype).eps * np.abs(ours).max(initial=0)
+        wide = np.result_type(own.dtype, np.float32)
+        ours, theirs = to_numpy(own.data).astype(wide), array.astype(own.dtype).astype(wide)
+        allowed = 8 * np.finfo(wide).eps * np.abs(ours).max(initial=0)
         return bool((np.abs(ours - theirs) <= allowed).all())
 
 

@@ -108,6 +108,11 @@ def saved_modules_of(modules: Mapping[str, Any], config: PeftConfig) -> list[str
     for name in found:
         if isinstance(modules[name], (nn.ModuleList, nn.ModuleDict)):
             raise ValueError(f"modules_to_save: {name} is a list of modules, which cannot be called: name those in it")
+        if any(isinstance(part, nn.FourBitLayer) for part in modules[name].modules()):
+            raise ValueError(
+                f"modules_to_save: {name} is in 4 bits, which cannot be trained: leave it out of them, "
+                f"quantize_model(model, skip=[{name.rpartition('.')[2]!r}, ...])"
+            )
     chosen = set(found)
     if not chosen:
         return []

@@ -7,6 +7,7 @@ import numpy as np
 
 from .. import nn
 from .call_options import check_call
+from .context import texts_by_position
 from .generation import GenerationConfig, GenerationMixin
 from .kv_cache import KVCache
 from .output import CausalLMOutput, ShardedOutput, shift_labels
@@ -53,6 +54,7 @@ class CausalLM(GenerationMixin, PretrainedModel):
         logits_to_keep          logits of the last so many positions only; 0 for all
         seq_idx                 integers (B, T), for rows that hold several texts, side by side: the number of each
                                 token's text. None sees another, and positions begin anew in each
+        use_cache=False         as in Transformers, position_ids that begin anew then tell texts apart, without a mask
         Ids and labels that are on the model's GPU stay there. Of `others`, Transformers' keywords, those that change
         nothing here are accepted; the rest is refused by name (`call_options.py`).
         """
@@ -61,6 +63,9 @@ class CausalLM(GenerationMixin, PretrainedModel):
         device = self.device
         ids = self.checked_ids(input_ids, device)
         targets = None if labels is None else shift_labels(labels, ids.shape)
+        whole = all(one is None for one in (attention_mask, past_key_values, seq_idx))
+        if whole and position_ids is not None and others.get("use_cache") is False:
+            seq_idx = texts_by_position(position_ids, ids.shape)
         apart = (position_ids is None and seq_idx is None) or rows_apart(self.config)
         if apart and device == "cpu" and past_key_values is None and (shards := shards_of(targets)):
             return forward_in_shards(self, shards, targets, ids, labels, attention_mask, position_ids, seq_idx)
@@ -77,9 +82,6 @@ class CausalLM(GenerationMixin, PretrainedModel):
     def reads_anew(self, held: int, length: int) -> bool:
         """Is a text of `length` tokens to be read from its start, though a cache holds the first `held`? (Phi-3)"""
         return False
-
-    def enable_input_require_grads(self) -> None:
-        """What Transformers' models need before checkpointing with a frozen base; here there is nothing to do."""
 
     def get_output_embeddings(self) -> nn.Module:
         """The head: the layer that turns hidden states into logits."""

@@ -19,6 +19,7 @@ from .. import nn
 from ..autograd import Tensor
 from ..autograd import functional as F
 from ..autograd.devices import beside, on_gpu, to_numpy
+from ..autograd.shape_ops import astype
 from ..autograd.tensor import data
 from .architectures import ARCHITECTURES
 from .base import CausalLM
@@ -127,6 +128,7 @@ class SequenceClassifier(PretrainedModel):
         kind = self.config.problem_type or self._kind_of(labels)
         if kind == ONE_LABEL:
             return F.cross_entropy(logits, _whole(labels, logits.shape))
+        logits = astype(logits, np.result_type(logits.dtype, np.float32))  # losses of 16 bits are in float32
         fitting = labels.reshape(logits.shape) if labels.size == logits.size and self.num_labels == 1 else labels
         if fitting.shape != logits.shape:
             raise ValueError(f"labels for {kind} should be {logits.shape}, got {labels.shape}")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Self, get_type_hints
 
 from ..keywords import NamedFields
+from ..nn import float_type
 from ..storage import write_json
 from ..storage.fields import Chance, Count, Depth, Fraction, OptionalId, Size, TokenIds, check_fields
 from .labels import LABELS, NUM_LABELS, label_fields, settle_labels
@@ -32,6 +33,9 @@ class ModelConfig(NamedFields):
     num_labels     how many numbers a classifier gives for each text: the length of id2label
     id2label, label2id     {number: name} of the classes, and the other way round
     problem_type   which loss it is trained with; see `classification.py`
+
+    Besides, `dtype`, also called torch_dtype, is that of the weights: the one that a file says, or that its model was
+    loaded in; None where nobody says it. It is no field: a saved model's file says the dtype that its weights have.
     """
 
     model_type: ClassVar[str]
@@ -55,6 +59,9 @@ class ModelConfig(NamedFields):
             return getattr(self, type(self).attribute_map[name])
         if name == "architectures":
             return [self.architecture]
+        if name in ("dtype", "torch_dtype"):
+            said = vars(self).get("weights_dtype")
+            return None if said is None else float_type(said)
         raise AttributeError(f"{type(self).__name__!r} object has no attribute {name!r}")
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -97,7 +104,9 @@ class ModelConfig(NamedFields):
         """From the fields of a config.json; those that say nothing about the computation are passed over."""
         names = {field.name for field in dataclasses.fields(cls)}
         others = {own: fields[name] for name, own in cls.attribute_map.items() if name in fields}
-        return cls(**{**{name: value for name, value in fields.items() if name in names}, **others})
+        made = cls(**{**{name: value for name, value in fields.items() if name in names}, **others})
+        made.weights_dtype = fields.get("dtype", fields.get("torch_dtype"))
+        return made
 
 
 @functools.cache

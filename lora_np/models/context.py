@@ -84,6 +84,16 @@ def run_block(block: nn.Module, x: Tensor, context: Context, *more: Any) -> Tens
     return recompute(lambda x: block(x, context, *more), x, parameters, again=(lambda x: then(x, context, *more), own))
 
 
+def texts_by_position(position_ids: Any, shape: tuple[int, int]) -> np.ndarray | None:
+    """seq_idx (B, T) where positions do not go on by 1: there another text begins. None if no row has a second.
+
+    So Transformers tells texts apart, where there is neither a mask nor a cache. ValueError for another shape.
+    """
+    positions = np.broadcast_to(_positions(position_ids, *shape), shape)
+    texts = (np.diff(positions, axis=1, prepend=positions[:, :1] - 1) != 1).cumsum(axis=1)
+    return texts if texts.any() else None
+
+
 def _positions(position_ids, B, T):
     positions = to_numpy(data(position_ids)).copy()  # the backward pass reads it too
     if positions.shape not in ((T,), (1, T), (B, T)):

@@ -60,11 +60,18 @@ class FilesOfModel(nn.Module):
         return self.whole_state()
 
     def whole_state(self) -> dict[str, np.ndarray]:
-        """The `state_dict`; blocks that are listed twice, and share their weights, are in it twice."""
+        """The `state_dict`; blocks that are listed twice, and share their weights, are in it twice.
+
+        Weights in 4 bits are in it as numbers of the model's dtype, which is what files of models have.
+        """
         state, inside = self.state_dict(), f"{self.base_model_prefix}."
         if self.replicated:
             every = self.named_parameters(remove_duplicate=False)
             state |= {name: p.data for name, p in every if name.startswith(inside)}
+        for name, module in self.named_modules():
+            if isinstance(module, nn.FourBitLayer):
+                state = {key: array for key, array in state.items() if not key.startswith(f"{name}.weight_")}
+                state[f"{name}.weight"] = module.unpacked_weight(self.dtype)
         return state
 
     def config_fields(self) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from ..autograd.devices import on_gpu, to_numpy
 from ..autograd.shape_ops import check_ids
 from ..autograd.tensor import data
 from ..expect import expect_method
+from ..keywords import Unused, check_unused
 from .context import Context, one_row
 from .files import FilesOfModel
 from .kv_cache import KVCache
@@ -19,6 +20,10 @@ from .resize import resize_token_embeddings
 from .rope import context_length
 
 A_CONFIG = "a config, such as GPT2Config(...); by its name a model comes from AutoModelForCausalLM.from_pretrained"
+EACH_BLOCK = {
+    "every_n_layers": Unused("every block is computed again: leave it out", (1,)),
+    "offload": Unused("what is kept stays where it is: leave it out"),
+}
 Numbers = ArrayLike | Tensor  # what ids and masks may be given as: lists, arrays, Tensors
 
 
@@ -33,6 +38,7 @@ class PretrainedModel(FilesOfModel):
     base_model_prefix: str = ""
     head_in_files = "lm_head"
     gradient_checkpointing = False
+    supports_gradient_checkpointing = True
     replicated: list[tuple[int, int]] | None = None  # how its blocks were listed, if some are there twice
     resized = False  # has its vocabulary another length than in the files that it comes from?
 
@@ -56,17 +62,51 @@ class PretrainedModel(FilesOfModel):
         context.close(ids.shape[1])
         return hidden
 
-    def gradient_checkpointing_enable(self, gradient_checkpointing_kwargs: Mapping[str, Any] | None = None) -> None:
+    def gradient_checkpointing_enable(
+        self,
+        gradient_checkpointing_kwargs: Mapping[str, Any] | None = None,
+        every_n_layers: int = 1,
+        offload: bool = False,
+    ) -> None:
         """Keep only the input of each block for the backward pass, and compute the block again there.
 
-        gradient_checkpointing_kwargs: Transformers', for ways of torch's to do it; they change nothing here.
+        gradient_checkpointing_kwargs: Transformers', for ways of torch's to do it; they change nothing here. The other
+        two are refused where they would do something: ValueError.
         Training SmolLM2 (4 x 256 tokens, all-linear) reached 820 MiB instead of 1938, and took 1.4 times as long.
         """
+        check_unused(
+            "gradient_checkpointing_enable", {"every_n_layers": every_n_layers, "offload": offload}, EACH_BLOCK
+        )
         self.gradient_checkpointing = True
 
     def gradient_checkpointing_disable(self) -> None:
         """Keep what the backward pass needs, as usual."""
         self.gradient_checkpointing = False
+
+    def activation_checkpointing_enable(
+        self, activation_checkpointing_kwargs: Mapping[str, Any] | None = None, **options: Any
+    ) -> None:
+        """Transformers' later name of `gradient_checkpointing_enable`."""
+        self.gradient_checkpointing_enable(activation_checkpointing_kwargs, **options)
+
+    activation_checkpointing_disable = gradient_checkpointing_disable
+
+    @property
+    def is_gradient_checkpointing(self) -> bool:
+        """Is each block computed again in the backward pass?"""
+        return self.gradient_checkpointing
+
+    is_activation_checkpointing = is_gradient_checkpointing
+
+    def enable_input_require_grads(self) -> None:
+        """What Transformers' models need before checkpointing with a frozen base; here there is nothing to do."""
+
+    disable_input_require_grads = enable_input_require_grads
+
+    @property
+    def is_loaded_in_4bit(self) -> bool:
+        """Are some of its layers in 4 bits?"""
+        return any(isinstance(module, nn.FourBitLayer) for module in self.modules())
 
     def fitting_state(self, state: dict[str, Any], resized: bool) -> tuple[dict[str, Any], list[str]]:
         """(what of a file's state is for this model, names that the file lacks and `draw_head` gives new weights to).

@@ -59,7 +59,7 @@ class Placed(Kept):
         return self.to(np.float64)
 
     def half(self):
-        """Every parameter as float16, which NumPy computes with slowly: it saves memory, no time on a CPU."""
+        """Every parameter as float16: computed with in float32 on a CPU, where it saves memory and no time."""
         return self.to(np.float16)
 
     def bfloat16(self):

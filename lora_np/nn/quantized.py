@@ -5,12 +5,14 @@ Nothing here is trained: LoRA's A and B beside such a layer stay in float32 and 
 """
 
 import functools
+import math
+from typing import NamedTuple
 
 import numpy as np
 
 from ..autograd import Tensor, dispatch
 from ..autograd import functional as F
-from ..autograd.devices import to_device
+from ..autograd.devices import to_device, to_numpy
 from ..autograd.lazy import Lazy
 from ..autograd.tensor import data, needs_grad, record
 from .layers import Conv1D, Linear
@@ -64,6 +66,27 @@ class FourBitLayer(Module):
     def packed(self):
         """How many numbers the weight has."""
         return self.in_features * self.out_features
+
+    def unpacked_weight(self, dtype):
+        """What stands for the weight as a file has it, in `dtype`: NumPy makes the array where it is asked for one."""
+        shape = (self.out_features, self.in_features)
+        return Unpacked(self, shape[::-1] if self.fan_in_fan_out else shape, np.dtype(dtype))
+
+
+class Unpacked(NamedTuple):
+    """The weight of a 4-bit layer, of this shape and dtype: made by `np.asarray`, and not kept."""
+
+    layer: FourBitLayer
+    shape: tuple[int, int]
+    dtype: np.dtype
+
+    @property
+    def nbytes(self):
+        """The bytes of the array."""
+        return math.prod(self.shape) * self.dtype.itemsize
+
+    def __array__(self, dtype=None, copy=None):
+        return to_numpy(self.layer.weight.data).astype(self.dtype if dtype is None else dtype)
 
 
 class Linear4bit(FourBitLayer):

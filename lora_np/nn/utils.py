@@ -31,7 +31,8 @@ def clip_grad_norm_(
     arrays = [array for p in parameters for array in (p.data, p.grad)]
     if arrays and not error_if_nonfinite and (clip := implementation("clip", arrays)) is not None:
         return clip(grads, max_norm)
-    squares = [float((g * g).sum()) for g in grads]
+    wide = (g.astype(np.result_type(g.dtype, np.float32), copy=False) for g in grads)  # in 16 bits sums stand still
+    squares = [float((g * g).sum()) for g in wide]
     norm = math.sqrt(sum(squares))
     if error_if_nonfinite and not math.isfinite(norm):
         raise RuntimeError(f"the norm of the gradients is {norm}: nothing was scaled")

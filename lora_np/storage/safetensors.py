@@ -16,7 +16,7 @@ from typing import Any, BinaryIO
 import numpy as np
 
 from ..autograd.devices import to_numpy
-from ..autograd.float_types import is_bfloat16
+from ..autograd.float_types import bfloat16, is_bfloat16
 from .files import read_json
 from .safetensors_header import METADATA, parse_header
 from .saving import StrPath, replacing
@@ -74,14 +74,17 @@ def _code(name: str, dtype: np.dtype) -> str:
     raise ValueError(f"tensor {name} is of type {dtype}, which safetensors does not have")
 
 
-def read_safetensors(path: StrPath) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
+def read_safetensors(path: StrPath, as_stored: bool = False) -> tuple[dict[str, np.ndarray], dict[str, Any]]:
     """({name: array}, metadata) of a safetensors file; bfloat16 becomes float32, other types stay as they are.
 
+    as_stored: bfloat16 stays, too, for which the package ml_dtypes has to be there.
     FileNotFoundError if there is no file; ValueError with its name if it is not a sound one, or holds a type that
     NumPy does not have.
     """
     with open_safetensors(path) as file:
-        return {name: file.read(name, dtype) for name, dtype in file.dtypes.items()}, file.metadata
+        arrays = {name: file.read(name, dtype) for name, dtype in file.dtypes.items()}
+        narrow = [name for name, tensor in file.tensors.items() if as_stored and tensor.coding is BFLOAT16]
+        return arrays | {name: arrays[name].astype(bfloat16()) for name in narrow}, file.metadata
 
 
 def open_safetensors(path: StrPath) -> TensorFile:

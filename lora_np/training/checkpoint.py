@@ -78,7 +78,7 @@ def load_checkpoint(run: "TrainingRun", directory: str | PathLike[str]) -> None:
     ValueError with the file's name if it is damaged, of another model or run, or says what no run comes to.
     """
     path = Path(directory) / CHECKPOINT
-    arrays, metadata = read_safetensors(path)
+    arrays, metadata = read_safetensors(path, as_stored=True)
     try:
         step, history = _checked_progress(run, metadata)
         weights = _fitting(MODEL, arrays, run.trainable)

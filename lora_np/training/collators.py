@@ -6,6 +6,7 @@ from typing import Any
 import numpy as np
 
 from ..expect import expect, expect_whole, wrong
+from ..models.context import texts_by_position
 from ..models.output import IGNORED
 from .datasets import LABELS, TOKENS, expect_tokens
 from .evaluation import are_of_rows
@@ -262,8 +263,6 @@ def mask_is_idle(batch: Batch) -> bool:
 
 def _texts_of(batch: Batch) -> Batch:
     """{"seq_idx"} where positions begin anew in a row: there a text does, which sees none of those before it."""
-    positions = batch.get("position_ids")
-    if positions is None:
-        return {}
-    texts = (np.diff(positions, axis=1, prepend=positions[:, :1] - 1) != 1).cumsum(axis=1)
-    return {"seq_idx": texts} if texts.any() else {}
+    positions, shape = batch.get("position_ids"), batch["input_ids"].shape
+    texts = None if positions is None else texts_by_position(positions, shape)
+    return {} if texts is None else {"seq_idx": texts}

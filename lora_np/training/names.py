@@ -14,6 +14,7 @@ RENAMED = {
     "save_steps": "checkpoint_every",
     "load_best_model_at_end": "load_best",
     "evaluation_strategy": "eval_strategy",
+    "activation_checkpointing": "gradient_checkpointing",
 }
 BETAS = ("adam_beta1", "adam_beta2")
 # What changes nothing here, whatever its value: what a run logs (the bar and the history have every step), how batches
@@ -26,6 +27,7 @@ NO_EFFECT = {
     *("do_train", "do_eval", "do_predict", "prediction_loss_only", "skip_memory_metrics", "local_rank"),
     *("ddp_find_unused_parameters", "ddp_backend", "ddp_timeout", "use_cpu", "no_cuda"),
     *("eval_accumulation_steps", "full_determinism", "gradient_checkpointing_kwargs"),
+    "activation_checkpointing_kwargs",
     *(
         "include_num_input_tokens_seen",
         "length_column_name",
@@ -76,8 +78,6 @@ REFUSED: dict[str, tuple[tuple[Any, ...], str]] = {
     "eval_delay": ((0, None), "evaluations begin with the first step: leave it out"),
     "average_tokens_across_devices": ((True, False, None), ""),
     "train_sampling_strategy": (("random",), "rows are drawn in a random order: leave it out"),
-    "activation_checkpointing": ((False, None), "write gradient_checkpointing=True"),
-    "activation_checkpointing_kwargs": ((None,), "write gradient_checkpointing=True"),
     "optim_target_modules": ((None,), "what is trained is what is not frozen: leave it out"),
     "include_for_metrics": (([], None), "runs are measured by their loss"),
     "batch_eval_metrics": ((False, None), "runs are measured by their loss"),

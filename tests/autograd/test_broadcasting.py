@@ -79,3 +79,22 @@ def test_an_operand_that_is_a_python_number_stays_one(number):
 
 def test_an_operand_of_a_list_is_float32():
     assert operand([1.0, 2.0]).dtype == np.float32
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("name", ["add", "sub", "mul", "div"])
+@pytest.mark.parametrize("floats", ["float16", "float32", "float64", 2.5, 2])
+@pytest.mark.parametrize("integers", ["uint8", "int32", "int64"])
+def test_integers_beside_floats_have_the_dtype_that_torch_gives_them(name, floats, integers):
+    import operator
+
+    torch = pytest.importorskip("torch")
+    function = getattr(operator, {"div": "truediv"}.get(name, name))
+    numbers = isinstance(floats, (int, float))
+    theirs = floats if numbers else torch.ones(2, dtype=getattr(torch, floats))
+    ours = floats if numbers else Tensor(np.ones(2, floats))
+    for swapped in (False, True):
+        pairs = (ours, Tensor(np.full(2, 3, integers))), (theirs, torch.full((2,), 3, dtype=getattr(torch, integers)))
+        found, expected = (function(*(reversed(pair) if swapped else pair)) for pair in pairs)
+        assert str(found.dtype) == str(expected.dtype).removeprefix("torch.")
+        np.testing.assert_allclose(found.data, expected.numpy(), rtol=1e-6)

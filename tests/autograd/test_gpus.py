@@ -16,6 +16,7 @@ def test_without_cupy_there_is_none(monkeypatch):
     monkeypatch.setitem(sys.modules, "cupy", None)
     assert not gpus.is_available()
     assert gpus.device_count() == 0
+    assert not gpus.is_bf16_supported()
     gpus.empty_cache()
     gpus.synchronize()
 

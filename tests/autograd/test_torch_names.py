@@ -79,3 +79,18 @@ def test_devices():
     assert Tensor([1.0]).device.type == "cpu"
     with pytest.raises(ValueError, match="unknown device 'mps': expected 'cpu', 'cuda' or 'cuda:N'"):
         lora_np.device("mps")
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("name", ["float16", "bfloat16", "float32", "float64"])
+def test_what_a_type_of_floats_can_hold(name):
+    torch = pytest.importorskip("torch")
+    pytest.importorskip("ml_dtypes")
+    expected, x = torch.finfo(getattr(torch, name)), lora_np.ones(2).to(name)
+    for dtype in (getattr(lora_np, name), x.dtype):
+        found = lora_np.finfo(dtype)
+        for field in ("min", "max", "eps", "tiny", "bits"):
+            assert float(getattr(found, field)) == getattr(expected, field), field
+    filled = x.masked_fill(x > 0, lora_np.finfo(x.dtype).min)
+    assert filled.dtype == x.dtype
+    assert filled[0].item() == expected.min

@@ -67,6 +67,17 @@ def test_from_start_to_end(tmp_path, table):
     assert adapted(tmp_path / "out")(ids).logits.data.argmax() == 0
 
 
+@pytest.mark.parametrize("dtype", ["bf16", "fp16"])
+def test_beside_a_base_in_16_bits_the_head_is_trained_in_float32(tmp_path, table, dtype):
+    """In float16 AdamW divides 0 by 0: its eps, 1e-8, is zero there."""
+    pytest.importorskip("ml_dtypes")
+    result, _ = run(tmp_path, table, dtype=dtype, steps=6, learning_rate=0.02)
+    arrays, _ = read_safetensors(tmp_path / "out" / "adapter_model.safetensors", as_stored=True)
+    assert {array.dtype.name for array in arrays.values()} == {"float32"}
+    first, last = (result["history"]["evaluation"][i]["labelled.csv"] for i in (0, -1))
+    assert last < first
+
+
 def test_a_run_goes_on_where_it_stopped(tmp_path, table, monkeypatch):
     whole, _ = run(tmp_path / "whole", table, steps=4)
     monkeypatch.setattr("lora_np.training.loop.stop_on_interrupt", StopsAfter)

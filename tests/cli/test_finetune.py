@@ -116,6 +116,15 @@ def test_a_model_whose_merge_does_not_agree_is_found(text):
         merge_difference(model, ids)
 
 
+@pytest.mark.parametrize("dtype", ["bf16", "fp16"])
+def test_in_16_bits_merging_rounds_the_weights_and_that_is_no_error(tmp_path, text, dtype):
+    pytest.importorskip("ml_dtypes")
+    result, said = run(tmp_path, data=str(text), dtype=dtype, max_length=32)
+    assert 1e-4 < result["difference"] < 0.5
+    assert "the same model, at the base's cost.\n\nAdapter (PEFT format, " in said
+    assert "MB: weights 2," in said  # 858,880 parameters of two bytes
+
+
 def test_another_adapter_is_not_written_over(tmp_path, text, monkeypatch):
     run(tmp_path, data=str(text))
     before = (tmp_path / "out" / "adapter_model.safetensors").read_bytes()

@@ -132,6 +132,32 @@ def test_merged_and_unloaded_it_is_a_plain_4_bit_model():
     assert not any(".lora_" in name for name in plain.state_dict())
 
 
+def test_a_new_adapter_is_merged_without_any_loss(recwarn):
+    """Its B is zero. Quantised once more, a weight with scales in 8 bits would not be the same."""
+    model = four_bit()
+    before = {name: array.copy() for name, array in model.state_dict().items()}
+    model.merge_adapter()
+    assert not [warning for warning in recwarn.list if "rounds" in str(warning.message)]
+    for name, array in model.state_dict().items():
+        np.testing.assert_array_equal(array, before[name], err_msg=name)
+
+
+@pytest.mark.parametrize("name", ["c_fc", "mlp"])
+def test_what_is_in_4_bits_is_not_trained_whole(name):
+    """PEFT's copy of such a layer is an error in torch: only floating-point numbers can require gradients."""
+    config = LoraConfig(r=2, target_modules=["c_attn"], modules_to_save=[name], fan_in_fan_out=True)
+    with pytest.raises(
+        ValueError, match=f"modules_to_save: transformer.h.0.mlp.* is in 4 bits, .* skip=\\['{name}', ..."
+    ):
+        get_peft_model(quantize_model(tiny_model()), config)
+    get_peft_model(quantize_model(tiny_model(), skip=[name]), config)
+
+
+def test_a_single_weight_that_is_in_4_bits_is_named():
+    with pytest.raises(ValueError, match=r"'c_attn.weight' is in 4 bits: name its layer in target_modules"):
+        get_peft_model(quantize_model(tiny_model()), LoraConfig(r=2, target_parameters=["c_attn.weight"]))
+
+
 def test_a_merge_that_fails_leaves_the_codes():
     model = four_bit(init_lora_weights=False)
     layer = model.base_model.layers()[-1][1]

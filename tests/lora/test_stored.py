@@ -17,7 +17,7 @@ from lora_helpers import (
     tiny_model,
 )
 
-from lora_np import PeftModel, manual_seed
+from lora_np import PeftModel, manual_seed, nn
 from lora_np.storage import read_safetensors, write_safetensors
 
 WEIGHTS, CONFIG = "adapter_model.safetensors", "adapter_config.json"
@@ -425,6 +425,20 @@ class TestWeightsOfTheBase:
         self.brought(saved, lambda weight: weight)
         assert loads(saved).get_base_model().lm_head.base_layer.weight is not None
         assert not recwarn.list
+
+    @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+    def test_its_own_in_16_bits_is_passed_over_and_another_is_not(self, saved, recwarn, dtype):
+        pytest.importorskip("ml_dtypes")
+        base = untied().to(dtype)
+        rounded = base.lm_head.weight.data
+        self.brought(saved, lambda weight: rounded.astype(np.float32))
+        PeftModel.from_pretrained(base, saved)
+        assert not [w for w in recwarn.list if "place" in str(w.message)]
+        self.brought(saved, lambda weight: rounded.astype(np.float32) * np.float32(1.03))
+        other = untied().to(dtype)
+        with pytest.warns(UserWarning, match="takes the place of the model's own"):
+            PeftModel.from_pretrained(other, saved)
+        assert other.lm_head.base_layer.weight.dtype == nn.float_type(dtype)
 
     def test_one_that_was_added_to_and_taken_from_is_its_own(self, saved, recwarn):
         self.brought(saved, lambda weight: (weight + np.float32(0.7)) - np.float32(0.7))

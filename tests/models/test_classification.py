@@ -27,6 +27,23 @@ def of_problem(kind, problem):
 
 
 @pytest.mark.parity
+@each_problem
+def test_in_float16_the_loss_is_in_float32_and_as_near_as_transformers(problem):
+    import torch
+
+    model, labels = of_problem("llama", problem)
+    wide, narrow, tensors = twin_of(model), twin_of(model).half(), torch.tensor(labels)
+    given = {"input_ids": torch.tensor(IDS), "attention_mask": torch.tensor(MASK)}
+    exact = wide(**given, labels=tensors).loss.item()
+    theirs = narrow(**given, labels=tensors.half() if tensors.is_floating_point() else tensors).loss.item()
+    loss = model.half()(IDS, attention_mask=MASK, labels=labels).loss
+    assert loss.dtype == np.float32
+    assert abs(loss.item() - exact) < 2 * abs(theirs - exact) + 5e-3 * exact
+    loss.backward()
+    assert {p.grad.dtype.name for p in model.parameters()} == {"float16"}
+
+
+@pytest.mark.parity
 @pytest.mark.parametrize("kind", ARCHITECTURES)
 @each_problem
 def test_logits_loss_and_every_gradient_are_transformers(kind, problem):

@@ -8,6 +8,7 @@ from typing import Annotated, get_args, get_origin, get_type_hints
 
 import pytest
 
+import lora_np
 from lora_np import GPT2Config, nn
 from lora_np.cli import main
 from lora_np.models.architectures import ARCHITECTURES
@@ -158,3 +159,21 @@ def test_a_field_is_read_set_and_found_in_files_by_its_other_name():
     assert copy.deepcopy(config) == config
     with pytest.raises(AttributeError, match="'GPT2Config' object has no attribute 'hidden_sizes'"):
         _ = config.hidden_sizes
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16"])
+def test_the_dtype_of_the_weights_is_told_as_in_transformers(tmp_path, dtype):
+    import transformers
+
+    pytest.importorskip("ml_dtypes")
+    assert GPT2Config().dtype is None
+    lora_np.AutoModelForCausalLM.from_pretrained("tiny-python", dtype=dtype).save_pretrained(tmp_path)
+    for library in (lora_np, transformers):
+        model, said = library.AutoModelForCausalLM, library.AutoConfig.from_pretrained(tmp_path)
+        in_file = str(said.dtype).removeprefix("torch.")
+        assert in_file in ((dtype, "None") if dtype == "float32" else (dtype,))  # no file says float32 here
+        configs = [model.from_pretrained(tmp_path, dtype=d).config for d in (dtype, "float16")]
+        configs.append(model.from_config(said, dtype="float16").config)
+        assert [str(config.dtype).removeprefix("torch.") for config in configs] == [dtype, "float16", "float16"]
+        assert configs[0].torch_dtype == configs[0].dtype

@@ -134,6 +134,8 @@ def test_texts_in_one_row_have_the_logits_and_the_gradients_that_they_have_alone
 def test_texts_in_one_row_are_what_transformers_makes_of_positions_that_begin_anew(make, dtype):
     positions = np.concatenate([np.arange(text.stop - text.start) for _, text in texts_of(TEXTS)]).reshape(TEXTS.shape)
     assert_is_transformers(make().to(dtype=dtype), ours={"seq_idx": TEXTS}, position_ids=positions, use_cache=False)
+    assert_is_transformers(make().to(dtype=dtype), position_ids=positions, use_cache=False)
+    assert_is_transformers(make().to(dtype=dtype), position_ids=positions)  # with its cache it tells none apart
 
 
 @pytest.mark.parametrize("keep", [1, 4, 9, 20])

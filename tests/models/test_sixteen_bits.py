@@ -104,6 +104,53 @@ def test_transformers_has_the_same_logits_within_bfloat16s_rounding(model, tmp_p
     assert relative(ours, wide) < relative(narrow, wide) < 0.02
 
 
+@pytest.mark.parity
+@pytest.mark.parametrize("scale", [1, 60])
+def test_in_float16_it_is_as_near_to_float32_as_transformers_is(model, tmp_path, scale):
+    """With a scale of 60 the residual stream has squares beyond what float16 holds."""
+    import torch
+    import transformers
+
+    model.get_input_embeddings().weight.data *= np.float32(scale)
+    model.half().save_pretrained(tmp_path)
+    ids = some_ids(model.config)
+    narrow, wide = (
+        transformers.AutoModelForCausalLM.from_pretrained(tmp_path, dtype=dtype).eval()
+        for dtype in ("float16", "float32")
+    )
+    tensors = torch.tensor(ids)
+    expected = wide(tensors, labels=tensors)
+    ours, theirs = model(input_ids=ids, labels=ids), narrow(tensors, labels=tensors)
+    assert ours.logits.dtype == np.float16
+    error = relative(theirs.logits.detach().float(), expected.logits.detach())
+    assert relative(ours.logits.data, expected.logits.detach()) < 2 * error < 0.02
+    for m in (ours, theirs, expected):
+        m.loss.backward()
+    there, exact = (dict(m.named_parameters()) for m in (narrow, wide))
+    for name, p in model.named_parameters():
+        error = relative(there[name].grad.float(), exact[name].grad)
+        assert relative(p.grad, exact[name].grad) < 3 * error + 1e-3, name
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
+@pytest.mark.parametrize("options", [{"block_size": 16}, {"group_size": 8}])
+def test_what_is_in_4_bits_is_saved_as_numbers_that_transformers_reads(model, tmp_path, dtype, options):
+    import torch
+    import transformers
+
+    quantize_model(model.to(dtype), **options).save_pretrained(tmp_path)
+    theirs, ids = transformers.AutoModelForCausalLM.from_pretrained(tmp_path).eval(), some_ids(model.config)
+    assert str(theirs.dtype) == f"torch.{dtype}"
+    again = AutoModelForCausalLM.from_pretrained(tmp_path)
+    assert model.is_loaded_in_4bit
+    assert not again.is_loaded_in_4bit
+    with torch.no_grad():
+        expected = theirs.float()(torch.tensor(ids)).logits.numpy()
+    assert relative(again(input_ids=ids).logits.data, expected) < 1e-5
+    assert relative(model(input_ids=ids).logits.data, expected) < (1e-5 if dtype == "float32" else 2e-2)
+
+
 def test_it_writes(model):
     wide = model.to("bfloat16").generate([[1, 2, 3]], max_new_tokens=4, do_sample=False)
     np.testing.assert_array_equal(wide, model.float().generate([[1, 2, 3]], max_new_tokens=4, do_sample=False))

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from lora_np.autograd.devices import to_numpy
-from lora_np.nn import Parameter
+from lora_np.nn import Parameter, float_type
 from lora_np.nn.utils import clip_grad_norm_, clip_grad_value_
 
 SHAPES = [(4, 3), (5,), (2, 3, 2)]
@@ -32,6 +32,22 @@ def test_clipping_as_in_torch(rng, max_norm):
     assert clip_grad_norm_(ours, max_norm) == pytest.approx(expected, rel=1e-12)
     for mine, other in zip(ours, theirs, strict=True):
         np.testing.assert_allclose(mine.grad, other.grad.numpy(), rtol=1e-12)
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("size", [1, 200])  # squares of 300 are more than float16 holds; 30,000 numbers add up
+def test_norms_of_gradients_in_16_bits_are_torchs(rng, dtype, size):
+    import torch
+
+    pytest.importorskip("ml_dtypes")
+    array = (size * rng.standard_normal((300, 100))).astype(np.float32)
+    (ours,), theirs = parameters([array.astype(float_type(dtype))]), torch.nn.Parameter(torch.tensor(array))
+    ours.grad, theirs.grad = ours.data.copy(), torch.tensor(array).to(getattr(torch, dtype)).float()
+    expected = torch.nn.utils.clip_grad_norm_([theirs], 1.0).item()
+    assert clip_grad_norm_([ours], 1.0) == pytest.approx(expected, rel=1e-5)
+    assert ours.grad.dtype == ours.dtype
+    np.testing.assert_allclose(ours.grad.astype(np.float32), theirs.grad.numpy(), rtol=1e-2, atol=1e-6)
 
 
 @pytest.mark.parametrize(("max_norm", "after"), [(1.0, 1.0), (13.0, 13.0), (20.0, 13.0)])

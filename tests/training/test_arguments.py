@@ -69,6 +69,7 @@ class TestTransformersNames:
         given = {"max_steps": 30, "gradient_accumulation_steps": 2, "eval_steps": 5, "save_steps": 7}
         given |= {"adam_beta1": 0.8, "adam_beta2": 0.99, "load_best_model_at_end": True, "evaluation_strategy": "steps"}
         given |= {"num_train_epochs": None, "per_device_train_batch_size": 3, "learning_rate": 0.1}
+        given |= {"activation_checkpointing": True}
         assert RENAMED.keys() | set(BETAS) <= given.keys()
         args = TrainingArguments(**given)
         assert {name: getattr(args, name) for name in given} == given

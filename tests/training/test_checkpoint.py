@@ -60,6 +60,20 @@ def test_a_run_with_another_optimizer_goes_on_too(tmp_path, optim, kept, device)
         run(full(), tmp_path, resume=True)
 
 
+@KINDS
+def test_a_run_whose_weights_are_in_bfloat16_goes_on_too(tmp_path, make):
+    pytest.importorskip("ml_dtypes")
+    whole = make().to("bfloat16")
+    history = run(whole)
+    with pytest.raises(StopHereError):
+        run(make().to("bfloat16"), tmp_path, CallsBefore(6, stop))
+    model = make(1).to("bfloat16")
+    assert run(model, tmp_path, resume=True) == history
+    assert weights(model) == weights(whole)
+    with pytest.raises(ValueError, match="is bfloat16 there and float32 here"):
+        run(make(1), tmp_path, resume=True)
+
+
 @pytest.mark.parametrize("device", DEVICES)
 @pytest.mark.parametrize("accumulation", [1, 2])
 @KINDS

@@ -1,20 +1,22 @@
-"""Pairs for weights that are stored in bfloat16 and multiplied in float32.
+"""Pairs for numbers that are stored in 16 bits, bfloat16 or float16, and computed with in float32.
 
-NumPy has no product of 16-bit numbers. A linear layer's weight, and the head's, is therefore turned into float32 block
-by block, each of which is used and forgotten: whole, it would take the memory that its 16 bits have saved. All other
-pairs are those for float32, with every input turned first (`in_float32`): what they read in bfloat16 is small.
+NumPy has no fast product of 16-bit numbers, and what it adds up in 16 bits overflows or stands still. A linear layer's
+weight, and the head's, is turned into float32 block by block, each of which is used and forgotten: whole, it would take
+the memory that its 16 bits have saved. All other pairs are those for float32, with every input turned first
+(`in_float32`): what they read in 16 bits is small. Results are rounded once, to the dtype of the first input; a linear
+layer's to float32 where its weight is in that, as an adapter's is beside a base in float16.
 """
 
 import numpy as np
 
-from ..float_types import is_bfloat16, widened
+from ..float_types import in_16_bits, is_bfloat16, widened
 from . import linear, loss
 
 BLOCK = 1 << 20  # numbers of a weight at once: 4 MiB of float32
 
 
 def product(x, w):
-    """x w for x (N, in) in float32 and w (in, out) in bfloat16 -> (N, out), a block of w at a time.
+    """x w for x (N, in) in float32 and w (in, out) in 16 bits -> (N, out), a block of w at a time.
 
     A block is some of the rows that w is stored in. Where these are its columns, each block gives some of the result's
     columns; where they are its rows, each gives a term of the whole result.
@@ -25,20 +27,20 @@ def product(x, w):
     for start in range(0, w.shape[1 if by_columns else 0], step):
         part = slice(start, start + step)
         if by_columns:
-            np.matmul(x, widened(w[:, part]), out=y[:, part])
+            np.matmul(x, _wide(w[:, part]), out=y[:, part])
         else:
-            y += x[:, part] @ widened(w[part])
+            y += x[:, part] @ _wide(w[part])
     return y
 
 
 def linear_forward(x, weight, bias, fan_in_fan_out=False, needs=(True, True, True)):
     """y = x Wᵀ + b; see `linear.linear_forward`."""
-    if needs[1] or not is_bfloat16(weight.dtype):
+    if needs[1] or not in_16_bits(weight.dtype):
         return in_float32(linear.linear_forward, (x, weight, bias), (fan_in_fan_out,), needs)
     w = weight if fan_in_fan_out else weight.T  # (in, out)
     y = product(x.reshape(-1, w.shape[0]), w)
     if bias is not None:
-        y += widened(bias)
+        y += _wide(bias)
     return y.reshape(*x.shape[:-1], w.shape[1]), (None, w if needs[0] else None, x.shape, bias, needs)
 
 
@@ -57,7 +59,7 @@ def lora_linear_forward(
 ):
     """y = x Wᵀ + b + s (m∘x) Aᵀ Bᵀ; see `linear.lora_linear_forward`. A and B are in float32."""
     inputs, options = (x, weight, bias, lora_A, lora_B), (scaling, fan_in_fan_out, mask)
-    if needs[1] or needs[2] or not is_bfloat16(weight.dtype):
+    if needs[1] or needs[2] or not in_16_bits(weight.dtype):
         return in_float32(linear.lora_linear_forward, inputs, options, needs)
     w = weight if fan_in_fan_out else weight.T  # (in, out)
     rows = x.reshape(-1, w.shape[0])
@@ -67,7 +69,7 @@ def lora_linear_forward(
     y = product(rows, w)
     y += (h * scaling) @ lora_B.T
     if bias is not None:
-        y += widened(bias)
+        y += _wide(bias)
     saved = (dropped if needs[3] else None, h if needs[4] else None)
     matrices = (w if needs[0] else None, lora_A if needs[0] else None, lora_B)
     return y.reshape(*x.shape[:-1], w.shape[1]), (saved, matrices, mask if needs[0] else None, scaling, x.shape, needs)
@@ -93,7 +95,7 @@ def linear_cross_entropy_forward(
     x, weight, targets, ignore_index=-100, needs=(True, True), chunk_bytes=loss.CHUNK_BYTES
 ):
     """cross_entropy(x Wᵀ, targets); see `loss.linear_cross_entropy_forward`."""
-    if needs[1] or not is_bfloat16(weight.dtype):
+    if needs[1] or not in_16_bits(weight.dtype):
         return in_float32(loss.linear_cross_entropy_forward, (x, weight), (targets, ignore_index), needs)
     rows, picked, n = loss.counted_rows(targets, x, ignore_index)
     counted, total = x[rows], 0.0
@@ -116,11 +118,17 @@ def linear_cross_entropy_backward(dloss, cache):
     return loss.linear_cross_entropy_backward(dloss, cache)
 
 
-def in_float32(forward, inputs, options, needs):
-    """(result, cache) of a forward function for float32, on inputs of which some are in bfloat16."""
-    out, cache = forward(*map(_wide, inputs), *options, needs=needs)
+def in_float32(forward, inputs, options, needs, kept=(), promoted=False):
+    """(result, cache) of a forward function for float32, on inputs of which some are in 16 bits.
+
+    kept: the places of those that the function itself turns. promoted: is the result's dtype the wider one of the first
+    two, in place of the first's? A single number stays in float32.
+    """
+    wide = [x if i in kept else _wide(x) for i, x in enumerate(inputs)]
+    out, cache = forward(*wide, *options, needs=needs)
     kinds = [None if x is None else x.dtype for x in inputs]
-    return out.astype(kinds[0], copy=False) if out.ndim else out, (cache, kinds)
+    kind = np.result_type(*kinds[:2]) if promoted and not is_bfloat16(kinds[0]) else kinds[0]
+    return out.astype(kind, copy=False) if out.ndim else out, (cache, kinds)
 
 
 def back_in_float32(backward, dy, cache):
@@ -130,18 +138,26 @@ def back_in_float32(backward, dy, cache):
     return tuple(None if d is None else d.astype(kind, copy=False) for d, kind in zip(found, kinds, strict=True))
 
 
-def pair_in_float32(forward, backward):
-    """A pair for float32 as one whose inputs may be in bfloat16, on a CPU or a GPU."""
+def pair_in_float32(forward, backward, kept=(), promoted=False):
+    """A pair for float32 as one whose inputs may be in 16 bits, on a CPU or a GPU. kept, promoted: see `in_float32`."""
 
     def forward_of_any(*arguments, needs):
         inputs, options = arguments[: len(needs)], arguments[len(needs) :]
-        return in_float32(forward, inputs, options, needs)
+        return in_float32(forward, inputs, options, needs, kept, promoted)
 
     return forward_of_any, lambda dy, cache: back_in_float32(backward, dy, cache)
 
 
+def narrow_pair(name, x, functions):
+    """The pair of an operation whose first input is x, where some are in 16 bits. functions: its plain pair."""
+    in_blocks = name in PAIRS and isinstance(x, np.ndarray) and (x.dtype == np.float32 or in_16_bits(x.dtype))
+    if in_blocks and x.dtype == np.float32:
+        return PAIRS[name]
+    return pair_in_float32(*(PAIRS[name] if in_blocks else functions), (1,) if in_blocks else (), name == "linear")
+
+
 def _wide(x):
-    if x is None or not is_bfloat16(x.dtype):
+    if x is None or not in_16_bits(x.dtype):
         return x
     wide = widened(x)
     return wide if wide is not x else x.astype("float32")

@@ -77,6 +77,10 @@ def parameter_targets(config: Any, modules: Mapping[str, Any], wanted: Mapping[s
             if matches:
                 _check(name, key, module, wanted)
                 found.append(name)
+    narrow = [f"{name}.weight" for name, module in modules.items() if isinstance(module, nn.FourBitLayer)]
+    for target in unused:
+        if any(f".{name}".endswith(f".{target}") for name in narrow):
+            raise ValueError(f"target_parameters: {target!r} is in 4 bits: name its layer in target_modules")
     if unused:
         raise ValueError(
             f"target_parameters: no parameter matches {next(iter(unused))!r}; it is a parameter's name, such as "

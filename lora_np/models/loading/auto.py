@@ -21,7 +21,7 @@ from ..tokenizers.base import BaseTokenizer
 from . import fetch
 from .checkpoints import SHARDED, SINGLE, Wanted, classes_at, gguf_fields, load_model
 from .options import changes_of, hub_options, set_attributes, wanted_device, wanted_dtype
-from .quantization import quantized
+from .quantization import quantized, wanted_bits
 
 TINY_PYTHON = "tiny-python"  # the shipped base: a byte-level GPT pretrained on the standard library's source
 HUB_FILES = ["*.json", "*.safetensors", "*.jinja", "merges.txt"]
@@ -99,7 +99,7 @@ def load_any(
     added. kind: the class that the model should be of, or None.
     """
     place = options.pop("device_map", None)
-    bits = options.pop("quantization_config", None) or {"load_in_4bit": bool(options.pop("load_in_4bit", False))}
+    bits = wanted_bits(options.pop("quantization_config", None), options.pop("load_in_4bit", None))
     dtype = wanted_dtype(options.pop("dtype", None), options.pop("torch_dtype", None))
     path = resolve(name_or_path, gguf_file, subfolder=options.pop("subfolder", None), **hub_options(options))
     refuse_adapter(path, name_or_path)
@@ -115,7 +115,9 @@ def load_any(
     model = load_model(path, None, dataclasses.replace(wanted, changes=changes, dtype=dtype))
     model.config.name_or_path = str(name_or_path)
     device = wanted_device(device, place)
-    return quantized(model, bits, device).to(device=device, dtype=dtype)
+    model = quantized(model, bits, device).to(device=device, dtype=dtype)
+    model.config.weights_dtype = model.dtype
+    return model
 
 
 def refuse_adapter(path: Path, name: str | PathLike) -> None:
@@ -142,7 +144,9 @@ def make_any(call: str, config: ModelConfig, wanted: Wanted, **options: Any) -> 
     language_model = classes_at(config.to_dict(), "config")[1]
     fields = {field.name: getattr(config, field.name) for field in dataclasses.fields(config)}
     changes = said_of_labels(changes_of(call, type(config), options))
-    return wanted.head(language_model)(type(config)(**with_changes(fields, changes))).to(dtype=dtype)
+    model = wanted.head(language_model)(type(config)(**with_changes(fields, changes))).to(dtype=dtype)
+    model.config.weights_dtype = model.dtype
+    return model
 
 
 class AutoModelForCausalLM:
@@ -162,7 +166,7 @@ class AutoModelForCausalLM:
 
         dtype, torch_dtype   bfloat16, float16, float32 ("auto" too) or float64, in any spelling
         device_map           one device: "cpu", "cuda:0", {"": 0}; "auto" is a GPU if there is one
-        quantization_config  a BitsAndBytesConfig, for a base in 4 bits
+        quantization_config  a BitsAndBytesConfig, for a base in 4 bits; or load_in_4bit=True
         config               a configuration in the place of the file's; so is any field of it, attn_pdrop=0.0
         subfolder            the folder in that folder
         revision, cache_dir, token, local_files_only, force_download   for names on the Hugging Face hub

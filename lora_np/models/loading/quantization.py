@@ -5,6 +5,7 @@ from typing import Any
 
 from ... import nn
 from ...autograd.devices import parse_device
+from ...expect import expect
 from ...keywords import NamedFields, Unused, check_unused
 
 IN_8_BITS = "there are 4 bits (load_in_4bit=True) or all of them"
@@ -39,6 +40,19 @@ class BitsAndBytesConfig(NamedFields):
 
     def __post_init__(self) -> None:
         check_unused("BitsAndBytesConfig", {name: getattr(self, name) for name in UNUSED}, UNUSED)
+        for name in ("load_in_4bit", "bnb_4bit_use_double_quant"):
+            expect(getattr(self, name), bool, name, "True or False")
+        if self.bnb_4bit_compute_dtype is not None:
+            nn.float_type(self.bnb_4bit_compute_dtype, "bnb_4bit_compute_dtype")
+
+
+def wanted_bits(config: Any, load_in_4bit: bool | None) -> Any:
+    """What `quantized` is told, of the two keywords of `from_pretrained` that say it. ValueError where both do."""
+    if config is None:
+        return BitsAndBytesConfig(load_in_4bit=False if load_in_4bit is None else load_in_4bit)
+    if load_in_4bit is not None:
+        raise ValueError("quantization_config and load_in_4bit both say how many bits there are: give one")
+    return config
 
 
 def quantized(model: Any, config: Any, device: str = "cpu") -> Any:

@@ -71,7 +71,7 @@ class AdamW8bit(AdamW):
 
     def state_forms(self, p: Tensor, group: Group) -> Forms:
         if not self.is_8bit(p):
-            return dict.fromkeys(AdamW.state_names, (p.shape, p.dtype))
+            return dict.fromkeys(AdamW.state_names, (p.shape, np.result_type(p.dtype, np.float32)))
         whole, scales = (p.shape, np.dtype(np.uint8)), ((-(-p.size // BLOCK),), np.dtype(np.float32))
         return {"step": ((), int), "m": whole, "v": whole, "m_absmax": scales, "v_absmax": scales}
 
@@ -80,7 +80,15 @@ class AdamW8bit(AdamW):
         Optimizer.update_group(self, params, group)
 
     def update(self, p: Tensor, grad: Array, state: State, group: Group) -> None:
-        if not self.is_8bit(p):
+        """A parameter in 16 bits is computed with in float32, as in bitsandbytes, and rounded once."""
+        wide = np.result_type(p.dtype, np.float32)
+        exact = p if p.dtype == wide else Tensor(p.data.astype(wide))
+        self._step(exact, grad.astype(wide, copy=False), state, group, self.is_8bit(p))
+        if exact is not p:
+            p.data[...] = exact.data
+
+    def _step(self, p: Tensor, grad: Array, state: State, group: Group, in_8_bits: bool) -> None:
+        if not in_8_bits:
             return super().update(p, grad, state, group)
         whole: State = {}
         if state:

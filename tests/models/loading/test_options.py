@@ -240,7 +240,12 @@ def test_layers_left_out_of_4_bits_and_scales_in_8(tmp_path):
 def test_bits_that_are_not_here(saved):
     assert "load_in_4bit=True" in refusal(ValueError, lambda: BitsAndBytesConfig(load_in_8bit=True))
     assert "'nf4'" in refusal(ValueError, lambda: BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="fp4"))
+    assert "load_in_4bit should be True or False" in refusal(TypeError, lambda: BitsAndBytesConfig(load_in_4bit="yes"))
+    message = refusal(ValueError, lambda: BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_compute_dtype="foo"))
+    assert message.startswith("bnb_4bit_compute_dtype must be one of 'float16'")
     load = AutoModelForCausalLM.from_pretrained
+    both = {"load_in_4bit": True, "quantization_config": BitsAndBytesConfig(load_in_4bit=True)}
+    assert "both say how many bits" in refusal(ValueError, lambda: load(saved / "gpt2", **both))
     assert "should be a BitsAndBytesConfig" in refusal(
         TypeError, lambda: load(saved / "gpt2", quantization_config="4bit")
     )

@@ -7,7 +7,7 @@ from training_helpers import tiny
 
 from lora_np import AdamW, AdamW8bit
 from lora_np.autograd.devices import to_numpy
-from lora_np.nn import Parameter
+from lora_np.nn import Parameter, float_type
 from lora_np.training.optim.dynamic8bit import dequantize_blockwise, quantize_blockwise
 
 SETTINGS = {"lr": 0.01, "betas": (0.8, 0.95), "eps": 1e-6, "weight_decay": 0.2}
@@ -42,6 +42,24 @@ def test_steps_are_adamws_with_the_state_rounded_in_between(rng, xp):
     # where a number lies in the middle between two values, float32 may round it to the other one
     assert np.median(np.abs(to_numpy(p.data) - expected)) < 1e-6
     assert np.linalg.norm(to_numpy(p.data) - expected) < 2e-3 * np.linalg.norm(expected - begin)
+
+
+@pytest.mark.parametrize("dtype", ["float16", "bfloat16"])
+@pytest.mark.parametrize("shape", [(40, 130), (4, 5)])  # the state of small ones is not in 8 bits
+def test_parameters_in_16_bits_are_computed_with_in_float32(rng, dtype, shape):
+    """Small gradients' squares are below what float16 holds: 0 / 0 otherwise."""
+    pytest.importorskip("ml_dtypes")
+    narrow, wide = parameter(rng, shape), parameter(rng, shape)
+    narrow.data = narrow.data.astype(float_type(dtype))
+    wide.data = narrow.data.astype(np.float32)
+    optimizers = [AdamW8bit([p], lr=0.01, weight_decay=0.2) for p in (narrow, wide)]
+    for _ in range(3):
+        narrow.grad = (1e-3 * rng.standard_normal(shape)).astype(narrow.dtype)
+        wide.grad = narrow.grad.astype(np.float32)
+        for optimizer in optimizers:
+            optimizer.step()
+        wide.data = wide.data.astype(narrow.dtype).astype(np.float32)
+    np.testing.assert_array_equal(narrow.data.astype(np.float32), wide.data)
 
 
 def test_the_state_takes_a_quarter_of_adamws_memory(rng):
