@@ -609,7 +609,7 @@ def test_the_table_of_the_second_scale():
         lowest = min(r for r in rates if {0, 1, 2} == {run["seed"] for run in of_second(kind) if run["rate"] == r})
         assert lowest == best[0]["rate"] / 2  # as the page says
     about, starts = read("second")["about"], [r["own"][0] for r in read("second")["runs"] if r["seed"] == 0]
-    assert "3 seeds, 144\nruns" in text
+    assert "3 seeds,\n144 runs" in text
     assert "(114 of\nSmolLM2 in float32)" in PAGE
     assert starts.count(min(starts)) == about["other_precision"]["runs"] == 30  # TF32 rounds otherwise
 
