@@ -77,8 +77,8 @@ FRONT = "No other one has both a lower loss and less forgotten than these"
 SECOND = """
 SmolLM2-135M, as `lora-np fetch smollm2` brings it, learns the prose that the small model learns: 48 steps of 8 windows
 of 256 tokens (96 steps of 4, 12 of 32), a cosine, alpha = 32 at every rank, losses in nats per token. {seeds} seeds,
-{count} runs, NVIDIA H200, {tf32} of the first seed's in TF32, all others in float32. The rates go up and down by factors
-of 2, for each seed, until the best one has a worse one on either side; a * would mark one that has not.
+{count} runs, NVIDIA H200, {tf32} of the first seed's in TF32, all others in float32. The rates go up and down by
+factors of 2, for each seed, until the best one has a worse one on either side; a * would mark one that has not.
 
 What is forgotten is seen on 32 answers that the base itself wrote, at a temperature of 1, to
 "{question}"
