@@ -34,6 +34,15 @@ class CallbackHandler:
         expect_method(made, "on_step_end", "each of callbacks", A_CALLBACK)
         self.callbacks.append(made)
 
+    def take_out(self, callback: Any) -> Any:
+        """Forget this callback, or the first of this class, and return it; None if there is none."""
+        found = [
+            c for c in self.callbacks if (isinstance(c, callback) if isinstance(callback, type) else c is callback)
+        ]
+        if found:
+            self.callbacks.remove(found[0])
+        return found[0] if found else None
+
     def start(self, args: TrainingArguments, data: Any = None, names: Collection[str] = (), **about: Any) -> None:
         """A new state, for a run on `data`. names: those of the data sets that are evaluated."""
         self.args, self.data, self.names, self.about = args, data, names, {**self.about, **about}

@@ -121,6 +121,15 @@ class Trainer:
         """One `TrainerCallback` more, or its class."""
         self.callback_handler.add(callback)
 
+    def pop_callback(self, callback: Any) -> Any:
+        """Forget a callback, or the first of a class, and return it; None if there is none."""
+        return self.callback_handler.take_out(callback)
+
+    def remove_callback(self, callback: Any) -> None:
+        """The same. ValueError if there is no such callback; of a class there may be none."""
+        if self.callback_handler.take_out(callback) is None and not isinstance(callback, type):
+            raise ValueError(f"remove_callback: {callback!r:.80} is none of the callbacks")
+
     def evaluate(
         self, eval_dataset: Any = None, ignore_keys: Any = None, metric_key_prefix: str = "eval"
     ) -> dict[str, float]:

@@ -229,3 +229,23 @@ def test_a_run_that_a_callback_ended_goes_on(tmp_path):
     assert own.history == whole.history
     assert own.state == whole.state
     assert ("on_train_begin", 0, 0, []) in told
+
+
+@pytest.mark.parametrize("make", [ours, pytest.param(theirs, marks=pytest.mark.parity)])
+def test_callbacks_are_taken_out_again(tmp_path, make):
+    base = TrainerCallback
+    if make is theirs:
+        from transformers import TrainerCallback as base
+    first, second = (type(name, (base,), {}) for name in ("First", "Second"))
+    one, other = first(), first()
+    trainer = make(tmp_path, [one, other, second])
+    left = trainer.callback_handler.callbacks
+    assert trainer.pop_callback(other) is other
+    assert trainer.pop_callback(first) is one
+    assert trainer.pop_callback(first) is None
+    trainer.remove_callback(first)
+    trainer.remove_callback(second)
+    assert not {one, other} & set(left)
+    assert not any(isinstance(callback, second) for callback in left)
+    with pytest.raises(ValueError, match="First" if make is ours else "not in list"):
+        trainer.remove_callback(one)
