@@ -33,9 +33,8 @@ def memory_line(fields: dict[str, Any], options: FinetuneOptions, longest: int |
         )
     except ValueError as error:
         return f"No estimate of the memory: {error}"
-    stored = (
-        parts["weights"] * (wanted_dtype(options.dtype) or np.dtype(np.float32)).itemsize // 4
-    )  # counted in float32
+    bytes_each = (wanted_dtype(options.dtype) or np.dtype(np.float32)).itemsize
+    stored = parts["weights"] // 4 * bytes_each  # they are counted in float32
     parts |= {"weights": stored, "total": parts["total"] - parts["weights"] + stored}
     weights, activations, total = (f"{parts[name] / 1e6:.0f}" for name in ("weights", "activations", "total"))
     trained = (parts["adapters"] + parts["gradients"] + parts["optimizer"]) / 1e6

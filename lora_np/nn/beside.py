@@ -19,12 +19,12 @@ PARTS: dict[type, Callable[[Any], Any]] = {
 TOGETHER: dict[type, Callable[[Any, Any, Any], Any]] = {}
 
 
-def together(*results: Any) -> Any:
+def as_they_are(*results: Any) -> Any:
     """The results as they are."""
     return results
 
 
-def beside(x: Any, *layers: Any, then: Callable[..., Any] = together) -> Any:
+def beside(x: Any, *layers: Any, then: Callable[..., Any] = as_they_are) -> Any:
     """then(layer(x) of each layer); on a GPU in fewer passes, where each is plain or has one plain adapter beside it.
 
     then: what becomes of the results, which nobody else uses; a pass may take it along.

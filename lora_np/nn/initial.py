@@ -63,7 +63,7 @@ def normal(shape, std, mean=0.0, zero_row=None):
     return found
 
 
-def padding_row(padding_idx, rows):
+def row_from_front(padding_idx, rows):
     """padding_idx as a number from 0, if it is one from behind as -1. ValueError if there is no such row."""
     if padding_idx is None:
         return None

@@ -6,7 +6,7 @@ The numbers they begin with are drawn in `initial.py`.
 from ..autograd import functional as F
 from ..autograd import ops
 from ..autograd.shape_ops import embedding
-from .initial import filled, normal, padding_row, uniform, uninitialized  # noqa: F401 (imported from here before)
+from .initial import filled, normal, row_from_front, uniform, uninitialized  # noqa: F401 (imported from here before)
 from .module import Module, Parameter
 
 
@@ -54,7 +54,7 @@ class Embedding(Module):
 
     def __init__(self, num_embeddings, embedding_dim, padding_idx=None):
         self.num_embeddings, self.embedding_dim = num_embeddings, embedding_dim
-        self.padding_idx = padding_row(padding_idx, num_embeddings)
+        self.padding_idx = row_from_front(padding_idx, num_embeddings)
         self.weight = Parameter(normal((num_embeddings, embedding_dim), 1.0, zero_row=self.padding_idx))
 
     @property

@@ -36,12 +36,10 @@ class CallbackHandler:
 
     def take_out(self, callback: Any) -> Any:
         """Forget this callback, or the first of this class, and return it; None if there is none."""
-        found = [
-            c for c in self.callbacks if (isinstance(c, callback) if isinstance(callback, type) else c is callback)
-        ]
-        if found:
-            self.callbacks.remove(found[0])
-        return found[0] if found else None
+        meant = [c for c in self.callbacks if c is callback or (isinstance(callback, type) and isinstance(c, callback))]
+        found = meant[0] if meant else None
+        self.callbacks = [c for c in self.callbacks if c is not found]
+        return found
 
     def start(self, args: TrainingArguments, data: Any = None, names: Collection[str] = (), **about: Any) -> None:
         """A new state, for a run on `data`. names: those of the data sets that are evaluated."""

@@ -237,12 +237,12 @@ def test_callbacks_are_taken_out_again(tmp_path, make):
     first, second = (type(name, (base,), {}) for name in ("First", "Second"))
     one, other = first(), first()
     trainer = make(tmp_path, [one, other, second])
-    left = trainer.callback_handler.callbacks
     assert trainer.pop_callback(other) is other
     assert trainer.pop_callback(first) is one
     assert trainer.pop_callback(first) is None
     trainer.remove_callback(first)
     trainer.remove_callback(second)
+    left = trainer.callback_handler.callbacks
     assert not {one, other} & set(left)
     assert not any(isinstance(callback, second) for callback in left)
     with pytest.raises(ValueError, match="First" if make is ours else "not in list"):

@@ -47,12 +47,12 @@ def small_plan(done=()):
 
 
 @functools.lru_cache(maxsize=2)
-def _base(small):
+def base_of(small):
     return AutoModelForCausalLM.from_pretrained("tiny-python" if small else "smollm2")
 
 
 @functools.lru_cache(maxsize=2)
-def _texts(small):
+def texts_of(small):
     """(what is learnt, {loss: windows})."""
     tokenizer, prose = AutoTokenizer.from_pretrained("tiny-python" if small else "smollm2"), prose_documents()
     prose, (length, count) = split_documents(prose), (32, 2) if small else (LENGTH, SHOWN)
@@ -65,43 +65,43 @@ def _texts(small):
 @functools.lru_cache(maxsize=8)
 def _start(method, small, device):
     """The base as the method has it, with LoftQ's adapter, whose start is the same for all seeds."""
-    model = rounded(copy.deepcopy(_base(small)).to(device), method)
+    model = rounded(copy.deepcopy(base_of(small)).to(device), method)
     return _adapted(model, method, small) if method == "LoftQ" else model
 
 
 @functools.lru_cache(maxsize=8)
-def _before(method, small, device):
+def losses_before(method, small, device):
     """The losses before training; no adapter changes them, as B is zero or has been made up for."""
-    return _losses(_start(method, small, device), _texts(small)[1])
+    return losses_of(_start(method, small, device), texts_of(small)[1])
 
 
 def _adapted(model, method, small):
     return get_peft_model(model, four_bits.config(method, fan_in_fan_out=small))
 
 
-def _losses(model, windows):
+def losses_of(model, windows):
     return {name: round(evaluate(model, own, batch_size=16), 5) for name, own in windows.items()}
 
 
 def run(point, small=False, device="cpu", marks=None):
     """A point with its losses before and after, and once the update is merged, and the base's bytes."""
     began, method = time.perf_counter(), point["method"]
-    text, held_out = _texts(small)
+    text, held_out = texts_of(small)
     manual_seed(point["seed"])
     model = copy.deepcopy(_start(method, small, device))
     model = model if method == "LoftQ" else _adapted(model, method, small)
     steps = 4 if small else STEPS
     marks = marks or (steps,)
-    columns = {"step": [0], **{name: [loss] for name, loss in _before(method, small, device).items()}}
+    columns = {"step": [0], **{name: [loss] for name, loss in losses_before(method, small, device).items()}}
     args = TrainingArguments(steps=steps, learning_rate=point["rate"], warmup_steps=steps // 10, seed=point["seed"])
 
     def look(step):
-        for name, value in {"step": step, **_losses(model, held_out)}.items():
+        for name, value in {"step": step, **losses_of(model, held_out)}.items():
             columns[name].append(value)
 
     diverged = look_along(model, text, args, marks, look)
     trainable = sum(p.size for p in model.parameters() if p.requires_grad)
-    reduced = {} if diverged else after(model, lambda merged: _losses(merged, {"prose": held_out["prose"]}), method)
+    reduced = {} if diverged else after(model, lambda merged: losses_of(merged, {"prose": held_out["prose"]}), method)
     seconds = round(time.perf_counter() - began, 2)
     return {**point, **columns, "trainable": trainable, **reduced, "seconds": seconds, "diverged": diverged}
 

@@ -17,7 +17,7 @@ from lora_np.training import TrainingArguments
 from .along import look_along
 from .data import shipped
 from .four_bits import FLOAT, trained
-from .second_bits import SEEDS, STEPS, _base, _before, _losses, _texts
+from .second_bits import SEEDS, STEPS, base_of, losses_before, losses_of, texts_of
 from .statistics import final, interval
 from .verdict import Verdict, above, below, decided
 
@@ -104,22 +104,22 @@ def _first(delta, k):
 def run(point, small=False, device="cpu", marks=None):
     """A point with its losses before and after, and what its update is made of."""
     began = time.perf_counter()
-    text, held_out = _texts(small)
+    text, held_out = texts_of(small)
     manual_seed(point["seed"])
-    base = copy.deepcopy(_base(small))
+    base = copy.deepcopy(base_of(small))
     model = copy.deepcopy(base).to(device)
     steps = 4 if small else STEPS
-    columns = {"step": [0], **{name: [loss] for name, loss in _before(FLOAT, small, device).items()}}
+    columns = {"step": [0], **{name: [loss] for name, loss in losses_before(FLOAT, small, device).items()}}
     args = TrainingArguments(steps=steps, learning_rate=point["rate"], warmup_steps=steps // 10, seed=point["seed"])
 
     def look(step):
-        for name, value in {"step": step, **_losses(model, held_out)}.items():
+        for name, value in {"step": step, **losses_of(model, held_out)}.items():
             columns[name].append(value)
 
     diverged = look_along(model, text, args, marks or (steps,), look)
     trainable = sum(p.size for p in model.parameters() if p.requires_grad)
     prose = {"prose": held_out["prose"]}
-    found = {} if diverged else taken_apart(model.to("cpu"), base, lambda model: _losses(model, prose)["prose"])
+    found = {} if diverged else taken_apart(model.to("cpu"), base, lambda model: losses_of(model, prose)["prose"])
     seconds = round(time.perf_counter() - began, 2)
     return {**point, **columns, "trainable": trainable, **found, "seconds": seconds, "diverged": diverged}
 
