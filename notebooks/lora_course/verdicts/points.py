@@ -23,7 +23,6 @@ PLACED = (
 )  # equal sizes
 STARTS = ("A first", "B first")  # which of the two is random at the start; the other is zero
 WIDTHS = {256: (0, 1), 512: (0,)}  # of the models that rates are compared over, and the seeds
-UNTIMED = ("HRA", "VB-LoRA")  # of the relatives
 RULES = ("alpha / r", "alpha / sqrt(r)")
 SCALED_RANKS = (1, 8, 64, 256)
 EQUAL_RANK = 8  # at which both rules give s = 2
@@ -98,7 +97,7 @@ def protected(done=()):
 
 def times(done=()):
     """Each relative at a rate that hurts none: how long a step takes. To be made in one process, on a quiet machine."""
-    methods = (*(method for method in family.CONFIGS if method not in UNTIMED), "full")
+    methods = (*family.CONFIGS, "full")
     return [
         {"method": method, "size": size, "rate": 1e-4, "seed": 0} for size in family.SIZES[:1] for method in methods
     ]

@@ -45,17 +45,18 @@ def test_the_rate_is_the_best_of_four_short_runs():
     done = [short(point, 4e-3) for point in first]
     rest = [point for point in larger.plan(done) if point["steps"] == capacity.STEPS]
     assert {point["rate"] for point in rest} == {4e-3}
-    assert len(rest) == 3 * len(larger.SETTINGS)
+    assert len(rest) == 3 * (sum(steps == capacity.STEPS for *_, steps in larger.SETTINGS) + 2 * len(larger.PLACED))
     assert larger.plan(done[:-1]) != larger.plan(done)
 
 
-def data(bits=0.5, more=2.0, power=1.0, facts=1.0, spread=0.001):
-    """Runs in which each parameter remembers so many bits: of 1.2, of 4.8, and of facts so many times as much."""
-    made, sizes = [], {(64, 1): 2048, (64, 16): 32768, (128, 1): 4096, (128, 16): 65536}
+def data(bits=0.5, more=2.0, power=1.0, facts=1.0, attention=1.0, spread=0.001):
+    """Runs in which each parameter remembers so many bits: of 1.2, of 4.8; of facts, in attention so many times."""
+    made = []
     for point in larger.plan([short(point, 4e-3) for point in larger.plan()]):
-        trainable = sizes[point["width"], point["rank"]]
+        trainable = 32 * point["width"] * point["rank"]
         each = more if point["load"] == larger.MORE else bits * point["rank"] ** (power - 1)
         each *= (facts if point["data"] == "facts" else 1) * (1 + spread * point["seed"])
+        each *= attention if point["targets"] == "attention" else 1
         made.append({**point, "trainable": trainable, "remembered": [each * trainable / 2, each * trainable]})
     return {"runs": made}
 
@@ -63,12 +64,13 @@ def data(bits=0.5, more=2.0, power=1.0, facts=1.0, spread=0.001):
 @pytest.mark.parametrize(
     ("options", "wanted"),
     [
-        ({}, [HOLDS, HOLDS, HOLDS]),
-        ({"more": 1.0}, [FAILS, HOLDS, HOLDS]),
-        ({"more": 1.6, "spread": 0.1}, [OPEN, HOLDS, HOLDS]),
-        ({"power": 1.3}, [HOLDS, FAILS, HOLDS]),
-        ({"facts": 0.5}, [HOLDS, HOLDS, FAILS]),
-        ({"facts": 1.25}, [HOLDS, HOLDS, OPEN]),
+        ({}, [HOLDS, HOLDS, HOLDS, HOLDS, HOLDS]),
+        ({"more": 1.0}, [FAILS, HOLDS, HOLDS, HOLDS, HOLDS]),
+        ({"more": 1.6, "spread": 0.1}, [OPEN, HOLDS, HOLDS, HOLDS, HOLDS]),
+        ({"power": 1.3}, [HOLDS, FAILS, FAILS, HOLDS, HOLDS]),
+        ({"facts": 0.5}, [HOLDS, HOLDS, HOLDS, FAILS, HOLDS]),
+        ({"facts": 1.25}, [HOLDS, HOLDS, HOLDS, OPEN, HOLDS]),
+        ({"attention": 0.5}, [HOLDS, HOLDS, HOLDS, HOLDS, FAILS]),
     ],
 )
 def test_the_rule_decides(options, wanted):

@@ -318,10 +318,10 @@ def test_the_law_of_the_rate():
     check("The best rate can be foretold", numbers)
 
 
-def of_relatives():
+def of_relatives(size=8):
     """{method: its runs at the rate that is best on validation text over seeds 0 to 2, of all five seeds}."""
     found = {}
-    for (method,), own in groups(read("family"), "method").items():
+    for (method,), own in groups({"runs": runs(read("family"), size=size)}, "method").items():
         three = [r for r in own if r["seed"] < 3 and sum(o["rate"] == r["rate"] and o["seed"] < 3 for o in own) == 3]
         rates, validation = grid(three, "validation")
         rate = rates[validation.mean(1).argmin()]
@@ -345,6 +345,66 @@ def test_the_family():
     check("Once each has its own rate", percent)
     first = sorted(behind, key=lambda method: behind[method][0])[:3]
     check("Some relative of the same size", {f"{method} minus LoRA": behind[method] for method in first})
+
+
+LINES = ("LoRA+", "PiSSA", "DoRA", "LoHa", "LoKr", "MiSS", "HiRA", "DeLoRA", "SHiRA", "OFT")  # of LoRA's size
+
+
+def at_as_many(method):
+    """{rank: losses of the seeds less those of LoRA with as many parameters}, LoRA's on lines over their logarithm."""
+    every, gaps = {rank: of_relatives(rank) for rank in (1, 8, 32)}, {}
+    x = [np.log(every[rank]["LoRA"][0]["trainable"]) for rank in every]
+    y = np.array([lasts(every[rank]["LoRA"]) for rank in every])
+    for rank, found in every.items():
+        size = np.log(found[method][0]["trainable"])
+        k = 0 if size < x[1] else 1
+        slope = (y[k + 1] - y[k]) / (x[k + 1] - x[k])
+        gaps[rank] = lasts(found[method]) - (y[k] + slope * (size - x[k]))
+    return gaps
+
+
+def test_the_family_at_three_sizes():
+    percent = {}
+    for rank in (1, 32):
+        ends = {method: lasts(found) for method, found in of_relatives(rank).items()}
+        for method in LINES:
+            pair = t95(ends[method] - ends["LoRA"])
+            percent[f"{method}, rank {rank}, % of LoRA's loss"] = tuple(100 * x / ends["LoRA"].mean() for x in pair)
+    check("At the sizes of ranks 1 and 32", percent)
+    gaps = {method: at_as_many(method) for method in LINES}
+    apart = {rank: np.mean([abs(gaps[method][rank]) for method in LINES], 0) for rank in (1, 8, 32)}
+    numbers = {f"mean distance from LoRA of as many parameters, rank {r}": t95(v) for r, v in apart.items()}
+    numbers |= {f"rank {b} minus rank {a}": t95(apart[b] - apart[a]) for a, b in ((1, 8), (8, 32))}
+    check("The larger the adapter", numbers)
+
+
+def test_the_table_of_three_sizes():
+    lines = re.findall(r"^\| ([\w-]+\+?) \| (.+) \|$", PAGE.partition("| rank 32 | trained |")[2], re.MULTILINE)[:12]
+    every, source = {rank: of_relatives(rank) for rank in (1, 8, 32)}, read("family")["base"]["source"]
+    assert {method for method, _ in lines} == set(every[1]) == set(every[32])
+    for method, line in lines:
+        gaps = at_as_many(method)
+        cells = [f"{number(t95(lasts(every[rank][method])))} ({gaps[rank].mean():+.3f})" for rank in every]
+        counts = ", ".join(f"{found[method][0]['trainable']:,}" for found in every.values())
+        assert line.split(" | ") == [*cells, counts]
+    for rank, found in every.items():
+        means = {m: (lasts(found[m]).mean(), lasts(found[m], "source").mean() - source) for m, _ in lines}
+        front = [m for m, (x, y) in means.items() if not any(a < x and b < y for a, b in means.values())]
+        (told,) = re.findall(rf"at rank {rank} ([\w, +]+)[;.]", PAGE.partition("Twelve at three sizes")[2])
+        assert sorted(told.split(", ")) == sorted(front)
+
+
+def test_dora_and_vera_at_as_many_parameters():
+    numbers = {}
+    for rank in (1, 8, 32):
+        found = of_relatives(rank)
+        numbers[f"DoRA minus LoRA, rank {rank}"] = t95(lasts(found["DoRA"]) - lasts(found["LoRA"]))
+    for rank, gap in at_as_many("DoRA").items():
+        numbers[f"DoRA minus LoRA of as many parameters, rank {rank}"] = t95(gap)
+    check("DoRA is better than LoRA", numbers)
+    sizes = {rank: of_relatives(rank)["VeRA"][0]["trainable"] for rank in (1, 8, 32)}
+    head = "VeRA minus LoRA of as many parameters, {:,}"
+    check("VeRA needs fewer", {head.format(sizes[rank]): t95(gap) for rank, gap in at_as_many("VeRA").items()})
 
 
 def test_the_table_of_the_family():
@@ -486,28 +546,46 @@ def test_bits_remembered():
 
 
 def test_bits_of_larger_adapters():
-    held, data = {}, [r for r in read("larger")["runs"] if r["steps"] == 2400]
+    held, data = {}, [r for r in read("larger")["runs"] if r["steps"] >= 2400]
     for r in data:
-        key = r["width"], r["rank"], r["data"], r["load"]
+        key = r["width"], r["rank"], r["targets"], r["data"], r["load"], r["steps"]
         held.setdefault(key, {})[r["seed"]] = max(r["remembered"]) / r["trainable"]
-    numbers = {f"bits a parameter, width {w}, rank {r}, {x} of {n}": v for (w, r, x, n), v in held.items()}
-    found = {name: number(t95([values[seed] for seed in range(3)])) for name, values in numbers.items()}
-    assert stated("At higher ranks and widths") == found
-    numbers = {}
-    for w in (64, 128):  # two ranks, so that a line goes through both
-        low, high = held[w, 1, "strings", 1.2], held[w, 16, "strings", 1.2]
-        slopes = [1 + np.log(high[s] / low[s]) / np.log(16) for s in range(3)]
-        numbers[f"b in bits ~ parameters^b, width {w}"] = t95(slopes)
-    check("From rank 1 to 16", numbers)
+    held = {key: np.array([values[seed] for seed in range(3)]) for key, values in held.items()}
+    whole = {(w, r, x, n, steps): v for (w, r, place, x, n, steps), v in held.items() if place == "all linear"}
+    numbers = {
+        f"bits a parameter, width {w}, rank {r}, {x} of {n}" + (", 9,600 steps" if steps == 9600 else ""): number(
+            t95(v)
+        )
+        for (w, r, x, n, steps), v in whole.items()
+    }
+    assert stated("At higher ranks and widths") == numbers
+    for low, high in ((1, 16), (16, 64)):
+        numbers = {}
+        for w in (64, 128):
+            x, y = whole[w, low, "strings", 1.2, 2400], whole[w, high, "strings", 1.2, 2400]
+            numbers[f"b in bits ~ parameters^b, width {w}"] = t95(1 + np.log(y / x) / np.log(high / low))
+        check(f"From rank {low} to {high}", numbers)
     numbers = {}
     for rank in (1, 16):
-        facts, strings = held[64, rank, "facts", 1.2], held[64, rank, "strings", 1.2]
-        numbers[f"facts over strings, width 64, rank {rank}"] = t95([facts[s] / strings[s] for s in range(3)])
+        facts, strings = (whole[64, rank, what, 1.2, 2400] for what in ("facts", "strings"))
+        numbers[f"facts over strings, width 64, rank {rank}"] = t95(facts / strings)
     check("As many bits of facts", numbers)
-    times = [16 * np.mean(list(held[w, 16, "strings", 1.2].values())) for w in (64, 128)]
-    times = [x / np.mean(list(held[w, 1, "strings", 1.2].values())) for w, x in zip((64, 128), times, strict=True)]
+    times = [
+        16 * (whole[w, 16, "strings", 1.2, 2400]).mean() / whole[w, 1, "strings", 1.2, 2400].mean() for w in (64, 128)
+    ]
     assert [f"{x:.0f}" for x in times] == ["26", "34"]
     assert "hold 26 and 34 times as much" in PAGE
+    more = {
+        rank: whole[64, rank, "strings", 4.8, 9600].mean() / whole[64, rank, "strings", 4.8, 2400].mean() - 1
+        for rank in (16, 64)
+    }
+    assert abs(more[16] - 1 / 8) < 0.01
+    assert abs(more[64] - 2 / 5) < 0.02
+    numbers = {}
+    for rank in (16, 64):
+        means = [held[64, rank, p, "strings", 1.2, 2400].mean() for p in ("all linear", "attention", "MLP")]
+        numbers[f"the best place over the worst, width 64, rank {rank}"] = (max(means) / min(means), None)
+    check("At ranks 16 and 64 it does not matter", numbers)
 
 
 SECOND = {"full": ("full", None, None, None), "MLP, rank 24": ("LoRA", 24, "MLP", None)}
