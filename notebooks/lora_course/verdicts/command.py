@@ -73,12 +73,12 @@ class Command:
                     )
 
     def go(self, executor, jobs):
-        """Work through the queue; at most `jobs` and a few points are handed over ahead."""
+        """Work through the queue; at most `jobs` and, to other processes, two more points are handed over ahead."""
         self.plan(self.names)
-        working = {}
+        working, most = {}, jobs if isinstance(executor, Here) else jobs + 2
         while self.queue or working:
             late = time.monotonic() - self.began > self.limit
-            while self.queue and len(working) < jobs + 2 and not late:
+            while self.queue and len(working) < most and not late:
                 _, name, point = heapq.heappop(self.queue)
                 working[executor.submit(_work, name, point)] = name, point
             if not working:

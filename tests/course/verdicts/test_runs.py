@@ -190,6 +190,19 @@ def test_the_command_goes_on_where_it_stopped(bench, tmp_path, monkeypatch):
     assert written["about"] == {"command": "python -m lora_course.verdicts placement", "date": "today"}
 
 
+def test_in_one_process_each_run_is_on_file_before_the_next_begins(tmp_path, monkeypatch):
+    class Looking:
+        def run(self, name, point):
+            return {**point, "prose": [len(made(tmp_path / f"{name}.jsonl"))]}
+
+    plan = [{"method": "full", "rate": rate, "seed": 0} for rate in (1, 2, 3)]
+    monkeypatch.setitem(PLANS, "placement", lambda done=(): plan)
+    monkeypatch.setitem(command._worker, "bench", Looking())
+    made_here = Command(["placement"], tmp_path)
+    made_here.go(Here(), 1)
+    assert [run["prose"] for run in made_here.runs["placement"]] == [[0], [1], [2]]
+
+
 def test_a_run_that_fails_is_told_and_the_others_go_on(tmp_path, monkeypatch, capsys):
     class Broken:
         def run(self, name, point):
