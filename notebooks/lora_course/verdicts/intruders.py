@@ -7,7 +7,7 @@ import numpy as np
 
 from .points import RANKS
 from .statistics import by, interval, value_at, where
-from .verdict import Verdict, decided
+from .verdict import Verdict, decided, higher
 
 WHO = "[Shuttleworth et al., 2024](https://arxiv.org/abs/2410.21228)"
 LOSS, SIZE = 1.12, 0.2  # at which runs are compared: nats per byte of prose, and ‖ΔW‖ / ‖W‖
@@ -82,7 +82,7 @@ def verdicts(curves):
 def _of_presence(curves, seeds):
     found = {rank: row["intruders"] for rank, row in at_loss(curves).items()}
     full = found.pop("full")
-    apart = [_apart(pair, full) for pair in found.values()]
+    apart = [higher(pair, full) for pair in found.values()]
     return Verdict(
         "LoRA brings intruder dimensions, full training hardly any",
         WHO,
@@ -141,7 +141,7 @@ def _of_reduction(curves, seeds):
         },
         seeds,
         "at 0.75 of their strength more of the forgotten comes back than of the learnt goes, the intervals apart",
-        decided(_apart(usual["back"], usual["lost"]), _apart(usual["lost"], usual["back"])),
+        decided(higher(usual["back"], usual["lost"]), higher(usual["lost"], usual["back"])),
         "At 0.75, the usual value. At half their strength it costs more than it brings.",
         ("curves",),
     )
@@ -149,10 +149,6 @@ def _of_reduction(curves, seeds):
 
 def _name(rank):
     return "full" if rank == "full" else f"rank {rank}"
-
-
-def _apart(pair, other):
-    return pair[0] - pair[1] > other[0] + other[1]
 
 
 def _range(pairs):

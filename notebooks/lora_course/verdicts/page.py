@@ -227,7 +227,7 @@ def _rank():
 def _table():
     rows = fair_fight.table(shipped("family"), shipped("times"))
     lines = [
-        f"| {row['method']} | {row['rate']:g} | {number(row['prose'])} | {row['percent']:+.1f}% "
+        f"| {row['method']} | {row['rate']:g} | {number(row['prose'])} | {row['percent'][0]:+.1f}% "
         f"| {number(row['source'])} | {row['trainable']:,} | {row['bytes'] / 1000:.0f} kB | {_time(row)} |"
         for row in rows
     ]

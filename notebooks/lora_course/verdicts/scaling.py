@@ -14,7 +14,7 @@ from lora_np import LoraConfig
 from .points import EQUAL_RANK, RULES
 from .regret import of_sweep
 from .statistics import best_rate, best_rates, by, final, interval
-from .verdict import Verdict, decided
+from .verdict import WITHOUT_REGRET, Verdict, decided
 
 FACTOR = 1.5  # how near a suggested rate has to come
 SWEPT = {"alpha / r": ("alpha = 16", 1.0), "alpha / sqrt(r)": ("alpha = 16, rsLoRA", 0.5), "2": ("alpha = 2r", 0.0)}
@@ -135,7 +135,7 @@ def verdicts(scaling, sweep, batch, starts):
         ),
         Verdict(
             "LoRA's best rate hardly depends on the width of the model",
-            "[Schulman and Thinking Machines Lab, 2025](https://thinkingmachines.ai/blog/lora/), nearly",
+            f"{WITHOUT_REGRET}, nearly",
             {
                 f"highest over lowest of widths 128, 256, 512, rank {rank}": (ratio, None)
                 for rank, ratio in ratios.items()

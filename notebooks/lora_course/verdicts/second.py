@@ -28,7 +28,17 @@ from lora_np.training.data import split_documents
 from .along import look_along
 from .data import key_of
 from .statistics import at_edge, best_rates, by, chosen, differences, final, interval, value_at, where
-from .verdict import Verdict, above, below, decided
+from .verdict import (
+    LEARNS_LESS,
+    RATE_MATTERS,
+    WITHOUT_REGRET,
+    Verdict,
+    above,
+    below,
+    decided,
+    higher,
+    within_two_percent,
+)
 
 SEEDS = (0, 1, 2)
 TARGETS = {
@@ -287,7 +297,7 @@ def table(data):
 
 def verdicts(data):
     """Claims of the other sections, with the rules that they have there, and one more, as far as kinds are settled."""
-    regret = "[Schulman and Thinking Machines Lab, 2025](https://thinkingmachines.ai/blog/lora/)"
+    regret = WITHOUT_REGRET
     data = settled(data)
     there, found = set(of_kinds(data)), []
     if there >= CORE.keys():
@@ -372,17 +382,13 @@ def _of_forgetting(data):
     full, plain = found.pop("full"), found
     return _verdict(
         "LoRA forgets less than full training, for what it learns",
-        "[Biderman et al., 2024](https://arxiv.org/abs/2405.09673): it learns less and forgets less",
+        LEARNS_LESS,
         {"full": full, **plain},
         "where half of full training's gain is learnt, each rank that gets there forgets less, the intervals apart",
-        decided(all(_clear(full, p) for p in plain.values()), all(_clear(p, full) for p in plain.values())),
+        decided(all(higher(full, p) for p in plain.values()), all(higher(p, full) for p in plain.values())),
         "What is forgotten: how far the loss on the base's own answers rises. Each row is at half its best rate, the "
         "lowest that all seeds tried. All ranks forget more.",
     )
-
-
-def _clear(more, less):
-    return more[0] - more[1] > less[0] + less[1]
 
 
 def _of_relatives(data):
@@ -393,10 +399,10 @@ def _of_relatives(data):
     return [
         _verdict(
             "once each has its own rate, the relatives are within 2% of LoRA",
-            "[Learning rate matters, 2026](https://arxiv.org/abs/2602.04998)",
+            RATE_MATTERS,
             {f"{name}, % of LoRA's loss": pair for name, pair in percent.items()},
             "each differs by less than 2% of the test loss",
-            decided(all(abs(p) + w < 2 for p, w in percent.values()), any(abs(p) - w > 2 for p, w in percent.values())),
+            within_two_percent(percent),
             "All three are ahead of it, by 1 to 2%, and the intervals of two reach beyond 2%.",
         ),
         _verdict(
