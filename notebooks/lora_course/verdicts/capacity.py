@@ -247,7 +247,8 @@ def verdicts(data):
                     finished and full and most(data) < TWO / NEAR and all(below(p, TWO / NEAR) for p in rates.values())
                 ),
             ),
-            "No run comes near it. At width 32 the most is reached; at width 64 more strings still hold more.",
+            "No run comes near it. But strings of 1.2 could not have shown that it holds. At width 32 the most seems "
+            "reached; at width 64 more strings still hold more.",
             ("capacity",),
         ),
         Verdict(
@@ -257,7 +258,8 @@ def verdicts(data):
             seeds,
             "b lies between 0.9 and 1.1, the whole interval",
             decided(within(power, 0.9, 1.1), outside(power, 0.9, 1.1)),
-            "Faster: with as many strings for each of them, four times the rank holds 4.5 to 7.5 times as much.",
+            "Faster: with as many strings for each of them, four times the rank holds 4.5 to 7.5 times as much. "
+            "The fit is over ranks and places together.",
             ("capacity",),
         ),
         Verdict(

@@ -85,7 +85,8 @@ def verdicts(curves, protected):
             len({run["seed"] for run in curves["runs"]}),
             f"at a prose loss of {level} each rank that gets there forgets less, the intervals apart",
             decided(all(higher(full, p) for p in plain.values()), all(higher(p, full) for p in plain.values())),
-            "Each at its gentlest rate. A lower rate forgets less, and full training at its lowest forgets least.",
+            "Each at its gentlest rate, the lowest that was tried. A lower rate forgets less, and full training at its "
+            "lowest forgets least.",
             ("curves",),
         ),
         Verdict(
@@ -95,7 +96,8 @@ def verdicts(curves, protected):
             seeds,
             f"at a prose loss of {level} and a rate of {RATE} it forgets less, the intervals apart",
             decided(higher(reference, decayed), higher(decayed, reference)),
-            "Four seeds do not tell. A rate half as high does as much.",
+            "The intervals overlap, though seed by seed it is less by 0.037 ± 0.011. A rate half as high does nearly "
+            "as much: 0.143.",
             ("curves", "protected"),
         ),
         Verdict(

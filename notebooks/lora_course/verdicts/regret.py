@@ -148,9 +148,9 @@ def _tenfold(sweep, batch):
         WITHOUT_REGRET,
         numbers,
         len(rates(sweep)["full"]),
-        "each ratio is between 5 and 20",
+        "each ratio is between 5 and 20, by its mean",
         decided(all(5 <= mean <= 20 for mean in means), all(not 5 <= mean <= 20 for mean in means)),
-        "It is higher, by a factor nearer 6 than 10; twice the alpha, and it is nearer 5.",
+        "It is higher, by a factor nearer 6 than 10; twice the alpha, and it is nearer 5, and once below.",
         ("rank_sweep", "batch"),
     )
 
@@ -178,7 +178,7 @@ def _of_places(placement):
         WITHOUT_REGRET,
         {f"{name}, part of the gain": pair for name, pair in behind.items()},
         len({run["seed"] for run in placement["runs"]}),
-        "attention's lag lies above 0, and the MLP's below 0.05 of the gain",
+        "attention's lag lies above 0, and the MLP's below 0.05 of the gain; it fails if either is clearly otherwise",
         decided(above(attention) and below(mlp, 0.05), below(attention) or above(mlp, 0.05)),
         "122,880 parameters each: rank 40 in attention, 24 in the MLP, 15 in both.",
         ("placement",),
@@ -195,7 +195,7 @@ def _of_batches(batch):
         len({run["seed"] for run in batch["runs"]}),
         "the gap grows from the smallest batch to the largest",
         decided(above(slope), below(slope)),
-        "No growth is seen from 4 rows to 64, at rank 16 and equally many windows.",
+        "No growth is seen from 4 rows to 64, at rank 16 and equally many windows, so in fewer steps.",
         ("batch",),
     )
 
@@ -209,9 +209,11 @@ def _of_capacity(curves):
         {f"rank {rank} leaves at step": (step, None) for rank, (step, _) in left.items()}
         | {f"rank {rank}, gap at step 400": (gap, None) for rank, (_, gap) in left.items()},
         len({run["seed"] for run in curves["runs"]}),
-        f"the higher the rank, the later its best curve is {LEFT} above full training's for good; the highest never is",
+        f"the higher the rank, the later its best curve is {LEFT} above full training's for good; the highest "
+        "never is. It fails if the order is another",
         decided(steps == sorted(steps) and steps[-1] == math.inf and steps[0] < math.inf, steps != sorted(steps)),
-        "The order is as they say. But ranks 1 and 4 never follow; rank 64, 61% of the parameters, leaves too.",
+        "The order is as they say. But ranks 1 and 4 never follow; rank 64, 61% of the parameters, leaves too. A best "
+        "curve is the lowest mean loss of six rates at each step.",
         ("curves",),
     )
 

@@ -320,9 +320,9 @@ def _tenfold(data, who):
         "LoRA's best rate is about ten times full training's",
         who,
         numbers,
-        "each ratio is between 5 and 20",
+        "each ratio is between 5 and 20, by its mean",
         decided(all(5 <= mean <= 20 for mean in means), all(not 5 <= mean <= 20 for mean in means)),
-        "It lies above ten in each, at alpha = 32.",
+        "It lies above ten in each, at alpha = 32, by the mean; three of the intervals reach beyond 5 or 20.",
     )
 
 
@@ -344,7 +344,7 @@ def _of_places(data, who):
         "attention alone loses at equal size; the MLP alone does nearly as well as all layers",
         who,
         {"attention behind MLP, part of the gain": attention, "MLP behind all layers, part of the gain": mlp},
-        "attention's lag lies above 0, and the MLP's below 0.05 of the gain",
+        "attention's lag lies above 0, and the MLP's below 0.05 of the gain; it fails if either is clearly otherwise",
         decided(above(attention) and below(mlp, 0.05), below(attention) or above(mlp, 0.05)),
         "At equal size, each at its own best rate.",
     )
@@ -360,7 +360,7 @@ def _of_batches(data, who):
         | {"gap at 32 minus gap at 4": slope},
         "the gap grows from the smallest batch to the largest",
         decided(above(slope), below(slope)),
-        "At 4 and 8 rows it is the same. At 32 rows a run has 12 steps, and the gap is nearly twice as wide.",
+        "At 4 and 8 rows it is about the same. At 32 rows a run has 12 steps, and the gap is nearly twice as wide.",
     )
 
 
@@ -401,7 +401,7 @@ def _of_relatives(data):
             "once each has its own rate, the relatives are within 2% of LoRA",
             RATE_MATTERS,
             {f"{name}, % of LoRA's loss": pair for name, pair in percent.items()},
-            "each differs by less than 2% of the test loss",
+            "each differs by less than 2% of the test loss, the whole interval; it fails if one differs by more",
             within_two_percent(percent),
             "All three are ahead of it, by 1 to 2%, and the intervals of two reach beyond 2%.",
         ),
