@@ -131,8 +131,8 @@ def verdicts(data):
                 all(below(pair, TWO / NEAR) for pair in more.values()),
             ),
             "At width 64 rank 16 comes to 1.4 in four times the steps, which add an eighth. At rank 64 they add two "
-            "fifths: 1.3. Neither steps nor strings were at their end: by the rule of the first claim this would be "
-            "open.",
+            "fifths: 1.3. Four times the strings about double it, so the end is not seen: by the rule of the first "
+            "claim this would be open.",
             ("larger",),
         ),
         _in_proportion(

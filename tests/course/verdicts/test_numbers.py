@@ -815,3 +815,32 @@ def test_the_other_sentences():
     assert counts == {38656}
     again = law(4, 8.0) / middle(best_rates(runs(read("starts"), rank=4, start="A first")))
     assert f"rank 4, which is missed by {1 / again:.2f}" in PAGE
+
+
+def test_the_sentences_on_larger_adapters():
+    held = {}
+    wanted = {"targets": "all linear", "data": "strings", "steps": 2400}
+    for r in [r for r in read("larger")["runs"] if wanted.items() <= r.items()]:
+        held.setdefault((r["width"], r["rank"], r["load"]), []).append(max(r["remembered"]) / r["trainable"])
+    times = [np.mean(held[w, r, 4.8]) / np.mean(held[w, r, 1.2]) for w, r in ((64, 16), (64, 64), (128, 16))]
+    assert 1.9 < min(times) < max(times) < 2.4
+    assert "Four times the strings about double it" in PAGE
+
+
+def test_what_was_forgotten_at_the_best_rate_after_400_steps():
+    """The sentence of notebook 13 on those that forget less because they learn less."""
+    learnt, lost = {}, {}
+    for rank in (*RANKS, None):
+        found = [run for run in CURVES["runs"] if run.get("rank") == rank]
+        best = grid(found, "validation")[1].mean(1).argmin()
+        learnt[rank], lost[rank] = (BASE[x] - grid(found, x)[1][best].mean() for x in ("prose", "source"))
+    assert [f"{-lost[rank]:.2f}" for rank in (1, 4, 16, 64, None)] == ["0.14", "0.22", "0.26", "0.26", "0.24"]
+    assert max(learnt, key=learnt.get) is None
+
+
+def test_the_claims_of_the_course_have_the_numbers_of_three_seeds():
+    readme = (NOTEBOOKS / "README.md").read_text(encoding="utf-8")
+    parts = [f"{100 * gained(kind) / gained('full'):.0f}" for kind in ("rank 4", "rank 15", "rank 64")]
+    assert f"on SmolLM2 ranks 4, 15, 64 reach {', '.join(parts)}% of its gain" in readme
+    assert f"on SmolLM2 0.9% of the parameters reach {parts[0]}%" in readme
+    assert f"on SmolLM2 {gained('attention, rank 40') / gained('rank 15'):.0%}" in readme
