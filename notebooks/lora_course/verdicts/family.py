@@ -2,7 +2,8 @@
 
 For each method and size: four rates a factor of 4 apart, wider where the best is at an edge; then the best one's
 neighbours at a factor of 2, on three seeds. The rate that is best on validation text is the method's, and it has two
-more seeds. All are tried at the size of LoRA of rank 8, the first twelve at those of ranks 1 and 32, too.
+more seeds. All else has one setting for each method and size: CONFIGS. All are tried at the size of LoRA of rank 8, the
+first twelve at those of ranks 1 and 32, too.
 
 DeLoRA's lambda is 15, PEFT's default, and at rank 1 an eighth of it: the first step already takes the update to about
 its bound. With 15 at rank 1, and with 60 at rank 32, every rate ended far above the base's loss.
@@ -39,7 +40,7 @@ def _lora(r, **more):
     return LoraConfig(r=r, lora_alpha=2 * r, fan_in_fan_out=True, **ALL, **more)
 
 
-CONFIGS = {  # method: its config at the size of LoRA of rank r
+CONFIGS = {  # method: its config at about the size of LoRA of rank r; from AdaLoRA on for rank 8 alone
     "LoRA": _lora,
     "LoRA+": _lora,
     "PiSSA": lambda r: _lora(r, init_lora_weights="pissa"),
@@ -77,7 +78,7 @@ def plan(done=()):
 
 
 def _wanted(runs):
-    """(rate, seed) of one method and size."""
+    """The (rate, seed) pairs that one method and size wants, from its runs so far."""
     losses = {(run["rate"], run["seed"]): last_validation(run) for run in runs}
     rates = sorted({*COARSE, *(rate for rate, _ in losses if _is_coarse(rate))})
     coarse = [(rate, 0) for rate in rates]
@@ -109,7 +110,7 @@ def chosen_rate(runs):
 
 @contextlib.contextmanager
 def without_terms(model):
-    """A block in which the loss of AdaLoRA is that of the text alone."""
+    """A block in which the loss of AdaLoRA is that of the text, without the term for orthogonality."""
     found = [config for config in getattr(model, "peft_config", {}).values() if hasattr(config, "orth_reg_weight")]
     weights = [config.orth_reg_weight for config in found]
     try:

@@ -5,7 +5,7 @@ less and forgets less".
 """
 
 from .statistics import by, interval, value_at, where
-from .verdict import Verdict, decided
+from .verdict import LEARNS_LESS, Verdict, decided, higher
 
 LEARNT = (1.12, 1.06)  # nats per byte of test prose at which runs are compared
 RATE = 2e-3  # at which what might help is compared with plain LoRA
@@ -80,12 +80,13 @@ def verdicts(curves, protected):
     return [
         Verdict(
             "LoRA forgets less than full training, for what it learns",
-            "[Biderman et al., 2024](https://arxiv.org/abs/2405.09673): it learns less and forgets less",
+            LEARNS_LESS,
             {"full": full, **plain},
             len({run["seed"] for run in curves["runs"]}),
             f"at a prose loss of {level} each rank that gets there forgets less, the intervals apart",
-            decided(all(_clear(full, p) for p in plain.values()), all(_clear(p, full) for p in plain.values())),
-            "Each at its gentlest rate. A lower rate forgets less, and full training at its lowest forgets least.",
+            decided(all(higher(full, p) for p in plain.values()), all(higher(p, full) for p in plain.values())),
+            "Each at its gentlest rate, the lowest that was tried. A lower rate forgets less, and full training at its "
+            "lowest forgets least.",
             ("curves",),
         ),
         Verdict(
@@ -94,8 +95,9 @@ def verdicts(curves, protected):
             {"rank 16, none": reference, "rank 16, weight decay 2": decayed},
             seeds,
             f"at a prose loss of {level} and a rate of {RATE} it forgets less, the intervals apart",
-            decided(_clear(reference, decayed), _clear(decayed, reference)),
-            "Four seeds do not tell. A rate half as high does as much.",
+            decided(higher(reference, decayed), higher(decayed, reference)),
+            "The intervals overlap, though seed by seed it is less by 0.037 ± 0.011. A rate half as high does nearly "
+            "as much: 0.143.",
             ("curves", "protected"),
         ),
         Verdict(
@@ -105,15 +107,10 @@ def verdicts(curves, protected):
             seeds,
             f"at a prose loss of {level} and a rate of {RATE} it forgets less, the intervals apart",
             decided(
-                all(_clear(reference, pair) for pair in replayed.values()),
-                all(_clear(pair, reference) for pair in replayed.values()),
+                all(higher(reference, pair) for pair in replayed.values()),
+                all(higher(pair, reference) for pair in replayed.values()),
             ),
             "Two rows in sixteen halve what is forgotten; nothing else that was tried does as much at this rate.",
             ("curves", "protected"),
         ),
     ]
-
-
-def _clear(more, less):
-    """Does the one interval lie above the other?"""
-    return more[0] - more[1] > less[0] + less[1]

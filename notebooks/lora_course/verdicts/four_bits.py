@@ -25,7 +25,8 @@ SEEN = (
     "Rounding a model of this size costs an eighth of the gain.",
     "No difference is seen.",
     "To the last digit. The others lose a fifth of their gain or more when they are rounded again.",
-    "As trained it is behind; QLoRA loses more than that in merging. Its base is half as large again.",
+    "As trained it is behind, with fewer trained numbers; QLoRA loses more than that in merging. QA-LoRA's base is "
+    "half as large again.",
 )
 
 

@@ -18,7 +18,7 @@ from lora_np.lora.family.tinylora import TinyLoraConfig
 from . import words
 from .grpo import grpo_step, log_probabilities
 from .statistics import by, chosen, differences, final, interval
-from .verdict import Verdict, above, below, decided
+from .verdict import WITHOUT_REGRET, Verdict, above, below, decided
 
 SEEDS = (0, 1, 2, 3, 4)
 TEACHERS = ("reward", "examples")
@@ -169,19 +169,20 @@ def verdicts(data):
     steps = {teacher: interval([steps_to(run) for run in found["full", teacher]]) for teacher in TEACHERS}
     apart = interval([heard(a) - heard(b) for a, b in _pairs(found)])
     longer = interval([steps_to(a) - steps_to(b) for a, b in _pairs(found)])
-    seeds, regret = len(full), "[Schulman and Thinking Machines Lab, 2025](https://thinkingmachines.ai/blog/lora/)"
+    seeds = len(full)
     tinylora = "Morris et al., 2026, Learning to Reason in 13 Parameters"
     return [
         Verdict(
             "by reward, rank 1 learns as well as full training",
-            regret,
+            WITHOUT_REGRET,
             {f"right after 100 steps, {m}": ends[m, "reward"] for m in ("full", "LoRA r=1")}
             | {"full minus rank 1": lag}
             | {f"by examples, {m}": ends[m, "examples"] for m in ("full", "LoRA r=1")},
             seeds,
             f"of all answers, less than {CLOSE} more are right after full training, the whole interval",
             decided(below(lag, CLOSE), above(lag, CLOSE)),
-            "By examples rank 1 ends behind, too: 2,048 numbers are too few here, whoever teaches.",
+            "By examples rank 1 ends behind, too, and in the last 20 steps it gets hardly further with either: 2,048 "
+            "numbers are too few here, whoever teaches.",
             ("reward",),
         ),
         Verdict(
@@ -207,7 +208,7 @@ def verdicts(data):
         ),
         Verdict(
             "an answer with a reward teaches less than an example",
-            regret,
+            WITHOUT_REGRET,
             {f"bits each, by {teacher}": pair for teacher, pair in bits.items()}
             | {f"steps to {LEVEL} right, by {teacher}": pair for teacher, pair in steps.items()},
             seeds,

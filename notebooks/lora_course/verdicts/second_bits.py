@@ -27,7 +27,8 @@ SEEN = (
     "Rounding costs a fifth of the gain.",
     "With three seeds no difference is seen.",
     "To the last digit. QLoRA, rounded again, loses nine tenths of what it had learnt.",
-    "As trained it is not behind, either: its groups are of 16 numbers, and the base is a third larger for that.",
+    "As trained it is not behind, either, with about half the trained numbers: its groups are of 16 weights, and the "
+    "base is a third larger for that.",
 )
 
 

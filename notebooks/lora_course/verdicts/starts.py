@@ -45,7 +45,7 @@ def verdicts(starts):
             seeds,
             "at each rank the difference in test loss lies above 0",
             decided(all(map(above, lags.values())), all(map(below, lags.values()))),
-            "At rank 4 it is clear, at rank 64 there is no difference.",
+            "At rank 4 it is clear, at rank 64 no difference is seen.",
             ("starts",),
         ),
         Verdict(
@@ -55,7 +55,8 @@ def verdicts(starts):
             seeds,
             "at each rank the ratio lies above 1",
             decided(all(above(p, 1) for p in ratios.values()), all(below(p, 1) for p in ratios.values())),
-            "The best rates are alike.",
+            "At rank 64 the best rates are alike. At rank 4 that of A first is higher with each seed, by factors of "
+            "1.1 to 2.0.",
             ("starts",),
         ),
     ]

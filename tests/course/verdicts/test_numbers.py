@@ -430,8 +430,13 @@ def forgotten(own):
     """The interval of the rise on source where prose comes to 1.06; None if not all runs come there."""
     if not all(passes(run, "prose", 1.06, BASE["prose"]) for run in own):
         return None
-    places = [crossing(run, "prose", 1.06, BASE["prose"]) for run in own]
-    return t95([read_at(r, p, "source", BASE["source"]) - BASE["source"] for r, p in zip(own, places, strict=True)])
+    return t95(list(forgotten_by_seed(own).values()))
+
+
+def forgotten_by_seed(found):
+    """{seed: the rise of the loss on source where prose gets to 1.06}."""
+    places = {run["seed"]: crossing(run, "prose", 1.06, BASE["prose"]) for run in found}
+    return {r["seed"]: read_at(r, places[r["seed"]], "source", BASE["source"]) - BASE["source"] for r in found}
 
 
 def test_forgetting():
@@ -758,3 +763,84 @@ def first_at(run, level):
         if y[i] >= level:
             return at[i - 1] + (level - y[i - 1]) / (y[i] - y[i - 1]) * (at[i] - at[i - 1])
     return at[-1]
+
+
+def distances_without(method):
+    """The interval of rank 8's mean distance minus rank 1's, with one method left out."""
+    gaps = [at_as_many(other) for other in LINES if other != method]
+    return t95(np.mean([abs(gap[8]) - abs(gap[1]) for gap in gaps], 0))
+
+
+def test_the_sentences_on_the_family():
+    apart = {rank: abs(at_as_many("LoRA+")[rank]).mean() for rank in (1, 8, 32)}
+    assert apart[1] < apart[8] < apart[32]
+    touching = {method for method in LINES if sum(distances_without(method)) > 0}
+    assert touching == {"LoHa", "MiSS", "SHiRA"}
+    assert "without LoHa, MiSS or SHiRA the first step would not be clear" in PAGE
+    share = [
+        found[method][0]["trainable"] / found["LoRA"][0]["trainable"]
+        for found in (of_relatives(1), of_relatives(32))
+        for method in LINES
+    ]
+    assert (round(min(share), 2), max(share)) == (0.56, 2)
+    percent = {}
+    for rank in (1, 32):
+        plain = lasts(of_relatives(rank)["LoRA"]).mean()
+        percent[rank] = {method: t95(100 * at_as_many(method)[rank] / plain) for method in LINES}
+    assert f"LoHa is out at rank 1, too, by {percent[1]['LoHa'][0]:.1f}%, and none is at rank 32" in PAGE
+    assert percent[1]["LoHa"][0] - percent[1]["LoHa"][1] > 2
+    assert all(abs(mean) - half <= 2 for mean, half in percent[32].values())
+    dora, lora = (of_relatives()[method][0]["trainable"] for method in ("DoRA", "LoRA"))
+    assert f"It has {dora / lora - 1:.0%} more parameters" in PAGE
+
+
+def test_the_other_sentences():
+    plain, decayed = (
+        forgotten_by_seed(found)
+        for found in (runs(CURVES, rank=16, rate=2e-3), runs(read("protected"), name="weight decay 2", rate=2e-3))
+    )
+    less = t95([plain[seed] - decayed[seed] for seed in decayed])
+    assert f"seed by seed it is less by {number(less)}" in PAGE
+    half = forgotten_by_seed(runs(CURVES, rank=16, rate=1e-3))
+    assert f"nearly as much: {np.mean(list(half.values())):.3f}" in PAGE
+    for rank in (16, 64, None):
+        rates, losses = grid([run for run in CURVES["runs"] if run.get("rank") == rank], "validation")
+        assert rates[losses.mean(1).argmin()] == 2 * rates[0]
+    most = max(max(run["intruders"]) for run in runs(CURVES, rank=1))
+    assert f"at rank 1 there are at most {most} in 16 layers" in PAGE
+    first, other = (best_rates(runs(read("starts"), rank=4, start=start)) for start in ("A first", "B first"))
+    assert (first > other).all()
+    assert 1.9 < (first / other).max() < 2.1
+    counts = {run["trainable"] for run in runs(read("four_bits"), method="QA-LoRA")}
+    assert counts == {38656}
+    again = law(4, 8.0) / middle(best_rates(runs(read("starts"), rank=4, start="A first")))
+    assert f"rank 4, which is missed by {1 / again:.2f}" in PAGE
+
+
+def test_the_sentences_on_larger_adapters():
+    held = {}
+    wanted = {"targets": "all linear", "data": "strings", "steps": 2400}
+    for r in [r for r in read("larger")["runs"] if wanted.items() <= r.items()]:
+        held.setdefault((r["width"], r["rank"], r["load"]), []).append(max(r["remembered"]) / r["trainable"])
+    times = [np.mean(held[w, r, 4.8]) / np.mean(held[w, r, 1.2]) for w, r in ((64, 16), (64, 64), (128, 16))]
+    assert 1.9 < min(times) < max(times) < 2.4
+    assert "Four times the strings about double it" in PAGE
+
+
+def test_what_was_forgotten_at_the_best_rate_after_400_steps():
+    """The sentence of notebook 13 on those that forget less because they learn less."""
+    learnt, lost = {}, {}
+    for rank in (*RANKS, None):
+        found = [run for run in CURVES["runs"] if run.get("rank") == rank]
+        best = grid(found, "validation")[1].mean(1).argmin()
+        learnt[rank], lost[rank] = (BASE[x] - grid(found, x)[1][best].mean() for x in ("prose", "source"))
+    assert [f"{-lost[rank]:.2f}" for rank in (1, 4, 16, 64, None)] == ["0.14", "0.22", "0.26", "0.26", "0.24"]
+    assert max(learnt, key=learnt.get) is None
+
+
+def test_the_claims_of_the_course_have_the_numbers_of_three_seeds():
+    readme = (NOTEBOOKS / "README.md").read_text(encoding="utf-8")
+    parts = [f"{100 * gained(kind) / gained('full'):.0f}" for kind in ("rank 4", "rank 15", "rank 64")]
+    assert f"on SmolLM2 ranks 4, 15, 64 reach {', '.join(parts)}% of its gain" in readme
+    assert f"on SmolLM2 0.9% of the parameters reach {parts[0]}%" in readme
+    assert f"on SmolLM2 {gained('attention, rank 40') / gained('rank 15'):.0%}" in readme
