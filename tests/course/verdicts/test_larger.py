@@ -49,13 +49,14 @@ def test_the_rate_is_the_best_of_four_short_runs():
     assert larger.plan(done[:-1]) != larger.plan(done)
 
 
-def data(bits=0.5, more=2.0, power=1.0, facts=1.0, attention=1.0, spread=0.001):
-    """Runs in which each parameter remembers so many bits: of 1.2, of 4.8; of facts, in attention so many times."""
+def data(bits=0.5, more=2.0, power=1.0, facts=1.0, attention=1.0, longer=1.0, spread=0.001):
+    """Runs in which each parameter remembers so many bits: of 1.2, of 4.8; of facts, in attention, in more steps so many times."""
     made = []
     for point in larger.plan([short(point, 4e-3) for point in larger.plan()]):
         trainable = 32 * point["width"] * point["rank"]
         each = more if point["load"] == larger.MORE else bits * point["rank"] ** (power - 1)
         each *= (facts if point["data"] == "facts" else 1) * (1 + spread * point["seed"])
+        each *= longer if point["steps"] == larger.LONG else 1
         each *= attention if point["targets"] == "attention" else 1
         made.append({**point, "trainable": trainable, "remembered": [each * trainable / 2, each * trainable]})
     return {"runs": made}
@@ -66,6 +67,8 @@ def data(bits=0.5, more=2.0, power=1.0, facts=1.0, attention=1.0, spread=0.001):
     [
         ({}, [HOLDS, HOLDS, HOLDS, HOLDS, HOLDS]),
         ({"more": 1.0}, [FAILS, HOLDS, HOLDS, HOLDS, HOLDS]),
+        ({"more": 1.0, "longer": 1.2}, [OPEN, HOLDS, HOLDS, HOLDS, HOLDS]),
+        ({"more": 1.0, "longer": 1.05}, [FAILS, HOLDS, HOLDS, HOLDS, HOLDS]),
         ({"more": 1.6, "spread": 0.1}, [OPEN, HOLDS, HOLDS, HOLDS, HOLDS]),
         ({"power": 1.3}, [HOLDS, FAILS, FAILS, HOLDS, HOLDS]),
         ({"facts": 0.5}, [HOLDS, HOLDS, HOLDS, FAILS, HOLDS]),

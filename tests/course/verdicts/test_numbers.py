@@ -399,9 +399,9 @@ def test_dora_and_vera_at_as_many_parameters():
     for rank in (1, 8, 32):
         found = of_relatives(rank)
         numbers[f"DoRA minus LoRA, rank {rank}"] = t95(lasts(found["DoRA"]) - lasts(found["LoRA"]))
-    for rank, gap in at_as_many("DoRA").items():
-        numbers[f"DoRA minus LoRA of as many parameters, rank {rank}"] = t95(gap)
-    check("DoRA is better than LoRA", numbers)
+    check("DoRA is better than LoRA of the same rank", numbers)
+    head = "DoRA minus LoRA of as many parameters, rank {}"
+    check("DoRA is better than LoRA of as many", {head.format(r): t95(gap) for r, gap in at_as_many("DoRA").items()})
     sizes = {rank: of_relatives(rank)["VeRA"][0]["trainable"] for rank in (1, 8, 32)}
     head = "VeRA minus LoRA of as many parameters, {:,}"
     check("VeRA needs fewer", {head.format(sizes[rank]): t95(gap) for rank, gap in at_as_many("VeRA").items()})
@@ -563,6 +563,9 @@ def test_bits_of_larger_adapters():
         )
         for (w, r, x, n, steps), v in whole.items()
     }
+    for rank in (16, 64):
+        long, short = (whole[64, rank, "strings", 4.8, steps].mean() for steps in (9600, 2400))
+        numbers[f"4 times the steps, rank {rank}: times as much"] = number((long / short, None))
     assert stated("At higher ranks and widths") == numbers
     for low, high in ((1, 16), (16, 64)):
         numbers = {}
