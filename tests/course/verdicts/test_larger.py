@@ -50,7 +50,7 @@ def test_the_rate_is_the_best_of_four_short_runs():
 
 
 def data(bits=0.5, more=2.0, power=1.0, facts=1.0, attention=1.0, longer=1.0, spread=0.001):
-    """Runs in which each parameter remembers so many bits: of 1.2, of 4.8; of facts, in attention, in more steps so many times."""
+    """Runs in which each parameter remembers so many bits, of 1.2 or 4.8 (of facts, and so on: times that)."""
     made = []
     for point in larger.plan([short(point, 4e-3) for point in larger.plan()]):
         trainable = 32 * point["width"] * point["rank"]
