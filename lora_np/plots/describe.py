@@ -87,7 +87,8 @@ def _points(ax):
 
 
 def _clouds(ax):
-    return [dots for dots in ax.collections if hasattr(dots, "get_sizes") and len(dots.get_offsets())]
+    points = (c for c in ax.collections if c.get_offset_transform() == ax.transData)  # shapes have none in the data
+    return [dots for dots in points if hasattr(dots, "get_sizes") and len(dots.get_offsets())]
 
 
 def _bars(ax, rows):

@@ -58,22 +58,15 @@ def part_shares(steps, title="Where the time of a training step goes"):
     """Stacked bars of 100%: `steps` is {label: {part: milliseconds}}; the whole step's time stands at the end."""
     figure, (ax,) = new_figure(width=9.5, height=1.6 + 0.5 * len(steps))
     colours = _colours(list(dict.fromkeys(part for step in steps.values() for part in step)))
-    for row, step in enumerate(steps.values()):
-        left, total = 0.0, sum(step.values())
-        for part, time in step.items():
-            share = 100 * time / total
-            ax.barh(row, share, left=left, height=0.7, color=colours[part])
-            if share >= 5:
-                ax.text(
-                    left + share / 2,
-                    row,
-                    f"{share:.0f}%",
-                    ha="center",
-                    va="center",
-                    fontsize=9,
-                    color=_readable_on(colours[part]),
-                )
-            left += share
+    totals = [sum(step.values()) for step in steps.values()]
+    rows, left = range(len(steps)), [0.0] * len(steps)
+    for part, colour in colours.items():
+        shares = [100 * step.get(part, 0.0) / total for step, total in zip(steps.values(), totals, strict=True)]
+        bars = ax.barh(rows, shares, left=left, height=0.7, color=colour, label=part)
+        named = [f"{share:.0f}%" if share >= 5 else "" for share in shares]
+        ax.bar_label(bars, named, label_type="center", fontsize=9, color=_readable_on(colour))
+        left = [begin + share for begin, share in zip(left, shares, strict=True)]
+    for row, total in enumerate(totals):
         ax.text(101, row, f"{total:,.0f} ms" if total >= 100 else f"{total:.3g} ms", va="center", fontsize=9)
     ax.set_yticks(range(len(steps)), list(steps))
     ax.set(title=title, xlabel="share of the step (%)", xlim=(0, 112), ylim=(len(steps) - 0.5, -0.5))

@@ -7,6 +7,7 @@ from matplotlib.colors import to_hex
 
 from lora_course.plots.timeline import MOST_LANES, part_shares, step_timeline
 from lora_np.plots import BLUE, ORANGE
+from lora_np.plots.describe import description
 
 Step = namedtuple("Step", "spans milliseconds lanes")
 SPANS = [
@@ -60,8 +61,19 @@ def test_shares_add_up_to_100():
     figure = part_shares(steps)
     (ax,) = figure.axes
     found = [(patch.get_x(), patch.get_width()) for patch in ax.patches]
-    assert found == [(0, 75), (75, 25), (0, 50), (50, 50)]
+    assert found == [(0, 75), (0, 50), (75, 25), (50, 50)]
     texts = [text.get_text() for text in ax.texts]
-    assert texts == ["75%", "25%", "4 ms", "50%", "50%", "2,380 ms"]
+    assert texts == ["75%", "50%", "25%", "50%", "4 ms", "2,380 ms"]
     assert [label.get_text() for label in ax.get_yticklabels()] == ["first", "second"]
     assert [text.get_text() for text in figure.legends[0].get_texts()] == ["products", "other"]
+
+
+def test_the_alternative_text_names_the_parts():
+    steps = {"first": {"products": 3.0, "other": 1.0}, "second": {"products": 1.0, "rest": 1.0}}
+    told = description(part_shares(steps))
+    assert "products (first: 75, second: 50); other (first: 25, second: 0); rest (first: 0, second: 50)" in told
+
+
+def test_the_alternative_text_takes_no_bar_for_a_point():
+    figure = step_timeline({"A step": Step(SPANS, 10.0, 2)}, ["products", "other"])
+    assert description(figure) == "A step, milliseconds since the step began"
