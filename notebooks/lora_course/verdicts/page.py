@@ -207,7 +207,7 @@ def number(pair):
     if isinstance(value, int) or (half is None and float(value).is_integer()):
         return f"{value:.0f}"
     digits = 1 if abs(value) >= 10 else 2 if abs(value) >= 2 else 3
-    return f"{value:.{digits}f}" + ("" if half is None else f" ± {half:.{digits}f}")
+    return f"{value:.{digits}f}" + ("" if half is None else f"\N{NO-BREAK SPACE}±\N{NO-BREAK SPACE}{half:.{digits}f}")
 
 
 def page(found):
@@ -275,7 +275,7 @@ def _table():
     rows = fair_fight.table(shipped("family"), shipped("times"))
     lines = [
         f"| {row['method']} | {row['rate']:g} | {number(row['prose'])} | {row['percent'][0]:+.1f}% "
-        f"| {number(row['source'])} | {row['trainable']:,} | {row['bytes'] / 1000:.0f} kB | {_time(row)} |"
+        f"| {number(row['source'])} | {row['trainable']:,} | {_kilobytes(row)} | {_time(row)} |"
         for row in rows
     ]
     head = "| method | best rate | loss on prose | against LoRA | forgotten | trained | file | ms a step |"
@@ -305,6 +305,10 @@ def _sizes():
         f"{FRONT}, of the twelve: {fronts}.\n\n"
         f"| method | {' | '.join(f'rank {rank}' for rank in ranks)} | trained |\n|---|---|---|---|---|\n{lines}"
     )
+
+
+def _kilobytes(row):
+    return f"{row['bytes'] / 1000:.0f}\N{NO-BREAK SPACE}kB"
 
 
 def _time(row):

@@ -422,7 +422,7 @@ def test_the_table_of_the_family():
         own = found[line[0]]
         losses, lost, size = lasts(own), lasts(own, "source") - source, own[0]["trainable"]
         cells = [number(t95(losses)), f"{100 * (losses.mean() / plain - 1):+.1f}%", number(t95(lost)), f"{size:,}"]
-        assert line[2].split(" | ") == [*cells, f"{4 * size / 1000:.0f} kB", clock.get(line[0], "-")]
+        assert line[2].split(" | ") == [*cells, f"{4 * size / 1000:.0f}\N{NO-BREAK SPACE}kB", clock.get(line[0], "-")]
         assert float(line[1]) == own[0]["rate"]
 
 
@@ -803,7 +803,8 @@ def test_the_other_sentences():
         for found in (runs(CURVES, rank=16, rate=2e-3), runs(read("protected"), name="weight decay 2", rate=2e-3))
     )
     less = t95([plain[seed] - decayed[seed] for seed in decayed])
-    assert f"seed by seed it is less by {number(less)}" in PAGE
+    told = number(less).replace("\N{NO-BREAK SPACE}", " ")
+    assert f"seed by seed it is less by {told}" in PAGE
     half = forgotten_by_seed(runs(CURVES, rank=16, rate=1e-3))
     assert f"nearly as much: {np.mean(list(half.values())):.3f}" in PAGE
     for rank in (16, 64, None):
