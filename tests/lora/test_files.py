@@ -350,7 +350,7 @@ def test_many_problems_are_summed_up(saved):
         PeftModel.from_pretrained(tiny_model(), saved)
 
 
-@pytest.mark.parametrize("name", ["a b", "../up", "train"])
+@pytest.mark.parametrize("name", ["a.b", "../up", "train"])
 def test_a_wrong_name_changes_nothing_either(saved, name):
     model = tiny_model()
     before = snapshot(model)
