@@ -38,10 +38,12 @@ def reload_adapter(directory: StrPath, tuner: Any, name: str) -> None:
     adapter, tensors = tensors_of(tuner, name)
     other = _difference(config, tuner.peft_config[name], adapter.adapters)
     if other or bases:
-        what = other or f"base weights of its own, {next(iter(bases))}"
-        raise ValueError(f"{folder} has {what}: delete_adapter({name!r}) first, or load it under another name")
+        raise _refusal(f"{folder} has {other or f'base weights of its own, {next(iter(bases))}'}", name)
     arrays = adapter.read(without_names(arrays, tensors), path)
-    check_fits(adapter, arrays, path, config)
+    try:
+        check_fits(adapter, arrays, path, config)
+    except ValueError as error:
+        raise _refusal(error, name) from None
     adapter.incoming = arrays
     adapter.fill()
 
@@ -61,3 +63,7 @@ def _difference(config, own, adapters):
         if None not in (alpha, adapter.lora_alpha) and alpha != adapter.lora_alpha:
             return f"lora_alpha={alpha!r} in the place of {adapter.lora_alpha!r} at {target}"
     return None
+
+
+def _refusal(why, name):
+    return ValueError(f"{why}: this is not {name!r} at another time; delete_adapter({name!r}) first, or load it beside")

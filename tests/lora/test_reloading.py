@@ -64,8 +64,8 @@ def test_a_relative_of_lora(tmp_path):
         ({"use_dora": True}, "use_dora=False in the place of True"),
         ({"use_rslora": True}, "use_rslora=False in the place of True"),
         ({"lora_dropout": 0.5}, "lora_dropout=0.0 in the place of 0.5"),
-        ({"targets": ["c_attn", "c_fc"]}, "does not fit the model: missing"),
-        ({"modules_to_save": ["lm_head"]}, "does not fit the model: missing"),
+        ({"targets": ["c_attn", "c_fc"]}, "does not fit the model: missing .*"),
+        ({"modules_to_save": ["lm_head"]}, "does not fit the model: missing .*"),
     ],
 )
 def test_another_adapter_is_refused_and_nothing_changes(change, words, tmp_path):
@@ -73,7 +73,7 @@ def test_another_adapter_is_refused_and_nothing_changes(change, words, tmp_path)
     options = dict(change)
     model = peft_model(options.pop("targets", ["c_attn"]), **options)
     before = snapshot(model)
-    with pytest.raises(ValueError, match=words):
+    with pytest.raises(ValueError, match=f"({words}).*: this is not 'default' at another time; delete_adapter"):
         model.load_adapter(tmp_path, "default")
     assert snapshot(model) == before
 
