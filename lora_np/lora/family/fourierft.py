@@ -89,6 +89,7 @@ class FourierFTAdapter(Adapter):
     """c, `fourierft_spectrum` (n,), beside one linear layer."""
 
     idle_if_zero = "fourierft_spectrum"
+    reported = "fourierft.FourierFTLinear"
 
     def __init__(self, config: FourierFTConfig, target: Target) -> None:
         self.config, self.scaling = config, config.scaling
