@@ -44,6 +44,7 @@ from .family import FAMILY
 from .helpers import (
     cast_mixed_precision_params,
     check_if_peft_model,
+    get_peft_config,
     inject_adapter_in_model,
     prepare_model_for_kbit_training,
     rescale_adapter_scale,
@@ -149,6 +150,7 @@ __all__ = [
     "get_eva_state_dict",
     "get_layer_status",
     "get_model_status",
+    "get_peft_config",
     "get_peft_model",
     "get_peft_model_state_dict",
     "hotswap_adapter",
