@@ -10,7 +10,7 @@
     patterns.py                        names and regular expressions in the settings
     model_adapter.py, lora_model.py, peft_model.py     one adapter on a model, all of them, and PEFT's names
     files.py, written.py, stored.py    PEFT's files, what their config says, and what is unusual in some of them
-    foreign.py                         folders of other programs
+    foreign.py, reloading.py           folders of other programs, and an adapter read once more
     checks.py, persistent.py, forwarding.py, tasks.py  parts of a PeftModel: what it refuses, files, others' attributes
     accepted.py                        PEFT's keywords that mean nothing here
     call.py, row_calls.py, rows.py     adapters for one call: none, or others for each row
@@ -44,6 +44,7 @@ from .family import FAMILY
 from .helpers import (
     cast_mixed_precision_params,
     check_if_peft_model,
+    get_peft_config,
     inject_adapter_in_model,
     prepare_model_for_kbit_training,
     rescale_adapter_scale,
@@ -149,6 +150,7 @@ __all__ = [
     "get_eva_state_dict",
     "get_layer_status",
     "get_model_status",
+    "get_peft_config",
     "get_peft_model",
     "get_peft_model_state_dict",
     "hotswap_adapter",

@@ -68,6 +68,7 @@ class Adapter(nn.Module):
     asks_the_host   does its step wait for the host, as an inverse on a GPU does? Then a GPU cannot record the step
     draws           does it draw random numbers in training, other than those of `nn.Dropout`?
     model_methods   {PEFT's name of a method of the model: that of the one here}
+    reported        what PEFT's report calls a layer with it, where that is not `kind.Linear` or `kind.Embedding`
     """
 
     names_in_file: Mapping[str, str] = {}
@@ -83,6 +84,7 @@ class Adapter(nn.Module):
     first_outside = False
     together = asks_the_host = draws = False
     model_methods: Mapping[str, str] = {}
+    reported = ""
     r: int | None = None
     lora_alpha: float | None = None
     scaling = 1.0

@@ -1,5 +1,6 @@
 """Many adapters on one model, of which only some have room in memory at once: loaded when used, dropped when not."""
 
+import itertools
 import re
 import threading
 from collections import Counter
@@ -222,11 +223,10 @@ def _new_name(adapter: str, taken: Iterable[str]) -> str:
     """A name for an adapter, after its folder; with a number where that is another one's or no name."""
     stem = re.sub(r"\W", "_", Path(adapter).resolve().name) or "adapter"
     stem = f"_{stem}" if stem[0].isdigit() else stem
-    for number in range(1, len(list(taken)) + 3):
-        name = stem if number == 1 else f"{stem}_{number}"
+    name, numbers = stem, itertools.count(2)
+    while True:
         try:
             check_new_name(name, taken)
+            return name
         except ValueError:
-            continue
-        return name
-    return _new_name("adapter", taken)
+            name = f"{stem}_{next(numbers)}"

@@ -61,6 +61,11 @@ class AsInPeft:
         return bool(cast(Any, self).merged_adapters)
 
     @property
+    def active_adapter(self) -> list[str]:
+        """The names of the layer's active adapters: `active_adapters` under PEFT's other name."""
+        return list(cast(Any, self).active_adapters)
+
+    @property
     def disable_adapters(self) -> bool:
         """Are the adapters left out now?"""
         return this_call(cast(Any, self).owner).disabled

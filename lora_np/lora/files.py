@@ -102,7 +102,7 @@ def read_adapter(
         with nn.weightless():  # first without memory, to compare names and shapes: a wrong config may ask for terabytes
             expected = new_adapter(model, config, beside).bringing(bases)
         arrays = expected.read(without_names(arrays, expected.tensors()), path)
-        _check_fits(expected, arrays, path, config)
+        check_fits(expected, arrays, path, config)
         model_adapter = new_adapter(model, config, beside).bringing(bases)
         model_adapter.incoming = arrays
     decisive = [f"{PREFIX}{target}.{a.idle_if_zero}" for target, a in model_adapter.adapters.items() if a.idle_if_zero]
@@ -131,7 +131,7 @@ def _naming(directory):
         raise ValueError(named) from None
 
 
-def _check_fits(model_adapter, arrays, path, config):
+def check_fits(model_adapter, arrays, path, config):
     """ValueError if the names and shapes of the arrays in the file `path` are not those of the adapter's tensors.
 
     It says so where the ranks depend on the order of the entries in rank_pattern, which PEFT's files do not keep.

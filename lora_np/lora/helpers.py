@@ -9,7 +9,7 @@ import numpy as np
 from .. import nn
 from ..autograd.float_types import in_16_bits
 from ..expect import A_MODEL, expect
-from .kinds import known, peft_type_of
+from .kinds import config_class, known, peft_type_of
 from .layer import AdaptedLayer
 from .peft_config import PeftConfig
 from .peft_model import PeftModel
@@ -77,6 +77,14 @@ def cast_mixed_precision_params(model: nn.Module, dtype: Any) -> None:
     frozen = nn.float_type(dtype)
     for p in model.parameters():
         p.data = p.data.astype(np.float32 if p.requires_grad else frozen, copy=False)
+
+
+def get_peft_config(config_dict: Mapping[str, Any]) -> PeftConfig:
+    """The config of the kind that "peft_type" names, with these fields. TypeError for one that it does not have."""
+    expect(config_dict, Mapping, "config_dict", "the fields of a config, with a peft_type")
+    if "peft_type" not in config_dict:
+        raise KeyError("config_dict has no peft_type: which kind of adapter is it?")
+    return config_class(config_dict["peft_type"], "config_dict")(**config_dict)
 
 
 def check_if_peft_model(model_name_or_path: StrPath) -> bool:

@@ -7,6 +7,7 @@ from .. import nn
 from ..expect import expect, wrong
 from .errors import UnknownAdapterError
 
+APART = set("./\\")  # what stands between the parts of a parameter's name, and of a path
 BASE = "__base__"  # in adapter_names: no adapter for this row
 A_NAME, NAMES = "the name of an adapter, a str", "a list of adapters' names"
 
@@ -16,10 +17,9 @@ def check_new_name(name: str, taken: Iterable[str]) -> None:
     expect(name, str, "adapter_name", A_NAME)
     if name in taken:
         raise ValueError(f"there is an adapter {name!r} already: choose another name, or delete_adapter it first")
-    if not name or not name.isidentifier() or hasattr(nn.ModuleDict, name):
-        raise ValueError(
-            f"an adapter's name is made of letters, digits and _, no digit first, and is no method's: not {name!r}"
-        )
+    folder = name == name.strip() and name.isprintable() and not set(name) & APART
+    if not name or not folder or hasattr(nn.ModuleDict, name):
+        raise ValueError(f"an adapter's name is a folder's too, with no dot or slash, and is no method's: not {name!r}")
     if name == BASE:
         raise ValueError(f"{BASE!r} stands for the model without an adapter: choose another name")
 

@@ -200,6 +200,17 @@ class PeftConfig(NamedFields):
         except (TypeError, ValueError, AttributeError) as error:
             raise ValueError(f"{source}: {error}") from None
 
+    @classmethod
+    def from_peft_type(cls, **kwargs: Any) -> Self:
+        """From fields, of the kind that peft_type= names, or of this one. Unknown fields as in `from_dict`."""
+        kind = config_class(kwargs["peft_type"], "from_peft_type") if "peft_type" in kwargs else cls
+        return kind.from_dict(kwargs, "from_peft_type")
+
+    @classmethod
+    def from_json_file(cls, path_json_file: StrPath, **kwargs: Any) -> dict[str, Any]:
+        """The fields in a file as they stand there. The other keywords are PEFT's, and change nothing."""
+        return read_json(expect_path(path_json_file, "path_json_file", "an adapter_config.json"))
+
     def save_pretrained(self, save_directory: StrPath, **kwargs: Any) -> None:
         """Write adapter_config.json, without fields that say nothing here. The other keywords are PEFT's."""
         others = ("push_to_hub", "create_pr", "commit_message", "repo_id", "private")

@@ -11,6 +11,7 @@ from .accepted import accept, accept_dtype, accept_others, adapter_folder, expec
 from .checks import Checked
 from .files import read_adapter, write_adapter
 from .peft_config import PeftConfig
+from .reloading import reload_adapter
 from .types import StrPath
 
 
@@ -70,15 +71,21 @@ class Persistent(Checked):
     ) -> LoadResult:
         """Add the adapter saved in the folder `model_id`, inactive, under a new name; see `from_pretrained`.
 
-        With any error, the model is as it was. The result has missing_keys and unexpected_keys, which are empty: an
-        adapter that does not fit is an error.
+        Under the name of one that is there, the file's numbers take the place of its own, and is_trainable does
+        nothing: this is how the best step's adapter comes back. ValueError if they differ in more than numbers.
+
+        With any error, the model is as it was. Its mode stays, where PEFT calls eval(). The result has missing_keys
+        and unexpected_keys, which are empty: an adapter that does not fit is an error.
         """
         options = {"ephemeral_gpu_offload": ephemeral_gpu_offload, "key_mapping": key_mapping}
         accept("load_adapter", **options)
         accept_dtype("load_adapter", self, autocast_adapter_dtype)
         directory = adapter_folder("load_adapter", model_id, kwargs, ("model_id", "adapter_name", "is_trainable"))
-        self._check_new_name(adapter_name)
         self._refuse_change("loading an adapter")
+        if isinstance(adapter_name, str) and adapter_name in self.peft_config:
+            reload_adapter(directory, self.base_model, adapter_name)
+            return LoadResult([], [])
+        self._check_new_name(adapter_name)
         config, model_adapter = read_adapter(directory, self.base_model.model, is_trainable, self._beside())
         self._check_beside(config)
         self._attach(adapter_name, config, model_adapter)
@@ -101,7 +108,8 @@ class Persistent(Checked):
     ) -> Self:
         """`model` with the adapter that this library or PEFT saved in the folder `model_id`.
 
-        With any error, `model` is as it was. Frozen, for use and not for training, unless `is_trainable`.
+        With any error, `model` is as it was. Frozen, for use and not for training, unless `is_trainable`; the model's
+        mode stays, where PEFT calls eval().
         config: in the place of the one in the folder. subfolder=: the folder in that folder. revision=, cache_dir=,
         token=, ... are for a name on the Hugging Face hub. The other keywords are PEFT's, and change nothing here.
         """

@@ -12,6 +12,8 @@ from .forwarding import Tuner
 from .kinds import peft_type_of
 from .layer import AdaptedLayer
 from .saved_modules import ModulesToSave
+from .tied_heads import TiedHead
+from .variants.tokens import TokenAdapter
 
 if TYPE_CHECKING:
     from .peft_model import PeftModel
@@ -65,21 +67,26 @@ def get_layer_status(model: nn.Module) -> list[TunerLayerStatus]:
     """
     expect(model, nn.Module, "model", A_MODEL)
     base = getattr(model, "base_model", model)
-    wrappers = [(n, m) for n, m in base.named_modules() if isinstance(m, (AdaptedLayer, ModulesToSave))]
+    wrappers = [(n, m) for n, m in base.named_modules() if isinstance(m, (AdaptedLayer, ModulesToSave, TiedHead))]
     if not wrappers:
         raise ValueError(f"this {type(model).__name__} has no adapters")
     active = base.active_adapters if isinstance(base, Tuner) else None
-    return [_of_layer(n, m, active) if isinstance(m, AdaptedLayer) else _of_module(n, m) for n, m in wrappers]
+    return [_of_module(n, m) if isinstance(m, ModulesToSave) else _of_layer(n, m, active) for n, m in wrappers]
 
 
 def _of_layer(name, layer, active=None):
-    """active: the model's active adapters; PEFT lists also those that the layer does not have."""
+    """active: the model's active adapters; PEFT lists also those that the layer does not have.
+
+    A head that follows an embedding has the embedding's status.
+    """
+    layer = layer.source if isinstance(layer, TiedHead) else layer
     kind = "Embedding" if isinstance(layer.base_layer, nn.Embedding) else "Linear"
     four_bits = isinstance(layer.base_layer, nn.FourBitLayer)
-    families = [peft_type_of(adapter).lower() for adapter in layer.adapters.values()]
+    first = next(iter(layer.adapters.values()), None)
+    module_type = f"{peft_type_of(first).lower() if first else 'lora'}.{kind}"
     return TunerLayerStatus(
-        name=name,
-        module_type=f"{families[0] if families else 'lora'}.{kind}{'4bit' if four_bits else ''}",
+        name=f"{name}.token_adapter" if isinstance(first, TokenAdapter) else name,
+        module_type=f"{(first and first.reported) or module_type}{'4bit' if four_bits else ''}",
         active_adapters=list(layer.active_adapters if active is None else active),
         merged_adapters=list(layer.merged_adapters),
         quantization_backend="nf4 4bit" if four_bits else None,
@@ -99,10 +106,15 @@ def _of_parts(wrapper, parts):
     """What is said in the same way of a layer's adapters and of a module's copies."""
     return {
         "enabled": not this_call(wrapper.owner).disabled,
-        "requires_grad": {n: _all([p.requires_grad for p in part.parameters()]) for n, part in parts.items()},
+        "requires_grad": {n: _all([p.requires_grad for p in _parameters(part)]) for n, part in parts.items()},
         "available_adapters": sorted(parts),
         "devices": {name: [str(part.device).partition(":")[0]] for name, part in parts.items()},
     }
+
+
+def _parameters(part):
+    """The Parameters of an adapter or a copy; of one that follows another and has none of its own, the other's."""
+    return list(part.parameters()) or [p for other in getattr(part, "followed", ()) for p in other.parameters()]
 
 
 def _all(values: Iterable[Any]) -> Any:
@@ -123,7 +135,7 @@ def get_model_status(model: nn.Module) -> TunerModelStatus:
     have = {name: [layer for layer in layers if name in layer.available_adapters] for name in names}
     return TunerModelStatus(
         base_model_type=type(tuner.model if is_tuner else model).__name__,
-        adapter_model_type=type(tuner).__name__ if is_tuner else "None",
+        adapter_model_type=_model_type(tuner) if is_tuner else "None",
         peft_types={name: str(config.peft_type) for name, config in tuner.peft_config.items()} if is_tuner else {},
         trainable_params=sum(p.size for p in parameters if p.requires_grad),
         total_params=sum(p.size for p in parameters),
@@ -136,6 +148,12 @@ def get_model_status(model: nn.Module) -> TunerModelStatus:
         devices={name: sorted({d for layer in own for d in layer.devices[name]}) for name, own in have.items()},
         quantization_backend=_all(layer.quantization_backend for layer in layers),
     )
+
+
+def _model_type(tuner):
+    """What PEFT calls a model with adapters of these kinds."""
+    kinds = {type(config).__name__.removesuffix("Config") for config in tuner.peft_config.values()}
+    return f"{'Mixed' if len(kinds) > 1 else next(iter(kinds), 'Lora')}Model"
 
 
 def format_status(peft_model: "PeftModel") -> str:

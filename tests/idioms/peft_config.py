@@ -63,6 +63,19 @@ show([config.base_model_name_or_path == MODEL, config.inference_mode, config.fan
 config = PeftConfig(task_type="CAUSAL_LM", base_model_name_or_path="gpt2")
 show([config.task_type, config.peft_type, config.base_model_name_or_path])
 
+# %% of a kind that is named
+config = peft.get_peft_config({"peft_type": "LOHA", "r": 4, "alpha": 2, "target_modules": ["q_proj"]})
+show([type(config).__name__, config.r, config.alpha])
+config = PeftConfig.from_peft_type(peft_type="LORA", r=4)
+show([type(config).__name__, config.r])
+show(type(LoraConfig.from_peft_type(r=4)).__name__)
+fields = PeftConfig.from_json_file(f"{ADAPTER}/adapter_config.json")
+show([fields["peft_type"], fields["r"]])
+try:
+    peft.get_peft_config({"r": 4})
+except KeyError:
+    show("refused")
+
 # %% names that do not exist
 for wrong in ({"rank": 4}, {"alpha": 4}, {"target_module": ["c_attn"]}):
     try:

@@ -21,6 +21,7 @@ show(len(get_layer_status(model)))
 # %% of one layer
 layer = model.base_model.model.transformer.h[0].attn.c_attn
 show([layer.merged, layer.merged_adapters, layer.disable_adapters, layer.active_adapters, layer.fan_in_fan_out])
+show(layer.active_adapter)
 show([layer.r, layer.lora_alpha, layer.scaling, layer.use_dora])
 show([layer.lora_A.first.weight.shape, layer.lora_B["second"].weight.shape, list(layer.lora_A), len(layer.lora_B)])
 show(hasattr(layer.lora_A, "third"))

@@ -236,7 +236,7 @@ def test_folders_of_one_name_and_names_that_are_none(folders, tmp_path):
     for path in paths:
         model.save_pretrained(path)
     with cache.use(*paths, paths[0].parent / ".." / "x" / "ann") as names:
-        assert names == ["ann_2", "_7_of_9", "forward_2", "adapter", "ann_2"]
+        assert names == ["ann_2", "_7_of_9", "forward_2", "_²", "ann_2"]
 
 
 def test_it_is_refused_while_merged_or_disabled(folders):

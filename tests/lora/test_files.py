@@ -108,7 +108,7 @@ def test_a_file_with_biases_that_is_refused_leaves_the_models_own(tmp_path):
     base = tiny_model()
     expected = logits(base)
     with pytest.raises(ValueError, match="an adapter's name"):
-        PeftModel.from_pretrained(base, tmp_path, adapter_name="no name")
+        PeftModel.from_pretrained(base, tmp_path, adapter_name="no.name")
     np.testing.assert_array_equal(logits(base), expected)
     adapted = peft_model(["c_fc"], base)
     expected = logits(base)
@@ -350,7 +350,7 @@ def test_many_problems_are_summed_up(saved):
         PeftModel.from_pretrained(tiny_model(), saved)
 
 
-@pytest.mark.parametrize("name", ["a b", "../up", "train"])
+@pytest.mark.parametrize("name", ["a.b", "../up", "train"])
 def test_a_wrong_name_changes_nothing_either(saved, name):
     model = tiny_model()
     before = snapshot(model)

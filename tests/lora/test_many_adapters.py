@@ -81,7 +81,7 @@ class TestNamesAndScales:
         before = snapshot(model)
         assert "'b' already" in refusal(ValueError, lambda: model.rename_adapter("a", "b"))
         assert "'d'" in refusal(KeyError, lambda: model.rename_adapter("d", "e"))
-        assert "letters, digits" in refusal(ValueError, lambda: model.rename_adapter("a", "x.y"))
+        assert "no dot or slash" in refusal(ValueError, lambda: model.rename_adapter("a", "x.y"))
         assert "'__base__'" in refusal(ValueError, lambda: model.rename_adapter("a", "__base__"))
         model.merge_adapter()
         assert "unmerge_adapter() first" in refusal(RuntimeError, lambda: model.rename_adapter("a", "d"))

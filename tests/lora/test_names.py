@@ -89,6 +89,32 @@ def test_what_is_no_name_is_refused(call, model, folder):
     assert state_of(model) == before
 
 
+@pytest.mark.parametrize("name", ["en-fr", "1", "v2 final", "sft+3", "für"])
+def test_a_name_may_have_what_a_folders_has(name, model, tmp_path):
+    for adapter in model.base_model.adapter("a").adapters.values():
+        adapter.lora_B.weight.data[...] = 0.1
+    expected = model(some_ids(model.config)).logits.numpy()
+    model.rename_adapter("a", name)
+    model.add_weighted_adapter([name, "b"], [1, 1], f"{name}+b", "cat")
+    assert model.active_adapter == name
+    assert next(iter(model.base_model.adapted.values())).lora_A[name].weight.shape == (2, 16)
+    model.save_pretrained(tmp_path)
+    loaded = PeftModel.from_pretrained(tiny_model(), tmp_path / name, name)
+    loaded.load_adapter(tmp_path / f"{name}+b", "b")
+    np.testing.assert_array_equal(loaded(some_ids(model.config)).logits.numpy(), expected)
+    rows = model(some_ids(model.config), adapter_names=[name, "__base__"]).logits.numpy()
+    np.testing.assert_allclose(rows[0], expected[0], rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["", " ", " a", "a ", "a.b", "a/b", "a\\b", "..", "a\n", "train", "__base__"])
+def test_a_name_that_no_folder_has_is_refused(name, model):
+    before = state_of(model)
+    for call in ("add_adapter", "rename_adapter to"):
+        with pytest.raises(ValueError, match=r"no dot or slash|stands for the model"):
+            ONE[call](model, name, None)
+    assert state_of(model) == before
+
+
 @pytest.mark.parametrize("call", SEVERAL)
 def test_what_are_no_names_is_refused(call, model, tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)

@@ -252,7 +252,7 @@ class TestAdapters:
         assert snapshot(model) == before
         assert model.active_adapters == ["default"]
 
-    @pytest.mark.parametrize("name", ["", "a.b", "../up", "a b", "1st", "forward", "training"])
+    @pytest.mark.parametrize("name", ["", "a.b", "../up", " ", "forward", "training"])
     @pytest.mark.parametrize("how", ["get_peft_model", "add_adapter"])
     def test_a_name_that_can_not_be_one_is_refused_and_nothing_changes(self, name, how):
         model = tiny_model() if how == "get_peft_model" else peft_model(["c_attn"])

@@ -194,7 +194,7 @@ def test_a_selection_that_is_wrong_writes_nothing(folder, tmp_path):
 def test_a_failed_start_leaves_the_model(folder):
     model = tiny_model()
     before = snapshot(model)
-    refusal(ValueError, lambda: PeftModel.from_pretrained(model, folder, adapter_name="not a name"))
+    refusal(ValueError, lambda: PeftModel.from_pretrained(model, folder, adapter_name="no.name"))
     assert snapshot(model) == before
 
 

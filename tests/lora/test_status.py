@@ -1,7 +1,12 @@
 """What is adapted and what is switched on, as data and as text."""
 
-from lora_helpers import peft_model
+import dataclasses
+import warnings
 
+import pytest
+from lora_helpers import hugging_face_twin, peft_model, tiny_llama
+
+import lora_np
 from lora_np import LoraConfig
 
 NAMES = [f"model.transformer.h.{i}.{name}" for i in (0, 1) for name in ("attn.c_attn", "mlp.c_fc")]
@@ -86,3 +91,58 @@ def test_the_state_in_the_table():
     assert set(states(model).values()) == {"active, trained"}
     model.requires_grad_(False)
     assert set(states(model).values()) == {"active"}
+
+
+KINDS = {
+    "LoraConfig": {},
+    "LoHaConfig": {},
+    "LoKrConfig": {},
+    "OFTConfig": {"oft_block_size": 4},
+    "IA3Config": {"feedforward_modules": []},
+    "AdaLoraConfig": {"total_step": 10},
+    "VeraConfig": {},
+    "HRAConfig": {},
+    "MissConfig": {"r": 4},
+    "DeloraConfig": {},
+    "FourierFTConfig": {"n_frequency": 4},
+    "HiraConfig": {"r": 4},
+    "RandLoraConfig": {"r": 4},
+    "ShiraConfig": {"r": 2},
+    "TinyLoraConfig": {},
+    "VBLoRAConfig": {"r": 2, "num_vectors": 4, "vector_length": 4},
+}
+SETTINGS = [
+    {"trainable_token_indices": [1, 3]},
+    {"target_parameters": ["o_proj.weight"]},
+    {"ensure_weight_tying": True, "target_modules": ["embed_tokens", "q_proj"]},
+    {"modules_to_save": ["lm_head"]},
+]
+
+
+def reports(library, model, name, settings):
+    """(what is said of the layers, by name; of the model)."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        config = getattr(library, name)(**{"target_modules": ["q_proj"], **settings})
+        model = library.get_peft_model(model, config)
+    layers = {status.name: dataclasses.asdict(status) for status in model.get_layer_status()}
+    for layer in layers.values():
+        layer.pop("r", None), layer.pop("scaling", None)
+    return layers, dataclasses.asdict(model.get_model_status())
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize("tied", [False, True])
+@pytest.mark.parametrize(
+    ("name", "settings"), [*KINDS.items(), *(("LoraConfig", settings) for settings in SETTINGS)], ids=str
+)
+def test_all_kinds_are_reported_as_in_peft(name, settings, tied):
+    peft = pytest.importorskip("peft")
+    base = tiny_llama(tie_word_embeddings=tied)
+    layers, model = reports(peft, hugging_face_twin(base), name, settings)
+    found, whole = reports(lora_np, base, name, settings)
+    assert found == layers
+    del model["total_params"], whole["total_params"]  # PEFT has parameters for some of what is not trained
+    if tied and "ensure_weight_tying" in settings:  # PEFT counts A and B of the head, which are the embedding's
+        del model["trainable_params"], whole["trainable_params"]
+    assert whole == model

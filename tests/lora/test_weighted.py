@@ -106,7 +106,7 @@ def test_every_kind_gives_an_adapter_that_can_be_used(kind):
         ((["default", "default"], [1, 1], "sum", "cat"), "named twice"),
         ((["default", "other"], [1, 1], "sum", "linear"), "'linear' needs adapters of equal rank, not 4, 7"),
         ((["default", "other"], [1, 1], "sum", "ties"), "'ties' needs adapters of equal rank"),
-        ((["default", "other"], [1, 1], "a.b", "cat"), "letters, digits"),
+        ((["default", "other"], [1, 1], "a.b", "cat"), "no dot or slash"),
     ],
     ids=str,
 )

@@ -27,6 +27,7 @@ REFUSED_HERE = [
         "PEFT changes the other layer too, or leaves the config telling an untruth",
     ),
     ("there is an adapter .* already", "PEFT's add_weighted_adapter does nothing then, in silence"),
+    ("this is not .* at another time", "PEFT reads what fits, and keeps the settings, so that it is neither adapter"),
     ("trains .* whole: choose one", "PEFT drops one of the two; here it is said"),
     ("each train .* whole", "PEFT puts one of the copies in use, in silence"),
     ("was trained on another base model", "PEFT puts the file's base weight in the place of the model's, in silence"),

@@ -120,7 +120,7 @@ class Files(Workbench):
     def load(self, which, new, trainable):
         """load_adapter on both sides, which then hold the same numbers."""
         name = self.new_name(new)
-        folder = self.folders[which % len(self.folders)]
+        folder, again = self.folders[which % len(self.folders)], name in self.ours.peft_config
         action = lambda: self.ours.load_adapter(folder, name, trainable)  # noqa: E731
         theirs = lambda: self.theirs.load_adapter(folder, name, trainable)  # noqa: E731
         if not self.both(f"load_adapter({folder.name!r}, {name!r}, {trainable})", action, theirs):
@@ -128,7 +128,7 @@ class Files(Workbench):
         if self.theirs is not None:
             if not self.ours.peft_config[name].changes_base:
                 sides.assert_same_weights(self.ours, self.theirs)
-            if trainable:
+            if trainable and not again:
                 freeze = lambda: self.theirs.base_model.set_requires_grad(name, name in self.ours.active_adapters)  # noqa: E731
                 self.otherwise("an inactive adapter is frozen", freeze)
             self.otherwise("loading leaves the mode", lambda: self.theirs.train(self.ours.training))

@@ -171,6 +171,7 @@ class AdaLoraAdapter(Adapter):
     """Q, Λ and P beside one linear layer: `lora_A`, `lora_E` and `lora_B`."""
 
     together = True
+    reported = "adalora.SVDLinear"
     model_methods = {"update_and_allocate": "after_step"}
 
     def __init__(self, config: AdaLoraConfig, target: Target) -> None:

@@ -78,6 +78,7 @@ class DeloraAdapter(Adapter):
     """A, B and λ beside one linear layer, and n, the lengths of the columns of its weight."""
 
     idle_if_zero = "delora_B"
+    reported = "delora.DeloraLinear"
 
     def __init__(self, config: DeloraConfig, target: Target) -> None:
         layer, self.r = target.layer, target.r

@@ -16,6 +16,7 @@ Claimed: as good as LoRA with 0.064M instead of 33.5M trained numbers in LLaMA2-
 """
 
 import functools
+import re
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -28,19 +29,20 @@ from ...autograd.devices import beside
 from ...autograd.matrices import inverse_fourier
 from ...settings import changed_settings
 from ..adapter import Adapter, Target
-from ..patterns import checked_patterns, first_match
+from ..patterns import checked_patterns
 from ..peft_config import PeftConfig, PeftType, check_alpha, check_rank
 from ..types import Array, Layer
 
 
 @dataclass
 class FourierFTConfig(PeftConfig):
-    """The settings of a FourierFT adapter; see `PeftConfig` for the others.
+    r"""The settings of a FourierFT adapter; see `PeftConfig` for the others.
 
     n_frequency          n, the number of entries of C that are trained
     scaling              s
     random_loc_seed      the seed of their places: the same places in PEFT
-    n_frequency_pattern  {name or regular expression: n} for layers with an n of their own; the first match counts
+    n_frequency_pattern  {name or regular expression: n} for layers with an n of their own; the first match counts. As
+                         in PEFT, "a|b" means `.*\.a|b$` here, so that b is looked for at the beginning: write "(a|b)"
     init_weights         False: c is normal at first, as in the paper; True: zero
     """
 
@@ -78,13 +80,16 @@ class FourierFTConfig(PeftConfig):
 
     def rank_and_alpha(self, name: str) -> tuple[int, float]:
         """(n, s) of the layer with this dotted name."""
-        return first_match(self.n_frequency_pattern or {}, name, self.n_frequency), self.scaling
+        patterns = self.n_frequency_pattern or {}
+        key = next((key for key in patterns if re.match(rf".*\.{key}$", name)), name)
+        return patterns.get(key, self.n_frequency), self.scaling
 
 
 class FourierFTAdapter(Adapter):
     """c, `fourierft_spectrum` (n,), beside one linear layer."""
 
     idle_if_zero = "fourierft_spectrum"
+    reported = "fourierft.FourierFTLinear"
 
     def __init__(self, config: FourierFTConfig, target: Target) -> None:
         self.config, self.scaling = config, config.scaling

@@ -71,6 +71,7 @@ class HRAConfig(PeftConfig):
 class HRAAdapter(Multiplicative):
     """The directions, `hra_u` (in, r), beside one linear layer; their lengths do not count."""
 
+    reported = "hra.HRALinear"
     hra_u: Any  # a Parameter
 
     def __init__(self, config: HRAConfig, target: Target) -> None:

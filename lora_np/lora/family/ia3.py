@@ -104,6 +104,7 @@ class IA3Adapter(Multiplicative):
     """l, `ia3_l` (out, 1), or (1, in) in a feed-forward layer, beside one linear layer."""
 
     adds_up = True
+    reported = "Linear"
     ia3_l: Any  # a Parameter
 
     def __init__(self, config: IA3Config, target: Target) -> None:

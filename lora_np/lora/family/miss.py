@@ -79,6 +79,7 @@ class MissAdapter(Adapter):
     """D, `miss_block`, beside one linear layer: (r, out), for "mini" M (r, mini_r), for "bat" (out/r, r, r)."""
 
     idle_if_zero = "miss_block"
+    reported = "miss.MissLinear"
 
     def __init__(self, config: MissConfig, target: Target) -> None:
         layer, self.r, self.variant = target.layer, target.r, config.init_weights

@@ -34,6 +34,7 @@ from ..adapter import Adapter, Target
 from ..patterns import shortened
 from ..peft_config import PeftConfig, PeftType, check_alpha, check_dropout, check_rank
 from ..types import Array, Layer
+from .vera import cut_to_size
 
 
 @dataclass
@@ -112,6 +113,9 @@ class RandLoraAdapter(Adapter):
         shapes = {"A": (config.r, 1, narrow), "B": (wide, -(-narrow // config.r), config.r)}
         with random_seed(config.projection_prng_key):
             return {f"randlora_{name}": nn.Buffer(_basis(config, shape, narrow)) for name, shape in shapes.items()}
+
+    def read(self, arrays: dict[str, Array], prefix: str) -> None:
+        cut_to_size(arrays, self.bases)
 
     def matrices(self) -> tuple[Tensor, Array]:
         """(A' (r n, d), B' (D, n r))."""

@@ -6,6 +6,7 @@ A (r, widest in) and B (widest out, r) are drawn once; a layer uses A's first co
 d (r,) and b (out,), where LoRA trains r (in + out) numbers. b is zero at first: training starts at the base model.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from ... import nn
@@ -74,6 +75,9 @@ class VeraAdapter(Adapter):
             B = nn.uniform((fan_out, config.r), (6 / config.r) ** 0.5)
         return {"vera_A": nn.Buffer(A), "vera_B": nn.Buffer(B)}
 
+    def read(self, arrays: dict[str, Array], prefix: str) -> None:
+        cut_to_size(arrays, self.shared_matrices)
+
     def matrices(self) -> tuple[Array, Array]:
         """This layer's A (r, in) and B (out, r), two arrays."""
         A, B = (buffer.data for buffer in self.shared_matrices.values())
@@ -86,3 +90,14 @@ class VeraAdapter(Adapter):
     def delta_weight(self) -> Array:
         A, B = self.matrices()
         return (self.vera_lambda_b.data[:, None] * B) @ (self.vera_lambda_d.data[:, None] * A)
+
+
+def cut_to_size(arrays: dict[str, Array], shared: Mapping[str, Tensor]) -> None:
+    """Of a file's larger matrices that layers share, the part that is used here, in place.
+
+    In PEFT a second adapter has the first one's matrices, which may be for wider layers, and writes them whole.
+    """
+    for name, own in shared.items():
+        given = arrays.get(f"base_model.{name}")
+        if given is not None and given.ndim == len(own.shape) and all(map(int.__ge__, given.shape, own.shape)):
+            arrays[f"base_model.{name}"] = given[tuple(map(slice, own.shape))]

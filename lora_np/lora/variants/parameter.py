@@ -28,6 +28,8 @@ from .whole import Sizes
 class OnParameter(LowRankAdapter):
     """A (r, columns) and B (rows, r) of a layer's weight as it is stored."""
 
+    reported = "lora.ParamWrapper"
+
     def __init__(self, config: Config, target: Target) -> None:
         layer = target.layer
         self.transposed = layer.fan_in_fan_out

@@ -28,6 +28,7 @@ class TokenAdapter(Adapter):
     indices   integers (n,): which rows Δ takes the places of
     """
 
+    reported = "TrainableTokensLayer"
     names_in_file: Mapping[str, str] = {"trainable_tokens_delta": "token_adapter.trainable_tokens_delta"}
 
     def __init__(self, config: Config, target: Target) -> None:

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 from family_tests import FamilyTests
-from lora_helpers import logits_of, refusal, tiny_llama, tiny_model
+from lora_helpers import hugging_face_twin, logits_of, refusal, tiny_llama, tiny_model
 
 from lora_np import PeftModel, get_peft_model
 from lora_np.autograd import changes
@@ -54,6 +54,19 @@ def test_layers_with_a_number_of_their_own():
     model = get_peft_model(tiny_model(), config(target_modules=["c_attn", "mlp.c_proj"], n_frequency_pattern=pattern))
     sizes = [layer.fourierft_spectrum["default"].size for _, layer in model.base_model.layers()]
     assert sizes == [7, 11, 7, 30]
+
+
+@pytest.mark.parity
+@pytest.mark.parametrize(
+    "key", ["q_proj|v_proj", "(q|v)_proj", "^q_proj", "lm_head", "lm_.*", "0.self_attn.q_proj", ".*"]
+)
+def test_an_expression_means_the_layers_that_it_means_in_peft(key):
+    peft = pytest.importorskip("peft")
+    settings = {"n_frequency": 5, "target_modules": ["q_proj", "v_proj", "lm_head"], "n_frequency_pattern": {key: 9}}
+    ours = get_peft_model(tiny_llama(), FourierFTConfig(**settings))
+    theirs = peft.get_peft_model(hugging_face_twin(tiny_llama()), peft.FourierFTConfig(**settings))
+    expected = {name: p.numel() for name, p in theirs.named_parameters() if "spectrum" in name}
+    assert {name: p.size for name, p in ours.named_parameters() if "spectrum" in name} == expected
 
 
 def test_the_scaling_can_be_changed(tmp_path):

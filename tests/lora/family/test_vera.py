@@ -18,9 +18,10 @@ from lora_helpers import (
     tiny_model,
 )
 
+import lora_np
 from lora_np import LoraConfig, PeftModel, get_peft_model, nn
 from lora_np.lora import VeraConfig
-from lora_np.storage import read_safetensors
+from lora_np.storage import read_safetensors, write_safetensors
 
 BASES = {"gpt2": (tiny_model, ["c_attn", "mlp.c_proj"]), "llama": (tiny_llama, ["q_proj", "down_proj"])}
 each_base = pytest.mark.parametrize("base", BASES)
@@ -185,3 +186,51 @@ class TestAgainstPeft:
         config, expected = (json.loads((tmp_path / w / "adapter_config.json").read_text()) for w in ("ours", "theirs"))
         assert not set(config) - set(expected)
         assert config["peft_type"] == expected["peft_type"] == "VERA"
+
+
+WIDER = {  # how many more there are of each dimension: a second adapter of PEFT has the first one's matrices
+    "VeraConfig": {"vera_A": (0, 3), "vera_B": (5, 0)},
+    "RandLoraConfig": {"randlora_A": (0, 0, 3), "randlora_B": (5, 2, 0)},
+}
+each_kind = pytest.mark.parametrize("kind", WIDER)
+
+
+@each_kind
+def test_of_larger_matrices_the_part_that_is_used_is_read(kind, tmp_path):
+    config = getattr(lora_np.lora, kind)(r=4, target_modules=["q_proj"])
+    model = perturbed(get_peft_model(tiny_llama(), config))
+    model.save_pretrained(tmp_path)
+    path = tmp_path / "adapter_model.safetensors"
+    arrays = read_safetensors(path)[0]
+    for name, more in WIDER[kind].items():
+        array = arrays[f"base_model.{name}"]
+        arrays[f"base_model.{name}"] = np.pad(array, [(0, n) for n in more], constant_values=9)
+    write_safetensors(path, arrays)
+    np.testing.assert_array_equal(logits_of(PeftModel.from_pretrained(tiny_llama(), tmp_path)), logits_of(model))
+    for name in WIDER[kind]:
+        smaller = arrays | {f"base_model.{name}": arrays[f"base_model.{name}"][:2]}
+        write_safetensors(path, smaller)
+        base = tiny_llama()
+        before = snapshot(base)
+        assert f"{name} has shape" in refusal(ValueError, lambda b=base: PeftModel.from_pretrained(b, tmp_path))
+        assert snapshot(base) == before
+
+
+@pytest.mark.parity
+@each_kind
+def test_a_second_adapter_of_peft_is_read(kind, tmp_path):
+    peft, torch = pytest.importorskip("peft"), pytest.importorskip("torch")
+    of = getattr(peft, kind)
+    theirs = peft.get_peft_model(hugging_face_twin(tiny_llama()), of(r=4, target_modules=["q_proj", "down_proj"]))
+    theirs.add_adapter("second", of(r=4, target_modules=["q_proj"]))
+    for name, p in theirs.named_parameters():
+        if "lambda" in name or "gamma" in name:
+            p.data += 0.3 * torch.randn(p.shape, generator=torch.Generator().manual_seed(len(name)))
+    theirs.save_pretrained(tmp_path)
+    ours = PeftModel.from_pretrained(tiny_llama(), tmp_path)
+    ours.load_adapter(tmp_path / "second", "second")
+    for name in ("default", "second"):
+        theirs.set_adapter(name)
+        ours.set_adapter(name)
+        expected = theirs.eval()(input_ids=torch.tensor(some_ids(ours.config))).logits.detach()
+        assert relative(logits_of(ours), expected) < 2e-5
