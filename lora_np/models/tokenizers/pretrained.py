@@ -52,6 +52,9 @@ class PretrainedTokenizer(BaseTokenizer):
             setattr(self, f"{name}_token", config.get(f"{name}_token"))
         named = set(self._special.values())
         self._extra = [token.content for i, token in self._marked() if i not in named]
+        # A BPE's tokens have the spaces of a text; those stay, as in Transformers.
+        self.cleans_up = type(backend.model).__name__ != "BPE"
+        self.clean_up_tokenization_spaces = bool(config.get("clean_up_tokenization_spaces"))
         self._take_settings(config)
 
     def _count(self) -> None:
@@ -87,6 +90,15 @@ class PretrainedTokenizer(BaseTokenizer):
     def num_special_tokens_to_add(self, pair: bool = False) -> int:
         """How many special tokens stand around a text."""
         return self.backend.num_special_tokens_to_add(pair)
+
+    def tokenize(
+        self, text: str, pair: str | None = None, add_special_tokens: bool = False, **options: Any
+    ) -> list[str]:
+        """The tokens of a text, a list of str; a Unigram vocabulary leaves what it does not know as it stands there."""
+        if options or type(self.backend.model).__name__ != "Unigram" or not isinstance(text, str):
+            return super().tokenize(text, pair, add_special_tokens, **options)
+        check_text(text)
+        return list(self.backend.encode(text, pair, add_special_tokens=add_special_tokens).tokens)
 
     def convert_tokens_to_string(self, tokens: list[str]) -> str:
         """The text of tokens."""
@@ -160,7 +172,7 @@ class PretrainedTokenizer(BaseTokenizer):
             "additional_special_tokens": [
                 token.content for _, token in self._marked() if token.content not in named.values()
             ],
-            "clean_up_tokenization_spaces": False,
+            "clean_up_tokenization_spaces": self.clean_up_tokenization_spaces,
             **self._settings(),
             **named,
         }

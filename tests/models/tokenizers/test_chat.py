@@ -88,6 +88,19 @@ def test_a_conversation_is_rendered_as_in_transformers(tokenizer, twin, template
 
 
 @pytest.mark.parity
+def test_every_special_token_reaches_the_template(tokenizer, twin):
+    template = "{{ sep_token }}{{ cls_token }}{{ mask_token }}{{ bos_token }}{{ unk_token }}"
+    for one in (tokenizer, twin):
+        one.sep_token, one.cls_token, one.mask_token = "</s>", "<s>", "<unk>"
+    try:
+        found, expected = both(tokenizer, twin, template, TURNS)
+    finally:
+        for one in (tokenizer, twin):
+            one.sep_token = one.cls_token = one.mask_token = None
+    assert found == expected
+
+
+@pytest.mark.parity
 def test_tools_and_variables_reach_the_template(tokenizer, twin):
     found, expected = both(tokenizer, twin, STRICT, TURNS, tools=[TOOL], shout="LOUD", bos_token="<begin>")
     assert found == expected

@@ -46,7 +46,9 @@ def padded(backend):
 
 
 def word_level():
-    backend = Tokenizer(models.WordLevel({"hello": 0, "low": 1, "<unk>": 2, "<s>": 3}, unk_token="<unk>"))
+    backend = Tokenizer(
+        models.WordLevel({"hello": 0, "low": 1, "<unk>": 2, "<s>": 3, ".": 4, "'": 5}, unk_token="<unk>")
+    )
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
     backend.normalizer = normalizers.Lowercase()
     backend.add_special_tokens(["<unk>", "<s>"])
@@ -58,12 +60,13 @@ def word_pieces():
     backend.pre_tokenizer, backend.decoder = pre_tokenizers.BertPreTokenizer(), decoders.WordPiece()
     special = ["<unk>", "<s>", "</s>", "<pad>"]
     trainer = trainers.WordPieceTrainer(vocab_size=60, special_tokens=special, show_progress=False)
-    backend.train_from_iterator(["hello low rank world"], trainer)
+    backend.train_from_iterator(["hello low rank world. don't, we've!"], trainer)
     return backend
 
 
 DECODER = {"3": {"content": "<pad>", **FIELDS, "special": True}}
 NEW = {"400": {"content": "<new>", **FIELDS, "special": True}, "401": {"content": "<think>", **FIELDS}}
+LLAMA = {"tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "eos_token": "</s>"}
 CASES = {
     "names": (trained, {**CLASS, **NAMED}, {}),
     "no config": (trained, None, {}),
@@ -85,6 +88,13 @@ CASES = {
     "no tokens by name": (trained, {**CLASS, **dict.fromkeys(NAMED)}, {}),
     "gpt-2 by its class": (lambda: trained(special=("<|endoftext|>",)), {"tokenizer_class": "GPT2Tokenizer"}, {}),
     "gpt-2 by its model": (lambda: trained(special=("<|endoftext|>",)), {}, {"config": {"model_type": "gpt2"}}),
+    "llama by its class": (sentencepiece_like, {"tokenizer_class": "LlamaTokenizer"}, {}),
+    "mistral, which says llama": (sentencepiece_like, LLAMA, {"config": {"model_type": "mistral"}}),
+    "phi-3, which says llama": (sentencepiece_like, LLAMA, {"config": {"model_type": "phi3"}}),
+    "olmo 2, which says gpt-2": (trained, {"tokenizer_class": "GPT2Tokenizer"}, {"config": {"model_type": "olmo2"}}),
+    "words with spaces": (word_level, {**CLASS, "clean_up_tokenization_spaces": True, "unk_token": "<unk>"}, {}),
+    "word pieces, cleaned up": (word_pieces, {**CLASS, **NAMED, "clean_up_tokenization_spaces": True}, {}),
+    "pairs, not cleaned up": (trained, {**CLASS, **NAMED, "clean_up_tokenization_spaces": True}, {}),
     "words": (word_level, {**CLASS, "unk_token": "<unk>", "pad_token": "<s>"}, {}),
     "word pieces": (word_pieces, {**CLASS, **NAMED}, {}),
 }
@@ -128,7 +138,33 @@ class TestTransformers:
         assert found.all_special_ids == loaded.all_special_ids
         assert set(found.all_special_ids) == set(again.all_special_ids)
         assert set(expected.all_special_ids) <= set(found.all_special_ids)  # they count named ones only
+        assert found.clean_up_tokenization_spaces == expected.clean_up_tokenization_spaces
         assert found.padding_side == loaded.padding_side == expected.padding_side == again.padding_side
+
+    @pytest.mark.parametrize(
+        "name", [None, "GPTNeoXTokenizerFast", "Qwen2Tokenizer", "GemmaTokenizer", *CLASS.values()]
+    )
+    @pytest.mark.parametrize("model", [None, "gpt_neox", "qwen2", "qwen3", "gemma2", "gemma3_text", "mistral", "llama"])
+    def test_special_tokens_that_only_the_class_says(self, tmp_path, name, model):
+        from transformers import AutoTokenizer
+
+        config = {"mask_token": None} if name is None else {"tokenizer_class": name, "mask_token": None}
+        backend = trained(special=("<|endoftext|>", "<|padding|>", "<unk>", "<bos>", "<eos>", "<pad>"))
+        write(tmp_path, backend, config, **({} if model is None else {"config": {"model_type": model}}))
+        found, expected = load_tokenizer(tmp_path), AutoTokenizer.from_pretrained(tmp_path)
+        assert found.special_tokens_map == expected.special_tokens_map
+        assert found.padding_side == expected.padding_side
+        assert len(found) == len(expected)
+
+    def test_what_is_cleaned_up_may_be_said(self, case):
+        first = case[0]
+        ids = [[first.encode("hello . don't ' low", add_special_tokens=False)] * 2, first.encode("hello, we've!")]
+        for wanted in (True, False, None):
+            for one in ids:
+                texts = [tokenizer.decode(one, clean_up_tokenization_spaces=wanted) for tokenizer in case]
+                assert texts == [texts[0]] * 4
+                several = [tokenizer.batch_decode(ids[0], clean_up_tokenization_spaces=wanted) for tokenizer in case]
+                assert several == [several[0]] * 4
 
     @pytest.mark.parametrize(
         "options",
@@ -434,7 +470,7 @@ def of_sentencepiece():
     backend.decoder = decoders.Sequence(steps)
     special = ["<unk>", "<s>", "</s>", "<pad>"]
     trainer = trainers.BpeTrainer(vocab_size=60, special_tokens=special, show_progress=False)
-    backend.train_from_iterator(["hello low rank world"], trainer)
+    backend.train_from_iterator(["hello low rank world. don't, we've!"], trainer)
     return backend
 
 

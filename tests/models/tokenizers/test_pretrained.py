@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lora_helpers import fuzz
 from tokenizer_helpers import sentencepiece_like, trained
-from tokenizers import pre_tokenizers
+from tokenizers import Tokenizer, models, pre_tokenizers
 
 from lora_np.models.tokenizers import PretrainedTokenizer
 
@@ -58,3 +58,17 @@ def test_without_such_a_space_nothing_is_built():
     tokenizer = PretrainedTokenizer(trained(bos="<s>"), CONFIG)
     assert tokenizer._continuing is tokenizer.backend
     assert tokenizer.encode_continuation("low") == tokenizer.encode("low", add_special_tokens=False)
+
+
+@pytest.mark.parity
+def test_a_unigram_vocabulary_shows_what_it_does_not_know():
+    from transformers import PreTrainedTokenizerFast
+
+    backend = Tokenizer(models.Unigram([("<unk>", 0.0), ("▁", -1.0), ("lo", -2.0), ("w", -3.0)], unk_id=0))
+    backend.pre_tokenizer = pre_tokenizers.Metaspace()
+    special = {"unk_token": "<unk>"}
+    theirs = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(backend.to_str()), **special)
+    ours = PretrainedTokenizer(backend, special)
+    for text in ("low", "lowß", "", "中文 lo"):
+        assert ours.tokenize(text) == theirs.tokenize(text)
+        assert ours.tokenize(text, "ß") == theirs.tokenize(text, "ß")
