@@ -77,8 +77,9 @@ class DataCollatorForSeq2Seq:
         if not learnt:
             return {**batch, "labels": None}
         multiple, longest = self.options["pad_to_multiple_of"] or 1, max(len(labels) for labels in given)
-        most = self.options["max_length"] if self.options["padding"] == "max_length" else None
-        width = -(-(most or longest) // multiple) * multiple
+        full = self.options["padding"] == "max_length"
+        most = self.options["max_length"] if full else None
+        width = max(-(-(most or longest) // multiple) * multiple, batch["input_ids"].shape[1] if full else 0)
         if longest > width:
             raise ValueError(f"features: a row has {longest} labels, more than max_length = {most}")
         labels: Array = np.full((len(features), width), self.label_pad_token_id, np.int64)
