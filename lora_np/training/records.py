@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..storage import existing
+from ..storage.mistaken import instead
 
 TABLES = {".csv": ",", ".tsv": "\t"}
 SEPARATORS = (";", "\t", ",", "|")
@@ -79,6 +80,8 @@ def read_records(path: str | PathLike[str]) -> Iterator[Record]:
         beginning = file.read(4096)
     if b"\0" in beginning or beginning[:2] in (b"\xff\xfe", b"\xfe\xff") or _packed(beginning):
         decoded(beginning, str(path))  # says what it is
+    if beginning.startswith(b"version https://git-lfs"):
+        raise ValueError(f"{path}: {instead(beginning)}")
     whole = beginning.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"["
     return _list(path) if whole else _lines(path)
 

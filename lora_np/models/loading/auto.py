@@ -11,7 +11,7 @@ from typing import Any
 
 from ...expect import expect, expect_path
 from ...extras import GGUF, MissingPackageError, missing
-from ...storage import open_gguf, read_json
+from ...storage import is_there, open_gguf, read_json
 from ...storage.hub import from_hub
 from ..base import CausalLM
 from ..config import ModelConfig
@@ -20,6 +20,7 @@ from ..tokenizers import PretrainedTokenizer, load_tokenizer, tokenizer_from_ggu
 from ..tokenizers.base import BaseTokenizer
 from . import fetch
 from .checkpoints import SHARDED, SINGLE, Wanted, classes_at, gguf_fields, load_model
+from .foreign import refuse_foreign
 from .options import changes_of, hub_options, set_attributes, wanted_device, wanted_dtype
 from .quantization import quantized, wanted_bits
 
@@ -76,7 +77,11 @@ def config_fields(name_or_path: str | PathLike) -> dict[str, Any]:
 
 def fields_at(path: Path) -> dict[str, Any]:
     """The fields of config.json of what `resolve` found."""
-    return gguf_fields(open_gguf(path)) if path.suffix == ".gguf" else read_json(path / "config.json")
+    if path.suffix == ".gguf":
+        return gguf_fields(open_gguf(path))
+    if not is_there(path / "config.json"):
+        refuse_foreign(path, "config.json")
+    return read_json(path / "config.json")
 
 
 def _is_json(name_or_path):

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from ...extras import require
 from ...storage import is_there, one_version, read_json, read_text
 from ...storage.fields import TokenId, fits, short
+from ...storage.mistaken import instead
 from .base import BaseTokenizer
 from .byte import ByteTokenizer, tokenizer_json
 from .pretrained import PretrainedTokenizer, surround
@@ -104,13 +105,15 @@ def _backend(directory, config):
 
 def _read_tokenizer_json(path):
     tokenizers = _library()
+    text = ""
     try:
         text = read_text(path)
         if TOO_LONG.search(text):
             raise ValueError(f"an added token has more than {LONGEST} characters")
         backend = tokenizers.Tokenizer.from_str(text)
     except Exception as error:  # the library raises nothing more special
-        raise ValueError(f"{path} is not a readable tokenizer.json: {error}") from None
+        what = instead(text[:99].encode(errors="replace")) or error
+        raise ValueError(f"{path} is not a readable tokenizer.json: {what}") from None
     return _checked_ids(path, backend)
 
 
