@@ -34,10 +34,10 @@ def test_so_is_a_web_page(tmp_path, name, content):
 
 def test_other_files_keep_their_own_error(tmp_path):
     (tmp_path / "model.safetensors").write_bytes(b"PK\x03\x04" + b"a" * 20)
-    with pytest.raises(ValueError, match="it is a zip archive; if torch.save wrote it, it is a pickle"):
+    with pytest.raises(ValueError, match=r"it is a zip archive; if torch\.save wrote it"):
         open_safetensors(tmp_path / "model.safetensors")
     (tmp_path / "model.safetensors").write_bytes(b"abcdefgh")
-    with pytest.raises(ValueError, match="it should begin with the length of a header"):
+    with pytest.raises(ValueError, match=r"it should begin with the length of a header"):
         open_safetensors(tmp_path / "model.safetensors")
     assert instead(b"") is None
     assert instead(b'{"a": 1}') is None
