@@ -21,7 +21,7 @@ from ..tokenizers.base import BaseTokenizer
 from . import fetch
 from .checkpoints import SHARDED, SINGLE, Wanted, classes_at, gguf_fields, load_model
 from .foreign import refuse_foreign
-from .options import changes_of, hub_options, set_attributes, wanted_device, wanted_dtype
+from .options import OF_FILES, changes_of, hub_options, set_attributes, wanted_device, wanted_dtype
 from .quantization import quantized, wanted_bits
 
 TINY_PYTHON = "tiny-python"  # the shipped base: a byte-level GPT pretrained on the standard library's source
@@ -226,10 +226,12 @@ class AutoTokenizer:
         """The tokenizer of a model; subfolder= and what is for the hub as for `AutoModelForCausalLM.from_pretrained`.
 
         padding_side=, pad_token= and other attributes of the tokenizer are set. use_fast= and the like are accepted.
+        add_prefix_space=, legacy=: as in tokenizer_config.json, for the classes that read them (GPT-2's, Llama's).
         """
         where = {"subfolder": kwargs.pop("subfolder", None), **hub_options(kwargs)}
         path = resolve(pretrained_model_name_or_path, gguf_file, **where)
-        tokenizer = load_gguf_tokenizer(path) if path.suffix == ".gguf" else load_tokenizer(path)
+        changes = {name: kwargs.pop(name) for name in OF_FILES if name in kwargs}
+        tokenizer = load_gguf_tokenizer(path) if path.suffix == ".gguf" else load_tokenizer(path, changes)
         tokenizer.name_or_path = str(pretrained_model_name_or_path)
         set_attributes(tokenizer, {name: value for name, value in kwargs.items() if name not in where})
         return tokenizer

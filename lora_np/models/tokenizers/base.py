@@ -36,7 +36,7 @@ class BaseTokenizer(SpecialTokens):
 
     padding_side = "right"
     truncation_side = "right"
-    model_max_length: int = 10**30
+    model_max_length: int = int(1e30)
     model_input_names = ("input_ids", "attention_mask")
     name_or_path = ""
     is_fast = True

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 from collections.abc import Iterable, Mapping
 from os import PathLike
@@ -45,25 +46,28 @@ MODEL_CLASSES = {
     **dict.fromkeys(("qwen2", "qwen3"), "Qwen2Tokenizer"),
     **dict.fromkeys(("gemma", "gemma2", "gemma3", "gemma3_text"), "GemmaTokenizer"),
 }
+BYTE_LEVEL = ("GPT2Tokenizer", "GPTNeoXTokenizer", "Qwen2Tokenizer")
 PLAIN = ("mistral", "olmo2", "phi3")  # tokenizer.json as it is, though files of these say LlamaTokenizer
 
 
 @one_version
-def load_tokenizer(directory: str | PathLike) -> BaseTokenizer:
+def load_tokenizer(directory: str | PathLike, changes: Mapping[str, Any] | None = None) -> BaseTokenizer:
     """The tokenizer in a directory: a `ByteTokenizer` where that wrote it, else a `PretrainedTokenizer` from
     tokenizer.json, or from GPT-2's older pair vocab.json and merges.txt.
+
+    changes: fields that tokenizer_config.json is to have instead.
 
     FileNotFoundError if there is none of them; ValueError, with the file's name, for one that cannot be read.
     """
     directory = Path(directory)
-    config = _read_if_there(directory / "tokenizer_config.json")
+    config = {**_read_if_there(directory / "tokenizer_config.json"), **(changes or {})}
     config["chat_template"] = read_templates(directory, config)
     if _is_byte_level(directory, config):
         with _naming(directory):
             return ByteTokenizer.from_config(config)
     backend = _backend(directory, config)
     name = _class(directory, config, backend)
-    backend = _as_llama(backend, config) if name == "LlamaTokenizer" else backend
+    backend = _spaced(backend, config, name)
     config = _with_special_tokens(directory, config, backend, name)
     with _naming(directory):
         return PretrainedTokenizer(backend, config)
@@ -178,6 +182,24 @@ def _with_special_tokens(directory, config, backend, name):
     return config
 
 
+def _spaced(backend, config, name):
+    """The backend with the space before a text that Transformers' class, `name`, puts there: by the config alone."""
+    if name == "LlamaTokenizer":
+        return _as_llama(backend, config)
+    if name in BYTE_LEVEL and _in_bytes(backend):
+        whole = json.loads(backend.to_str())
+        wanted = bool(config.get("add_prefix_space"))
+        for step in [whole["pre_tokenizer"], *((whole["pre_tokenizer"] or {}).get("pretokenizers") or [])]:
+            if step and step["type"] == "ByteLevel" and step["add_prefix_space"] is not wanted:
+                step["add_prefix_space"] = wanted
+                backend = type(backend).from_str(json.dumps(whole))
+    return backend
+
+
+def _in_bytes(backend):
+    return type(backend.decoder).__name__ == "ByteLevel"
+
+
 def _as_llama(backend, config):
     """The backend with the spaces of Transformers' LlamaTokenizer, whatever its file says.
 
@@ -204,7 +226,7 @@ def _class(directory, config, backend):
     path = directory / "config.json"
     model = read_json(path).get("model_type") if is_there(path) else None
     name = str(config.get("tokenizer_class") or MODEL_CLASSES.get(model)).removesuffix("Fast")
-    if model in PLAIN or (name == "LlamaTokenizer" and type(backend.decoder).__name__ == "ByteLevel"):
+    if model in PLAIN or (name == "LlamaTokenizer" and _in_bytes(backend)):
         return None
     return MODEL_CLASSES[model] if model == "qwen2" else name
 

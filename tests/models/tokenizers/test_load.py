@@ -15,6 +15,7 @@ from lora_helpers import fuzz
 from tokenizer_helpers import sentencepiece_like, texts, trained
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
+import lora_np
 from lora_np.models.tokenizers import PretrainedTokenizer, load_tokenizer
 
 NAMED = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
@@ -64,6 +65,12 @@ def word_pieces():
     return backend
 
 
+def spaced():
+    backend = trained(special=("<|endoftext|>",))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
+    return backend
+
+
 DECODER = {"3": {"content": "<pad>", **FIELDS, "special": True}}
 NEW = {"400": {"content": "<new>", **FIELDS, "special": True}, "401": {"content": "<think>", **FIELDS}}
 LLAMA = {"tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "eos_token": "</s>"}
@@ -92,6 +99,12 @@ CASES = {
     "mistral, which says llama": (sentencepiece_like, LLAMA, {"config": {"model_type": "mistral"}}),
     "phi-3, which says llama": (sentencepiece_like, LLAMA, {"config": {"model_type": "phi3"}}),
     "olmo 2, which says gpt-2": (trained, {"tokenizer_class": "GPT2Tokenizer"}, {"config": {"model_type": "olmo2"}}),
+    "gpt-2 with a space": (
+        lambda: trained(special=("<|endoftext|>",)),
+        {"tokenizer_class": "GPT2Tokenizer", "add_prefix_space": True},
+        {},
+    ),
+    "gpt-2 whose space does not count": (spaced, {"tokenizer_class": "GPT2Tokenizer"}, {}),
     "words with spaces": (word_level, {**CLASS, "clean_up_tokenization_spaces": True, "unk_token": "<unk>"}, {}),
     "word pieces, cleaned up": (word_pieces, {**CLASS, **NAMED, "clean_up_tokenization_spaces": True}, {}),
     "pairs, not cleaned up": (trained, {**CLASS, **NAMED, "clean_up_tokenization_spaces": True}, {}),
@@ -155,6 +168,19 @@ class TestTransformers:
         assert found.special_tokens_map == expected.special_tokens_map
         assert found.padding_side == expected.padding_side
         assert len(found) == len(expected)
+
+    @pytest.mark.parametrize("options", [{"add_prefix_space": True}, {"add_prefix_space": False}, {"legacy": True}])
+    @pytest.mark.parametrize("name", ["GPT2Tokenizer", "LlamaTokenizer", "Qwen2Tokenizer", *CLASS.values()])
+    def test_spaces_that_a_call_asks_for(self, tmp_path, name, options):
+        from transformers import AutoTokenizer
+
+        backend = sentencepiece_like() if name == "LlamaTokenizer" else trained(special=("<|endoftext|>", "<s>"))
+        write(tmp_path, backend, {"tokenizer_class": name, "bos_token": "<s>"})
+        found = lora_np.AutoTokenizer.from_pretrained(tmp_path, **options)
+        expected = AutoTokenizer.from_pretrained(tmp_path, **options)
+        for text in ("low", " low", "low <s>low <s> low"):
+            assert found.encode(text) == expected.encode(text)
+            assert found.decode(found.encode(text)) == expected.decode(expected.encode(text))
 
     def test_what_is_cleaned_up_may_be_said(self, case):
         first = case[0]
