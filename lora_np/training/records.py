@@ -107,7 +107,7 @@ def _table(path: Path, separator: str) -> Iterator[Record]:
 
 def _check_separator(path: Path, names: Sequence[str], separator: str) -> None:
     """ValueError if the first line has one name, which another separator would make several of."""
-    if again := [name for i, name in enumerate(names) if name in names[:i]]:
+    if again := [name for i, name in enumerate(names) if name and name in names[:i]]:
         raise ValueError(f"{path}, line 1 names the column {again[0]!r} twice: which one counts?")
     (name, *others) = [*names] or [""]
     other = next((other for other in SEPARATORS if other in name and other != separator), None)
