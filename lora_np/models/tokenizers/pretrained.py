@@ -59,6 +59,7 @@ class PretrainedTokenizer(BaseTokenizer):
 
     def _count(self) -> None:
         """Look at the vocabulary, after it has changed."""
+        self._added = {i: token.content for i, token in self.backend.get_added_tokens_decoder().items()}
         self._length = 1 + max(self.get_vocab().values(), default=-1)
         vars(self).pop("_continuing", None)
 
@@ -257,6 +258,9 @@ class PretrainedTokenizer(BaseTokenizer):
 
     def _token(self, i):
         return self.backend.id_to_token(i)
+
+    def _name(self, i):
+        return self._added.get(i) or self._token(i)
 
     def _id(self, token):
         return self.backend.token_to_id(token)

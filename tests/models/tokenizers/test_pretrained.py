@@ -7,7 +7,7 @@ from lora_helpers import fuzz
 from tokenizer_helpers import sentencepiece_like, trained
 from tokenizers import Tokenizer, models, pre_tokenizers
 
-from lora_np.models.tokenizers import PretrainedTokenizer
+from lora_np.models.tokenizers import PretrainedTokenizer, load_tokenizer
 
 CONFIG = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
 PREFIXES = ["prepend", "always", "first", "never"]
@@ -58,6 +58,25 @@ def test_without_such_a_space_nothing_is_built():
     tokenizer = PretrainedTokenizer(trained(bos="<s>"), CONFIG)
     assert tokenizer._continuing is tokenizer.backend
     assert tokenizer.encode_continuation("low") == tokenizer.encode("low", add_special_tokens=False)
+
+
+@pytest.mark.parity
+def test_an_added_token_keeps_its_name_where_texts_begin_with_a_space(tmp_path):
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    theirs = PreTrainedTokenizerFast(tokenizer_object=sentencepiece_like(), unk_token="<unk>", eos_token="</s>")
+    ours = PretrainedTokenizer(sentencepiece_like(), {"unk_token": "<unk>", "eos_token": "</s>"})
+    for tokenizer in (ours, theirs):
+        tokenizer.add_tokens(["[PAD]", "</s>"])
+        tokenizer.pad_token = "[PAD]"
+    assert ours.special_tokens_map == theirs.special_tokens_map
+    assert ours.pad_token_id == theirs.pad_token_id == len(ours) - 1
+    assert ours.convert_ids_to_tokens([0, 299]) == theirs.convert_ids_to_tokens([0, 299])
+    assert ours.convert_ids_to_tokens([0, 299], True) == theirs.convert_ids_to_tokens([0, 299], True)
+    ours.save_pretrained(tmp_path)
+    for load in (load_tokenizer, AutoTokenizer.from_pretrained):
+        loaded = load(tmp_path)
+        assert (loaded.pad_token_id, loaded.eos_token_id, len(loaded)) == (299, 2, len(ours))
 
 
 @pytest.mark.parity
