@@ -223,8 +223,7 @@ def _class(directory, config, backend):
 
     Llama's is not used for a byte-level vocabulary.
     """
-    path = directory / "config.json"
-    model = read_json(path).get("model_type") if is_there(path) else None
+    model = str(_read_if_there(directory / "config.json").get("model_type"))
     name = str(config.get("tokenizer_class") or MODEL_CLASSES.get(model)).removesuffix("Fast")
     if model in PLAIN or (name == "LlamaTokenizer" and _in_bytes(backend)):
         return None

@@ -105,6 +105,7 @@ CASES = {
         {},
     ),
     "gpt-2 whose space does not count": (spaced, {"tokenizer_class": "GPT2Tokenizer"}, {}),
+    "a model of no known type": (trained, {**CLASS, **NAMED}, {"config": {"model_type": "unheard-of"}}),
     "words with spaces": (word_level, {**CLASS, "clean_up_tokenization_spaces": True, "unk_token": "<unk>"}, {}),
     "word pieces, cleaned up": (word_pieces, {**CLASS, **NAMED, "clean_up_tokenization_spaces": True}, {}),
     "pairs, not cleaned up": (trained, {**CLASS, **NAMED, "clean_up_tokenization_spaces": True}, {}),
@@ -571,3 +572,8 @@ def test_without_the_library_one_sentence_says_what_brings_it(tmp_path, monkeypa
         assert str(error.value) == (
             "a pretrained tokenizer needs the package tokenizers: pip install -e '.[text]' (or pip install tokenizers)"
         )
+
+
+def test_a_model_type_that_is_none_is_passed_over(tmp_path):
+    write(tmp_path, trained(), {**NAMED}, config={"model_type": ["gpt2"]})
+    assert load_tokenizer(tmp_path).encode("low") == PretrainedTokenizer(trained(), NAMED).encode("low")
