@@ -95,8 +95,8 @@ class PretrainedTokenizer(BaseTokenizer):
     def tokenize(
         self, text: str, pair: str | None = None, add_special_tokens: bool = False, **options: Any
     ) -> list[str]:
-        """The tokens of a text, a list of str; a Unigram vocabulary leaves what it does not know as it stands there."""
-        if options or type(self.backend.model).__name__ != "Unigram" or not isinstance(text, str):
+        """The tokens of a text, a list of str: a Unigram's unknown ones and added ones as they stand in the text."""
+        if options or not isinstance(text, str):
             return super().tokenize(text, pair, add_special_tokens, **options)
         check_text(text)
         return list(self.backend.encode(text, pair, add_special_tokens=add_special_tokens).tokens)

@@ -91,3 +91,14 @@ def test_a_unigram_vocabulary_shows_what_it_does_not_know():
     for text in ("low", "lowß", "", "中文 lo"):
         assert ours.tokenize(text) == theirs.tokenize(text)
         assert ours.tokenize(text, "ß") == theirs.tokenize(text, "ß")
+
+
+@pytest.mark.parity
+def test_tokens_show_the_spaces_that_an_added_one_takes():
+    from tokenizers import AddedToken
+    from transformers import PreTrainedTokenizerFast
+
+    backend = trained()
+    backend.add_tokens([AddedToken(" add", lstrip=True)])
+    theirs = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(backend.to_str()))
+    assert PretrainedTokenizer(backend, {}).tokenize("   add low") == theirs.tokenize("   add low")
