@@ -1,6 +1,7 @@
 """`lora-np chat`: talk to a model."""
 
 import argparse
+import io
 import sys
 from collections.abc import Iterable, Iterator
 from typing import Any, TextIO
@@ -62,6 +63,8 @@ def chat(
 def _said(lines: Iterable[str] | None, out: TextIO) -> Iterator[str]:
     """The messages, and /reset, up to /quit; what else begins with / is answered here."""
     interactive = lines is None and sys.stdin.isatty()
+    if lines is None and isinstance(sys.stdin, io.TextIOWrapper):  # half a character, left by backspace, ends no talk
+        sys.stdin.reconfigure(errors="replace")
     if interactive:
         out.write("/reset begins anew, /quit ends.\n")
     for line in _prompted(lines or sys.stdin, out if interactive else None):

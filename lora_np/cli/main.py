@@ -1,6 +1,9 @@
 """All commands, and `main`, which runs one of them."""
 
 import argparse
+import contextlib
+import io
+import os
 import sys
 from collections.abc import Callable, Sequence
 from typing import Protocol
@@ -61,12 +64,36 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def outcome(run: Callable[[], int]) -> int:
-    """The exit status that `run` returns, or 2 after an error, which is said in one line, and 130 after Ctrl-C."""
+    """The exit status that `run` returns, or 2 after an error, which is said in one line, and 130 after Ctrl-C.
+
+    141 where nobody reads standard output any more (`lora-np ... | head`). What it cannot show is "?" there.
+    """
+    if isinstance(sys.stdout, io.TextIOWrapper) and sys.stdout.errors == "strict":
+        sys.stdout.reconfigure(errors="replace")
     try:
         return run()
+    except MemoryError as error:
+        print(f"lora-np: there is not enough memory{f': {error}' if str(error) else ''}", file=sys.stderr)
+        return 2
+    except BrokenPipeError as error:
+        if _is_read():
+            print(f"lora-np: {error}", file=sys.stderr)
+            return 2
+        return 141
     except (ValueError, OSError, RuntimeError, FloatingPointError, MissingPackageError) as error:
         print(f"lora-np: {error}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("\nlora-np: stopped", file=sys.stderr)
         return 130
+
+
+def _is_read() -> bool:
+    """Does somebody read standard output? If not, what is left of it goes nowhere."""
+    try:
+        print(flush=True)
+    except BrokenPipeError:
+        with contextlib.suppress(OSError):  # it has no number: then it is no pipe either
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return False
+    return True

@@ -87,8 +87,10 @@ def seed(text: str) -> int:
 
 
 def check_paths(options: argparse.Namespace) -> None:
-    """ValueError if an option has a zero byte, which no name of a file can have."""
+    """ValueError if an option has a zero byte, which no name of a file can have, or is an empty name."""
     for name, value in vars(options).items():
         for text in value if isinstance(value, list) else [value]:
+            if text == "" and name not in ("prompt", "stop"):
+                raise ValueError(f"--{name.replace('_', '-')} '' names nothing: leave it out, or give a name")
             if isinstance(text, str) and "\0" in text and name != "prompt":
                 raise ValueError(f"--{name.replace('_', '-')} {text!r} has a zero byte in it, which no name can have")

@@ -65,7 +65,7 @@ def how_to_ask(task: Task, adapter: Path) -> str:
     """The command that asks the model with the adapter something of the kind that it has learnt."""
     as_text, asked = task.asks
     raw = " --raw" if as_text and task.tokenizer.chat_template else ""
-    shown = asked if len(asked) <= 80 and asked.isprintable() and asked[:1] != "-" else "..."
+    shown = asked if 0 < len(asked) <= 80 and asked.isprintable() and asked[:1] != "-" else "..."
     return f"lora-np generate{raw} --adapter {shlex.quote(str(adapter))} {shlex.quote(shown)}"
 
 

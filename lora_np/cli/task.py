@@ -90,7 +90,8 @@ class TextTask:
         """Some words of a held-out window, from a line's beginning on."""
         text = self.tokenizer.decode(ids).replace("\0", "\n")
         text = text[text.find("\n") + 1 :].lstrip("\n")[:length]
-        return text.rpartition(" ")[0] + " "
+        words = text.rpartition(" ")[0]
+        return f"{words} " if words or not text else text
 
     def samples(self, model: CausalLM | PeftModel) -> list[str]:
         """What the model writes after the prompt."""
@@ -138,9 +139,11 @@ class ExampleTask:
         self.notes += [counts + (f", {measured} of them measured\n" if measured < held else "\n")]
         self.ids = next(self.evaluation[name].batches(4))["input_ids"]
         self.tokenizer, self.window = tokenizer, window
-        asked = [question_and_answer(example, tokenizer) for example in held_out[:SHOWN_EXAMPLES]]
+        every = ((example, question_and_answer(example, tokenizer)) for example in held_out)
+        shown = [(example, found) for example, found in every if found[1]][:SHOWN_EXAMPLES]  # others ask nothing
+        asked = [found for _, found in shown]
         self.prompts = [prompt for _, prompt, _ in asked]
-        self.asks = "messages" not in held_out[0], held_out[0].get("prompt", asked[0][0])
+        self.asks = "messages" not in held_out[0], shown[0][0].get("prompt", asked[0][0]) if shown else ""
         self.questions = [(f"Held-out example, answer: {answer.strip()}", shown) for shown, _, answer in asked]
 
     def samples(self, model: CausalLM | PeftModel) -> list[str]:

@@ -2,7 +2,8 @@
 
 Read in this order: saving.py (replacing files in one step, one or several), journal.py (what makes several one step),
 versions.py (reading several of one version), locks.py, files.py (text and JSON), tensors.py (tensors that stay in their
-file until they are read), then the two formats they come in, safetensors.py and gguf.py (split_gguf.py: in parts).
+file until they are read), then the two formats they come in, safetensors.py and gguf.py (split_gguf.py: in parts;
+mistaken.py: files that are something else).
 
 Several processes may write to one folder and read from it at the same time: each save is there whole or not at all, the
 last one counts, and what is read is of one save.

@@ -5,6 +5,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+from .mistaken import instead
 from .saving import StrPath, replacing
 from .versions import opened
 
@@ -38,7 +39,7 @@ def read_json(path: StrPath) -> dict[str, Any]:
             raise ValueError(f"it has more than {MAX_VALUES:,} values, which take far more memory than the file")
         value = json.loads(text)
     except (ValueError, RecursionError) as error:  # not JSON, not UTF-8, a number of 5,000 digits; nested too deep
-        raise ValueError(f"{path} is not valid JSON: {error}") from None
+        raise ValueError(f"{path} is not valid JSON: {instead(raw[:99]) or error}") from None
     if not isinstance(value, dict):
         raise ValueError(f"{path} should hold a JSON object, not a {type(value).__name__}")
     return value

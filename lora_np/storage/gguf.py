@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import DTypeLike
 
 from ..extras import require
+from .mistaken import instead
 from .tensors import BFLOAT16, Coding, Source, StoredTensor, TensorFile, plain
 from .versions import StrPath, opened
 
@@ -79,7 +80,8 @@ class _Header:
         """(number of tensors, number of key-values), after the magic word and a version that is known."""
         magic = self.take(4)
         if magic != b"GGUF":
-            raise self.error(f"it should be b'GGUF', not {magic!r}")
+            known = instead(magic + self._read(95))
+            raise self.error(known or f"it should be b'GGUF', not {magic!r}")
         version = self.number("<u4")
         if version and version % 2**16 == 0:
             raise self.error("the file is big-endian; only little-endian files can be read")

@@ -18,6 +18,7 @@ import numpy as np
 from ..autograd.devices import to_numpy
 from ..autograd.float_types import bfloat16, is_bfloat16
 from .files import read_json
+from .mistaken import instead
 from .safetensors_header import METADATA, parse_header
 from .saving import StrPath, replacing
 from .tensors import BFLOAT16, Coding, Source, StoredTensor, TensorFile, plain
@@ -108,7 +109,8 @@ def _opened(path: Path) -> TensorFile:
         raise ReplacedMeanwhile from None
     except (OSError, ValueError, RecursionError) as error:
         check_unmoved(file)
-        raise ValueError(f"{path} is not a readable safetensors file: {error}") from None
+        file.seek(0)
+        raise ValueError(f"{path} is not a readable safetensors file: {instead(file.read(99)) or error}") from None
     check_unmoved(file)
     metadata = header.pop(METADATA, None) or {}
     tensors = [_stored(name, source, entry, data_start) for name, entry in header.items()]

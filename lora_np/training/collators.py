@@ -77,9 +77,11 @@ class DataCollatorForSeq2Seq:
         if not learnt:
             return {**batch, "labels": None}
         multiple, longest = self.options["pad_to_multiple_of"] or 1, max(len(labels) for labels in given)
-        width = -(-longest // multiple) * multiple
-        if self.options["padding"] == "max_length":
-            width = batch["input_ids"].shape[1]
+        full = self.options["padding"] == "max_length"
+        most = self.options["max_length"] if full else None
+        width = max(-(-(most or longest) // multiple) * multiple, batch["input_ids"].shape[1] if full else 0)
+        if longest > width:
+            raise ValueError(f"features: a row has {longest} labels, more than max_length = {most}")
         labels: Array = np.full((len(features), width), self.label_pad_token_id, np.int64)
         for row, filled in zip(given, labels, strict=True):
             own = _whole(row, "labels")
@@ -179,7 +181,11 @@ def _expect_all_learnt(rows: Features, pad: int | None) -> None:
 def _labels_of(features):
     """{"labels": array} of rows with a label each, under either name; a number that is not whole is for regression."""
     name = next((name for name in LABELS if features[0].get(name) is not None), None)
-    return {} if name is None else {"labels": np.array([row[name] for row in features])}
+    if name is None:
+        return {}
+    if len({np.shape(row[name]) for row in features}) > 1:
+        raise ValueError(f"features: the rows have unlike numbers of {name}: give DataCollatorForSeq2Seq(tokenizer)")
+    return {"labels": np.array([row[name] for row in features])}
 
 
 def label_whole_rows(row: Mapping[str, Any]) -> bool:

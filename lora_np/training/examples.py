@@ -69,7 +69,8 @@ def check_example(example: Any, where: str = "the example") -> None:
         raise ValueError(f"{where} should be a JSON object, not a {type(example).__name__}")
     fields = set(example) - {"group"}
     if fields not in KINDS:
-        found = ", ".join(sorted(map(str, example))) or "none"
+        names = sorted(map(str, example))
+        found = ", ".join(name if name == name.strip() != "" else repr(name) for name in names) or "none"
         if "input_ids" in fields:
             raise ValueError(f"{where} has the fields {found}: it is tokenised already, which Trainer takes")
         raise ValueError(f"{where} has the fields {found}; expected are {EXPECTED}")

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from ..storage import existing
+from ..storage.mistaken import instead
 
 TABLES = {".csv": ",", ".tsv": "\t"}
 SEPARATORS = (";", "\t", ",", "|")
@@ -27,6 +28,16 @@ EXPECTED = (
 )
 SPEAKERS = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 QUOTES = "a cell that begins with a quote ends with one, and a quote inside of it is doubled"
+PACKED = {  # how files begin that hold texts, but are none
+    b"\x1f\x8b": "it is packed with gzip: unpack it first",
+    b"PK\x03\x04": "it is a zip archive, as .xlsx and .docx are: unpack it, or save it as CSV or text",
+    b"BZh": "it is packed with bzip2: unpack it first",
+    b"\xfd7zXZ": "it is packed with xz: unpack it first",
+    b"\x28\xb5\x2f\xfd": "it is packed with zstd: unpack it first",
+    b"PAR1": "it is a Parquet table: save it as JSONL or CSV",
+    b"ARROW1": "it is an Arrow table: save it as JSONL or CSV",
+    b"%PDF-": "it is a PDF: save its text",
+}
 Record = tuple[str, Any]  # where it stands (file and line or number), what stands there
 
 
@@ -34,12 +45,18 @@ def decoded(content: bytes, where: str) -> str:
     """The text of UTF-8 bytes, without a byte order mark. ValueError, beginning with `where`, if they are no such."""
     if content[:2] in (b"\xff\xfe", b"\xfe\xff"):
         raise ValueError(f"{where} is not UTF-8 text but UTF-16: save it as UTF-8")
-    if b"\0" in content:
-        raise ValueError(f"{where} is not UTF-8 text: it has zero bytes, as UTF-16 has; save it as UTF-8")
+    problem = "it has zero bytes, as UTF-16 has; save it as UTF-8"
     try:
-        return content.decode("utf-8-sig")
+        if b"\0" not in content:
+            return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
-        raise ValueError(f"{where} is not UTF-8 text: {error.reason} at byte {error.start}") from None
+        problem = f"{error.reason} at byte {error.start}"
+    raise ValueError(f"{where} is not UTF-8 text: {_packed(content) or problem}")
+
+
+def _packed(content: bytes) -> str | None:
+    """What this is, by its beginning, if it is one of `PACKED`."""
+    return next((what for beginning, what in PACKED.items() if content.startswith(beginning)), None)
 
 
 def holds_examples(path: str | PathLike[str]) -> bool:
@@ -61,8 +78,10 @@ def read_records(path: str | PathLike[str]) -> Iterator[Record]:
         return _table(path, TABLES[path.suffix.lower()])
     with open(path, "rb") as file:
         beginning = file.read(4096)
-    if b"\0" in beginning or beginning[:2] in (b"\xff\xfe", b"\xfe\xff"):
+    if b"\0" in beginning or beginning[:2] in (b"\xff\xfe", b"\xfe\xff") or _packed(beginning):
         decoded(beginning, str(path))  # says what it is
+    if beginning.startswith(b"version https://git-lfs"):
+        raise ValueError(f"{path}: {instead(beginning)}")
     whole = beginning.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"["
     return _list(path) if whole else _lines(path)
 
@@ -88,6 +107,8 @@ def _table(path: Path, separator: str) -> Iterator[Record]:
 
 def _check_separator(path: Path, names: Sequence[str], separator: str) -> None:
     """ValueError if the first line has one name, which another separator would make several of."""
+    if again := [name for i, name in enumerate(names) if name and name in names[:i]]:
+        raise ValueError(f"{path}, line 1 names the column {again[0]!r} twice: which one counts?")
     (name, *others) = [*names] or [""]
     other = next((other for other in SEPARATORS if other in name and other != separator), None)
     if other and not others:

@@ -30,6 +30,17 @@ def test_chat_really_answers_and_ends_with_the_input(chatty):
     assert "> " not in answer
 
 
+def test_bytes_that_are_no_text_end_no_talk(chatty, monkeypatch):
+    said = io.TextIOWrapper(io.BytesIO(b"caf\xc3\nHello\n"), encoding="utf-8", errors="surrogateescape")
+    monkeypatch.setattr("sys.stdin", said)
+    asked = []
+    monkeypatch.setattr(
+        "lora_np.cli.chat.write", lambda m, t, prompt, out, **o: asked.append(prompt) or ("Yes", 1, 0.1)
+    )
+    chat(chatty, None, out=io.StringIO())
+    assert asked[1].count("caf\ufffd") == asked[1].count("Hello") == 1
+
+
 def test_a_model_without_a_chat_template_is_not_for_chatting(capsys):
     assert main(["chat", "--base", "tiny-python"]) == 2
     assert "has no chat template" in capsys.readouterr().err

@@ -1,5 +1,6 @@
 """The command line: what it runs, how it says no, and that Ctrl-C loses nothing."""
 
+import os
 import signal
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import types
 import pytest
 
 import lora_np
-from lora_np.cli.main import build_parser, main
+from lora_np.cli.main import build_parser, main, outcome
 from lora_np.cli.options import FinetuneOptions
 from lora_np.extras import require
 
@@ -185,6 +186,41 @@ class Interrupting(types.ModuleType):
 
     def __getattr__(self, name):
         raise KeyboardInterrupt
+
+
+def test_too_little_memory_is_one_line(capsys):
+    def ask_for(array):
+        raise array
+
+    assert outcome(lambda: ask_for(MemoryError("Unable to allocate 191 GiB"))) == 2
+    assert outcome(lambda: ask_for(MemoryError())) == 2
+    assert capsys.readouterr().err.splitlines() == [
+        "lora-np: there is not enough memory: Unable to allocate 191 GiB",
+        "lora-np: there is not enough memory",
+    ]
+
+
+def test_a_pipe_that_nobody_reads_ends_it_silently():
+    command = [sys.executable, "-m", "lora_np", "generate", "hi", "--greedy"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    process.stdout.close()
+    assert process.stderr.read() == b""
+    assert process.wait() == 141
+
+
+def test_another_pipe_that_breaks_is_said(capsys):
+    def broken():
+        raise BrokenPipeError(32, "Broken pipe")
+
+    assert outcome(broken) == 2
+    assert "Broken pipe" in capsys.readouterr().err
+
+
+def test_what_cannot_be_shown_is_a_question_mark():
+    command = [sys.executable, "-m", "lora_np", "generate", "café", "--greedy", "--max-new-tokens", "1"]
+    found = subprocess.run(command, capture_output=True, env={**os.environ, "PYTHONIOENCODING": "ascii"})
+    assert found.returncode == 0
+    assert found.stdout.startswith(b"caf?")
 
 
 def test_the_version(capsys):

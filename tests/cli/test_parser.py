@@ -91,6 +91,12 @@ def test_a_zero_byte_in_a_name_is_said(capsys, given):
     assert r"'a\x00b' has a zero byte in it, which no name can have" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("given", ["finetune --out=", "finetune --data=", "params --base=", "chat --adapter="])
+def test_an_empty_name_is_said(capsys, given):
+    assert main(given.split()) == 2
+    assert " '' names nothing: leave it out, or give a name" in capsys.readouterr().err
+
+
 def test_a_seed():
     assert seed("0") == 0
     assert seed("12") == 12

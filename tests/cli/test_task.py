@@ -217,6 +217,26 @@ def test_a_short_text_is_measured_on_few_windows(tmp_path, tokenizer):
     assert any("Note: measured on 2 windows" in note for note in text.notes)
 
 
+ASKS_NOTHING = [{"prompt": "", "completion": f"low {n}"} for n in range(20)]
+
+
+@pytest.mark.parametrize(
+    ("examples", "shown"),
+    [(ASKS_NOTHING, 0), ([{"text": letter} for letter in "abcdefghij"], 0), (ASKS_NOTHING + PAIRS, 1)],
+)
+def test_examples_that_ask_nothing_are_learnt_and_not_shown(tmp_path, tokenizer, examples, shown):
+    write_jsonl(tmp_path / "data.jsonl", examples)
+    task = make_task(options(data=str(tmp_path / "data.jsonl")), tokenizer, 64)
+    assert len(task.samples(AutoModelForCausalLM.from_pretrained("tiny-python"))) == len(task.questions) == shown
+    assert shown or how_to_ask(task, tmp_path).endswith(" ...")
+
+
+def test_a_text_without_spaces_is_asked_for_more_of_it(tmp_path, tokenizer):
+    (tmp_path / "zh.txt").write_text("今天天气很好" * 300, encoding="utf-8")
+    task = make_task(options(data=str(tmp_path / "zh.txt")), tokenizer, 256)
+    assert "天气" in task.prompt
+
+
 def test_how_to_ask_follows_from_what_is_learnt(tmp_path, tokenizer, jsonl):
     task = make_task(options(data=jsonl), tokenizer, 64)
     question = task.questions[0][1] + " "

@@ -78,6 +78,21 @@ def test_rows_with_a_label_each_are_filled_up():
     assert "labels" not in DataCollatorWithPadding(ByteTokenizer())([{"input_ids": [1]}])
 
 
+def test_labels_of_tokens_are_no_labels_of_rows():
+    with pytest.raises(ValueError, match=r"unlike numbers of labels: give DataCollatorForSeq2Seq\(tokenizer\)"):
+        DataCollatorWithPadding(ByteTokenizer())(ROWS)
+
+
+@pytest.mark.parametrize(("most", "multiple", "width"), [(None, None, 3), (None, 4, 4), (6, None, 6), (6, 4, 8)])
+def test_labels_are_as_wide_as_max_length_says(most, multiple, width):
+    rows = [{"input_ids": [1], "labels": [5, 6, 7]}, {"input_ids": [2], "labels": [8]}]
+    options = {"padding": "max_length", "max_length": most, "pad_to_multiple_of": multiple}
+    labels = DataCollatorForSeq2Seq(ByteTokenizer(), **options)(rows)["labels"]  # as Transformers'
+    assert labels.tolist() == [[5, 6, 7] + [-100] * (width - 3), [8] + [-100] * (width - 1)]
+    with pytest.raises(ValueError, match="a row has 3 labels, more than max_length = 2"):
+        DataCollatorForSeq2Seq(ByteTokenizer(), padding="max_length", max_length=2)(rows)
+
+
 def test_training_gets_arrays_where_tensors_are_asked_for():
     rows, tokenizer = [{"input_ids": [1, 2]}, {"input_ids": [3]}], ByteTokenizer()
     asked = DataCollatorForLanguageModeling(tokenizer, mlm=False, return_tensors="pt")(rows)

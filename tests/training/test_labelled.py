@@ -39,6 +39,11 @@ def test_the_columns_are_found_by_their_names(tmp_path, header, columns):
     assert str(data) == f"texts in {columns[0]!r}, labels in {columns[1]!r}; 2 classes: neg (2), pos (2)"
 
 
+def test_columns_without_a_name_as_spreadsheets_write_them_are_passed_over(tmp_path):
+    data = load_labelled(csv(tmp_path, "text,label,,", [(*row, "", "") for row in ROWS]))
+    assert data.labels == [1, 0, 1, 0]
+
+
 def test_of_several_columns_both_must_be_known(tmp_path):
     rows = [(str(i), *row) for i, row in enumerate(ROWS)]
     assert load_labelled(csv(tmp_path, "id,text,label", rows)).labels == [1, 0, 1, 0]

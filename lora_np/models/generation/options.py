@@ -116,12 +116,16 @@ def _asks(fields, name):
 def _check_together(options):
     """ValueError for options that do not go together."""
     beams, results = options.num_beams, options.num_return_sequences
+    where = options.where("num_return_sequences")
     if beams == 1 and results > 1 and not options.do_sample:
         raise ValueError(
-            f"num_return_sequences={results}: the most likely tokens are one text; use do_sample=True, or num_beams"
+            f"{where}num_return_sequences={results}: the most likely tokens are one text; use do_sample=True, or "
+            "num_beams"
         )
     if 1 < beams < results:
-        raise ValueError(f"num_return_sequences={results} is more than the num_beams={beams} that are looked for")
+        raise ValueError(
+            f"{where}num_return_sequences={results} is more than the num_beams={beams} that are looked for"
+        )
     for name in ("forced_bos_token_id", "forced_eos_token_id"):
         forced = getattr(options, name)
         forced = set(forced) if isinstance(forced, list) else {forced} - {None}

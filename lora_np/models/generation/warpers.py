@@ -16,7 +16,9 @@ class TemperatureLogitsWarper(LogitsProcessor):
 
     def __init__(self, temperature: float) -> None:
         if not temperature > 0:
-            raise ValueError(f"temperature must be positive, got {temperature}; for greedy text use do_sample=False")
+            raise ValueError(
+                f"temperature must be positive, got {temperature}; for greedy text use do_sample=False (--greedy)"
+            )
         self.temperature = temperature
 
     def __call__(self, input_ids: np.ndarray, scores: np.ndarray) -> np.ndarray:

@@ -11,7 +11,7 @@ from typing import Any
 
 from ...expect import expect, expect_path
 from ...extras import GGUF, MissingPackageError, missing
-from ...storage import open_gguf, read_json
+from ...storage import is_there, open_gguf, read_json
 from ...storage.hub import from_hub
 from ..base import CausalLM
 from ..config import ModelConfig
@@ -20,7 +20,8 @@ from ..tokenizers import PretrainedTokenizer, load_tokenizer, tokenizer_from_ggu
 from ..tokenizers.base import BaseTokenizer
 from . import fetch
 from .checkpoints import SHARDED, SINGLE, Wanted, classes_at, gguf_fields, load_model
-from .options import changes_of, hub_options, set_attributes, wanted_device, wanted_dtype
+from .foreign import refuse_foreign
+from .options import OF_FILES, changes_of, hub_options, set_attributes, wanted_device, wanted_dtype
 from .quantization import quantized, wanted_bits
 
 TINY_PYTHON = "tiny-python"  # the shipped base: a byte-level GPT pretrained on the standard library's source
@@ -76,7 +77,11 @@ def config_fields(name_or_path: str | PathLike) -> dict[str, Any]:
 
 def fields_at(path: Path) -> dict[str, Any]:
     """The fields of config.json of what `resolve` found."""
-    return gguf_fields(open_gguf(path)) if path.suffix == ".gguf" else read_json(path / "config.json")
+    if path.suffix == ".gguf":
+        return gguf_fields(open_gguf(path))
+    if not is_there(path / "config.json"):
+        refuse_foreign(path, "config.json")
+    return read_json(path / "config.json")
 
 
 def _is_json(name_or_path):
@@ -221,10 +226,12 @@ class AutoTokenizer:
         """The tokenizer of a model; subfolder= and what is for the hub as for `AutoModelForCausalLM.from_pretrained`.
 
         padding_side=, pad_token= and other attributes of the tokenizer are set. use_fast= and the like are accepted.
+        add_prefix_space=, legacy=: as in tokenizer_config.json, for the classes that read them (GPT-2's, Llama's).
         """
         where = {"subfolder": kwargs.pop("subfolder", None), **hub_options(kwargs)}
         path = resolve(pretrained_model_name_or_path, gguf_file, **where)
-        tokenizer = load_gguf_tokenizer(path) if path.suffix == ".gguf" else load_tokenizer(path)
+        changes = {name: kwargs.pop(name) for name in OF_FILES if name in kwargs}
+        tokenizer = load_gguf_tokenizer(path) if path.suffix == ".gguf" else load_tokenizer(path, changes)
         tokenizer.name_or_path = str(pretrained_model_name_or_path)
         set_attributes(tokenizer, {name: value for name, value in kwargs.items() if name not in where})
         return tokenizer

@@ -26,6 +26,7 @@ from ..config import ModelConfig
 from ..generation import GenerationConfig
 from ..labels import with_changes
 from ..pretrained_model import PretrainedModel
+from .foreign import refuse_foreign
 from .gguf import GGUFWeights, config_from_gguf
 
 SINGLE, SHARDED = "model.safetensors", "model.safetensors.index.json"
@@ -81,6 +82,8 @@ def _load_directory(directory, wanted):
     fields = read_json(directory / "config.json")
     single = not is_there(directory / SHARDED) or is_there(directory / SINGLE)
     open_weights, name = (open_safetensors, SINGLE) if single else (open_sharded_safetensors, SHARDED)
+    if not is_there(directory / name):
+        refuse_foreign(directory, SINGLE)
     with open_weights(directory / name) as weights:
         model = _filled(fields, directory / "config.json", weights, directory, wanted)
     if is_there(generation := directory / "generation_config.json"):

@@ -49,10 +49,9 @@ FOR_TOKENIZERS = {
     "use_fast": Unused(),
     "trust_remote_code": Unused(),
     "tokenizer_type": Unused(),
-    "legacy": Unused(),
-    "clean_up_tokenization_spaces": Unused(),
     "from_slow": Unused(),
 }
+OF_FILES = ("add_prefix_space", "legacy")  # a tokenizer is built by these, so they stand beside what its files say
 SPECIAL = (*(f"{name}_token" for name in NAMES), EXTRA, "additional_special_tokens")
 OWN = (
     *("pretrained_model_name_or_path", "gguf_file", "subfolder", "config", "quantization_config", "load_in_4bit"),
@@ -117,7 +116,7 @@ def set_attributes(tokenizer: Any, options: Mapping[str, Any]) -> None:
         "AutoTokenizer.from_pretrained",
         {name: value for name, value in options.items() if name not in own},
         FOR_TOKENIZERS,
-        ("pretrained_model_name_or_path", "gguf_file", "subfolder", *HUB_OPTIONS, *own),
+        ("pretrained_model_name_or_path", "gguf_file", "subfolder", *OF_FILES, *HUB_OPTIONS, *own),
     )
     special = {name: value for name, value in options.items() if name in SPECIAL and value is not None}
     if special:  # those that are new are added to the vocabulary

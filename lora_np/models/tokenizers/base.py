@@ -21,6 +21,8 @@ from .special import SpecialTokens, nearest
 from .templates import Templates, chosen, listed
 
 SAVING = ("legacy_format", "filename_prefix", "push_to_hub", "save_format")  # options of Transformers
+CLEANED = {f" {mark}": mark for mark in (".", "?", "!", ",")} | {" ' ": "'"}
+CLEANED |= {f" {end}": end for end in ("n't", "'m", "'s", "'ve", "'re")}
 MOST_ID = 2**32 - 1  # what the tokenizers library counts with
 
 
@@ -34,11 +36,12 @@ class BaseTokenizer(SpecialTokens):
 
     padding_side = "right"
     truncation_side = "right"
-    model_max_length: int = 10**30
+    model_max_length: int = int(1e30)
     model_input_names = ("input_ids", "attention_mask")
     name_or_path = ""
     is_fast = True
     clean_up_tokenization_spaces = False
+    cleans_up = False  # can that be done to the texts of this vocabulary?
     chat_template: Templates = None
 
     @property
@@ -134,8 +137,8 @@ class BaseTokenizer(SpecialTokens):
         """
         check_others(others, ("skip_special_tokens",))
         if several(token_ids):
-            return self.batch_decode(token_ids, skip_special_tokens)
-        return self._decode(self._row(token_ids), skip_special_tokens)
+            return self.batch_decode(token_ids, skip_special_tokens, **others)
+        return self._text(token_ids, skip_special_tokens, **others)
 
     def batch_decode(
         self, sequences: Iterable[ArrayLike] | ArrayLike, skip_special_tokens: bool = False, **others: Any
@@ -144,7 +147,14 @@ class BaseTokenizer(SpecialTokens):
         check_others(others, ("skip_special_tokens",))
         rows = list(_array(sequences))
         rows = rows if several(rows) or not rows else [rows]
-        return [self._decode(self._row(row), skip_special_tokens) for row in rows]
+        return [self._text(row, skip_special_tokens, **others) for row in rows]
+
+    def _text(self, ids, skip_special_tokens, clean_up_tokenization_spaces=None, **others):
+        """The text of a row of ids, cleaned up if that is wanted, or what the tokenizer does."""
+        text = self._decode(self._row(ids), skip_special_tokens)
+        wanted = clean_up_tokenization_spaces
+        cleans = self.cleans_up and (self.clean_up_tokenization_spaces if wanted is None else wanted)
+        return clean_up_tokenization(text) if cleans else text
 
     def decode_stream(
         self, ids: Iterable[int], skip_special_tokens: bool = False, before: ArrayLike = ()
@@ -304,11 +314,9 @@ class BaseTokenizer(SpecialTokens):
         if return_assistant_tokens_mask and not (tokenize and return_dict):
             raise ValueError("return_assistant_tokens_mask=True needs tokenize=True and return_dict=True")
         several = isinstance(conversation, (list, tuple)) and isinstance(next(iter(conversation), None), (list, tuple))
-        names = ("bos_token", "eos_token", "unk_token", "pad_token")
-        special = {name: getattr(self, name) for name in names if getattr(self, name) is not None}
         found = [
             render(
-                *(template, messages, add_generation_prompt, tools, documents, special, variables),
+                *(template, messages, add_generation_prompt, tools, documents, self.special_tokens_map, variables),
                 continued=continue_final_message,
                 tracked=return_assistant_tokens_mask,
             )
@@ -367,6 +375,13 @@ def several(ids: Any) -> bool:
     if hasattr(ids, "shape"):
         return len(ids.shape) > 1
     return isinstance(ids, Sequence) and len(ids) > 0 and (isinstance(ids[0], Sequence) or bool(np.ndim(ids[0])))
+
+
+def clean_up_tokenization(text: str) -> str:
+    """A text without the spaces that vocabularies of words leave before marks and short forms."""
+    for found, instead in CLEANED.items():
+        text = text.replace(found, instead)
+    return text
 
 
 def check_text(text: str) -> None:

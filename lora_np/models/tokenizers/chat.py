@@ -79,10 +79,13 @@ def _continued(compiled, values, field):
     text = _rendered(
         compiled, {**values, "messages": [*values["messages"][:-1], {**last, field: last[field] + TAG}]}
     ).text
-    if TAG.strip() not in text or last[field].strip() not in text:
+    shown = text.count(TAG.strip())
+    if not shown or last[field].strip() not in text:
         raise ValueError(
             f"continue_final_message: this chat template does not show the last message's {field!r} as it is"
         )
+    if shown > 1 + str(values["messages"]).count(TAG.strip()):
+        raise ValueError(f"continue_final_message: this chat template shows the last message's {field!r} {shown} times")
     end = text.rindex(TAG.strip())
     return text[:end] if text[end : end + len(TAG)] == TAG else text[:end].rstrip()
 

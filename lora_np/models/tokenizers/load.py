@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import re
 from collections.abc import Iterable, Mapping
 from os import PathLike
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 from ...extras import require
 from ...storage import is_there, one_version, read_json, read_text
 from ...storage.fields import TokenId, fits, short
+from ...storage.mistaken import instead
 from .base import BaseTokenizer
 from .byte import ByteTokenizer, tokenizer_json
 from .pretrained import PretrainedTokenizer, surround
@@ -28,25 +30,45 @@ LARGEST_ID = 2**24  # a hundred times that of the largest vocabularies; the libr
 # Characters of an added token. Longer ones are no tokens, and tokenizers 0.22.0 takes their number squared of time.
 LONGEST = 1024
 TOO_LONG = re.compile(rf'"content"\s*:\s*"(?:[^"\\]|\\.){{{LONGEST + 1}}}')
-# Transformers' classes that pad on the left where no file says. Llama's is not used for byte-level vocabularies.
+# Transformers' classes that pad on the left where no file says, and the special tokens of some that no file has to say.
 PAD_LEFT = ("CodeLlamaTokenizer", "CohereTokenizer", "GemmaTokenizer", "LlamaTokenizer")
+CLASS_TOKENS = {
+    "GPT2Tokenizer": dict.fromkeys(("bos_token", "eos_token", "unk_token"), GPT2_END),
+    "GPTNeoXTokenizer": dict.fromkeys(("bos_token", "eos_token", "unk_token"), GPT2_END) | {"pad_token": "<|padding|>"},
+    "Qwen2Tokenizer": dict.fromkeys(("eos_token", "unk_token", "pad_token"), GPT2_END),
+    "GemmaTokenizer": {f"{name}_token": f"<{name}>" for name in ("bos", "eos", "unk", "pad", "mask")},
+    "LlamaTokenizer": {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"},
+}
+# The class of a model_type where no file names one. Of PLAIN, and of Qwen 2, it counts whatever the file names.
+MODEL_CLASSES = {
+    "gpt2": "GPT2Tokenizer",
+    "gpt_neox": "GPTNeoXTokenizer",
+    **dict.fromkeys(("qwen2", "qwen3"), "Qwen2Tokenizer"),
+    **dict.fromkeys(("gemma", "gemma2", "gemma3", "gemma3_text"), "GemmaTokenizer"),
+}
+BYTE_LEVEL = ("GPT2Tokenizer", "GPTNeoXTokenizer", "Qwen2Tokenizer")
+PLAIN = ("mistral", "olmo2", "phi3")  # tokenizer.json as it is, though files of these say LlamaTokenizer
 
 
 @one_version
-def load_tokenizer(directory: str | PathLike) -> BaseTokenizer:
+def load_tokenizer(directory: str | PathLike, changes: Mapping[str, Any] | None = None) -> BaseTokenizer:
     """The tokenizer in a directory: a `ByteTokenizer` where that wrote it, else a `PretrainedTokenizer` from
     tokenizer.json, or from GPT-2's older pair vocab.json and merges.txt.
+
+    changes: fields that tokenizer_config.json is to have instead.
 
     FileNotFoundError if there is none of them; ValueError, with the file's name, for one that cannot be read.
     """
     directory = Path(directory)
-    config = _read_if_there(directory / "tokenizer_config.json")
+    config = {**_read_if_there(directory / "tokenizer_config.json"), **(changes or {})}
     config["chat_template"] = read_templates(directory, config)
     if _is_byte_level(directory, config):
         with _naming(directory):
             return ByteTokenizer.from_config(config)
-    backend = _as_llama(_backend(directory, config), config)
-    config = _with_special_tokens(directory, config, backend)
+    backend = _backend(directory, config)
+    name = _class(directory, config, backend)
+    backend = _spaced(backend, config, name)
+    config = _with_special_tokens(directory, config, backend, name)
     with _naming(directory):
         return PretrainedTokenizer(backend, config)
 
@@ -87,13 +109,15 @@ def _backend(directory, config):
 
 def _read_tokenizer_json(path):
     tokenizers = _library()
+    text = ""
     try:
         text = read_text(path)
         if TOO_LONG.search(text):
             raise ValueError(f"an added token has more than {LONGEST} characters")
         backend = tokenizers.Tokenizer.from_str(text)
     except Exception as error:  # the library raises nothing more special
-        raise ValueError(f"{path} is not a readable tokenizer.json: {error}") from None
+        what = instead(text[:99].encode(errors="replace")) or error
+        raise ValueError(f"{path} is not a readable tokenizer.json: {what}") from None
     return _checked_ids(path, backend)
 
 
@@ -132,16 +156,19 @@ def _read_merges(path):
     return pairs
 
 
-def _with_special_tokens(directory, config, backend):
-    """`config` with its special tokens as str, each of them known to the backend."""
+def _with_special_tokens(directory, config, backend, name):
+    """`config` with its special tokens as str, each of them known to the backend. name: of Transformers' class"""
     if "added_tokens_decoder" not in config:  # older directories have them in files of their own
         config = {**config, **_read_if_there(directory / "special_tokens_map.json")}
-    if _pads_left(config, backend):
+    if name in PAD_LEFT:
         config = {"padding_side": "left", **config}
     if padding := backend.padding:
         config = {"pad_token": padding["pad_token"], "padding_side": padding["direction"], **config}
-    if not is_there(directory / "tokenizer.json") or _is_gpt2(directory, config):
-        config = {"bos_token": GPT2_END, "eos_token": GPT2_END, "unk_token": GPT2_END, **config}
+    if not is_there(directory / "tokenizer.json"):
+        name = GPT2_CLASSES[0]
+    tokens = CLASS_TOKENS.get(name, {})
+    known = {key: token for key, token in tokens.items() if backend.token_to_id(token) is not None}
+    config = {**(tokens if name == GPT2_CLASSES[0] else known), **config}
     try:
         config = _add_tokens(backend, config, _read_if_there(directory / "added_tokens.json"))
     except (TypeError, ValueError, AttributeError, OverflowError) as error:
@@ -155,14 +182,32 @@ def _with_special_tokens(directory, config, backend):
     return config
 
 
+def _spaced(backend, config, name):
+    """The backend with the space before a text that Transformers' class, `name`, puts there: by the config alone."""
+    if name == "LlamaTokenizer":
+        return _as_llama(backend, config)
+    if name in BYTE_LEVEL and _in_bytes(backend):
+        whole = json.loads(backend.to_str())
+        wanted = bool(config.get("add_prefix_space"))
+        for step in [whole["pre_tokenizer"], *((whole["pre_tokenizer"] or {}).get("pretokenizers") or [])]:
+            if step and step["type"] == "ByteLevel" and step["add_prefix_space"] is not wanted:
+                step["add_prefix_space"] = wanted
+                backend = type(backend).from_str(json.dumps(whole))
+    return backend
+
+
+def _in_bytes(backend):
+    return type(backend.decoder).__name__ == "ByteLevel"
+
+
 def _as_llama(backend, config):
-    """The backend with the spaces of Transformers' LlamaTokenizer where that is the class, whatever its file says.
+    """The backend with the spaces of Transformers' LlamaTokenizer, whatever its file says.
 
     It puts one before a text; with `legacy` also behind each special token; none with add_prefix_space = False.
     """
     from tokenizers import decoders, pre_tokenizers
 
-    if _class(config) != "LlamaTokenizer" or _in_bytes(backend) or type(backend.model).__name__ != "BPE":
+    if type(backend.model).__name__ != "BPE":
         return backend
     prefix, legacy = config.get("add_prefix_space") is not False, bool(config.get("legacy"))
     scheme = ("always" if legacy else "first") if prefix else "never"
@@ -173,26 +218,16 @@ def _as_llama(backend, config):
     return backend
 
 
-def _pads_left(config, backend):
-    """Does the class pad on the left, though no file says so?"""
-    return _class(config) in PAD_LEFT and not (_class(config) == "LlamaTokenizer" and _in_bytes(backend))
+def _class(directory, config, backend):
+    """Transformers' class for this tokenizer, by its own word and the model's, or None for tokenizer.json as it is.
 
-
-def _class(config):
-    """Transformers' class, fast or not."""
-    return str(config.get("tokenizer_class")).removesuffix("Fast")
-
-
-def _in_bytes(backend):
-    return type(backend.decoder).__name__ == "ByteLevel"
-
-
-def _is_gpt2(directory, config):
-    """Is this GPT-2's tokenizer, by its own word or the model's? GPT-2's files leave out what it always has."""
-    name = config.get("tokenizer_class")
-    if name is None and is_there(directory / "config.json"):
-        return read_json(directory / "config.json").get("model_type") == "gpt2"
-    return name in GPT2_CLASSES
+    Llama's is not used for a byte-level vocabulary.
+    """
+    model = str(_read_if_there(directory / "config.json").get("model_type"))
+    name = str(config.get("tokenizer_class") or MODEL_CLASSES.get(model)).removesuffix("Fast")
+    if model in PLAIN or (name == "LlamaTokenizer" and _in_bytes(backend)):
+        return None
+    return MODEL_CLASSES[model] if model == "qwen2" else name
 
 
 def _add_tokens(backend, config, older):

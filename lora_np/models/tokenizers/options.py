@@ -23,7 +23,7 @@ OTHERS: dict[str, tuple[tuple[Any, ...], str]] = {
     "sanitize_control_tokens": ((False, None), "special tokens in a text are always taken for what they are"),
     "verbose": ((True, False, None), ""),
     "tokenizer_kwargs": ((None,), "give these options to the call itself"),
-    "clean_up_tokenization_spaces": ((True, False, None), ""),  # Transformers 5 leaves it undone for these vocabularies
+    "clean_up_tokenization_spaces": ((True, False, None), ""),  # decode does it
     "use_source_tokenizer": ((True, False, None), ""),
     "spaces_between_special_tokens": ((True, False, None), ""),  # of a decode; no vocabulary here has such spaces
 }

@@ -52,10 +52,14 @@ class PretrainedTokenizer(BaseTokenizer):
             setattr(self, f"{name}_token", config.get(f"{name}_token"))
         named = set(self._special.values())
         self._extra = [token.content for i, token in self._marked() if i not in named]
+        # A BPE's tokens have the spaces of a text; those stay, as in Transformers.
+        self.cleans_up = type(backend.model).__name__ != "BPE"
+        self.clean_up_tokenization_spaces = bool(config.get("clean_up_tokenization_spaces"))
         self._take_settings(config)
 
     def _count(self) -> None:
         """Look at the vocabulary, after it has changed."""
+        self._added = {i: token.content for i, token in self.backend.get_added_tokens_decoder().items()}
         self._length = 1 + max(self.get_vocab().values(), default=-1)
         vars(self).pop("_continuing", None)
 
@@ -87,6 +91,15 @@ class PretrainedTokenizer(BaseTokenizer):
     def num_special_tokens_to_add(self, pair: bool = False) -> int:
         """How many special tokens stand around a text."""
         return self.backend.num_special_tokens_to_add(pair)
+
+    def tokenize(
+        self, text: str, pair: str | None = None, add_special_tokens: bool = False, **options: Any
+    ) -> list[str]:
+        """The tokens of a text, a list of str: a Unigram's unknown ones and added ones as they stand in the text."""
+        if options or not isinstance(text, str):
+            return super().tokenize(text, pair, add_special_tokens, **options)
+        check_text(text)
+        return list(self.backend.encode(text, pair, add_special_tokens=add_special_tokens).tokens)
 
     def convert_tokens_to_string(self, tokens: list[str]) -> str:
         """The text of tokens."""
@@ -160,7 +173,7 @@ class PretrainedTokenizer(BaseTokenizer):
             "additional_special_tokens": [
                 token.content for _, token in self._marked() if token.content not in named.values()
             ],
-            "clean_up_tokenization_spaces": False,
+            "clean_up_tokenization_spaces": self.clean_up_tokenization_spaces,
             **self._settings(),
             **named,
         }
@@ -245,6 +258,9 @@ class PretrainedTokenizer(BaseTokenizer):
 
     def _token(self, i):
         return self.backend.id_to_token(i)
+
+    def _name(self, i):
+        return self._added.get(i) or self._token(i)
 
     def _id(self, token):
         return self.backend.token_to_id(token)

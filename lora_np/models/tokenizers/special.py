@@ -37,7 +37,7 @@ def _token_property(name: str) -> Any:
 
     def get(self: "SpecialTokens") -> str | None:
         i = self._special.get(name)
-        return None if i is None else self._token(i)
+        return None if i is None else self._name(i)
 
     def change(self: "SpecialTokens", token: Any) -> None:
         token = getattr(token, "content", token)  # of an AddedToken
@@ -85,6 +85,10 @@ class SpecialTokens(abc.ABC):
     @abc.abstractmethod
     def _token(self, i: int) -> str | None:
         """The token whose id is `i`, or None if there is none."""
+
+    def _name(self, i: int) -> str | None:
+        """The same as it was added: a library that puts "▁" before texts may show it with that."""
+        return self._token(i)
 
     @abc.abstractmethod
     def _id(self, token: str) -> int | None:

@@ -74,6 +74,12 @@ def test_how_long_the_text_becomes(loaded, fields, given, length):
     assert loaded(**fields).generate([[1, 2, 3]], **given).shape == (1, length)
 
 
+@pytest.mark.parametrize("more", [{}, {"num_beams": 2}])
+def test_an_error_of_the_file_names_it(loaded, more):
+    with pytest.raises(ValueError, match=r"generation_config\.json: num_return_sequences=3"):
+        loaded(num_return_sequences=3, **more).generate([[1, 2]], max_new_tokens=2)
+
+
 def test_a_text_that_is_as_long_already_is_refused(loaded):
     message = r"3 tokens already, and generation_config\.json: max_length is 3: give max_new_tokens"
     with pytest.raises(ValueError, match=message):

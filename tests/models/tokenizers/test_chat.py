@@ -39,6 +39,7 @@ LOOSE = (
     "{{ m.name }}{% if m.tool_calls is defined %}!{% endif %}{{ m.get('content', 'nothing') }}{% endfor %}"
     "{{ unk_token is defined }}{{ documents is none }}{{ dict(a=1).a }}{{ range(3) | list }}"
 )
+TWICE = "{{ messages[-1].content }}, that is {{ messages[-1].content }}"
 TURNS = [{"role": "user", "content": "Hi <b> & 'ü'"}, {"role": "assistant", "content": "Hello\n"}]
 CONVERSATIONS = [
     TURNS[:1],
@@ -85,6 +86,19 @@ def test_a_conversation_is_rendered_as_in_transformers(tokenizer, twin, template
     found, expected = both(tokenizer, twin, template, messages, add_generation_prompt=add_generation_prompt)
     assert found == expected
     assert messages[0]["content"].strip() in found
+
+
+@pytest.mark.parity
+def test_every_special_token_reaches_the_template(tokenizer, twin):
+    template = "{{ sep_token }}{{ cls_token }}{{ mask_token }}{{ bos_token }}{{ unk_token }}"
+    for one in (tokenizer, twin):
+        one.sep_token, one.cls_token, one.mask_token = "</s>", "<s>", "<unk>"
+    try:
+        found, expected = both(tokenizer, twin, template, TURNS)
+    finally:
+        for one in (tokenizer, twin):
+            one.sep_token = one.cls_token = one.mask_token = None
+    assert found == expected
 
 
 @pytest.mark.parity
@@ -139,6 +153,7 @@ def test_options_do_what_they_do_in_transformers(tokenizer, twin, template, opti
         ({"continue_final_message": True, "add_generation_prompt": True}, ValueError, "goes with neither"),
         ({"continue_final_message": "thinking"}, ValueError, "the last message has no text 'thinking'"),
         ({"chat_template": "{{ 1 }}", "continue_final_message": True}, ValueError, "does not show the last message's"),
+        ({"chat_template": TWICE, "continue_final_message": True}, ValueError, "shows the last message's .* 2 times"),
     ],
 )
 def test_what_is_not_known_is_refused_not_swallowed(options, error, message):

@@ -15,6 +15,7 @@ from lora_helpers import fuzz
 from tokenizer_helpers import sentencepiece_like, texts, trained
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 
+import lora_np
 from lora_np.models.tokenizers import PretrainedTokenizer, load_tokenizer
 
 NAMED = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>", "pad_token": "<pad>"}
@@ -46,7 +47,9 @@ def padded(backend):
 
 
 def word_level():
-    backend = Tokenizer(models.WordLevel({"hello": 0, "low": 1, "<unk>": 2, "<s>": 3}, unk_token="<unk>"))
+    backend = Tokenizer(
+        models.WordLevel({"hello": 0, "low": 1, "<unk>": 2, "<s>": 3, ".": 4, "'": 5}, unk_token="<unk>")
+    )
     backend.pre_tokenizer = pre_tokenizers.Whitespace()
     backend.normalizer = normalizers.Lowercase()
     backend.add_special_tokens(["<unk>", "<s>"])
@@ -58,12 +61,19 @@ def word_pieces():
     backend.pre_tokenizer, backend.decoder = pre_tokenizers.BertPreTokenizer(), decoders.WordPiece()
     special = ["<unk>", "<s>", "</s>", "<pad>"]
     trainer = trainers.WordPieceTrainer(vocab_size=60, special_tokens=special, show_progress=False)
-    backend.train_from_iterator(["hello low rank world"], trainer)
+    backend.train_from_iterator(["hello low rank world. don't, we've!"], trainer)
+    return backend
+
+
+def spaced():
+    backend = trained(special=("<|endoftext|>",))
+    backend.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=True)
     return backend
 
 
 DECODER = {"3": {"content": "<pad>", **FIELDS, "special": True}}
 NEW = {"400": {"content": "<new>", **FIELDS, "special": True}, "401": {"content": "<think>", **FIELDS}}
+LLAMA = {"tokenizer_class": "LlamaTokenizer", "bos_token": "<s>", "eos_token": "</s>"}
 CASES = {
     "names": (trained, {**CLASS, **NAMED}, {}),
     "no config": (trained, None, {}),
@@ -85,6 +95,20 @@ CASES = {
     "no tokens by name": (trained, {**CLASS, **dict.fromkeys(NAMED)}, {}),
     "gpt-2 by its class": (lambda: trained(special=("<|endoftext|>",)), {"tokenizer_class": "GPT2Tokenizer"}, {}),
     "gpt-2 by its model": (lambda: trained(special=("<|endoftext|>",)), {}, {"config": {"model_type": "gpt2"}}),
+    "llama by its class": (sentencepiece_like, {"tokenizer_class": "LlamaTokenizer"}, {}),
+    "mistral, which says llama": (sentencepiece_like, LLAMA, {"config": {"model_type": "mistral"}}),
+    "phi-3, which says llama": (sentencepiece_like, LLAMA, {"config": {"model_type": "phi3"}}),
+    "olmo 2, which says gpt-2": (trained, {"tokenizer_class": "GPT2Tokenizer"}, {"config": {"model_type": "olmo2"}}),
+    "gpt-2 with a space": (
+        lambda: trained(special=("<|endoftext|>",)),
+        {"tokenizer_class": "GPT2Tokenizer", "add_prefix_space": True},
+        {},
+    ),
+    "gpt-2 whose space does not count": (spaced, {"tokenizer_class": "GPT2Tokenizer"}, {}),
+    "a model of no known type": (trained, {**CLASS, **NAMED}, {"config": {"model_type": "unheard-of"}}),
+    "words with spaces": (word_level, {**CLASS, "clean_up_tokenization_spaces": True, "unk_token": "<unk>"}, {}),
+    "word pieces, cleaned up": (word_pieces, {**CLASS, **NAMED, "clean_up_tokenization_spaces": True}, {}),
+    "pairs, not cleaned up": (trained, {**CLASS, **NAMED, "clean_up_tokenization_spaces": True}, {}),
     "words": (word_level, {**CLASS, "unk_token": "<unk>", "pad_token": "<s>"}, {}),
     "word pieces": (word_pieces, {**CLASS, **NAMED}, {}),
 }
@@ -128,7 +152,46 @@ class TestTransformers:
         assert found.all_special_ids == loaded.all_special_ids
         assert set(found.all_special_ids) == set(again.all_special_ids)
         assert set(expected.all_special_ids) <= set(found.all_special_ids)  # they count named ones only
+        assert found.clean_up_tokenization_spaces == expected.clean_up_tokenization_spaces
         assert found.padding_side == loaded.padding_side == expected.padding_side == again.padding_side
+
+    @pytest.mark.parametrize(
+        "name", [None, "GPTNeoXTokenizerFast", "Qwen2Tokenizer", "GemmaTokenizer", *CLASS.values()]
+    )
+    @pytest.mark.parametrize("model", [None, "gpt_neox", "qwen2", "qwen3", "gemma2", "gemma3_text", "mistral", "llama"])
+    def test_special_tokens_that_only_the_class_says(self, tmp_path, name, model):
+        from transformers import AutoTokenizer
+
+        config = {"mask_token": None} if name is None else {"tokenizer_class": name, "mask_token": None}
+        backend = trained(special=("<|endoftext|>", "<|padding|>", "<unk>", "<bos>", "<eos>", "<pad>"))
+        write(tmp_path, backend, config, **({} if model is None else {"config": {"model_type": model}}))
+        found, expected = load_tokenizer(tmp_path), AutoTokenizer.from_pretrained(tmp_path)
+        assert found.special_tokens_map == expected.special_tokens_map
+        assert found.padding_side == expected.padding_side
+        assert len(found) == len(expected)
+
+    @pytest.mark.parametrize("options", [{"add_prefix_space": True}, {"add_prefix_space": False}, {"legacy": True}])
+    @pytest.mark.parametrize("name", ["GPT2Tokenizer", "LlamaTokenizer", "Qwen2Tokenizer", *CLASS.values()])
+    def test_spaces_that_a_call_asks_for(self, tmp_path, name, options):
+        from transformers import AutoTokenizer
+
+        backend = sentencepiece_like() if name == "LlamaTokenizer" else trained(special=("<|endoftext|>", "<s>"))
+        write(tmp_path, backend, {"tokenizer_class": name, "bos_token": "<s>"})
+        found = lora_np.AutoTokenizer.from_pretrained(tmp_path, **options)
+        expected = AutoTokenizer.from_pretrained(tmp_path, **options)
+        for text in ("low", " low", "low <s>low <s> low"):
+            assert found.encode(text) == expected.encode(text)
+            assert found.decode(found.encode(text)) == expected.decode(expected.encode(text))
+
+    def test_what_is_cleaned_up_may_be_said(self, case):
+        first = case[0]
+        ids = [[first.encode("hello . don't ' low", add_special_tokens=False)] * 2, first.encode("hello, we've!")]
+        for wanted in (True, False, None):
+            for one in ids:
+                texts = [tokenizer.decode(one, clean_up_tokenization_spaces=wanted) for tokenizer in case]
+                assert texts == [texts[0]] * 4
+                several = [tokenizer.batch_decode(ids[0], clean_up_tokenization_spaces=wanted) for tokenizer in case]
+                assert several == [several[0]] * 4
 
     @pytest.mark.parametrize(
         "options",
@@ -434,7 +497,7 @@ def of_sentencepiece():
     backend.decoder = decoders.Sequence(steps)
     special = ["<unk>", "<s>", "</s>", "<pad>"]
     trainer = trainers.BpeTrainer(vocab_size=60, special_tokens=special, show_progress=False)
-    backend.train_from_iterator(["hello low rank world"], trainer)
+    backend.train_from_iterator(["hello low rank world. don't, we've!"], trainer)
     return backend
 
 
@@ -509,3 +572,8 @@ def test_without_the_library_one_sentence_says_what_brings_it(tmp_path, monkeypa
         assert str(error.value) == (
             "a pretrained tokenizer needs the package tokenizers: pip install -e '.[text]' (or pip install tokenizers)"
         )
+
+
+def test_a_model_type_that_is_none_is_passed_over(tmp_path):
+    write(tmp_path, trained(), {**NAMED}, config={"model_type": ["gpt2"]})
+    assert load_tokenizer(tmp_path).encode("low") == PretrainedTokenizer(trained(), NAMED).encode("low")

@@ -5,9 +5,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from lora_helpers import fuzz
 from tokenizer_helpers import sentencepiece_like, trained
-from tokenizers import pre_tokenizers
+from tokenizers import Tokenizer, models, pre_tokenizers
 
-from lora_np.models.tokenizers import PretrainedTokenizer
+from lora_np.models.tokenizers import PretrainedTokenizer, load_tokenizer
 
 CONFIG = {"bos_token": "<s>", "eos_token": "</s>", "unk_token": "<unk>"}
 PREFIXES = ["prepend", "always", "first", "never"]
@@ -58,3 +58,47 @@ def test_without_such_a_space_nothing_is_built():
     tokenizer = PretrainedTokenizer(trained(bos="<s>"), CONFIG)
     assert tokenizer._continuing is tokenizer.backend
     assert tokenizer.encode_continuation("low") == tokenizer.encode("low", add_special_tokens=False)
+
+
+@pytest.mark.parity
+def test_an_added_token_keeps_its_name_where_texts_begin_with_a_space(tmp_path):
+    from transformers import AutoTokenizer, PreTrainedTokenizerFast
+
+    theirs = PreTrainedTokenizerFast(tokenizer_object=sentencepiece_like(), unk_token="<unk>", eos_token="</s>")
+    ours = PretrainedTokenizer(sentencepiece_like(), {"unk_token": "<unk>", "eos_token": "</s>"})
+    for tokenizer in (ours, theirs):
+        tokenizer.add_tokens(["[PAD]", "</s>"])
+        tokenizer.pad_token = "[PAD]"
+    assert ours.special_tokens_map == theirs.special_tokens_map
+    assert ours.pad_token_id == theirs.pad_token_id == len(ours) - 1
+    assert ours.convert_ids_to_tokens([0, 299]) == theirs.convert_ids_to_tokens([0, 299])
+    assert ours.convert_ids_to_tokens([0, 299], True) == theirs.convert_ids_to_tokens([0, 299], True)
+    ours.save_pretrained(tmp_path)
+    for load in (load_tokenizer, AutoTokenizer.from_pretrained):
+        loaded = load(tmp_path)
+        assert (loaded.pad_token_id, loaded.eos_token_id, len(loaded)) == (299, 2, len(ours))
+
+
+@pytest.mark.parity
+def test_a_unigram_vocabulary_shows_what_it_does_not_know():
+    from transformers import PreTrainedTokenizerFast
+
+    backend = Tokenizer(models.Unigram([("<unk>", 0.0), ("▁", -1.0), ("lo", -2.0), ("w", -3.0)], unk_id=0))
+    backend.pre_tokenizer = pre_tokenizers.Metaspace()
+    special = {"unk_token": "<unk>"}
+    theirs = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(backend.to_str()), **special)
+    ours = PretrainedTokenizer(backend, special)
+    for text in ("low", "lowß", "", "中文 lo"):
+        assert ours.tokenize(text) == theirs.tokenize(text)
+        assert ours.tokenize(text, "ß") == theirs.tokenize(text, "ß")
+
+
+@pytest.mark.parity
+def test_tokens_show_the_spaces_that_an_added_one_takes():
+    from tokenizers import AddedToken
+    from transformers import PreTrainedTokenizerFast
+
+    backend = trained()
+    backend.add_tokens([AddedToken(" add", lstrip=True)])
+    theirs = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(backend.to_str()))
+    assert PretrainedTokenizer(backend, {}).tokenize("   add low") == theirs.tokenize("   add low")

@@ -1,0 +1,16 @@
+"""Files that are not what their names say: what they are instead, by how they begin."""
+
+INSTEAD = {  # how the file begins, in lower case: what it is, and what to do
+    b"version https://git-lfs": "it is a pointer of Git LFS, which stands for the file: run  git lfs pull  to get that",
+    b"<!doctype html": "it is a web page, which a download may give that needs a login",
+    b"<html": "it is a web page, which a download may give that needs a login",
+    b"gguf": "it is a GGUF file",
+    b"pk\x03\x04": "it is a zip archive; if torch.save wrote it, it is a pickle, which is not read here",
+    b"\x1f\x8b": "it is packed with gzip: unpack it first",
+}
+
+
+def instead(beginning: bytes) -> str | None:
+    """What a file is that begins so, if it is one of these; None if it may be anything."""
+    start = beginning.removeprefix(b"\xef\xbb\xbf").lstrip(b" \r\n\t")[:64].lower()
+    return next((what for begins, what in INSTEAD.items() if start.startswith(begins)), None)
