@@ -107,7 +107,11 @@ def talk(*turns):
         ("a.tsv", 'text\n"a" b\n', "line 2 is no row of a table: '\\t' expected after"),
         ("a.csv", "text,group,text\na,b,c\n", r"a\.csv, line 1 names the column 'text' twice"),
         ("a.csv", "prompt, completion\na,b\n", "line 2 has the fields ' completion', prompt; expected"),
-        ("a.jsonl", gzip.compress(b'{"text": "a"}'), r"a\.jsonl is not UTF-8 text: it is packed with gzip: unpack it"),
+        (
+            "a.jsonl",
+            gzip.compress(b'{"text": "a"}', mtime=0),
+            r"a\.jsonl is not UTF-8 text: it is packed with gzip: unpack it",
+        ),
         ("a.jsonl.gz", gzip.compress(b'{"text": "a"}', mtime=0x1010101), "it is packed with gzip: unpack it first"),
         ("a.csv", b"PK\x03\x04\0", r"a\.csv is not UTF-8 text: it is a zip archive, as \.xlsx"),
         ("a.parquet", b"PAR1\x15\0", "it is a Parquet table: save it as JSONL or CSV"),
