@@ -126,8 +126,8 @@ def verdicts(family):
             len(ALL_SEEDS),
             "one has a lower test loss, its whole interval below 0",
             decided(any(map(below, behind.values())), all(map(above, behind.values()))),
-            "DoRA, of fifteen that were tried: by a third of a percent, and its step takes twice the time. It has 7% "
-            "more parameters.",
+            "DoRA, of fifteen that were tried: by a third of a percent, and its step takes 2.5 times as long. It has "
+            "7% more parameters.",
             ("family",),
         ),
         _at_other_sizes(family),

@@ -169,7 +169,7 @@ FOOT = """## What was not done
 - **Capacity**: its end was not reached at width 64, nor at ranks 16 and 64, where four times the strings bring about
   twice the bits.
 - Seven of the relatives were compared at one size. Eight of VB-LoRA's fifteen runs were made on two CPU cores, in
-  float32; its step and HRA's were timed in another run than the others'.
+  float32.
 - Of the curves with a constant rate, the lowest rates that were tried forget least: lower ones may do better still.
 - Scaling was tried at widths 256 (two seeds) and 512 (one seed), whose bases were trained for 1,200 steps only.
 """
