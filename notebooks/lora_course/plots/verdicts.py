@@ -13,16 +13,18 @@ FULL = "full"
 def dots(panels, unit, zero=None):
     """A panel for each {title: {label: (mean, half width)}}: a dot with its interval for each label, from above.
 
-    zero: where a line is drawn, or None. The panels have scales of their own.
+    zero: where a line is drawn, or None. The panels have scales of their own. If all have the same labels, these stand
+    once, on the left, and the panels are narrower.
     """
-    most = max(map(len, panels.values()))
-    figure, axes = new_figure(columns=len(panels), width=5.2, height=1.2 + 0.3 * most)
+    names = [list(found) for found in panels.values()]
+    shared = len(names) > 1 and all(other == names[0] for other in names)
+    figure, axes = new_figure(len(names), width=3.2 if shared else 5.2, height=1.2 + 0.3 * max(map(len, names)))
     for ax, (title, found) in zip(axes, panels.items(), strict=True):
         means, halves = np.array(list(found.values()), dtype=float).T
         ax.errorbar(means, range(len(found)), xerr=np.nan_to_num(halves), fmt="o", color=CYCLE[0], capsize=3)
         if zero is not None:
             ax.axvline(zero, color=BLACK, linewidth=0.8)
-        ax.set_yticks(range(len(found)), list(found))
+        ax.set_yticks(range(len(found)), [""] * len(found) if shared and ax is not axes[0] else list(found))
         ax.invert_yaxis()
         ax.set(title=title, xlabel=unit)
     return figure

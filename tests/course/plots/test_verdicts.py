@@ -3,6 +3,7 @@
 import pytest
 
 from lora_course.plots.verdicts import dots, fronts, over_steps, rates_by_rank, scattered, side_by_side
+from lora_np.plots.describe import description
 
 
 def test_dots_stand_in_order_with_their_intervals():
@@ -14,6 +15,15 @@ def test_dots_stand_in_order_with_their_intervals():
     assert [x for x, _ in ends] == [0.5, 1.5]
     assert first.get_ylim()[0] > first.get_ylim()[1]  # the first is on top
     assert second.get_title() == "two"
+
+
+def test_labels_that_all_panels_have_stand_once():
+    figure = dots({title: {"a": (1.0, 0.5), "b": (2.0, 0.5)} for title in ("one", "two")}, "nats")
+    names = [[label.get_text() for label in ax.get_yticklabels()] for ax in figure.axes]
+    assert names == [["a", "b"], ["", ""]]
+    assert description(figure).count("b: 1.5 to 2.5") == 2
+    apart = dots({"one": {"a": (1.0, 0.5)}, "two": {"b": (2.0, 0.5)}}, "nats")
+    assert apart.get_figwidth() > figure.get_figwidth()
 
 
 def test_curves_over_steps_have_names_and_marks():
