@@ -28,15 +28,14 @@ EXPECTED = (
 )
 SPEAKERS = {"human": "user", "user": "user", "gpt": "assistant", "assistant": "assistant", "system": "system"}
 QUOTES = "a cell that begins with a quote ends with one, and a quote inside of it is doubled"
-PACKED = {  # how files begin that hold texts, but are none
-    b"\x1f\x8b": "it is packed with gzip: unpack it first",
-    b"PK\x03\x04": "it is a zip archive, as .xlsx and .docx are: unpack it, or save it as CSV or text",
-    b"BZh": "it is packed with bzip2: unpack it first",
-    b"\xfd7zXZ": "it is packed with xz: unpack it first",
+PACKED = {  # how files begin, in lower case, that hold texts, but are none, beside those that are known
+    b"pk\x03\x04": "it is a zip archive, as .xlsx and .docx are: unpack it, or save it as CSV or text",
+    b"bzh": "it is packed with bzip2: unpack it first",
+    b"\xfd7zxz": "it is packed with xz: unpack it first",
     b"\x28\xb5\x2f\xfd": "it is packed with zstd: unpack it first",
-    b"PAR1": "it is a Parquet table: save it as JSONL or CSV",
-    b"ARROW1": "it is an Arrow table: save it as JSONL or CSV",
-    b"%PDF-": "it is a PDF: save its text",
+    b"par1": "it is a Parquet table: save it as JSONL or CSV",
+    b"arrow1": "it is an Arrow table: save it as JSONL or CSV",
+    b"%pdf-": "it is a PDF: save its text",
 }
 Record = tuple[str, Any]  # where it stands (file and line or number), what stands there
 
@@ -51,12 +50,7 @@ def decoded(content: bytes, where: str) -> str:
             return content.decode("utf-8-sig")
     except UnicodeDecodeError as error:
         problem = f"{error.reason} at byte {error.start}"
-    raise ValueError(f"{where} is not UTF-8 text: {_packed(content) or problem}")
-
-
-def _packed(content: bytes) -> str | None:
-    """What this is, by its beginning, if it is one of `PACKED`."""
-    return next((what for beginning, what in PACKED.items() if content.startswith(beginning)), None)
+    raise ValueError(f"{where} is not UTF-8 text: {instead(content[:99], PACKED) or problem}")
 
 
 def holds_examples(path: str | PathLike[str]) -> bool:
@@ -78,10 +72,10 @@ def read_records(path: str | PathLike[str]) -> Iterator[Record]:
         return _table(path, TABLES[path.suffix.lower()])
     with open(path, "rb") as file:
         beginning = file.read(4096)
-    if b"\0" in beginning or beginning[:2] in (b"\xff\xfe", b"\xfe\xff") or _packed(beginning):
+    if b"\0" in beginning or beginning[:2] in (b"\xff\xfe", b"\xfe\xff"):
         decoded(beginning, str(path))  # says what it is
-    if beginning.startswith(b"version https://git-lfs"):
-        raise ValueError(f"{path}: {instead(beginning)}")
+    if what := instead(beginning, PACKED):
+        raise ValueError(f"{path} holds no examples: {what}")
     whole = beginning.removeprefix(b"\xef\xbb\xbf").lstrip()[:1] == b"["
     return _list(path) if whole else _lines(path)
 
